@@ -1,0 +1,1 @@
+"""Acting: environments, exploration, the CPU policy, the actor loop and evaluation."""

@@ -1,0 +1,1 @@
+"""The `apexpert` command line."""

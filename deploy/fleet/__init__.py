@@ -1,0 +1,1 @@
+"""Ray: the cluster, the supervisor, the roles it runs, and the weight store."""

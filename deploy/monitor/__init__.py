@@ -1,0 +1,1 @@
+"""Metrics sink and console."""

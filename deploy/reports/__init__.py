@@ -1,0 +1,1 @@
+"""Curves, statistics and videos, and the data files they ship."""

@@ -1,0 +1,1 @@
+"""Learning: losses, the train step, checkpoints and the learner loop."""

@@ -1,0 +1,36 @@
+"""How the learner learns; every field is one command-line flag."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """Loss, optimizer, schedule and checkpoints of the learner."""
+
+    batch_size: int = 32
+    """Transitions an update."""
+    update_period: int = 4
+    """Env steps of the fleet per update; samples_per_insert is batch_size / update_period."""
+    double: bool = True
+    """Double Q-learning: the online network chooses the next action, the target network judges it."""
+    target_update_period: int = 2_000
+    """Updates between two copies of the online network into the target network."""
+    learning_rate: float = 6.25e-5
+    """Adam's learning rate."""
+    adam_eps: float = 1.5e-4
+    """Adam's epsilon."""
+    publish_period: int = 50
+    """Updates between two publications of weights."""
+    checkpoint_period: int = 25_000
+    """Updates between two checkpoints; one more is written when the run stops."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints kept, besides the best by evaluation."""
+    updates_in_flight: int = 1
+    """Updates whose new priorities may be outstanding when the next batch is drawn."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks live; `auto` takes a GPU when there is one."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the forward and backward pass over float32 weights; `auto`: bfloat16 where it is fast."""
+    num_threads: int = 0
+    """CPU threads of the learner; 0 takes all cores."""

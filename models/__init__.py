@@ -1,0 +1,1 @@
+"""Networks: encoders, Soft MoE and dense heads, noisy layers, distributional outputs (torch only)."""

@@ -1,0 +1,1 @@
+"""Sharded, Redis-backed prioritized replay: segments, shards, writers and the one sampler."""

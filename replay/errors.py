@@ -1,0 +1,64 @@
+"""Everything that replay raises.
+
+    ReplayError
+      SegmentError            bytes that are not a segment of ours
+        CorruptSegment        checksum, size or structure is wrong
+        ForeignSegment        another format version, run or signature
+      ShardError              a shard cannot do what was asked
+        ShardUnavailable      it cannot be reached, after bounded retries
+        ShardFull             it refuses writes: out of memory or disk
+      SignatureMismatch       stack or n_step raised, or another frame shape, on existing data
+      ServerError             an embedded server cannot be found, started or locked
+      WriterStopped           the writer was told to stop while it waited
+      NotEnoughData           a batch was asked for that the limiter does not allow yet
+"""
+
+
+class ReplayError(Exception):
+    """Root of every error that replay raises."""
+
+
+class SegmentError(ReplayError):
+    """Bytes that are not a segment of ours; `kind` is the counter they are counted under."""
+
+    kind = "segment"
+
+
+class CorruptSegment(SegmentError):
+    """Checksum, size or structure of a segment is wrong."""
+
+    kind = "corrupt"
+
+
+class ForeignSegment(SegmentError):
+    """A segment of another format version, run or signature."""
+
+    kind = "foreign"
+
+
+class ShardError(ReplayError):
+    """A shard cannot do what was asked."""
+
+
+class ShardUnavailable(ShardError):
+    """A shard cannot be reached, after bounded retries."""
+
+
+class ShardFull(ShardError):
+    """A shard refuses writes because its memory or disk is full."""
+
+
+class SignatureMismatch(ReplayError):
+    """Stored data cannot serve this configuration: stack or n_step raised, or another frame shape."""
+
+
+class ServerError(ReplayError):
+    """An embedded server cannot be found, started or locked."""
+
+
+class WriterStopped(ReplayError):
+    """The writer was told to stop while it waited for allowance or for a shard."""
+
+
+class NotEnoughData(ReplayError):
+    """A batch was asked for that the limiter does not allow yet."""

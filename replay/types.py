@@ -1,0 +1,106 @@
+"""The data that replay moves: identities, signatures, segments and batches."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class SegmentIdentity(NamedTuple):
+    """Names one segment for ever: which actor slot, which incarnation of it, and its place in that one's sequence."""
+
+    actor: int
+    incarnation: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.actor}.{self.incarnation}.{self.seq}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Inverse of `str`; raises ValueError on anything else."""
+        actor, incarnation, seq = text.split(".")
+        return cls(int(actor), int(incarnation), int(seq))
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What data and its readers must agree on.
+
+    A reader may ask for a smaller `stack` or `n_step` than the data has, never for a larger one.
+    """
+
+    frame_shape: tuple[int, int]
+    stack: int
+    n_step: int
+    num_actions: int
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive env steps of one environment slot within one episode, with all that its items need.
+
+    Item i (0 <= i < num_items) starts at column i; its newest frame is `frames[lead + i]`. Columns past
+    `num_items` are the up to `n_step - 1` further steps that the last items' returns need, so
+    `num_items <= num_steps <= num_items + n_step - 1`. A segment that was ended by an episode's end or by a drain
+    has `num_steps == num_items`: its last starts have shorter windows. Frames before `frames[0]` are zeros when
+    `lead < stack - 1` (the episode's beginning).
+    """
+
+    identity: SegmentIdentity
+    env_slot: int
+    first_step: int
+    """Steps of the episode before column 0."""
+    num_items: int
+    lead: int
+    """Real frames before the first item's newest frame: min(stack - 1, first_step)."""
+    frames: NDArray[np.uint8]
+    """(lead + num_steps + 1, height, width): the last one is the observation after the last column."""
+    actions: NDArray[np.int32]
+    """(num_steps,)"""
+    rewards: NDArray[np.float32]
+    """(num_steps,), raw."""
+    terminated: NDArray[np.bool_]
+    """(num_steps,): a true end after this step; only the last column can be set."""
+    truncated: NDArray[np.bool_]
+    """(num_steps,): a time limit after this step; only the last column can be set."""
+    life_lost: NDArray[np.bool_]
+    """(num_steps,)"""
+    priorities: NDArray[np.float32] | None = None
+    """(num_items,) raw initial priorities from the actor, or None."""
+    weights_version: int = 0
+
+    @property
+    def num_steps(self) -> int:
+        """Columns stored."""
+        return len(self.actions)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A sampled set of B transitions and how they were drawn.
+
+    `reward` is the n-step return and `discount` the factor on the bootstrap (0 after a true end).
+    """
+
+    observation: NDArray[np.uint8]
+    """(B, stack, height, width)"""
+    action: NDArray[np.int64]
+    """(B,)"""
+    reward: NDArray[np.float32]
+    """(B,)"""
+    discount: NDArray[np.float32]
+    """(B,)"""
+    next_observation: NDArray[np.uint8]
+    """(B, stack, height, width)"""
+    probability: NDArray[np.float64]
+    """(B,) chance of being drawn, over all shards."""
+    importance_weight: NDArray[np.float32]
+    """(B,)"""
+    leaf: NDArray[np.int64]
+    """(B,) places in the priority index."""
+    generation: NDArray[np.int64]
+    """(B,) generations of those places: an update for another generation is dropped."""
+    weights_version: NDArray[np.int64]
+    """(B,) version of the weights that acted."""
