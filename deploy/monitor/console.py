@@ -1,0 +1,159 @@
+"""The live console of a run: a table that refreshes in place, or plain lines when not on a terminal."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
+
+PLAIN_PERIOD_SECONDS = 10.0
+FINAL_STATES = frozenset({"finished", "stopped", "failed"})
+
+
+class Console:
+    """Shows a run's status as it goes.
+
+    On a terminal: a progress bar in env steps with the time left, and a table. Elsewhere (`plain`): one line
+    at once, one every ten seconds, and one at each change of state.
+    """
+
+    def __init__(self, title: str, *, plain: bool | None = None, out: RichConsole | None = None) -> None:
+        self._out = out or RichConsole()
+        self._plain = (not self._out.is_terminal) if plain is None else plain
+        self._title = title
+        self._pace = Pace()
+        self._last_line = 0.0
+        self._last_state = ""
+        self._notes_shown: set[str] = set()
+        self._live: Live | None = None
+        if not self._plain:
+            self._live = Live(console=self._out, refresh_per_second=4, transient=False)
+            self._live.start()
+
+    def update(self, status: Mapping[str, Any]) -> None:
+        """Show `status` (the supervisor's, see its `status`)."""
+        self._pace.add(status["metrics"].get("progress/env_steps", 0.0))
+        left = seconds_left(status, self._pace.rate)
+        for note in status.get("notes", ()):
+            if note not in self._notes_shown:
+                self._notes_shown.add(note)
+                self._out.print(note, markup=False, highlight=False)
+        if self._live is not None:
+            self._live.update(render(self._title, status, left))
+        elif self._line_due(status):
+            self._out.print(line(status, left), markup=False, highlight=False, soft_wrap=True)
+
+    def _line_due(self, status: Mapping[str, Any]) -> bool:
+        now = time.monotonic()
+        due = now - self._last_line >= PLAIN_PERIOD_SECONDS or status["state"] != self._last_state
+        if due:
+            self._last_line, self._last_state = now, status["state"]
+        return due
+
+    def close(self) -> None:
+        """Leave the last picture standing and give the terminal back."""
+        if self._live is not None:
+            self._live.stop()
+
+
+class Pace:
+    """Env steps a second over about the last minute."""
+
+    def __init__(self) -> None:
+        self._points: list[tuple[float, float]] = []
+
+    def add(self, env_steps: float) -> None:
+        """Record the count at this moment."""
+        now = time.monotonic()
+        self._points = [p for p in self._points if now - p[0] < 60.0] + [(now, env_steps)]
+
+    @property
+    def rate(self) -> float:
+        """Env steps a second; 0 before two points are there."""
+        (t0, n0), (t1, n1) = self._points[0], self._points[-1]
+        return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
+
+
+def seconds_left(status: Mapping[str, Any], rate: float) -> float | None:
+    """Seconds until `total_env_steps` at `rate` env steps a second, or None when that cannot be said."""
+    missing = status["total_env_steps"] - status["metrics"].get("progress/env_steps", 0.0)
+    return missing / rate if rate > 0 and missing > 0 else None
+
+
+def duration(seconds: float | None) -> str:
+    """`1:02:03`, or `-` for None."""
+    if seconds is None:
+        return "-"
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}"
+
+
+def rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the console shows, as pairs of label and value; the value is `-` as long as it is not known."""
+    m = status["metrics"]
+
+    def show(name: str, form: str = ",.0f", scale: float = 1.0) -> str:
+        return format(m[name] * scale, form) if name in m else "-"
+
+    def text(name: str, value: str) -> str:
+        return value if name in m else "-"
+
+    returns = f"{show('episode/return_mean_100', '.2f')} (last 100 of {show('episode/count')} episodes)"
+    replay = f"{show('replay/size')} transitions, {show('replay/fill', '.0f', 100)} % full"
+    return [
+        ("return", text("episode/return_mean_100", returns)),
+        ("actor steps/s", show("speed/actor_steps_per_s", ",.1f")),
+        (
+            "updates",
+            text(
+                "progress/updates", f"{show('progress/updates')} at {show('speed/updates_per_s', ',.1f')}/s"
+            ),
+        ),
+        (
+            "loss",
+            text("learner/loss", f"{show('learner/loss', '.4f')}, mean Q {show('learner/q_mean', '.3f')}"),
+        ),
+        ("samples per insert", show("replay/samples_per_insert", ".3f")),
+        (
+            "learner waiting",
+            text("learner/waiting_share", f"{show('learner/waiting_share', '.0f', 100)} %"),
+        ),
+        ("weights lag", text("learner/weights_lag", f"{show('learner/weights_lag', '.1f')} versions")),
+        ("replay", text("replay/size", f"{replay}, {show('replay/bytes', ',.1f', 1 / 1e6)} MB")),
+        ("actors alive", text("actors/alive", f"{show('actors/alive')} of {status['target_actors']}")),
+    ]
+
+
+def render(title: str, status: Mapping[str, Any], left: float | None) -> Group:
+    """The picture for a terminal."""
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"env steps, {duration(left)} left"),
+    )
+    done = int(status["metrics"].get("progress/env_steps", 0))
+    progress.add_task(f"{title} [{status['state']}]", total=status["total_env_steps"], completed=done)
+    table = Table.grid(padding=(0, 2))
+    for label, value in rows(status):
+        table.add_row(label, value)
+    if status.get("message"):
+        table.add_row("", str(status["message"]))
+    return Group(progress, table)
+
+
+def line(status: Mapping[str, Any], left: float | None) -> str:
+    """The same in one plain line."""
+    done = int(status["metrics"].get("progress/env_steps", 0))
+    total = status["total_env_steps"]
+    parts = [f"{status['state']}: {done:,}/{total:,} env steps", f"{duration(left)} left"]
+    parts += [f"{label} {value}" for label, value in rows(status) if value != "-"]
+    if status.get("message"):
+        parts.append(str(status["message"]))
+    return " | ".join(parts)

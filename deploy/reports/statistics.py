@@ -1,0 +1,73 @@
+"""Scores as the field reports them: raw and human-normalised, with bootstrap intervals."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import numpy as np
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A statistic and its 95 % percentile-bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """Returns of whole episodes, summarised; normalised fields are None where no human score is tabulated."""
+
+    episodes: int
+    mean: Interval
+    median: Interval
+    human_normalised_mean: float | None
+    human_normalised_median: float | None
+
+
+def score_key(game: str) -> str:
+    """The spelling of the score tables: lower case without separators (`ms_pacman` is `mspacman`)."""
+    return "".join(c for c in game.lower() if c.isalnum())
+
+
+def human_scores() -> dict[str, dict[str, float]]:
+    """Random and human score of each game, as tabulated by Dopamine."""
+    text = (
+        resources.files("deploy.reports").joinpath("data/atari_human_scores.json").read_text(encoding="utf-8")
+    )
+    scores: dict[str, dict[str, float]] = json.loads(text)["games"]
+    return scores
+
+
+def human_normalised(score: float, game: str) -> float | None:
+    """(score - random) / (human - random), or None for a game without a tabulated human score."""
+    row = human_scores().get(score_key(game))
+    return None if row is None else (score - row["random"]) / (row["human"] - row["random"])
+
+
+def summarise(returns: Sequence[float], game: str, *, seed: int = 0) -> ScoreSummary:
+    """Mean and median of returns with 95 % intervals (10,000 bootstrap resamples); ValueError when empty."""
+    if not returns:
+        raise ValueError("no finished episode to summarise")
+    values = np.asarray(returns, dtype=np.float64)
+    mean, median = float(values.mean()), float(np.median(values))
+    return ScoreSummary(
+        episodes=len(values),
+        mean=_interval(values, np.mean, mean, seed),
+        median=_interval(values, np.median, median, seed),
+        human_normalised_mean=human_normalised(mean, game),
+        human_normalised_median=human_normalised(median, game),
+    )
+
+
+def _interval(values: np.ndarray, statistic: object, value: float, seed: int) -> Interval:
+    if np.ptp(values) == 0.0:  # the bootstrap of a constant is that constant; scipy would warn
+        return Interval(value, value, value)
+    found = stats.bootstrap(
+        (values,), statistic, n_resamples=10_000, method="percentile", rng=np.random.default_rng(seed)
+    )
+    return Interval(value, float(found.confidence_interval.low), float(found.confidence_interval.high))

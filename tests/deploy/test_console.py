@@ -1,0 +1,80 @@
+import io
+
+import pytest
+from rich.console import Console as RichConsole
+
+from deploy.monitor.console import Console, duration, line, seconds_left
+
+METRICS = {
+    "progress/env_steps": 250.0,
+    "episode/return_mean_100": -20.5,
+    "episode/count": 3.0,
+    "speed/actor_steps_per_s": 61.25,
+    "speed/updates_per_s": 15.0,
+    "progress/updates": 62.0,
+    "replay/samples_per_insert": 7.98,
+    "learner/waiting_share": 0.125,
+    "learner/weights_lag": 1.5,
+    "replay/size": 250.0,
+    "replay/fill": 0.25,
+    "replay/bytes": 2_500_000.0,
+    "actors/alive": 1.0,
+}
+
+
+def status(**changes):
+    base = {
+        "state": "running",
+        "message": "",
+        "total_env_steps": 1000,
+        "target_actors": 2,
+        "metrics": METRICS,
+        "notes": [],
+    }
+    return base | changes
+
+
+def test_the_line_says_everything_that_the_issue_asks_for():
+    text = line(status(), 3600.0)
+    for part in (
+        "250/1,000 env steps",
+        "1:00:00 left",
+        "-20.50 (last 100 of 3 episodes)",
+        "61.2",
+        "62 at 15.0/s",
+        "7.980",
+        "12 %",
+        "1.5 versions",
+        "250 transitions, 25 % full, 2.5 MB",
+        "1 of 2",
+    ):
+        assert part in text
+
+
+def test_nothing_known_yet_is_no_error():
+    assert line(status(metrics={}), None).startswith("running: 0/1,000 env steps | - left")
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_both_consoles_show_notes_once_and_the_count(plain):
+    out = io.StringIO()
+    console = Console("pong", plain=plain, out=RichConsole(file=out, width=200, force_terminal=not plain))
+    for _ in range(3):
+        console.update(status(notes=["12:00:00 actor 0 replaced"]))
+    console.close()
+    assert out.getvalue().count("actor 0 replaced") == 1
+    assert "250" in out.getvalue()
+
+
+def test_plain_lines_do_not_repeat_within_the_period_but_show_a_new_state():
+    out = io.StringIO()
+    console = Console("pong", plain=True, out=RichConsole(file=out, width=400))
+    for state in ("running", "running", "stopping"):
+        console.update(status(state=state))
+    assert [text.split(":")[0] for text in out.getvalue().splitlines()] == ["running", "stopping"]
+
+
+def test_time_left():
+    assert seconds_left(status(), 75.0) == 10.0
+    assert seconds_left(status(), 0.0) is None
+    assert duration(3723.0) == "1:02:03"
