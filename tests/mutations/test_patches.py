@@ -1,4 +1,4 @@
-"""The patches stay in step with the code: each applies and names a test that exists; `make mutants` runs them."""
+"""Each patch applies and names a test that exists; `make mutants` runs them."""
 
 import pytest
 
