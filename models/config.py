@@ -34,6 +34,6 @@ class NetworkConfig:
     dueling: bool = True
     """Dueling value and advantage streams (Wang et al., 2016)."""
     noisy: bool = True
-    """Factorised noisy output layers (Fortunato et al., 2018)."""
-    noisy_sigma: float = 0.5
+    """Factorised noise (Fortunato et al., 2018) in the output layer and in the head's (experts') first layer."""
+    noisy_sigma: float = 0.1
     """Initial scale of the noise, divided by the square root of the layer's inputs."""

@@ -1,0 +1,56 @@
+"""Exploration: the linear epsilon schedule of DQN and the ladder of Ape-X."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.config import ExplorationConfig
+
+
+def linear_epsilon(config: ExplorationConfig, decay_steps_done: int) -> float:
+    """Epsilon after `decay_steps_done` env steps of the fleet since the warm-up's end (below 0: warm-up)."""
+    if config.epsilon_decay_steps <= 0:
+        return config.epsilon_end if decay_steps_done >= 0 else config.epsilon_start
+    share = min(1.0, max(0.0, decay_steps_done / config.epsilon_decay_steps))
+    return config.epsilon_start + share * (config.epsilon_end - config.epsilon_start)
+
+
+def ladder_position(index: int) -> float:
+    """Place in [0, 1] of the fleet's env number `index`: 0, 1, then van der Corput's 1/2, 1/4, 3/4, 1/8, ...
+
+    Any first N of them are spread evenly, so that an added or removed actor moves nobody; the ends of the
+    ladder come first, and N = 1 is the position 0.
+    """
+    if index < 2:
+        return float(index)
+    position, digit_value, rest = 0.0, 0.5, index - 1
+    while rest:
+        position += digit_value * (rest & 1)
+        digit_value, rest = digit_value / 2, rest >> 1
+    return position
+
+
+def ladder_epsilons(config: ExplorationConfig, *, slot: int, num_envs: int) -> NDArray[np.float64]:
+    """(num_envs,) fixed epsilons of an actor's environments: base ** (1 + exponent * position).
+
+    Source: Horgan et al., 2018, Distributed Prioritized Experience Replay, arXiv 1803.00933; there the
+    position of actor i of N is i / (N - 1), which would move everybody when N changes.
+    """
+    first = slot * num_envs
+    positions = np.array([ladder_position(first + env) for env in range(num_envs)])
+    return config.ladder_base ** (1.0 + config.ladder_exponent * positions)
+
+
+class Epsilons:
+    """Epsilon of each environment of one actor."""
+
+    def __init__(self, config: ExplorationConfig, *, slot: int, num_envs: int, warm_up_steps: int) -> None:
+        self._config = config
+        self._num_envs = num_envs
+        self._warm_up_steps = warm_up_steps
+        self._ladder = ladder_epsilons(config, slot=slot, num_envs=num_envs)
+
+    def at(self, env_steps: int) -> NDArray[np.float64]:
+        """(E,) epsilons when the fleet has made `env_steps` env steps, warm-up included."""
+        if self._config.kind == "ladder":
+            return self._ladder
+        return np.full(self._num_envs, linear_epsilon(self._config, env_steps - self._warm_up_steps))

@@ -1,0 +1,29 @@
+"""`apexpert bench actor`: one production actor on one core, writing into embedded shards that never hold it back."""
+
+from typing import Any
+
+from actors.environments import describe_environment
+from deploy.bench import limits
+from deploy.bench.local_replay import make_actor, open_shards
+from deploy.config import Config, to_json
+
+
+def run(config: Config, *, seconds: float = 10.0) -> dict[str, Any]:
+    """Measures for `seconds` each: the whole actor, its environments alone, its policy alone (all a second).
+
+    `agent_steps_per_s` counts vector steps times environments; `bytes_per_step` is what a step costs in Redis.
+    """
+    spec = describe_environment(config.environment)
+    with open_shards(config) as shards:
+        actor, writer = make_actor(config, shards, spec)
+        vector_steps = limits.with_threads(1, lambda: limits.calls_per_s(actor.step, seconds))
+        actor.drain()
+        written = writer.counters
+    return {
+        "benchmark": "actor",
+        "agent_steps_per_s": vector_steps * config.actors.envs_per_actor,
+        "env_steps_per_s": limits.env_steps_per_s(config, seconds=seconds),
+        "forward_states_per_s": limits.forward_states_per_s(config, seconds=seconds),
+        "bytes_per_step": written.bytes / max(written.items, 1),
+        "config": to_json(config),
+    }

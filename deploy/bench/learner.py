@@ -1,0 +1,61 @@
+"""`apexpert bench learner`: the production train step alone, and with the production sampler on embedded shards."""
+
+import os
+from typing import Any
+
+from actors.environments import EnvironmentSpec, describe_environment
+from deploy.bench import limits
+from deploy.bench.local_replay import RUN, make_actor, open_shards, signature_of
+from deploy.config import Config, to_json, with_values
+from replay.sampler import Sampler
+from replay.shard import Shard
+
+FILL = 2_000
+"""Items written by a real actor before the measurement."""
+NEVER_LIMITED = 1e12
+"""Error buffer with which the limiter lets the learner draw on."""
+
+
+def run(config: Config, *, seconds: float = 10.0) -> dict[str, Any]:
+    """Measures for `seconds` each: samples a second of the train step, of the sampler, and of both as they run."""
+    config = with_values(config, replay__min_size=FILL, replay__error_buffer=NEVER_LIMITED)
+    spec = describe_environment(config.environment)
+    with open_shards(config) as shards:
+        sampler = _filled_sampler(config, shards, spec)
+        train_step = limits.make_train_step(config, spec)
+
+        def update() -> None:
+            sampler.ingest()
+            batch = sampler.sample()
+            result = train_step.step(batch)
+            sampler.update_priorities(batch.leaf, batch.generation, result.priorities)
+
+        threads = config.learner.num_threads or len(os.sched_getaffinity(0))
+        updates = limits.with_threads(threads, lambda: limits.calls_per_s(update, seconds))
+        draws = limits.calls_per_s(sampler.sample, seconds)
+    return {
+        "benchmark": "learner",
+        "learner_samples_per_s": updates * config.learner.batch_size,
+        "updates_per_s": updates,
+        "update_samples_per_s": limits.update_samples_per_s(config, seconds=seconds),
+        "draw_samples_per_s": draws * config.learner.batch_size,
+        "config": to_json(config),
+    }
+
+
+def _filled_sampler(config: Config, shards: list[Shard], spec: EnvironmentSpec) -> Sampler:
+    actor, writer = make_actor(config, shards, spec)
+    while writer.counters.items < FILL:
+        actor.step()
+    sampler = Sampler(
+        config.replay,
+        shards,
+        run=RUN,
+        signature=signature_of(config, spec),
+        batch_size=config.learner.batch_size,
+        samples_per_insert=config.samples_per_insert,
+        seed=config.run.seed,
+    )
+    while not sampler.can_sample():
+        sampler.ingest()
+    return sampler

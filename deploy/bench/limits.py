@@ -1,0 +1,137 @@
+"""How fast the parts of a run are by themselves, and the end-to-end speed that follows from them.
+
+With samples_per_insert s, an agent step costs s samples on all cores, one env step and one forward pass on
+one core each: limit = 1 / (s / update + (1 / env + 1 / forward) / cores) agent steps a second.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from actors.environments import EnvironmentSpec, describe_environment, environment_seeds, make_environment
+from actors.policy import Policy
+from deploy.config import Config
+from learner.train_step import TrainStep
+from replay.types import Batch
+
+WARM_CALLS = 5
+
+
+def measure(config: Config, *, seconds: float = 4.0) -> dict[str, float]:
+    """Measures the three parts for `seconds` each and returns them with the `limit` and `cores`."""
+    cores = len(os.sched_getaffinity(0))
+    update = update_samples_per_s(config, seconds=seconds)
+    env = env_steps_per_s(config, seconds=seconds)
+    forward = forward_states_per_s(config, seconds=seconds)
+    limit = 1 / (config.samples_per_insert / update + (1 / env + 1 / forward) / cores)
+    return {
+        "limit": limit,
+        "update_samples_per_s": update,
+        "env_steps_per_s": env,
+        "forward_states_per_s": forward,
+        "cores": float(cores),
+        "samples_per_insert": config.samples_per_insert,
+    }
+
+
+def update_samples_per_s(config: Config, *, seconds: float) -> float:
+    """Samples a second of the production TrainStep on all cores (or the GPU), on random frames."""
+    spec = describe_environment(config.environment)
+    train_step = make_train_step(config, spec)
+    batch = random_batch(config, spec, np.random.default_rng(config.run.seed))
+    threads = config.learner.num_threads or len(os.sched_getaffinity(0))
+    calls = with_threads(threads, lambda: calls_per_s(lambda: train_step.step(batch), seconds))
+    return calls * config.learner.batch_size
+
+
+def env_steps_per_s(config: Config, *, seconds: float) -> float:
+    """Env steps a second of one actor's environments on one thread, under random actions."""
+    num_envs = config.actors.envs_per_actor
+    environment = make_environment(
+        config.environment, num_envs, environment_seeds(config.run.seed, 0, 0, num_envs)
+    )
+    rng = np.random.default_rng(config.run.seed)
+    try:
+        environment.reset()
+        step = calls_per_s(
+            lambda: environment.step(rng.integers(0, environment.num_actions, num_envs)), seconds
+        )
+    finally:
+        environment.close()
+    return step * num_envs
+
+
+def forward_states_per_s(config: Config, *, seconds: float) -> float:
+    """States a second of the production Policy on one thread, at the actor's batch of environments."""
+    num_envs = config.actors.envs_per_actor
+    spec = describe_environment(config.environment)
+    policy = make_policy(config, spec)
+    shape = (num_envs, config.environment.stack, *spec.frame_shape)
+    observations = np.random.default_rng(config.run.seed).integers(0, 256, shape, dtype=np.uint8)
+    epsilon = np.zeros(num_envs, np.float32)
+    return num_envs * with_threads(1, lambda: calls_per_s(lambda: policy.act(observations, epsilon), seconds))
+
+
+def make_train_step(config: Config, spec: EnvironmentSpec) -> TrainStep:
+    """The train step that the learner of this configuration would have."""
+    return TrainStep(
+        config.network,
+        config.learner,
+        num_actions=spec.num_actions,
+        observation_shape=(config.environment.stack, *spec.frame_shape),
+        seed=config.run.seed,
+    )
+
+
+def make_policy(config: Config, spec: EnvironmentSpec) -> Policy:
+    """The policy that an actor of this configuration would have."""
+    return Policy(
+        config.network,
+        observation_shape=(config.environment.stack, *spec.frame_shape),
+        num_actions=spec.num_actions,
+        precision=config.actors.precision,
+        seed=config.run.seed,
+    )
+
+
+def random_batch(config: Config, spec: EnvironmentSpec, rng: np.random.Generator) -> Batch:
+    """A batch of random frames, actions, rewards in {-1, 0, 1} and equal importance weights."""
+    size = config.learner.batch_size
+    shape = (size, config.environment.stack, *spec.frame_shape)
+    return Batch(
+        observation=rng.integers(0, 256, shape, dtype=np.uint8),
+        action=rng.integers(0, spec.num_actions, size),
+        reward=rng.integers(-1, 2, size).astype(np.float32),
+        discount=np.full(size, config.replay.gamma**config.replay.n_step, np.float32),
+        next_observation=rng.integers(0, 256, shape, dtype=np.uint8),
+        probability=np.full(size, 1 / size),
+        importance_weight=np.ones(size, np.float32),
+        leaf=np.arange(size),
+        generation=np.zeros(size, np.int64),
+        weights_version=np.zeros(size, np.int64),
+    )
+
+
+def calls_per_s(function: Callable[[], Any], seconds: float) -> float:
+    """Calls a second of wall time over about `seconds`, after a few calls that do not count."""
+    for _ in range(WARM_CALLS):
+        function()
+    calls, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds or calls == 0:
+        function()
+        calls += 1
+    return calls / elapsed
+
+
+def with_threads(threads: int, function: Callable[[], float]) -> float:
+    """Runs `function` with that many PyTorch threads and puts the number back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return function()
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,77 @@
+"""Embedded shards for a benchmark, and an actor that writes into them."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from actors.actor import Actor
+from actors.environments import EnvironmentSpec
+from deploy.bench.limits import make_train_step
+from deploy.config import Config
+from models.arrays import Weights
+from replay.servers import EmbeddedServers
+from replay.shard import Shard
+from replay.types import Signature
+from replay.writer import Writer
+
+RUN = "bench"
+UNLIMITED = 10**15
+
+
+class InitialWeights:
+    """A source of weights (`WeightsSource`) that has version 0 and nothing newer."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights: Weights | None = weights
+
+    def poll(self, wait: bool = False) -> Weights | None:
+        """Version 0 at the first call, then None."""
+        weights, self._weights = self._weights, None
+        return weights
+
+
+def signature_of(config: Config, spec: EnvironmentSpec) -> Signature:
+    """What this configuration's data looks like."""
+    return Signature(spec.frame_shape, config.environment.stack, config.replay.n_step, spec.num_actions)
+
+
+@contextlib.contextmanager
+def open_shards(config: Config) -> Iterator[list[Shard]]:
+    """Embedded servers in a temporary folder whose writers never wait for allowance."""
+    with tempfile.TemporaryDirectory() as folder:
+        servers = EmbeddedServers(
+            Path(folder) / "replay",
+            shards=config.replay.shards,
+            append_fsync=config.replay.append_fsync,
+            maxmemory=config.replay.shard_memory_bytes,
+        )
+        urls = servers.start()
+        try:
+            shards = [Shard(url, run=RUN, index=index) for index, url in enumerate(urls)]
+            for shard in shards:
+                shard.set_allowed(UNLIMITED)
+            yield shards
+            for shard in shards:
+                shard.close()
+        finally:
+            servers.stop()
+
+
+def make_actor(config: Config, shards: list[Shard], spec: EnvironmentSpec) -> tuple[Actor, Writer]:
+    """The production actor of slot 0 on the initial weights, and its writer."""
+    parameters = make_train_step(config, spec).parameters()
+    writer = Writer(shards, run=RUN, signature=signature_of(config, spec))
+    actor = Actor(
+        config.actors,
+        config.environment,
+        config.exploration,
+        config.network,
+        config.replay,
+        slot=0,
+        incarnation=0,
+        seed=config.run.seed,
+        writer=writer,
+        weights=InitialWeights(Weights(0, parameters, 0)),
+    )
+    return actor, writer

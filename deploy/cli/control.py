@@ -1,0 +1,213 @@
+"""`apexpert status`, `scale`, `stop` and `list`."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from deploy import run_folder
+from deploy.cli.errors import CommandFailed
+from deploy.cli.follow import FINAL_STATES, Interrupts
+from deploy.cli.parsing import parse
+from deploy.config import ConfigError
+from deploy.run_folder import RunError, RunFolder
+
+STALE_SECONDS = 30.0
+STOP_SECONDS = 300.0
+
+RunName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+
+
+@dataclass(frozen=True)
+class StatusArguments:
+    """Show how a run is doing: progress, return, speed, replay, actors and its last events."""
+
+    run: RunName
+    """Name of the run under --runs-dir, or the path of its folder."""
+    follow: bool = False
+    """Keep showing until the run ends or Ctrl-C is pressed (the run goes on)."""
+    json: bool = False
+    """Print the whole status as JSON."""
+    runs_dir: str = "runs"
+    """Folder that holds the runs' folders."""
+
+
+@dataclass(frozen=True)
+class ScaleArguments:
+    """Change how many actors a running run has; new ones start, surplus ones drain and leave."""
+
+    run: RunName
+    """Name of the run under --runs-dir, or the path of its folder."""
+    actors: int
+    """Actors the run shall have, 1 or more."""
+    runs_dir: str = "runs"
+    """Folder that holds the runs' folders."""
+
+
+@dataclass(frozen=True)
+class StopArguments:
+    """End a run cleanly: actors drain, the learner saves a checkpoint; `apexpert resume` goes on with it."""
+
+    run: RunName
+    """Name of the run under --runs-dir, or the path of its folder."""
+    runs_dir: str = "runs"
+    """Folder that holds the runs' folders."""
+
+
+@dataclass(frozen=True)
+class ListArguments:
+    """List the runs under --runs-dir, oldest first."""
+
+    runs_dir: str = "runs"
+    """Folder that holds the runs' folders."""
+
+
+def status(argv: Sequence[str]) -> int:
+    """Print a run's status, or follow it; gives the exit code."""
+    arguments = parse(StatusArguments, argv, command="status")
+    folder = RunFolder.open(arguments.run, arguments.runs_dir)
+    if arguments.json:
+        import json
+
+        print(json.dumps(read_status(folder), indent=1))
+    elif arguments.follow:
+        _follow(folder)
+    else:
+        _print_status(read_status(folder))
+    return 0
+
+
+def scale(argv: Sequence[str]) -> int:
+    """Ask a running run for another number of actors; gives the exit code."""
+    arguments = parse(ScaleArguments, argv, command="scale")
+    if arguments.actors < 1:
+        raise ConfigError(f"--actors {arguments.actors}: must be 1 or more; to end the run: apexpert stop")
+    folder = RunFolder.open(arguments.run, arguments.runs_dir)
+    if folder.load_config().run.lockstep and arguments.actors != 1:
+        raise ConfigError(f"--actors {arguments.actors}: must be 1, because {folder.name} runs in lockstep")
+    _require_live(folder)
+    from deploy.fleet import connect
+
+    client = connect(folder)
+    try:
+        client.scale(arguments.actors)
+    finally:
+        client.close()
+    print(f"{folder.name}: {arguments.actors} actors asked for; see apexpert status {arguments.run}")
+    return 0
+
+
+def stop(argv: Sequence[str]) -> int:
+    """Ask a running run to stop and wait until it has; gives the exit code."""
+    arguments = parse(StopArguments, argv, command="stop")
+    folder = RunFolder.open(arguments.run, arguments.runs_dir)
+    state = read_status(folder)["state"]
+    if state in FINAL_STATES:
+        print(f"{folder.name}: {state} already")
+        return 0
+    _require_live(folder)
+    from deploy.fleet import connect
+
+    client = connect(folder)
+    try:
+        client.stop()
+        print(f"{folder.name}: stopping", flush=True)
+        final = _wait_for_end(folder)
+    finally:
+        client.close()
+    print(f"{folder.name}: {final['state']}; checkpoint {folder.newest_checkpoint() or '-'}")
+    print(f"go on with it: apexpert resume {arguments.run}")
+    return 0
+
+
+def list_runs(argv: Sequence[str]) -> int:
+    """Print one line a run; gives the exit code."""
+    from rich.console import Console
+    from rich.table import Table
+
+    arguments = parse(ListArguments, argv, command="list")
+    folders = run_folder.list_runs(arguments.runs_dir)
+    if not folders:
+        print(f"no runs under {arguments.runs_dir}")
+        return 0
+    table = Table("run", "game", "state", "env steps", "return", box=None, pad_edge=False)
+    for folder in folders:
+        table.add_row(*_row(folder))
+    Console(soft_wrap=True).print(table)
+    return 0
+
+
+def read_status(folder: RunFolder) -> dict[str, Any]:
+    """status.json; its `state` becomes `lost` when it says alive but was not written for 30 s."""
+    status: dict[str, Any] = folder.read_json("status.json", None)
+    if status is None:
+        return {"run": folder.name, "state": "not started", "metrics": {}, "message": "", "time": 0.0}
+    age = time.time() - status["time"]
+    if status["state"] not in FINAL_STATES and age > STALE_SECONDS:
+        lost = f"no sign of it for {age:.0f} s; go on with it: apexpert resume {folder.name}"
+        return status | {"state": "lost", "message": lost}
+    return status
+
+
+def _require_live(folder: RunFolder) -> None:
+    status = read_status(folder)
+    if status["state"] in FINAL_STATES | {"lost", "not started"}:
+        message = f" ({status['message']})" if status.get("message") else ""
+        raise RunError(f"{folder.name} is not running: {status['state']}{message}")
+
+
+def _wait_for_end(folder: RunFolder) -> dict[str, Any]:
+    deadline = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < deadline:
+        status = read_status(folder)
+        if status["state"] in FINAL_STATES | {"lost"}:
+            return status
+        time.sleep(0.2)
+    raise CommandFailed(f"{folder.name} has not stopped after {STOP_SECONDS:.0f} s; see {folder.log_path}")
+
+
+def _follow(folder: RunFolder) -> None:
+    from deploy.monitor.console import Console
+
+    config = folder.load_config()
+    console = Console(f"{folder.name} ({config.game_name})")
+    try:
+        with Interrupts() as interrupts:
+            while not interrupts.count:
+                status = read_status(folder)
+                if "total_env_steps" in status:
+                    console.update(status)
+                if status["state"] in FINAL_STATES | {"lost"}:
+                    break
+                time.sleep(0.5)
+    finally:
+        console.close()
+
+
+def _print_status(status: Mapping[str, Any]) -> None:
+    from deploy.monitor.console import rows
+
+    if "total_env_steps" not in status:
+        print(f"{status['run']}: {status['state']}")
+        return
+    done = int(status["metrics"].get("progress/env_steps", 0))
+    print(f"{status['run']}: {status['state']}, {done:,} of {status['total_env_steps']:,} env steps")
+    for label, value in rows(status):
+        print(f"  {label:<20} {value}")
+    if status.get("message"):
+        print(f"  {status['message']}")
+    for note in status.get("notes", [])[-5:]:
+        print(f"  {note}")
+
+
+def _row(folder: RunFolder) -> tuple[str, ...]:
+    try:
+        config, status = folder.load_config(), read_status(folder)
+    except RunError as error:
+        return folder.name, "-", f"broken: {error}", "-", "-"
+    metrics = status["metrics"]
+    steps = f"{int(metrics.get('progress/env_steps', 0)):,} / {config.run.total_env_steps:,}"
+    mean = metrics.get("episode/return_mean_100")
+    return folder.name, config.game_name, status["state"], steps, "-" if mean is None else f"{mean:.2f}"

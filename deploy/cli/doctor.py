@@ -1,0 +1,240 @@
+"""`apexpert doctor`: can this machine train, how well, and what to do about what is missing."""
+
+import importlib.util
+import os
+import resource
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import psutil
+
+from deploy.cli.parsing import parse
+from deploy.cli.summary import gigabytes
+from deploy.metadata import cpu_name, gpus
+from deploy.run_folder import RunFolder
+
+SOCKET_PATH_BYTES = 107
+"""Longest path of a UNIX socket on Linux."""
+NEEDED = (
+    "ray",
+    "ale_py",
+    "gymnasium",
+    "numba",
+    "redis",
+    "hiredis",
+    "msgpack",
+    "lz4",
+    "safetensors",
+    "tensorboard",
+)
+
+
+class Finding(NamedTuple):
+    """One line of the report: how it stands, what was found, and what to do unless it is `ok`."""
+
+    level: Literal["ok", "warn", "fail"]
+    name: str
+    found: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class DoctorArguments:
+    """Check that this machine can train, and say what to do where it cannot; exit code 1 when it cannot."""
+
+    runs_dir: str = "runs"
+    """Folder that will hold the runs: its disk is looked at."""
+
+
+def doctor(argv: Sequence[str]) -> int:
+    """Print one line a check; gives 1 when one failed, else 0."""
+    arguments = parse(DoctorArguments, argv, command="doctor")
+    findings = [examine() for examine in CHECKS] + [disk(Path(arguments.runs_dir))]
+    for finding in findings:
+        print(line(finding))
+    failed = [finding.name for finding in findings if finding.level == "fail"]
+    print(f"{len(failed)} failed: {', '.join(failed)}" if failed else "this machine can train")
+    return 1 if failed else 0
+
+
+def line(finding: Finding) -> str:
+    """`ok    redis          7.4.1 (/usr/bin/redis-server)`, with the advice behind it."""
+    advice = f"; {finding.advice}" if finding.advice else ""
+    return f"{finding.level:<5} {finding.name:<14} {finding.found}{advice}"
+
+
+def python() -> Finding:
+    """Python 3.11 to 3.13."""
+    found = ".".join(map(str, sys.version_info[:3]))
+    if (3, 11) <= sys.version_info[:2] < (3, 14):
+        return Finding("ok", "python", f"{found} ({sys.executable})")
+    return Finding("fail", "python", found, "install Python 3.11, 3.12 or 3.13")
+
+
+def packages() -> Finding:
+    """Every package that training imports is installed (none of them is imported here)."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        return Finding("fail", "packages", f"missing: {', '.join(missing)}", "run: make setup")
+    return Finding("ok", "packages", f"ray {metadata.version('ray')}, ale-py {metadata.version('ale-py')}")
+
+
+def torch() -> Finding:
+    """PyTorch imports."""
+    try:
+        import torch as module
+    except (ImportError, OSError) as error:
+        return Finding("fail", "torch", f"cannot be imported: {error}", "run: make setup")
+    return Finding("ok", "torch", f"{module.__version__}, {module.get_num_threads()} threads")
+
+
+def cuda() -> Finding:
+    """A GPU for the learner."""
+    if importlib.util.find_spec("torch") is None:
+        return Finding("warn", "cuda", "unknown without torch")
+    import torch as module
+
+    if module.cuda.is_available():
+        return Finding("ok", "cuda", f"{module.cuda.get_device_name(0)}, CUDA {module.version.cuda}")
+    if gpus():
+        advice = "install a CUDA build of torch, and a driver that is new enough for it"
+        return Finding("warn", "cuda", f"torch cannot use the GPU that is here ({gpus()[0]})", advice)
+    return Finding("warn", "cuda", "no GPU", "the learner runs on the CPU: use --preset laptop")
+
+
+def bfloat16() -> Finding:
+    """Instructions for bfloat16, which make acting on the CPU about twice as fast."""
+    flags = _cpu_flags()
+    found = [flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in flags]
+    if found:
+        return Finding("ok", "bfloat16", f"{cpu_name()} has {', '.join(found)}")
+    return Finding(
+        "warn", "bfloat16", f"{cpu_name()} has none", "acting uses float32, at about half the speed"
+    )
+
+
+def cores() -> Finding:
+    """Cores and memory."""
+    usable, memory = len(os.sched_getaffinity(0)), psutil.virtual_memory()
+    found = f"{usable} cores, {gigabytes(memory.available)} of {gigabytes(memory.total)} memory available"
+    if memory.available < 2e9:
+        return Finding("fail", "cores, memory", found, "free at least 2 GB")
+    if usable < 2 or memory.available < 4e9:
+        return Finding("warn", "cores, memory", found, "2 cores and 4 GB are a comfortable minimum")
+    return Finding("ok", "cores, memory", found)
+
+
+def redis() -> Finding:
+    """The server that embedded shards run."""
+    from replay.errors import ServerError
+    from replay.servers import find_server
+
+    try:
+        path, version = find_server()
+    except ServerError as error:
+        return Finding(
+            "fail", "redis", str(error), "install redis-server or valkey-server, or run: make setup"
+        )
+    return Finding("ok", "redis", f"{_dotted(version)} ({path})")
+
+
+def games() -> Finding:
+    """The Atari games that come with ale-py."""
+    try:
+        from actors.environments import list_games
+
+        count = len(list_games())
+    except (ImportError, OSError) as error:
+        return Finding("fail", "games", f"cannot be listed: {error}", "run: make setup")
+    if count == 0:
+        return Finding("fail", "games", "none", "install ale-py with its games: make setup")
+    return Finding("ok", "games", f"{count} Atari games")
+
+
+def shared_memory() -> Finding:
+    """/dev/shm, where Ray keeps the weights that it hands to actors."""
+    try:
+        size = shutil.disk_usage("/dev/shm")
+    except OSError:
+        return Finding("warn", "shared memory", "no /dev/shm", "Ray will use the disk instead, more slowly")
+    found = f"{gigabytes(size.free)} of {gigabytes(size.total)} free in /dev/shm"
+    if size.free < 256e6:
+        return Finding("warn", "shared memory", found, "in a container: start it with --shm-size=2g")
+    return Finding("ok", "shared memory", found)
+
+
+def open_files() -> Finding:
+    """The limit on open files; Ray and many actors need some thousands."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    found = f"{soft} (ulimit -n), up to {hard}"
+    if soft >= 4096:
+        return Finding("ok", "open files", found)
+    return Finding(
+        "fail" if soft < 256 else "warn", "open files", found, "run: ulimit -n 65536 (or as far as it goes)"
+    )
+
+
+def temporary() -> Finding:
+    """A writable temporary folder with a path short enough for UNIX sockets."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="apexpert-") as folder:
+            (Path(folder) / "probe").write_bytes(b"x")
+            room = SOCKET_PATH_BYTES - len(os.fsencode(folder)) - len("/shard-00.sock")
+    except OSError as error:
+        return Finding("fail", "temp folder", str(error), "set TMPDIR to a folder that you may write to")
+    if room < 0:
+        return Finding(
+            "fail", "temp folder", tempfile.gettempdir(), "too long for sockets: set TMPDIR to a short path"
+        )
+    return Finding("ok", "temp folder", f"{tempfile.gettempdir()} is writable")
+
+
+def disk(runs_dir: Path) -> Finding:
+    """Free disk space where the runs will be, and leave to write there."""
+    folder = RunFolder(runs_dir).path
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    found = f"{gigabytes(free)} free in {existing}"
+    if not os.access(existing, os.W_OK):
+        return Finding("fail", "disk", f"{existing} is not writable", "choose another --runs-dir")
+    if free < 1e9:
+        return Finding("fail", "disk", found, "free at least 1 GB, or choose another --runs-dir")
+    if free < 5e9:
+        return Finding(
+            "warn", "disk", found, "--preset laptop takes about 1 GB, the paper's presets about 3 GB"
+        )
+    return Finding("ok", "disk", found)
+
+
+CHECKS: tuple[Callable[[], Finding], ...] = (
+    python,
+    packages,
+    torch,
+    cuda,
+    bfloat16,
+    cores,
+    redis,
+    games,
+    shared_memory,
+    open_files,
+    temporary,
+)
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return set()
+    lines = [row for row in text.splitlines() if row.lower().startswith(("flags", "features"))]
+    return set(lines[0].split(":", 1)[1].split()) if lines else set()
+
+
+def _dotted(version: object) -> str:
+    return ".".join(map(str, version)) if isinstance(version, tuple) else str(version)

@@ -1,0 +1,106 @@
+"""Watching a run from the foreground: shows it, keeps it alive, and ends it cleanly on Ctrl-C."""
+
+import signal
+import time
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any, Protocol, Self
+
+FINAL_STATES = frozenset({"finished", "stopped", "failed"})
+PERIOD_SECONDS = 0.25
+
+
+class RunClient(Protocol):
+    """The foreground's handle on a run (deploy.fleet has the real one)."""
+
+    def status(self) -> dict[str, Any]:
+        """The run's status, see deploy.fleet.supervisor."""
+
+    def scale(self, num_actors: int) -> None:
+        """Ask for that many actors."""
+
+    def stop(self) -> None:
+        """Ask the run to end cleanly; returns at once."""
+
+    def heartbeat(self) -> None:
+        """Say that the command that owns the run is still there."""
+
+    def close(self) -> None:
+        """Let go of the run and leave it as it is."""
+
+    def shutdown(self) -> None:
+        """End what is left of the run, and the local Ray that it started."""
+
+
+class Interrupts:
+    """Counts Ctrl-C, SIGTERM and a closed terminal while it is entered, in place of being ended by them."""
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.getsignal(number) for number in self.SIGNALS}
+        self.arm()
+        return self
+
+    def arm(self) -> None:
+        """Take the signals (again: starting Ray installs a handler of its own for SIGTERM)."""
+        for number in self.SIGNALS:
+            signal.signal(number, self._note)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+
+
+class Forced(Exception):
+    """A second Ctrl-C: end at once."""
+
+
+def follow(
+    client: RunClient,
+    show: Callable[[Mapping[str, Any]], None],
+    interrupts: Interrupts,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Show the run's status about four times a second until it has ended; gives its last status.
+
+    The first interrupt asks the run to stop and goes on showing it; a second one raises Forced.
+    """
+    stopping = False
+    while True:
+        status = client.status()
+        show(status)
+        if status["state"] in FINAL_STATES:
+            return status
+        client.heartbeat()
+        if interrupts.count > 1:
+            raise Forced
+        if interrupts.count == 1 and not stopping:
+            stopping = True
+            say("stopping: actors drain, the learner saves a checkpoint (Ctrl-C again ends it at once)")
+            client.stop()
+        time.sleep(PERIOD_SECONDS)
+
+
+class ResumeNotice:
+    """Says once, as soon as it is known, where a resumed run goes on."""
+
+    def __init__(self, say: Callable[[str], None] = print) -> None:
+        self._say = say
+        self._said = False
+
+    def __call__(self, status: Mapping[str, Any]) -> None:
+        """Look at a status; the learner's metrics come only after it has restored."""
+        metrics = status.get("metrics", {})
+        if self._said or "progress/env_steps" not in metrics or "replay/size" not in metrics:
+            return
+        self._said = True
+        steps, size = int(metrics["progress/env_steps"]), int(metrics["replay/size"])
+        self._say(f"resuming at {steps:,} env steps with {size:,} transitions in replay")

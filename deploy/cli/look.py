@@ -1,0 +1,130 @@
+"""`apexpert evaluate` and `apexpert plot`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from deploy.cli.control import RunName
+from deploy.cli.errors import CommandFailed
+from deploy.cli.follow import Interrupts
+from deploy.cli.parsing import parse
+from deploy.cli.train import with_checked_environment
+from deploy.config import ConfigError, with_values
+from deploy.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from learner.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Play full games with a run's newest checkpoint: sticky actions as trained, epsilon 0.001.
+
+    Prints the returns, raw and human-normalised, and writes them beside the run as evaluation-update-N.json.
+    """
+
+    run: RunName
+    """Name of the run under --runs-dir, or the path of its folder."""
+    episodes: int = 0
+    """Full games to play; 0 takes the run's own number (30)."""
+    video: bool = False
+    """Record the first game as videos/update-N.mp4."""
+    best: bool = False
+    """Take the best checkpoint by evaluation in place of the newest."""
+    seed: int = 1
+    """Seed of the games."""
+    json: bool = False
+    """Print the report as JSON."""
+    runs_dir: str = "runs"
+    """Folder that holds the runs' folders."""
+
+
+@dataclass(frozen=True)
+class PlotArguments:
+    """Draw the learning curves of runs as one PNG, beside the published ones of the same game."""
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """Names of runs under --runs-dir, or paths of their folders."""
+    output: str = ""
+    """File to write; empty writes learning_curve.png into the first run's folder."""
+    runs_dir: str = "runs"
+    """Folder that holds the runs' folders."""
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """Evaluate a checkpoint; gives the exit code."""
+    arguments = parse(EvaluateArguments, argv, command="evaluate")
+    if arguments.episodes < 0:
+        raise ConfigError(f"--episodes {arguments.episodes}: must be 1 or more")
+    folder = RunFolder.open(arguments.run, arguments.runs_dir)
+    config = folder.load_config()
+    episodes = arguments.episodes or config.evaluation.episodes
+    config = with_checked_environment(with_values(config, evaluation__episodes=episodes))
+    from deploy.reports.evaluation import evaluate_checkpoint
+
+    checkpoint = _checkpoint(folder, best=arguments.best)
+    video = folder.videos / f"update-{checkpoint.update:09d}.mp4" if arguments.video else None
+    with Interrupts() as interrupts:
+        report = evaluate_checkpoint(
+            config,
+            checkpoint,
+            episodes=episodes,
+            seed=arguments.seed,
+            video=video,
+            should_stop=lambda: interrupts.count > 0,
+        )
+    name = f"evaluation-update-{checkpoint.update:09d}.json"
+    folder.write_json(name, report.to_json())
+    _print_report(report.to_json(), as_json=arguments.json)
+    if not arguments.json:
+        print(f"  report  {folder.path / name}")
+        print(f"  video   {video}" if video else "  (--video records a game)")
+    return 0
+
+
+def plot(argv: Sequence[str]) -> int:
+    """Draw learning curves; gives the exit code."""
+    arguments = parse(PlotArguments, argv, command="plot")
+    if not arguments.runs:
+        raise ConfigError("RUN is missing: name one run or more (see apexpert plot --help)")
+    folders = [RunFolder.open(name, arguments.runs_dir) for name in arguments.runs]
+    target = Path(arguments.output or folders[0].path / "learning_curve.png")
+    from deploy.reports.curves import CurveError, draw_curves
+
+    try:
+        print(draw_curves([folder.path for folder in folders], target))
+    except (CurveError, OSError, ValueError) as error:
+        raise CommandFailed(f"{target.name}: {error}") from None
+    return 0
+
+
+def _checkpoint(folder: RunFolder, *, best: bool) -> "Checkpoint":
+    from learner.checkpoint import CheckpointStore
+    from learner.errors import CheckpointError
+
+    store = CheckpointStore(folder.checkpoints)
+    if not best:
+        newest = store.load_newest()
+        if newest is None:
+            raise CommandFailed(f"{folder.name} has no checkpoint that is whole yet, in {folder.checkpoints}")
+        return newest
+    marked = store.best()
+    if marked is None:
+        raise CommandFailed(f"{folder.name} has no best checkpoint: it was trained without evaluations")
+    try:
+        return store.load(marked[0])
+    except CheckpointError as error:
+        raise CommandFailed(f"{marked[0]} is broken: {error}") from None
+
+
+def _print_report(report: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report, indent=1))
+        return
+    for name, value in report.items():
+        shown = f"{value:,.3f}" if isinstance(value, float) else value
+        print(f"  {name:<24} {shown}")

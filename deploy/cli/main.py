@@ -1,0 +1,110 @@
+"""The `apexpert` command: finds the subcommand, runs it, and turns errors into one line and an exit code.
+
+Exit codes: 0 done, 1 the run or the check failed, 2 the command line or configuration is wrong (nothing was
+started), 130 ended by a second Ctrl-C. Subcommands are imported when called, so that help, versions and
+mistakes answer at once.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """Where a subcommand lives (module, function) and what it is for."""
+
+    module: str
+    function: str
+    summary: str
+
+
+COMMANDS = {
+    "train": Command("deploy.cli.train", "train", "start a run: apexpert train --preset laptop --game Pong"),
+    "resume": Command(
+        "deploy.cli.train", "resume", "go on with a run from its newest checkpoint, replay included"
+    ),
+    "status": Command("deploy.cli.control", "status", "show how a run is doing (--follow keeps showing)"),
+    "scale": Command("deploy.cli.control", "scale", "change the number of actors of a running run"),
+    "stop": Command("deploy.cli.control", "stop", "end a run cleanly, with a checkpoint"),
+    "list": Command("deploy.cli.control", "list_runs", "list the runs under --runs-dir"),
+    "evaluate": Command(
+        "deploy.cli.look", "evaluate", "play full games with a run's newest checkpoint (--video)"
+    ),
+    "plot": Command("deploy.cli.look", "plot", "draw the learning curves of runs as a picture"),
+    "bench": Command("deploy.cli.bench", "bench", "measure this machine: actor, learner or end-to-end"),
+    "doctor": Command(
+        "deploy.cli.doctor", "doctor", "check that this machine can train, and say what to do if not"
+    ),
+}
+
+HELP = """\
+usage: apexpert COMMAND [flags]
+
+Trains Soft Mixture-of-Experts Q-networks on Atari with many actors and one learner.
+
+{commands}
+
+  A first run:  apexpert doctor
+                apexpert train --preset laptop --game Pong
+  Help on one:  apexpert train --help
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (the process's own by default) and give the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(help_text(), end="")
+        return 0 if argv else 2
+    if argv[0] in ("-V", "--version"):
+        print(f"apexpert {metadata.version('apexpert')}")
+        return 0
+    return run_command(argv[0], argv[1:])
+
+
+def help_text() -> str:
+    """The list of commands."""
+    lines = (f"  {name:<10} {command.summary}" for name, command in COMMANDS.items())
+    return HELP.format(commands="\n".join(lines))
+
+
+def run_command(name: str, argv: Sequence[str]) -> int:
+    """Run one subcommand; expected errors become one line on stderr and their exit code."""
+    from deploy.checks import near_matches
+    from deploy.cli.errors import CommandFailed, UsageError
+    from deploy.config import ConfigError
+    from deploy.run_folder import RunError
+
+    if name not in COMMANDS:
+        hint = near_matches(name, COMMANDS) or f"; commands are {', '.join(COMMANDS)}"
+        return fail(f"{name}: unknown command{hint}", 2)
+    try:
+        return _function(COMMANDS[name])(argv)
+    except (UsageError, ConfigError, RunError) as error:
+        return fail(str(error), 2)
+    except CommandFailed as error:
+        return fail(str(error), 1)
+    except BrokenPipeError:
+        # The reader of a pipe (head, less) left; nothing is wrong. Python must not try to flush it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def fail(message: str, code: int) -> int:
+    """Say in one line on stderr what is wrong; gives `code`."""
+    print(f"apexpert: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _function(command: Command) -> Callable[[Sequence[str]], int]:
+    function: Callable[[Sequence[str]], int] = getattr(
+        importlib.import_module(command.module), command.function
+    )
+    return function
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Command lines to dataclasses by tyro; every mistake is one line that names the flag and what is allowed."""
+
+import contextlib
+import dataclasses
+import io
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+import tyro
+
+from deploy.checks import near_matches
+from deploy.cli.errors import UsageError
+from deploy.config import describe_type
+
+T = TypeVar("T")
+
+SHORT_FLAGS = {
+    "--game": "--environment.game",
+    "--env": "--environment.env",
+    "--actors": "--actors.num-actors",
+    "--envs-per-actor": "--actors.envs-per-actor",
+    "--shards": "--replay.shards",
+    "--batch-size": "--learner.batch-size",
+    "--learning-rate": "--learner.learning-rate",
+    "--device": "--learner.device",
+    "--encoder": "--network.encoder",
+    "--head": "--network.head",
+    "--experts": "--network.num-experts",
+}
+"""Short names of the usual flags of `train`."""
+
+
+def parse(kind: type[T], argv: Sequence[str], *, command: str, default: T | None = None) -> T:
+    """`argv` as a `kind` (a dataclass; a field `run` that is one itself has no prefix).
+
+    Prints the help and raises SystemExit(0) for `--help`; raises UsageError for anything that does not parse.
+    """
+    prog = f"apexpert {command}"
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            value, unknown = tyro.cli(kind, args=list(argv), prog=prog, return_unknown_args=True, **given)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UsageError(explain(errors.getvalue(), kind, argv, prog)) from None
+    if unknown:
+        raise UsageError(_unknown(unknown[0], flags_of(kind), argv, prog))
+    return value
+
+
+def expand_short(argv: Sequence[str]) -> list[str]:
+    """`argv` with the short flags written out: `--game=Pong` gives `--environment.game=Pong`."""
+    full = []
+    for token in argv:
+        flag, equals, value = token.partition("=")
+        full.append(SHORT_FLAGS.get(_hyphens(flag), flag) + equals + value)
+    return full
+
+
+def as_typed(message: str, argv: Sequence[str]) -> str:
+    """`message` with each flag named as it stands in `argv`, where the short form was typed."""
+    typed = {_hyphens(token.partition("=")[0]) for token in argv}
+    for short, full in SHORT_FLAGS.items():
+        if short in typed and full not in typed:
+            message = re.sub(rf"{re.escape(full)}(?![\w-])", short, message)
+    return message
+
+
+def flag_value(argv: Sequence[str], flag: str) -> str | None:
+    """The last value that `argv` gives for `flag`, as text; None when it has none or is not there."""
+    found = None
+    for place, token in enumerate(argv):
+        name, equals, value = token.partition("=")
+        if _hyphens(name) == flag:
+            found = value if equals else "".join(argv[place + 1 : place + 2])
+    return None if not found or found.startswith("--") else found
+
+
+def flags_of(kind: Any, prefix: str = "") -> dict[str, Any]:
+    """Every flag of a dataclass with its type; switches also in their `no-` form, positionals not at all."""
+    flags: dict[str, Any] = {}
+    for name, annotation in get_type_hints(kind, include_extras=True).items():
+        positional = get_origin(annotation) is Annotated and tyro.conf.Positional in get_args(annotation)
+        annotation = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+        if dataclasses.is_dataclass(annotation):
+            flags |= flags_of(annotation, "" if name == "run" else f"{name}.")
+        elif not positional:
+            flags[f"--{prefix}{_hyphens(name)}"] = annotation
+            if annotation is bool:
+                flags[f"--{prefix}no-{_hyphens(name)}"] = annotation
+    return flags
+
+
+def explain(text: str, kind: Any, argv: Sequence[str], prog: str) -> str:
+    """tyro's error box `text` as one line.
+
+    Only the flag's name is taken from the box, everything else from `kind` and `argv`, so that its wording
+    and layout do not matter.
+    """
+    plain = " ".join(re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]", " ", text).split())
+    flags = flags_of(kind)
+    named = [flag for flag in re.findall(r"--[\w.-]*\w", plain) if flag in flags]
+    if re.search(r"\bRUN\b", plain):
+        return f"RUN is missing: the name of a run or the path of its folder (see {prog} --help)"
+    if named:
+        flag, value = named[0], flag_value(argv, named[0])
+        problem = "needs a value" if value is None else f"{value!r} is not allowed"
+        return f"{flag}: {problem}; allowed is {describe_type(flags[flag])}"
+    return f"{prog}: {plain[:200]} (see {prog} --help)"
+
+
+def _unknown(token: str, flags: dict[str, Any], argv: Sequence[str], prog: str) -> str:
+    """One line for a token that belongs to no flag."""
+    if token.startswith("-"):
+        name = _hyphens(token.partition("=")[0])
+        same_end = [flag for flag in flags if flag.endswith(f".{name.lstrip('-')}")]
+        hint = (
+            f"; did you mean {' or '.join(same_end)}?"
+            if same_end
+            else near_matches(name, [*flags, *SHORT_FLAGS], 1)
+        )
+        return f"{name}: unknown flag{hint} (all flags: {prog} --help)"
+    before = argv[argv.index(token) - 1] if token in argv and argv.index(token) > 0 else ""
+    if flags.get(_hyphens(before)) is bool:
+        off = before.replace("--", "--no-") if "." not in before else before.replace(".", ".no-", 1)
+        return f"{before}: takes no value ({token!r}); {off} turns it off"
+    after = f" after {before}" if before else ""
+    return f"{token!r}{after}: unexpected; options are flags like --name VALUE (see {prog} --help)"
+
+
+def _hyphens(name: str) -> str:
+    return name.replace("_", "-")

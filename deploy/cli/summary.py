@@ -1,0 +1,148 @@
+"""What is printed before a run starts and after it ended."""
+
+import shutil
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from deploy.checks import hide_password
+from deploy.config import Config, leaves
+
+BYTES_PER_STEP = 680
+"""Compressed bytes of one 84x84 env step of a busy game (Ms. Pacman) in Redis; Pong needs a quarter."""
+LOG_GROWTH = 3
+"""An append-only file is rewritten when it has doubled, and the new one stands beside it until it is done."""
+ACTIONS = 18
+"""Actions assumed when a network's size is estimated: Atari's largest number."""
+
+
+def config_lines(config: Config, width: int = 110) -> list[str]:
+    """The configuration, a paragraph a section; passwords in URLs are hidden."""
+    sections: dict[str, list[str]] = {}
+    for path, value in leaves(config).items():
+        section, name = path.split(".")
+        sections.setdefault(section, []).append(f"{name}={_show(value)}")
+    lines = []
+    for section, words in sections.items():
+        indent = f"{section:<12}"
+        lines += textwrap.wrap(
+            " ".join(words), width, initial_indent=indent, subsequent_indent=" " * 12, break_long_words=False
+        )
+    return lines
+
+
+def burst_line(config: Config) -> str:
+    """How many updates one segment earns at once, and the ratio that the limiter keeps."""
+    replay, learner = config.replay, config.learner
+    updates = replay.segment_steps / learner.update_period
+    return (
+        f"burst: a segment of {replay.segment_steps} env steps earns {updates:g} updates;"
+        f" samples per insert {config.samples_per_insert:g}"
+    )
+
+
+def disk_estimate(config: Config) -> tuple[int, int]:
+    """Upper estimates of the bytes of replay (0 with `--replay.urls`) and of checkpoints on disk."""
+    replay = 0 if config.replay.urls else LOG_GROWTH * replay_bytes(config)
+    stored = min(config.replay.capacity, config.run.total_env_steps)
+    # Online and target network and Adam's two moments in float32, and the sampler's arrays.
+    checkpoint = 4 * 4 * num_parameters(config) + 40 * stored
+    return replay, (config.learner.keep_checkpoints + 2) * checkpoint
+
+
+def replay_bytes(config: Config) -> int:
+    """Upper estimate of the bytes of the segments in Redis, all shards together."""
+    replay, environment = config.replay, config.environment
+    stored = min(replay.capacity, config.run.total_env_steps)
+    share = environment.frame_height * environment.frame_width / (84 * 84)
+    overlap = 1 + (environment.stack + replay.n_step) / replay.segment_steps
+    cap = stored * BYTES_PER_STEP * share * overlap / (1 + 7 / 64)
+    return int(min(cap, cap if replay.urls else replay.shards * replay.shard_memory_bytes))
+
+
+def num_parameters(config: Config) -> int:
+    """Parameters of the network, to about a tenth, without building it (which would import torch)."""
+    network, environment = config.network, config.environment
+    shrink, width = (8, 64) if network.encoder == "nature" else (8, 32)
+    height, breadth = -(-environment.frame_height // shrink), -(-environment.frame_width // shrink)
+    if network.padding == "valid":
+        height, breadth = max(height - 4, 1), max(breadth - 4, 1)
+    features = height * breadth * width
+    hidden = 2 * width * network.expert_hidden_units * network.num_experts
+    if network.head == "dense":
+        hidden, features = features * network.dense_hidden_units, network.dense_hidden_units
+    atoms = network.num_atoms if network.distributional else 1
+    outputs = atoms * (ACTIONS + network.dueling)
+    return 100_000 + hidden + features * outputs * (2 if network.noisy else 1)
+
+
+def disk_line(config: Config, folder: Path) -> str:
+    """The disk estimate beside what is free, with a warning when it could get tight."""
+    replay, checkpoints = disk_estimate(config)
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    line = (
+        f"disk: up to {gigabytes(replay + checkpoints)} (replay {gigabytes(replay)},"
+        f" checkpoints {gigabytes(checkpoints)}); {gigabytes(free)} free"
+    )
+    tight = replay + checkpoints > free
+    return line + (": WARNING, may not be enough; lower --replay.capacity" if tight else "")
+
+
+def memory_line(config: Config) -> str:
+    """The memory estimate beside what is available, with a warning when it could get tight."""
+    stored = min(config.replay.capacity, config.run.total_env_steps)
+    area = config.environment.frame_height * config.environment.frame_width
+    frames = min(config.replay.frame_store_bytes, stored * area)
+    redis = 0 if config.replay.urls else replay_bytes(config)
+    available = psutil.virtual_memory().available
+    line = (
+        f"memory: up to {gigabytes(redis + frames)} for replay (Redis {gigabytes(redis)},"
+        f" decoded frames {gigabytes(frames)}); {gigabytes(available)} available"
+    )
+    tight = redis + frames > available
+    return line + (": WARNING, may not be enough; lower --replay.frame-store-bytes" if tight else "")
+
+
+def end_lines(status: Mapping[str, Any]) -> list[str]:
+    """What the run came to: counts, return, ratio and time; `-` stands for what is not known."""
+    metrics = status.get("metrics", {})
+
+    def show(name: str, form: str) -> str:
+        return format(metrics[name], form) if name in metrics else "-"
+
+    return [
+        f"run {status.get('run', '')} {status.get('state', '')}",
+        f"  env steps           {show('progress/env_steps', ',.0f')}",
+        f"  updates             {show('progress/updates', ',.0f')}",
+        f"  mean return         {show('episode/return_mean_100', '.2f')} (last 100 episodes"
+        f" of {show('episode/count', ',.0f')})",
+        f"  samples per insert  {show('replay/samples_per_insert', '.3f')}",
+        f"  time                {_duration(metrics.get('progress/seconds'))}",
+    ]
+
+
+def gigabytes(count: float) -> str:
+    """Bytes as `1.2 GB` (or MB below a tenth of one)."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}"
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(hide_password(item) for item in value) or "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:g}" if isinstance(value, float) else value or "-"

@@ -1,0 +1,221 @@
+"""`apexpert train` and `apexpert resume`."""
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from deploy import presets
+from deploy.checks import check
+from deploy.cli import summary
+from deploy.cli.errors import CommandFailed, UsageError
+from deploy.cli.follow import Forced, Interrupts, ResumeNotice, RunClient, follow
+from deploy.cli.parsing import as_typed, expand_short, flag_value, parse
+from deploy.config import Config, ConfigError, RunConfig, with_values
+from deploy.run_folder import RunError, RunFolder
+
+GAMES_HINT = "; allowed are the games of ale-py, such as pong, breakout, ms_pacman or MsPacman"
+
+
+@dataclass(frozen=True)
+class TrainArguments(Config):
+    """Start a run in the foreground: Ctrl-C ends it with a checkpoint, and `apexpert resume` goes on with it.
+
+    A preset (--preset, default laptop) sets every flag below; what you give replaces its value.
+
+      apexpert train --preset laptop --game Pong
+      apexpert train --preset paper-rainbow --game MsPacman --actors 8 --detach
+
+    Presets: paper-rainbow, paper-dqn, der, apex, laptop. Short flags: --game, --env, --actors,
+    --envs-per-actor, --shards, --batch-size, --learning-rate, --device, --encoder, --head, --experts.
+    """
+
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+
+
+@dataclass(frozen=True)
+class ResumeArguments:
+    """Go on with a run that was stopped or crashed, from its newest checkpoint, replay included."""
+
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Name of the run under --runs-dir, or the path of its folder."""
+    total_env_steps: int = 0
+    """New end of the run in env steps since its very beginning; 0 keeps the old one."""
+    actors: int = 0
+    """Actors to start with; 0 keeps the run's own number."""
+    ray_address: str = ""
+    """Ray cluster to run on (`auto` finds one that was started here); empty starts a private local one."""
+    detach: bool = False
+    """Give the terminal back; `apexpert status` and `apexpert stop` go on from there."""
+    runs_dir: str = "runs"
+    """Folder that holds the runs' folders."""
+
+
+def train(argv: Sequence[str]) -> int:
+    """Start a new run and, unless detached, stay with it until it ends; gives the exit code."""
+    try:
+        config = configure(argv)
+    except (ConfigError, UsageError) as error:
+        raise type(error)(as_typed(str(error), argv)) from None
+    folder = RunFolder.create(config)
+    config = folder.load_config()
+    _announce(config, folder)
+    return _run(config, folder, resume=False)
+
+
+def resume(argv: Sequence[str]) -> int:
+    """Go on with an existing run; gives the exit code."""
+    arguments = parse(ResumeArguments, argv, command="resume")
+    folder = RunFolder.open(arguments.run, arguments.runs_dir)
+    with folder.lock():
+        config = resumed_config(folder, arguments)
+        folder.save_config(config)
+    _announce(config, folder)
+    return _run(config, folder, resume=True)
+
+
+def configure(argv: Sequence[str]) -> Config:
+    """The checked configuration that `argv` asks for: preset first, then every flag given."""
+    full = expand_short(argv)
+    asked = flag_value(full, "--preset")
+    preset = presets.get_preset(presets.DEFAULT if asked is None and "--preset" not in full else asked or "")
+    default = TrainArguments(**_sections(preset))
+    config = Config(**_sections(parse(TrainArguments, full, command="train", default=default)))
+    check(config)
+    return with_checked_environment(config)
+
+
+def resumed_config(folder: RunFolder, arguments: ResumeArguments) -> Config:
+    """The saved configuration with what `resume` was given; ConfigError when nothing would be left to do."""
+    config = folder.load_config()
+    status = folder.read_json("status.json", {})
+    total = arguments.total_env_steps or config.run.total_env_steps
+    done = int(status.get("metrics", {}).get("progress/env_steps", 0))
+    if done >= total and status.get("state") == "finished":
+        raise ConfigError(f"--total-env-steps {total}: the run has {done:,} already; give a larger number")
+    config = with_values(
+        config,
+        run__name=folder.name,
+        run__runs_dir=str(folder.path.parent),
+        run__total_env_steps=total,
+        run__ray_address=arguments.ray_address,
+        run__detach=arguments.detach,
+        actors__num_actors=arguments.actors or config.actors.num_actors,
+    )
+    check(config)
+    return config
+
+
+def commands_for(folder: RunFolder, verb: str) -> str:
+    """The exact command line that does `verb` with this run from here."""
+    return f"apexpert {verb} {shlex.quote(_reference(folder))}"
+
+
+def _reference(folder: RunFolder) -> str:
+    return folder.name if folder.path.parent == Path("runs").absolute() else str(folder.path)
+
+
+def _sections(config: Config) -> dict[str, Any]:
+    return {part.name: getattr(config, part.name) for part in dataclasses.fields(Config)}
+
+
+def with_checked_environment(config: Config) -> Config:
+    """`config` with the game's canonical name; ConfigError when the environment cannot be made."""
+    from actors.environments import EnvironmentError, describe_environment, normalise_game
+
+    # A console script's import path lacks the folder it is called in, where a user's own environment is.
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        if not config.environment.env:
+            game = normalise_game(config.environment.game)
+            config = with_values(config, environment__game=game)
+        describe_environment(config.environment)
+    except EnvironmentError as error:
+        hint = "" if "did you mean" in str(error) or config.environment.env else GAMES_HINT
+        raise ConfigError(f"{error}{hint}") from None
+    finally:
+        sys.path.pop(0)
+    return config
+
+
+def _announce(config: Config, folder: RunFolder) -> None:
+    print(
+        f"run {config.run.name}: {config.game_name}, {config.run.total_env_steps:,} env steps, {folder.path}"
+    )
+    for line in summary.config_lines(config):
+        print(f"  {line}")
+    print(summary.burst_line(config))
+    print(summary.memory_line(config))
+    print(summary.disk_line(config, folder.path), flush=True)
+
+
+def _run(config: Config, folder: RunFolder, *, resume: bool) -> int:
+    from deploy.fleet import launch
+
+    with Interrupts() as interrupts:
+        client = launch(config, folder, resume=resume)
+        interrupts.arm()
+        if config.run.detach:
+            client.close()
+            print(f"detached. Follow it: {commands_for(folder, 'status')} --follow")
+            print(f"End it:              {commands_for(folder, 'stop')}")
+            return 0
+        try:
+            status = _watch(config, client, interrupts, resume=resume)
+        except Forced:
+            client.shutdown()
+            print(f"ended at once. Go on from the last checkpoint: {commands_for(folder, 'resume')}")
+            return 130
+        client.shutdown()
+    return _report(status, folder)
+
+
+def _watch(config: Config, client: RunClient, interrupts: Interrupts, *, resume: bool) -> dict[str, Any]:
+    from deploy.monitor.console import Console
+
+    console = Console(f"{config.run.name} ({config.game_name})")
+    notice = ResumeNotice() if resume else None
+
+    def show(status: Mapping[str, Any]) -> None:
+        console.update(status)
+        if notice is not None:
+            notice(status)
+
+    try:
+        return follow(client, show, interrupts)
+    finally:
+        console.close()
+
+
+def _report(status: Mapping[str, Any], folder: RunFolder) -> int:
+    """Print what the run came to and how to go on; gives the exit code."""
+    for line in summary.end_lines(status):
+        print(line)
+    checkpoint = folder.newest_checkpoint()
+    print(f"  checkpoint          {checkpoint or '-'}")
+    print(f"  learning curve      {learning_curve(folder)}")
+    if status["state"] == "failed":
+        raise CommandFailed(
+            f"run {folder.name} failed: {status.get('message') or 'no reason given'};"
+            f" see {folder.log_path}, then: {commands_for(folder, 'resume')}"
+        )
+    if status["state"] == "stopped":
+        print(f"go on with it:        {commands_for(folder, 'resume')}")
+    return 0
+
+
+def learning_curve(folder: RunFolder) -> str:
+    """Path of the learning curve that was drawn, or why there is none."""
+    from deploy.reports.curves import CurveError, draw_learning_curve
+
+    try:
+        return str(draw_learning_curve(folder.path))
+    except CurveError:
+        return "- (no episode has ended yet)"
+    except OSError as error:
+        raise RunError(f"{folder.path}: the learning curve cannot be written: {error.strerror}") from None

@@ -1,0 +1,172 @@
+"""A run's whole configuration: one tree of frozen dataclasses, each part beside its owner.
+
+Every field is a flag: `replay.segment_steps` is `--replay.segment-steps`; fields of `run` have no prefix
+(`--total-env-steps`). The tree is saved with the run as JSON and read back under a schema check.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from actors.config import ActorConfig, EnvironmentConfig, ExplorationConfig
+from learner.config import LearnerConfig
+from models.config import NetworkConfig
+from replay.config import ReplayConfig
+
+
+class ConfigError(Exception):
+    """A value that cannot be used; the message is one line that names the flag and what is allowed."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Evaluation of checkpoints while the run goes on, and by `apexpert evaluate`."""
+
+    every_env_steps: int = 0
+    """Env steps between two evaluations; 0 turns them off."""
+    episodes: int = 30
+    """Full games of one evaluation."""
+    epsilon: float = 0.001
+    """Epsilon while evaluating."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The run as a whole: its name, its length and where it lives."""
+
+    preset: str = ""
+    """Named set of defaults: paper-rainbow, paper-dqn, der, apex or laptop."""
+    name: str = ""
+    """Name of the run and of its folder under --runs-dir; empty makes one of preset, game and time."""
+    seed: int = 0
+    """Seed of everything that is drawn."""
+    total_env_steps: int = 50_000_000
+    """Env steps at which the run is finished, counted from its very beginning (also when it was resumed)."""
+    runs_dir: str = "runs"
+    """Folder that holds the runs' folders."""
+    ray_address: str = ""
+    """Ray cluster to run on (`auto` finds one that was started here); empty starts a private local one."""
+    detach: bool = False
+    """Start the run and give the terminal back; `apexpert status` and `apexpert stop` go on from there."""
+    lockstep: bool = False
+    """Reproducible run: one actor with one environment that waits for the learner after each segment."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that defines a run."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    actors: ActorConfig = field(default_factory=ActorConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    @property
+    def samples_per_insert(self) -> float:
+        """Transitions drawn for each one inserted; the ratio that the limiter keeps."""
+        return self.learner.batch_size / self.learner.update_period
+
+    @property
+    def game_name(self) -> str:
+        """What the run plays: the other environment if one is given, else the Atari game."""
+        return self.environment.env or self.environment.game
+
+
+def flag_of(path: str) -> str:
+    """The flag of a field: `replay.n_step` gives `--replay.n-step`, `run.seed` gives `--seed`."""
+    section, name = path.split(".")
+    name = name.replace("_", "-")
+    return f"--{name}" if section == "run" else f"--{section}.{name}"
+
+
+def leaves(config: Config) -> dict[str, Any]:
+    """Every field as `section.name` -> value, in the order of the tree."""
+    return {
+        f"{section.name}.{leaf.name}": getattr(getattr(config, section.name), leaf.name)
+        for section in dataclasses.fields(config)
+        for leaf in dataclasses.fields(getattr(config, section.name))
+    }
+
+
+def leaf_types() -> dict[str, Any]:
+    """Every field as `section.name` -> its type annotation."""
+    return {
+        f"{section}.{name}": annotation
+        for section, owner in get_type_hints(Config).items()
+        for name, annotation in get_type_hints(owner).items()
+    }
+
+
+def with_values(config: Config, **values: Any) -> Config:
+    """A copy with some fields replaced, given as `section__name=value` (`replay__shards=3`)."""
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        section, name = key.split("__")
+        sections.setdefault(section, {})[name] = value
+    replaced = {s: dataclasses.replace(getattr(config, s), **changes) for s, changes in sections.items()}
+    return dataclasses.replace(config, **replaced)
+
+
+def describe_type(annotation: Any) -> str:
+    """What a flag of this type takes, in words for an error message."""
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(map(str, get_args(annotation)))
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return words.get(annotation, "a list of texts")
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """The tree as JSON-able dicts."""
+    return {
+        section: {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+        for section, values in dataclasses.asdict(config).items()
+    }
+
+
+def from_json(document: Any) -> Config:
+    """Inverse of `to_json`.
+
+    A missing field gets its default (a run of an older version stays readable); ConfigError on an unknown
+    section or field and on a value of the wrong type.
+    """
+    sections = get_type_hints(Config)
+    _check_keys(document, sections, "config")
+    return Config(**{name: _section(name, sections[name], value) for name, value in document.items()})
+
+
+def _section(section: str, owner: type, document: Any) -> Any:
+    hints = get_type_hints(owner)
+    _check_keys(document, hints, f"config: {section}")
+    return owner(**{name: _value(f"{section}.{name}", hints[name], v) for name, v in document.items()})
+
+
+def _check_keys(document: Any, known: Mapping[str, Any], where: str) -> None:
+    if not isinstance(document, dict):
+        raise ConfigError(f"{where}: expected a JSON object, found {document!r:.60}")
+    for key in document:
+        if key not in known:
+            raise ConfigError(f"{where}: unknown field {key!r}; known are {', '.join(known)}")
+
+
+def _value(path: str, annotation: Any, value: Any) -> Any:
+    """`value` as the field's type; JSON has no tuples and writes 10.0 as 10."""
+    if get_origin(annotation) is tuple:
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            return tuple(value)
+    elif get_origin(annotation) is Literal:
+        if value in get_args(annotation):
+            return value
+    elif annotation is float:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    elif type(value) is annotation:
+        return value
+    raise ConfigError(
+        f"config: {path} ({flag_of(path)}) is {value!r:.60}; allowed is {describe_type(annotation)}"
+    )

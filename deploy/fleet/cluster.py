@@ -1,0 +1,196 @@
+"""Ray itself: a local one that belongs to the run, or somebody's cluster that is only connected to.
+
+The local Ray listens on 127.0.0.1 alone, asks for a random token, lives in a short private folder and has a keeper
+process in a session of its own (see keeper.py), so that it outlives the command and can be ended without
+touching any other Ray of this machine.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+import ray
+from ray import _raylet
+from ray._private import ray_constants
+
+from deploy.fleet import keeper
+from deploy.fleet.errors import FleetError
+
+NAMESPACE = "apexpert"
+OBJECT_STORE_BYTES = 256 * 1024**2
+LOGICAL_CPUS = 512
+START_SECONDS = 90.0
+# Below its folder Ray makes sockets of 68 characters; the system's limit for a socket's path is 107.
+SOCKET_SUFFIX, SOCKET_LIMIT = 68, 107
+
+
+@dataclass(frozen=True)
+class LocalRay:
+    """A Ray that we started: enough to connect to it and to end it, from any process of this machine."""
+
+    address: str
+    pid: int
+    """The keeper's."""
+    started: float
+    """When the keeper started (unix seconds), so that a recycled pid is never mistaken for it."""
+    folder: str
+    """Private, 0700; holds the token and everything that Ray writes."""
+
+    @classmethod
+    def parse(cls, document: dict[str, Any] | None) -> Self | None:
+        """From the record in a run's folder; None when there is none."""
+        return cls(**document) if document else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the keeper still runs."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < 1.0
+            return same and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def claim(self) -> None:
+        """From now on this Ray outlives the command that started it."""
+        (Path(self.folder) / keeper.CLAIM).touch()
+
+    def signal_end(self) -> None:
+        """Ask the keeper to end it, without waiting."""
+        with contextlib.suppress(ProcessLookupError):
+            if self.alive:
+                os.kill(self.pid, signal.SIGTERM)
+
+    def end(self, timeout: float = 20.0) -> None:
+        """End it and wait; raises FleetError when it is still there after `timeout` seconds."""
+        self.signal_end()
+        deadline = time.monotonic() + timeout
+        while self.alive:
+            if time.monotonic() > deadline:
+                raise FleetError(f"Ray of this run (process {self.pid}) does not end")
+            time.sleep(0.05)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def start_local(num_cpus: int = LOGICAL_CPUS, num_gpus: int | None = None) -> LocalRay:
+    """Start a Ray of our own; raises FleetError when it does not come up.
+
+    `num_cpus` are logical: more than the machine has, so that `apexpert scale` is never refused here.
+    """
+    folder = _private_folder()
+    token = folder / "token"
+    token.touch(0o600)
+    token.write_text(secrets.token_hex(32))
+    process = subprocess.Popen(
+        [sys.executable, "-P", keeper.__file__, str(folder), *_ray_start(folder, num_cpus, num_gpus)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env=os.environ | _ray_environment(token),
+    )
+    address = _wait_for_address(process, folder)
+    started = psutil.Process(process.pid).create_time()
+    return LocalRay(address=address, pid=process.pid, started=started, folder=str(folder))
+
+
+def _private_folder() -> Path:
+    folder = tempfile.mkdtemp(prefix="apexpert-ray-")
+    if len(folder) + SOCKET_SUFFIX > SOCKET_LIMIT:
+        Path(folder).rmdir()
+        folder = tempfile.mkdtemp(prefix="apexpert-ray-", dir="/tmp")
+    return Path(folder)
+
+
+def _ray_start(folder: Path, num_cpus: int, num_gpus: int | None) -> list[str]:
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0"]
+    command += [f"--temp-dir={folder}/r", f"--num-cpus={num_cpus}", "--include-dashboard=false"]
+    command += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
+    # Ray's client server cannot be turned off and has a fixed port, which a second run would fight for.
+    command += ["--include-log-monitor=false", f"--ray-client-server-port={_free_port()}"]
+    return command if num_gpus is None else [*command, f"--num-gpus={num_gpus}"]
+
+
+def _ray_environment(token: Path) -> dict[str, str]:
+    return {
+        # Ray's switch for loopback only; by default it listens on every interface.
+        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        # Else Ray starts one idle Python process for each logical CPU.
+        "RAY_enable_worker_prestart": "0",
+        "RAY_prestart_worker_first_driver": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Threads that wait must not spin: actors and the learner share the cores.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "0",
+        # Users' own environments (`--environment.env module:callable`) are found from where the command ran.
+        "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")])),  # noqa: PTH109
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for_address(process: subprocess.Popen[bytes], folder: Path) -> str:
+    """Ray writes its address last, when everything listens."""
+    address, log = folder / "r" / "ray_current_cluster", folder / "ray-start.log"
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if address.exists() and (text := address.read_text()):
+            return text.strip()
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    said = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
+    process.terminate()
+    raise FleetError(f"Ray did not start: {said[0] if said else 'it said nothing'}")
+
+
+def connect(address: str, local: LocalRay | None = None) -> None:
+    """Connect this process to a Ray, once; raises FleetError when that Ray cannot be reached.
+
+    `local`: it is a Ray of ours, which needs its token and the loopback address.
+    """
+    if ray.is_initialized():
+        return
+    if local is not None:
+        _use_token(Path(local.folder) / "token")
+    try:
+        with _loopback() if local is not None else contextlib.nullcontext():
+            ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise FleetError(f"no Ray answers at {address} (--run.ray-address)") from error
+
+
+def _use_token(token: Path) -> None:
+    """Ray reads its environment when it is imported and keeps the first token; make it look again."""
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    _raylet.Config.initialize("")
+    _raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Ray replaces 127.0.0.1 by the machine's outer address, where a Ray of ours does not listen."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before

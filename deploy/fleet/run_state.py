@@ -1,0 +1,64 @@
+"""What the fleet keeps in the run's folder: the target, incarnations, and the Ray that the run started."""
+
+import contextlib
+import dataclasses
+from collections.abc import Collection
+
+from deploy.fleet.cluster import LocalRay
+from deploy.run_folder import RunFolder
+
+FLEET, RAY = "fleet.json", "ray.json"
+
+
+class FleetState:
+    """Target and incarnations, on disk before anything acts on them."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        document = folder.read_json(FLEET, {})
+        self._target = int(document.get("target_actors", 0))
+        self._next = {int(slot): int(n) for slot, n in document.get("next_incarnation", {}).items()}
+
+    @property
+    def target(self) -> int:
+        """Actors asked for."""
+        return self._target
+
+    @target.setter
+    def target(self, num_actors: int) -> None:
+        self._target = num_actors
+        self._save()
+
+    def next_incarnation(self, slot: int) -> int:
+        """A number that this slot never had before."""
+        incarnation = self._next.get(slot, 0)
+        self._next[slot] = incarnation + 1
+        self._save()
+        return incarnation
+
+    def dead_incarnations(self, alive: Collection[tuple[int, int]]) -> set[tuple[int, int]]:
+        """Every (slot, incarnation) that was ever started and is not in `alive`."""
+        started = {(slot, n) for slot, count in self._next.items() for n in range(count)}
+        return started - set(alive)
+
+    def _save(self) -> None:
+        document = {"target_actors": self._target, "next_incarnation": self._next}
+        self._folder.write_json(FLEET, document)
+
+
+def save_ray(folder: RunFolder, local: LocalRay | None, address: str) -> None:
+    """Record the Ray that the run is on; `local` is one that it started for itself."""
+    record = None if local is None else dataclasses.asdict(local)
+    folder.write_json(RAY, {"address": address, "local": record}, mode=0o600)
+
+
+def load_ray(folder: RunFolder) -> tuple[str, LocalRay | None]:
+    """What `save_ray` recorded; an empty address when the run was never on any."""
+    document = folder.read_json(RAY, {})
+    return document.get("address", ""), LocalRay.parse(document.get("local"))
+
+
+def forget_ray(folder: RunFolder) -> None:
+    """The run is on no Ray any more."""
+    with contextlib.suppress(FileNotFoundError):
+        (folder.path / RAY).unlink()

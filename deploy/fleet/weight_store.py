@@ -1,0 +1,114 @@
+"""Weights from the learner to the actors: one Ray actor that holds the newest version.
+
+Each publication is one `ray.put` owned by the store, so that weights outlive the learner; an actor reads the flat
+array from shared memory of its node. Asking for something newer is a call that is answered when there is something
+newer, so that actors look at a pending answer without waiting and nobody polls over the network.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+
+from models.arrays import Weights
+
+logger = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the store answers: the version, the fleet's env steps then, and where the flat array is."""
+
+    version: int
+    env_steps: int
+    parameters: list[Any]
+    """One object reference to the float32 (P,) array; in a list, so that Ray does not fetch it on the way."""
+
+
+class WeightStore:
+    """Holds the newest weights; a Ray actor (`create_weight_store`), its methods are calls over Ray."""
+
+    def __init__(self) -> None:
+        self._newest: Published | None = None
+        self._changed = asyncio.Event()
+
+    async def publish(self, version: int, env_steps: int, parameters: np.ndarray) -> bool:
+        """Take new weights; False, and nothing changes, when `version` is not above the newest."""
+        if self._newest is not None and version <= self._newest.version:
+            logger.warning("weights %d refused: %d are there already", version, self._newest.version)
+            return False
+        self._newest = Published(version, env_steps, [ray.put(parameters)])
+        self._changed.set()
+        self._changed = asyncio.Event()
+        return True
+
+    async def version(self) -> int:
+        """The newest version; -1 before the first."""
+        return -1 if self._newest is None else self._newest.version
+
+    async def newer_than(self, version: int) -> Published | None:
+        """The newest weights as soon as they are above `version`; None when that takes over 30 s."""
+        while self._newest is None or self._newest.version <= version:
+            try:
+                await asyncio.wait_for(self._changed.wait(), ANSWER_SECONDS)
+            except TimeoutError:
+                return None
+        return self._newest
+
+
+def create_weight_store(node_id: str) -> Any:
+    """Start a store on that Ray node; gives its handle."""
+    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
+    # Every actor has one question pending, each a coroutine in the store.
+    actor = ray.remote(num_cpus=0, max_concurrency=10_000, scheduling_strategy=strategy)(WeightStore)
+    return actor.remote()
+
+
+class StoredWeights:
+    """An actor's view of the store (`WeightsSource`)."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._version = -1
+        self._pending: Any = None
+
+    def poll(self, wait: bool = False) -> Weights | None:
+        """Weights newer than those given before, or None; `wait`: look for up to a second.
+
+        Raises RayActorError when the store is gone.
+        """
+        if self._pending is None:
+            self._pending = self._store.newer_than.remote(self._version)
+        ready, _ = ray.wait([self._pending], timeout=1.0 if wait else 0)
+        if not ready:
+            return None
+        answer: Published | None = ray.get(self._pending)
+        self._pending = None
+        if answer is None:
+            return None
+        self._version = answer.version
+        # Read-only, in the node's shared memory for as long as somebody holds the array.
+        return Weights(answer.version, ray.get(answer.parameters[0]), answer.env_steps)
+
+
+class WeightPublisher:
+    """The learner's way to the store; at most one publication is under way."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._pending: Any = None
+
+    def newest_version(self) -> int:
+        """What the store has; a returned learner goes on above it."""
+        return int(ray.get(self._store.version.remote()))
+
+    def publish(self, weights: Weights) -> None:
+        """Hand over weights; waits only when the publication before has not arrived yet."""
+        if self._pending is not None:
+            ray.get(self._pending)
+        self._pending = self._store.publish.remote(weights.version, weights.env_steps, weights.parameters)

@@ -1,0 +1,168 @@
+"""A run's folder: configuration, metadata, status, metrics, log, checkpoints, videos and replay.
+
+All JSON in it is written atomically (temporary file, fsync, rename), so that a crash leaves the old document
+or the new one, never half of one.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+from deploy.checks import near_matches
+from deploy.config import Config, ConfigError, from_json, to_json, with_values
+from deploy.metadata import collect
+
+
+class RunError(Exception):
+    """Something is wrong with a run's folder; the message is one line."""
+
+
+class RunNotFound(RunError):
+    """There is no such run."""
+
+
+class RunExists(RunError):
+    """A run of that name is there already."""
+
+
+class RunBusy(RunError):
+    """Another process is at work on the run."""
+
+
+class RunFolder:
+    """Paths and small state files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.config_path = self.path / "config.json"
+        self.metadata_path = self.path / "metadata.json"
+        self.status_path = self.path / "status.json"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.log_path = self.path / "log.txt"
+        self.checkpoints = self.path / "checkpoints"
+        self.videos = self.path / "videos"
+        self.replay = self.path / "replay"
+        self.tensorboard = self.path / "tensorboard"
+
+    @property
+    def name(self) -> str:
+        """The run's name, which is its folder's."""
+        return self.path.name
+
+    @classmethod
+    def create(cls, config: Config) -> Self:
+        """Make the folder of a new run, with its config and metadata; an empty `run.name` is made up.
+
+        Raises RunExists when the name is taken, RunError when the folder cannot be made.
+        """
+        name = config.run.name or _free_name(config)
+        folder = cls(Path(config.run.runs_dir) / name)
+        try:
+            folder.path.mkdir(parents=True)
+        except FileExistsError:
+            raise RunExists(
+                f"--name {name}: {folder.path} is there already; choose another name,"
+                f" or go on with it by: apexpert resume {name}"
+            ) from None
+        except OSError as error:
+            raise RunError(f"--runs-dir {config.run.runs_dir}: {error.strerror or error}") from None
+        for part in (folder.checkpoints, folder.videos, folder.replay, folder.tensorboard):
+            part.mkdir()
+        folder.write_json("metadata.json", collect())
+        folder.save_config(with_values(config, run__name=name))
+        return folder
+
+    @classmethod
+    def open(cls, name_or_path: str, runs_dir: str | Path = "runs") -> Self:
+        """The folder of an existing run, given by name under `runs_dir` or by path; else RunNotFound."""
+        for path in (Path(runs_dir) / name_or_path, Path(name_or_path)):
+            if name_or_path and (path / "config.json").is_file():
+                return cls(path)
+        names = [folder.name for folder in list_runs(runs_dir)]
+        known = f"; runs there: {', '.join(names[-5:])}" if names else "; there are no runs there"
+        hint = near_matches(name_or_path, names) or known
+        raise RunNotFound(
+            f"no run {name_or_path!r} under {runs_dir} (--runs-dir) and no run folder of that path{hint}"
+        )
+
+    def load_config(self) -> Config:
+        """The saved configuration; RunError when the file is broken or does not fit this version."""
+        try:
+            return from_json(json.loads(self.config_path.read_text(encoding="utf-8")))
+        except ConfigError as error:
+            raise RunError(f"{self.config_path}: {error}") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.config_path}: cannot be read: {_one_line(error)}") from None
+
+    def save_config(self, config: Config) -> None:
+        """Write config.json atomically; only its owner may read it, because URLs can hold passwords."""
+        self.write_json("config.json", to_json(config), mode=0o600)
+
+    def read_json(self, name: str, default: Any) -> Any:
+        """The document of that file name, or `default` when there is none; RunError when it is not JSON."""
+        path = self.path / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return default
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read: {_one_line(error)}") from None
+
+    def write_json(self, name: str, document: Any, *, mode: int = 0o644) -> None:
+        """Replace that file's document atomically; it is on disk when this returns."""
+        path = self.path / name
+        temporary = path.with_name(f".{name}.{os.getpid()}.{threading.get_ident()}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(document, file, indent=1, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(self.path)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run alone; RunBusy when another process does. The kernel frees it when its holder dies."""
+        with (self.path / "lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunBusy(f"{self.name} is at work already: see apexpert status {self.name}") from None
+            yield
+
+    def newest_checkpoint(self) -> Path | None:
+        """The checkpoint with the most updates, by its name; its content is not looked at."""
+        found = sorted(path for path in self.checkpoints.glob("update-*") if "." not in path.name)
+        return found[-1] if found else None
+
+
+def list_runs(runs_dir: str | Path) -> list[RunFolder]:
+    """The runs under `runs_dir`, oldest first; nothing when there is no such folder."""
+    found = sorted(Path(runs_dir).glob("*/config.json"), key=lambda path: path.stat().st_mtime)
+    return [RunFolder(path.parent) for path in found]
+
+
+def _free_name(config: Config) -> str:
+    """`preset-game-date-time`, with a number behind it when that is taken."""
+    game = "".join(c if c.isalnum() or c in "_-" else "-" for c in config.game_name)
+    stem = f"{config.run.preset or 'run'}-{game}-{time.strftime('%Y%m%d-%H%M%S')}".strip("-")
+    names = [stem, *(f"{stem}-{n}" for n in range(2, 1000))]
+    return next(name for name in names if not (Path(config.run.runs_dir) / name).exists())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,237 @@
+"""Checkpoints on disk: whole or not there at all.
+
+A checkpoint is a folder `update-000012345` of three files: `tensors.safetensors`, `document.json` and
+`manifest.json` (size and SHA-256 of the other two). It is written under a temporary name, synced and renamed:
+a crash leaves either no folder or a whole one; whatever happens to the bytes later is found by the manifest.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from learner.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+TENSORS, DOCUMENT, MANIFEST, BEST = "tensors.safetensors", "document.json", "manifest.json", "best.json"
+# A `.replaced` folder is the older checkpoint of the same update; only a crash between two renames leaves it.
+NAME = re.compile(r"update-(\d{9,})(\.replaced)?")
+TEMPORARY = ".tmp-"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint, read into memory."""
+
+    path: Path
+    update: int
+    document: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+    """On the CPU, with their saved dtypes."""
+
+
+class CheckpointStore:
+    """The checkpoints of one run. One process saves; any number may load and mark the best."""
+
+    def __init__(self, folder: Path, keep: int = 3) -> None:
+        self.folder = folder
+        self._keep = max(keep, 1)
+        self._broken: set[str] = set()
+
+    def save(
+        self, update: int, tensors: Mapping[str, torch.Tensor | NDArray[Any]], document: dict[str, Any]
+    ) -> Path:
+        """Writes a checkpoint durably and removes those no longer kept; raises OSError when it cannot."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        target = self.folder / f"update-{update:09d}"
+        temporary = self.folder / f"{TEMPORARY}{target.name}.{os.getpid()}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            self._write(temporary, update, tensors, document)
+            self._put_in_place(temporary, target)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        self._broken.discard(target.name)
+        self._prune(target)
+        return target
+
+    def load_newest(self) -> Checkpoint | None:
+        """The newest checkpoint that verifies, or None; broken ones are logged with a reason and skipped."""
+        for path in self.paths():
+            try:
+                return self.load(path)
+            except CheckpointError as error:
+                self._broken.add(path.name)
+                logger.warning("skipping broken checkpoint %s: %s", path.name, error)
+        return None
+
+    def load(self, path: Path) -> Checkpoint:
+        """Reads and verifies one checkpoint; raises CheckpointError with the reason when it is not whole."""
+        try:
+            update = _verify(path)
+            document = json.loads((path / DOCUMENT).read_bytes())
+            return Checkpoint(path, update, document, load_file(path / TENSORS))
+        except CheckpointError:
+            raise
+        except Exception as error:  # any reader's complaint about damaged bytes means one thing here
+            raise CheckpointError(f"{type(error).__name__}: {error}") from error
+
+    def paths(self) -> list[Path]:
+        """Folders of all checkpoints, verified or not, newest first."""
+        if not self.folder.is_dir():
+            return []
+        found = [(match, path) for path in self.folder.iterdir() if (match := NAME.fullmatch(path.name))]
+        found.sort(key=lambda entry: (int(entry[0][1]), entry[0][2] is None), reverse=True)
+        return [path for _, path in found]
+
+    def mark_best(self, path: Path, score: float) -> bool:
+        """Keeps `path` for good unless one with as high a `score` is marked already; says whether it did."""
+        best = self.best()
+        if not math.isfinite(score) or not path.is_dir() or (best is not None and best[1] >= score):
+            return False
+        temporary = self.folder / f"{TEMPORARY}{BEST}.{os.getpid()}"
+        _write_synced(temporary, _to_json({"name": path.name, "score": float(score)}))
+        temporary.replace(self.folder / BEST)
+        _sync(self.folder)
+        return True
+
+    def best(self) -> tuple[Path, float] | None:
+        """The checkpoint marked as best by evaluation and its score, or None."""
+        try:
+            record = json.loads((self.folder / BEST).read_bytes())
+            path, score = self.folder / str(record["name"]), float(record["score"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("ignoring unreadable %s: %s", BEST, error)
+            return None
+        return (path, score) if NAME.fullmatch(path.name) and path.is_dir() else None
+
+    def remove_leftovers(self) -> None:
+        """Removes what a crash during a save left behind; only the process that saves may call it."""
+        for path in list(self.folder.glob(f"{TEMPORARY}*")):
+            logger.info("removing unfinished checkpoint %s", path.name)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _write(
+        self,
+        folder: Path,
+        update: int,
+        tensors: Mapping[str, torch.Tensor | NDArray[Any]],
+        document: dict[str, Any],
+    ) -> None:
+        save_file({name: _as_tensor(value) for name, value in tensors.items()}, folder / TENSORS)
+        _sync(folder / TENSORS)
+        # The run's configuration is in there, and URLs in it can hold passwords.
+        _write_synced(folder / DOCUMENT, _to_json(document), mode=0o600)
+        files = {name: _fingerprint(folder / name) for name in (DOCUMENT, TENSORS)}
+        _write_synced(folder / MANIFEST, _to_json({"files": files, "format": FORMAT, "update": update}))
+        _sync(folder)
+
+    def _put_in_place(self, temporary: Path, target: Path) -> None:
+        """Renames; an older checkpoint of the same update stays loadable until the new one stands."""
+        replaced = target.with_name(f"{target.name}.replaced")
+        if target.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            target.rename(replaced)
+        temporary.rename(target)
+        _sync(self.folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def _prune(self, saved: Path) -> None:
+        """Broken checkpoints do not count among those kept; they leave once older than all of those."""
+        paths = self.paths()
+        whole = [path for path in paths if path.name not in self._broken]
+        kept = set(whole[: self._keep]) | {saved}
+        best = self.best()
+        oldest = _number(min(kept, key=_number))
+        for path in paths:
+            if path not in kept and _number(path) <= oldest and (best is None or path != best[0]):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _number(path: Path) -> int:
+    return int(path.name.split("-")[1].split(".")[0])
+
+
+def _verify(path: Path) -> int:
+    """Compares the folder with its manifest; returns the update. Raises CheckpointError or OSError."""
+    if not (path / MANIFEST).is_file():
+        raise CheckpointError(f"{MANIFEST} is missing")
+    data = (path / MANIFEST).read_bytes()
+    manifest = json.loads(data)
+    # The manifest has no checksum of its own: it must read as we write it, and every field of it is compared.
+    if _to_json(manifest) != data or set(manifest) != {"files", "format", "update"}:
+        raise CheckpointError(f"{MANIFEST} is not as it was written")
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(f"format {manifest['format']}, this version reads {FORMAT}")
+    if manifest["update"] != _number(path) or set(manifest["files"]) != {DOCUMENT, TENSORS}:
+        raise CheckpointError(f"{MANIFEST} does not belong to this folder")
+    for name, expected in manifest["files"].items():
+        if not (path / name).is_file():
+            raise CheckpointError(f"{name} is missing")
+        if _fingerprint(path / name) != expected:
+            raise CheckpointError(f"{name} is not as it was written (size or SHA-256 differs)")
+    return int(manifest["update"])
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _as_tensor(value: torch.Tensor | NDArray[Any]) -> torch.Tensor:
+    tensor = value.detach() if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
+    return tensor.cpu().contiguous()
+
+
+def _to_json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _write_synced(path: Path, data: bytes, mode: int = 0o644) -> None:
+    with path.open("wb") as file:
+        path.chmod(mode)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def network_tensors(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The part of a checkpoint's tensors under `prefix/`, with the prefix taken off."""
+    return {
+        name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")
+    }
+
+
+def with_prefix(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Inverse of `network_tensors`: names become `prefix/<name>`."""
+    return {f"{prefix}/{name}": value for name, value in tensors.items()}

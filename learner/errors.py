@@ -1,0 +1,13 @@
+"""Everything that the learner raises.
+
+LearnerError            the run cannot go on as it is; the message says what to do or where to look
+  CheckpointError       a checkpoint is not whole, or is not of this run's network
+"""
+
+
+class LearnerError(Exception):
+    """Root of every error that the learner raises."""
+
+
+class CheckpointError(LearnerError):
+    """A checkpoint is broken (missing, truncated or changed files) or belongs to another network."""

@@ -1,0 +1,44 @@
+"""All parameters of a network in one flat tensor, so that an optimizer step, a cast or a copy is one pass over it."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+# Parameters start at multiples of this many numbers: 64 bytes even in bfloat16, a cache line and a vector register.
+ALIGNMENT = 32
+
+
+def _offsets(parameters: Iterable[Tensor]) -> list[int]:
+    """Where each parameter starts, and where the last one ends, in numbers."""
+    offsets = [0]
+    for parameter in parameters:
+        offsets.append(offsets[-1] + -(-parameter.numel() // ALIGNMENT) * ALIGNMENT)
+    return offsets
+
+
+def views(network: nn.Module, flat: Tensor) -> list[Tensor]:
+    """One view of `flat` for each parameter, in the parameter's shape and memory format."""
+    parameters = list(network.parameters())
+    starts = _offsets(parameters)
+    return [flat.as_strided(p.shape, p.stride(), start) for p, start in zip(parameters, starts, strict=False)]
+
+
+def named_views(network: nn.Module, flat: Tensor) -> dict[str, Tensor]:
+    """`views` by parameter name."""
+    names = [name for name, _ in network.named_parameters()]
+    return dict(zip(names, views(network, flat), strict=True))
+
+
+def pack(network: nn.Module) -> Tensor:
+    """Move the network's parameters, all of one dtype and device, into one flat tensor (zeros between them).
+
+    The parameters become views of it: a change of either is a change of both.
+    """
+    parameters = list(network.parameters())
+    first = parameters[0]
+    flat = torch.zeros(_offsets(parameters)[-1], dtype=first.dtype, device=first.device)
+    for parameter, view in zip(parameters, views(network, flat), strict=True):
+        view.copy_(parameter.detach())
+        parameter.data = view
+    return flat

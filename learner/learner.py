@@ -1,0 +1,254 @@
+"""The learner: draws batches, trains, sends priorities back, publishes weights and writes checkpoints."""
+
+import dataclasses
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from learner.checkpoint import Checkpoint, CheckpointStore, network_tensors, with_prefix
+from learner.config import LearnerConfig
+from learner.errors import CheckpointError, LearnerError
+from learner.telemetry import MetricsBoard, SpeedWindow
+from learner.train_step import TrainStep, UpdateResult
+from models.arrays import Weights
+from models.config import NetworkConfig
+from replay.config import ReplayConfig
+from replay.sampler import RestoreReport, Sampler
+from replay.types import Batch
+
+logger = logging.getLogger(__name__)
+
+INGEST_SECONDS = 0.005
+"""While there is enough to draw, new segments are looked for at most this often."""
+WAIT_SECONDS = (0.001, 0.020)
+"""First and longest wait when nothing may be drawn; it doubles in between."""
+
+
+class Learner:
+    """A run's learner. `run`, `save`, `restore` belong to one thread, `metrics` and `mark_dead` to all."""
+
+    def __init__(
+        self,
+        config: LearnerConfig,
+        network: NetworkConfig,
+        replay: ReplayConfig,
+        *,
+        sampler: Sampler,
+        train_step: TrainStep,
+        publish: Callable[[Weights], None],
+        checkpoints: CheckpointStore,
+        total_env_steps: int,
+        run_document: dict[str, Any],
+        lockstep: bool = False,
+    ) -> None:
+        self._config, self._network, self._replay = config, network, replay
+        self._sampler, self._train_step = sampler, train_step
+        self._publish_weights, self._checkpoints = publish, checkpoints
+        self._total_env_steps = total_env_steps
+        self._run_document = run_document
+        self._lockstep = lockstep
+        self.updates = 0
+        self.weights_version = -1
+        self._published_env_steps = -1
+        self._num_checkpoints = 0
+        self._next_ingest = 0.0
+        self._wait_seconds = WAIT_SECONDS[0]
+        self._speed = SpeedWindow()
+        self._board = MetricsBoard()
+        self._lock = threading.Lock()
+        self._dead: set[tuple[int, int]] = set()
+
+    def run(self, should_stop: Callable[[], bool]) -> Literal["finished", "stopped"]:
+        """Trains until the run's env steps are inserted and learned from, or until told to stop.
+
+        Either way it ends with a checkpoint. Raises LearnerError on a loss that is not finite (the batch is
+        saved in the run's folder), and what the sampler raises when its shards are gone.
+        """
+        self._checkpoints.remove_leftovers()
+        self._speed = SpeedWindow()
+        self._publish()
+        while not self.finished:
+            if should_stop():
+                self.save()
+                return "stopped"
+            self._ingest()
+            if not self._may_draw():
+                self._idle()
+                continue
+            batch = self._sampler.sample()
+            result = self._train_step.step(batch)
+            self._refuse_nan(batch, result)
+            # Applied before the next draw, whatever `updates_in_flight` allows: none is ever outstanding.
+            self._sampler.update_priorities(batch.leaf, batch.generation, result.priorities)
+            self.updates += 1
+            if self.updates % self._config.target_update_period == 0:
+                self._train_step.copy_target()
+            if self.updates % self._config.publish_period == 0 and not self._lockstep:
+                self._publish()
+            if self.updates % self._config.checkpoint_period == 0:
+                self.save()
+            self._log(batch, result)
+        self._publish()
+        self.save()
+        return "finished"
+
+    @property
+    def finished(self) -> bool:
+        """All env steps are in and the samples have caught up with them, to within one batch."""
+        inserted = self._sampler.inserted
+        return inserted >= self._total_env_steps and not self._earned(inserted)
+
+    def metrics(self) -> dict[str, float]:
+        """The latest metrics of learner and sampler under the run's metric names; any thread may call it."""
+        return self._board.read()
+
+    def mark_dead(self, incarnations: set[tuple[int, int]]) -> None:
+        """Gives back the allowance of dead (actor, incarnation) pairs at the loop's next turn."""
+        with self._lock:
+            self._dead |= incarnations
+
+    def save(self) -> Path:
+        """Writes a checkpoint of everything that a bit-identical continuation needs; returns its folder."""
+        tensors, train_document = self._train_step.state()
+        sampler_document, sampler_arrays = self._sampler.state()
+        self._num_checkpoints += 1
+        document = {
+            "update": self.updates,
+            "env_steps": self._sampler.inserted,
+            "sampled": self._sampler.sampled,
+            "weights_version": self.weights_version,
+            "checkpoints": self._num_checkpoints,
+            "network": dataclasses.asdict(self._network),
+            "observation_shape": list(self._train_step.observation_shape),
+            "num_actions": self._train_step.num_actions,
+            "train_step": train_document,
+            "sampler": sampler_document,
+            "config": self._run_document,
+        }
+        path = self._checkpoints.save(
+            self.updates, {**tensors, **with_prefix(sampler_arrays, "sampler")}, document
+        )
+        self._write_metrics()
+        logger.info("checkpoint %s at %d env steps", path.name, self._sampler.inserted)
+        return path
+
+    def restore(self) -> RestoreReport | None:
+        """Goes back to the newest whole checkpoint; without one indexes what the shards hold, returns None.
+
+        Raises CheckpointError when the checkpoint is of another network.
+        """
+        checkpoint = self._checkpoints.load_newest()
+        if checkpoint is None:
+            self._sampler.rebuild()
+            return None
+        self._check_network(checkpoint)
+        document = checkpoint.document
+        self._train_step.restore(checkpoint.tensors, document["train_step"])
+        arrays = {name: t.numpy() for name, t in network_tensors(checkpoint.tensors, "sampler").items()}
+        report = self._sampler.restore(document["sampler"], arrays)
+        self.updates = int(document["update"])
+        self.weights_version = int(document["weights_version"])
+        self._num_checkpoints = int(document["checkpoints"])
+        if not report.exact:
+            logger.warning(
+                "resume from %s is not exact: %d items are gone since", checkpoint.path.name, report.dropped
+            )
+        return report
+
+    def _check_network(self, checkpoint: Checkpoint) -> None:
+        ours = (
+            dataclasses.asdict(self._network),
+            list(self._train_step.observation_shape),
+            self._train_step.num_actions,
+        )
+        theirs = tuple(checkpoint.document[key] for key in ("network", "observation_shape", "num_actions"))
+        if ours != theirs:
+            raise CheckpointError(
+                f"{checkpoint.path.name} is of another network: it has {theirs}, the run asks for {ours}"
+            )
+
+    def _earned(self, inserted: int) -> bool:
+        """Whether `inserted` items pay for one more batch at the exact ratio (in whole numbers)."""
+        return (self._sampler.sampled + self._config.batch_size) * self._config.update_period <= (
+            inserted - self._replay.min_size
+        ) * self._config.batch_size
+
+    def _may_draw(self) -> bool:
+        """The limiter's word, and never more than the whole run earns (in lockstep: than was earned)."""
+        inserted = self._sampler.inserted
+        if not self._lockstep:
+            inserted = max(inserted, self._total_env_steps)
+        return self._earned(inserted) and self._sampler.can_sample()
+
+    def _ingest(self) -> None:
+        now = time.monotonic()
+        if self._may_draw() and (self._lockstep or now < self._next_ingest):
+            return
+        if self._lockstep and self._sampler.inserted > self._published_env_steps:
+            self._publish()  # all that was earned is learned: the actor may go on
+        with self._lock:
+            dead, self._dead = self._dead, set()
+        if dead:
+            self._sampler.mark_dead(dead)
+        if self._sampler.ingest():
+            self._wait_seconds = WAIT_SECONDS[0]
+        self._next_ingest = time.monotonic() + INGEST_SECONDS
+
+    def _idle(self) -> None:
+        """Nothing may be drawn: waits a little, longer each time in a row."""
+        start = time.monotonic()
+        time.sleep(self._wait_seconds)
+        self._wait_seconds = min(2 * self._wait_seconds, WAIT_SECONDS[1])
+        self._speed.count(waited=time.monotonic() - start)
+        if self._board.due():
+            self._write_metrics()
+
+    def _publish(self) -> None:
+        self.weights_version += 1
+        self._published_env_steps = self._sampler.inserted
+        parameters = self._train_step.parameters()
+        self._publish_weights(Weights(self.weights_version, parameters, self._published_env_steps))
+
+    def _refuse_nan(self, batch: Batch, result: UpdateResult) -> None:
+        """The parameters are lost at this point, so the run stops; the last checkpoint is from before."""
+        if math.isfinite(result.loss):
+            return
+        path = self._checkpoints.folder.parent / f"nan-batch-{self.updates:09d}.npz"
+        arrays = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **arrays)
+        raise LearnerError(f"the loss of update {self.updates} is {result.loss}; its batch is in {path}")
+
+    def _log(self, batch: Batch, result: UpdateResult) -> None:
+        self._speed.count(updates=1)
+        self._wait_seconds = WAIT_SECONDS[0]
+        if not self._board.due():
+            return
+        self._write_metrics()
+        lag = float(np.mean(self.weights_version - batch.weights_version))
+        self._board.write(
+            {
+                "learner/loss": result.loss,
+                "learner/q_mean": result.q_mean,
+                "learner/grad_norm": result.grad_norm,
+                "learner/priority_max": float(np.max(result.priorities)),
+                "learner/weights_lag": lag,
+            }
+        )
+
+    def _write_metrics(self) -> None:
+        own = {
+            "progress/env_steps": float(self._sampler.inserted),
+            "progress/updates": float(self.updates),
+            "speed/updates_per_s": self._speed.updates_per_s,
+            "learner/waiting_share": self._speed.waiting_share,
+            "learner/weights_version": float(self.weights_version),
+            "learner/checkpoints": float(self._num_checkpoints),
+        }
+        self._board.write(self._sampler.metrics() | own)

@@ -1,0 +1,86 @@
+"""Losses and their targets: pure functions of tensors, shapes checked at the door.
+
+Shapes: B batch, A actions, Z atoms. Targets carry no gradient of their own; call them under `no_grad`.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not {shape}")
+
+
+def next_action(target_q_values: Tensor, online_q_values: Tensor | None = None) -> Tensor:
+    """Greedy next actions (B,) int64 from values (B, A).
+
+    With `online_q_values` given, the online network chooses and the target network will judge: double Q-learning
+    (van Hasselt et al., 2016).
+    """
+    if online_q_values is None:
+        return target_q_values.argmax(dim=1)
+    _check("online_q_values", online_q_values, tuple(target_q_values.shape))
+    return online_q_values.argmax(dim=1)
+
+
+def of_action(values: Tensor, action: Tensor) -> Tensor:
+    """The entries of each row's action: values (B, A) or (B, A, Z) with action (B,) int64 give (B,) or (B, Z)."""
+    _check("action", action, (len(values),))
+    return values[torch.arange(len(values), device=values.device), action]
+
+
+def project(probabilities: Tensor, atoms: Tensor, support: Tensor) -> Tensor:
+    """Project distributions on `atoms` (both (B, Z)) onto the evenly spaced `support` (Z,); returns (B, Z).
+
+    Each atom, clipped to the support's ends, shares its mass between its two neighbours in proportion to nearness
+    (Bellemare et al., 2017, arXiv 1707.06887, equation 7).
+    """
+    batch, num_atoms = probabilities.shape
+    _check("atoms", atoms, (batch, num_atoms))
+    _check("support", support, (num_atoms,))
+    spacing = (support[-1] - support[0]) / (num_atoms - 1)
+    clipped = atoms.clamp(support[0], support[-1])
+    # (B, Z to, Z from): 1 at the atom, 0 from the next atom of the support on.
+    nearness = (1.0 - (clipped.unsqueeze(1) - support.unsqueeze(1)).abs() / spacing).clamp(0.0, 1.0)
+    return (nearness * probabilities.unsqueeze(1)).sum(dim=2)
+
+
+def c51_target(
+    next_logits: Tensor, action: Tensor, reward: Tensor, discount: Tensor, support: Tensor
+) -> Tensor:
+    """Distribution to regress to, (B, Z): reward + discount * the judged next distribution, projected.
+
+    `next_logits` (B, A, Z) are the target network's, `action` (B,) the next action, `reward` and `discount` (B,)
+    float32; a discount of 0 leaves the reward alone.
+    """
+    batch, _, num_atoms = next_logits.shape
+    _check("reward", reward, (batch,))
+    _check("discount", discount, (batch,))
+    probabilities = of_action(next_logits, action).softmax(dim=1)
+    atoms = reward.unsqueeze(1) + discount.unsqueeze(1) * support
+    _check("support", support, (num_atoms,))
+    return project(probabilities, atoms, support)
+
+
+def c51_loss(logits: Tensor, action: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy (B,) between `target` (B, Z) and the distribution that `logits` (B, A, Z) give `action` (B,)."""
+    batch, _, num_atoms = logits.shape
+    _check("target", target, (batch, num_atoms))
+    return -(target * of_action(logits, action).log_softmax(dim=1)).sum(dim=1)
+
+
+def huber_target(next_q_values: Tensor, action: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
+    """Value to regress to, (B,): reward + discount * the judged value (B, A) of the next action (B,)."""
+    batch = len(next_q_values)
+    _check("reward", reward, (batch,))
+    _check("discount", discount, (batch,))
+    return reward + discount * of_action(next_q_values, action)
+
+
+def huber_loss(q_values: Tensor, action: Tensor, target: Tensor) -> Tensor:
+    """Huber loss (B,) with delta 1 between `target` (B,) and the values (B, A) of `action` (B,)."""
+    chosen = of_action(q_values, action)
+    _check("target", target, tuple(chosen.shape))
+    return functional.huber_loss(chosen, target, reduction="none", delta=1.0)

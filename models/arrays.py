@@ -1,0 +1,55 @@
+"""Parameters of a network as one flat array: what is published, stored and loaded."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One published version of the online network's parameters."""
+
+    version: int
+    """Counts publications, from 0 (the initial weights)."""
+    parameters: NDArray[np.float32]
+    """(P,) as `flatten` orders them."""
+    env_steps: int
+    """Env steps of the fleet when it was published."""
+
+
+def num_parameters(network: nn.Module) -> int:
+    """P: how many numbers the network's parameters hold."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def flatten(network: nn.Module) -> NDArray[np.float32]:
+    """All parameters, in the order of `network.parameters()`, as a new float32 array (P,)."""
+    with torch.no_grad():
+        parts = [parameter.detach().float().reshape(-1).cpu() for parameter in network.parameters()]
+        return torch.cat(parts).numpy()
+
+
+def load(network: nn.Module, array: NDArray[np.float32]) -> None:
+    """Inverse of `flatten`, into the network's own dtype and device.
+
+    Raises ValueError if the array does not have the network's size.
+    """
+    size = num_parameters(network)
+    if array.shape != (size,):
+        raise ValueError(f"weights have shape {array.shape}, the network has {size} parameters")
+    # A read-only array (Ray's object store gives such) is copied; torch would warn about sharing its memory.
+    source = torch.from_numpy(array if array.flags.writeable else array.copy())
+    unflatten(network, source)
+
+
+def unflatten(network: nn.Module, source: Tensor) -> None:
+    """Copy a flat tensor (P,) into the network's parameters."""
+    offset = 0
+    with torch.no_grad():
+        for parameter in network.parameters():
+            part = source[offset : offset + parameter.numel()]
+            parameter.copy_(part.view(parameter.shape))
+            offset += parameter.numel()

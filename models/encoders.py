@@ -1,0 +1,171 @@
+"""Convolutional encoders: uint8 observations (B, K, H, W) to feature maps (B, C, h, w)."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.initializers import lecun_normal_, xavier_uniform_
+
+Padding = Literal["same", "valid"]
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after one axis so that the output has ceil(size / stride) positions.
+
+    As XLA and TensorFlow count it: an odd total puts the extra one after. Stride 2 and kernel 3 on an even size thus
+    gives (0, 1), not (1, 1).
+    """
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def output_size(size: int, kernel: int, stride: int, padding: Padding) -> int:
+    """Positions along one axis after a convolution or a pooling; 0 if the input is too small."""
+    if padding == "same":
+        return -(-size // stride)
+    return max((size - kernel) // stride + 1, 0)
+
+
+class Convolution(nn.Conv2d):
+    """Square convolution with `same` (XLA's) or `valid` padding, and its own generator at birth."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int,
+        padding: Padding,
+        *,
+        generator: torch.Generator,
+        residual: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel, stride)
+        self._same = padding == "same"
+        area = kernel * kernel
+        if residual:
+            lecun_normal_(self.weight, area * in_channels, generator)
+        else:
+            xavier_uniform_(self.weight, area * in_channels, area * out_channels, generator)
+        assert self.bias is not None
+        nn.init.zeros_(self.bias)
+
+    def forward(self, features: Tensor, scale: float = 1.0) -> Tensor:
+        """Convolve (B, C, h, w) times `scale`; the scale goes into the small kernel, not over the large image."""
+        weight = self.weight if scale == 1.0 else self.weight * scale
+        if not self._same:
+            return functional.conv2d(features, weight, self.bias, self.stride)
+        top, bottom = same_padding(features.shape[2], self.kernel_size[0], self.stride[0])
+        left, right = same_padding(features.shape[3], self.kernel_size[1], self.stride[1])
+        if top != bottom or left != right:
+            features = functional.pad(features, (left, right, top, bottom))
+            top = left = 0
+        return functional.conv2d(features, weight, self.bias, self.stride, (top, left))
+
+
+def max_pool(features: Tensor, padding: Padding) -> Tensor:
+    """3x3 maximum with stride 2 over (B, C, h, w); `same` pads as `same_padding`, with -inf."""
+    if padding == "valid":
+        return functional.max_pool2d(features, 3, 2)
+    # ceil_mode lets the last window hang over by one, which is the padding (0, 1) of an even size without a copy.
+    odd = (features.shape[2] % 2, features.shape[3] % 2)
+    return functional.max_pool2d(features, 3, 2, padding=odd, ceil_mode=True)
+
+
+class NatureEncoder(nn.Module):
+    """Three convolutions, 32, 64 and 64 channels (Mnih et al., 2015); ReLU after each."""
+
+    channels = 64
+
+    def __init__(self, in_channels: int, padding: Padding, generator: torch.Generator) -> None:
+        super().__init__()
+        self._padding = padding
+        layers = ((in_channels, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1))
+        self.convolutions = nn.ModuleList(
+            Convolution(*layer, padding, generator=generator) for layer in layers
+        )
+
+    def positions(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the feature map for an image of `height` x `width`."""
+        for kernel, stride in ((8, 4), (4, 2), (3, 1)):
+            height = output_size(height, kernel, stride, self._padding)
+            width = output_size(width, kernel, stride, self._padding)
+        return height, width
+
+    def forward(self, image: Tensor, scale: float) -> Tensor:
+        """Features (B, 64, h, w) of the image (B, K, H, W) times `scale`."""
+        features = image
+        for index, convolution in enumerate(self.convolutions):
+            features = functional.relu(convolution(features, scale if index == 0 else 1.0), inplace=True)
+        return features
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(relu(conv(relu(x)))); always `same`, so that the sum fits."""
+
+    def __init__(self, channels: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.first = Convolution(channels, channels, 3, 1, "same", generator=generator, residual=True)
+        self.second = Convolution(channels, channels, 3, 1, "same", generator=generator, residual=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) to the same shape."""
+        hidden = functional.relu(self.first(functional.relu(features)), inplace=True)
+        return features + self.second(hidden)
+
+
+class ImpalaStack(nn.Module):
+    """Convolution, max-pool of stride 2, two residual blocks."""
+
+    def __init__(self, in_channels: int, channels: int, padding: Padding, generator: torch.Generator) -> None:
+        super().__init__()
+        self._padding: Padding = padding
+        self.convolution = Convolution(in_channels, channels, 3, 1, padding, generator=generator)
+        self.blocks = nn.ModuleList(ResidualBlock(channels, generator) for _ in range(2))
+
+    def forward(self, features: Tensor, scale: float) -> Tensor:
+        """(B, C, h, w) times `scale` to (B, channels, about h/2, about w/2)."""
+        features = max_pool(self.convolution(features, scale), self._padding)
+        for block in self.blocks:
+            features = block(features)
+        return features
+
+
+class ImpalaEncoder(nn.Module):
+    """Three residual stacks, 16, 32 and 32 channels (Espeholt et al., 2018), ReLU at the end.
+
+    With `valid` padding the stacks' first convolutions and pools are unpadded; residual convolutions stay `same`.
+    """
+
+    channels = 32
+
+    def __init__(self, in_channels: int, padding: Padding, generator: torch.Generator) -> None:
+        super().__init__()
+        self._padding: Padding = padding
+        widths = ((in_channels, 16), (16, 32), (32, 32))
+        self.stacks = nn.ModuleList(ImpalaStack(*width, padding, generator) for width in widths)
+
+    def positions(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the feature map for an image of `height` x `width`."""
+        for _ in self.stacks:
+            for kernel, stride in ((3, 1), (3, 2)):
+                height = output_size(height, kernel, stride, self._padding)
+                width = output_size(width, kernel, stride, self._padding)
+        return height, width
+
+    def forward(self, image: Tensor, scale: float) -> Tensor:
+        """Features (B, 32, h, w) of the image (B, K, H, W) times `scale`."""
+        features = image
+        for index, stack in enumerate(self.stacks):
+            features = stack(features, scale if index == 0 else 1.0)
+        return functional.relu(features)
+
+
+def build_encoder(
+    name: Literal["impala", "nature"], in_channels: int, padding: Padding, generator: torch.Generator
+) -> ImpalaEncoder | NatureEncoder:
+    """The encoder called `name` for images of `in_channels` stacked frames."""
+    kind = ImpalaEncoder if name == "impala" else NatureEncoder
+    return kind(in_channels, padding, generator)

@@ -1,0 +1,60 @@
+"""Linear layers with factorised Gaussian parameter noise (Fortunato et al., 2018, arXiv 1706.10295).
+
+Initial values are those of the reference code of arXiv 2402.08609: means U(-1/sqrt(in), 1/sqrt(in)) for kernels and
+biases, scales `sigma / sqrt(in)` for both.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.initializers import fan_in_uniform_
+
+
+class LayerNoise(NamedTuple):
+    """Factorised noise of one layer, f(x) = sign(x) sqrt(|x|) of unit normals; R is 1 (one draw for all) or B."""
+
+    inputs: Tensor
+    """(R, in)"""
+    outputs: Tensor
+    """(R, out)"""
+
+
+class Noise(NamedTuple):
+    """One draw for a whole network; None for a layer that has no noise."""
+
+    hidden: LayerNoise | None
+    """Of the hidden layer of the head: shared by all experts, as in the reference code."""
+    output: LayerNoise
+    """Of the output layer."""
+
+
+def draw_factors(sizes: list[int], rows: int, generator: torch.Generator) -> list[Tensor]:
+    """Float32 noise factors (rows, size) for each size, on the generator's device, from a single draw."""
+    normal = torch.randn(rows, sum(sizes), generator=generator, device=generator.device)
+    return list((normal.abs().sqrt_() * normal.sign()).split(sizes, dim=1))
+
+
+class NoisyLinear(nn.Module):
+    """y = x (W + S * outer(e_out, e_in))' + b + s * e_out; without noise only the means W and b count."""
+
+    def __init__(self, in_features: int, out_features: int, sigma: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(out_features))
+        scale = sigma / math.sqrt(in_features)
+        self.weight_sigma = nn.Parameter(torch.full((out_features, in_features), scale))
+        self.bias_sigma = nn.Parameter(torch.full((out_features,), scale))
+        fan_in_uniform_(self.weight, in_features, generator)
+        fan_in_uniform_(self.bias, in_features, generator)
+
+    def forward(self, inputs: Tensor, noise: LayerNoise | None) -> Tensor:
+        """(B, in) to (B, out); rows of noise are used without building a weight matrix per row."""
+        if noise is None:
+            return functional.linear(inputs, self.weight, self.bias)
+        noise_in, noise_out = noise.inputs.to(inputs.dtype), noise.outputs.to(inputs.dtype)
+        means = functional.linear(inputs, self.weight, self.bias)
+        return means + functional.linear(inputs * noise_in, self.weight_sigma, self.bias_sigma) * noise_out

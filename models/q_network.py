@@ -1,0 +1,141 @@
+"""The Q-network: encoder, head and output layer, built from a `NetworkConfig`."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from models.config import NetworkConfig
+from models.encoders import ImpalaEncoder, NatureEncoder, build_encoder
+from models.heads import DenseHead, HeadOutput, OutputLayer, SoftMoEHead
+from models.noisy import LayerNoise, Noise, draw_factors
+from models.soft_moe import SoftMoEOutput
+
+
+class NetworkOutput(NamedTuple):
+    """Outputs for B observations: A actions, Z atoms; values and logits are float32."""
+
+    q_values: Tensor
+    """(B, A)"""
+    logits: Tensor | None
+    """(B, A, Z), or None if the network is not distributional."""
+    hidden: Tensor
+    """Hidden activations of the head: (B, E, S, H) of experts, (B, H) of a dense layer."""
+    soft_moe: SoftMoEOutput | None
+
+
+class QNetwork(nn.Module):
+    """Values of all actions for stacked frames; see `NetworkConfig` for its parts."""
+
+    support: Tensor
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        num_actions: int,
+        *,
+        observation_shape: tuple[int, int, int],
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.num_actions = num_actions
+        self.observation_shape = observation_shape
+        stack, height, width = observation_shape
+        self.encoder = build_encoder(config.encoder, stack, config.padding, generator)
+        self.head = _build_head(config, self.encoder, self.encoder.positions(height, width), generator)
+        self.output = OutputLayer(
+            self.head.out_features,
+            num_actions,
+            config.num_atoms if config.distributional else 1,
+            dueling=config.dueling,
+            sigma=_sigma(config),
+            generator=generator,
+        )
+        support = torch.linspace(config.v_min, config.v_max, config.num_atoms)
+        self.register_buffer("support", support, persistent=False)
+
+    def forward(self, observation: Tensor, noise: Noise | None = None) -> NetworkOutput:
+        """Values of uint8 observations (B, K, H, W), scaled to [0, 1]; `noise` None means noise off.
+
+        Layers compute in the dtype of the parameters (or of an enclosing autocast); a floating-point observation must
+        hold 0 to 255 as well.
+        """
+        image = observation.to(self._compute_dtype(), memory_format=torch.channels_last)
+        feature_map = self.encoder(image, scale=1.0 / 255.0)
+        head: HeadOutput = self.head(feature_map, None if noise is None else noise.hidden)
+        outputs = self.output(head.features, None if noise is None else noise.output)
+        if not self.config.distributional:
+            return NetworkOutput(outputs.squeeze(2), None, head.hidden, head.soft_moe)
+        # Not a matmul: autocast would round the support to bfloat16.
+        q_values = (outputs.softmax(dim=2) * self.support).sum(dim=2)
+        return NetworkOutput(q_values, outputs, head.hidden, head.soft_moe)
+
+    def _compute_dtype(self) -> torch.dtype:
+        weight = self.output.linear.weight
+        device = weight.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        support = self.support
+        super()._apply(fn, recurse)
+        self.support = support.to(self.support.device)  # The support stays float32 in a bfloat16 network.
+        return self
+
+    def sample_noise(self, generator: torch.Generator, batch_size: int | None = None) -> Noise | None:
+        """A fresh draw for the noisy layers, or None if there are none.
+
+        `batch_size` None: one draw shared by every row (training); B: an independent draw for each row (acting, one
+        for each environment slot). The generator must be on the network's device.
+        """
+        if self.output.noise_sizes is None or self.head.noise_sizes is None:
+            return None
+        sizes = [*self.head.noise_sizes, *self.output.noise_sizes]
+        factors = draw_factors(sizes, batch_size or 1, generator)
+        return Noise(hidden=LayerNoise(factors[0], factors[1]), output=LayerNoise(factors[2], factors[3]))
+
+
+def _sigma(config: NetworkConfig) -> float | None:
+    return config.noisy_sigma if config.noisy else None
+
+
+def _build_head(
+    config: NetworkConfig,
+    encoder: ImpalaEncoder | NatureEncoder,
+    positions: tuple[int, int],
+    generator: torch.Generator,
+) -> SoftMoEHead | DenseHead:
+    if min(positions) < 1:
+        raise ValueError(f"observations are too small for the {config.encoder} encoder: no position is left")
+    if config.head == "dense":
+        hidden = config.dense_hidden_units
+        return DenseHead(
+            encoder.channels, positions, hidden=hidden, sigma=_sigma(config), generator=generator
+        )
+    return SoftMoEHead(
+        encoder.channels,
+        positions,
+        num_experts=config.num_experts,
+        hidden=config.expert_hidden_units,
+        sigma=_sigma(config),
+        generator=generator,
+    )
+
+
+def build_network(
+    config: NetworkConfig,
+    num_actions: int,
+    *,
+    observation_shape: tuple[int, int, int] = (4, 84, 84),
+    seed: int | None = None,
+    generator: torch.Generator | None = None,
+) -> QNetwork:
+    """A float32, channels-last network on the CPU, initialised from `generator`, or from `seed` (None: 0).
+
+    `observation_shape` is (stack, height, width). Equal seeds give equal networks.
+    """
+    if generator is None:
+        generator = torch.Generator().manual_seed(0 if seed is None else seed)
+    network = QNetwork(config, num_actions, observation_shape=observation_shape, generator=generator)
+    return network.to(memory_format=torch.channels_last)

@@ -1,0 +1,11 @@
+"""From feature maps to the tokens that experts see."""
+
+from torch import Tensor
+
+
+def position_tokens(features: Tensor) -> Tensor:
+    """One token per position: (B, C, h, w) to (B, T = h * w, D = C), row by row (PerConv in arXiv 2402.08609).
+
+    A view, without a copy, when the features are channels-last.
+    """
+    return features.flatten(2).transpose(1, 2)

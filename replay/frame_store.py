@@ -1,0 +1,132 @@
+"""The frame store: decoded frames of segments, from which observations are gathered."""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+ZERO_ROW = 0
+"""The row of the all-zero frame, which stands for the frames before an episode's first one."""
+
+
+class FrameStore(Protocol):
+    """Where the sampler keeps decoded frames: host memory, or a GPU's.
+
+    A key names the frames of one segment. A store may forget any key at any time; the sampler then reads those frames
+    from Redis.
+    """
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the frames held."""
+        ...
+
+    def put(self, key: Hashable, frames: NDArray[np.uint8]) -> None:
+        """Keep frames (F, H, W) under a new key, if they fit; other keys may be forgotten for it."""
+        ...
+
+    def rows(self, key: Hashable) -> NDArray[np.int64] | None:
+        """Rows (F,) of a key's frames, or None where it is not held; good until the next `put` or `drop`."""
+        ...
+
+    def touch(self, keys: Iterable[Hashable]) -> None:
+        """Note that these keys were used."""
+        ...
+
+    def drop(self, key: Hashable) -> None:
+        """Forget a key, if it is held."""
+        ...
+
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Frames of rows (B, K) as (B, K, H, W); row 0 is the zero frame."""
+        ...
+
+
+def gather_frames(buffer: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Frames of rows (B, K) out of a contiguous buffer (R, H, W), as (B, K, H, W). Raises IndexError outside of it."""
+    if rows.size and (int(rows.min()) < 0 or int(rows.max()) >= len(buffer)):
+        raise IndexError(f"rows must be in [0, {len(buffer)})")
+    out = np.empty((*rows.shape, *buffer.shape[1:]), np.uint8)
+    # `take` into given memory copies row by row at memory speed and without the GIL, but only where it need not check.
+    np.take(buffer, rows, axis=0, out=out, mode="clip")
+    return out
+
+
+class HostFrameStore:
+    """Frames in host memory, at most `max_bytes` of them; the segments whose use is longest ago leave first.
+
+    Memory is reserved at once but only touched as frames arrive. Frames of a segment need not lie together, so there is
+    no fragmentation. `max_bytes` smaller than a segment holds nothing, which is allowed.
+    """
+
+    def __init__(self, frame_shape: tuple[int, int], max_bytes: int) -> None:
+        self._frame_bytes = frame_shape[0] * frame_shape[1]
+        self._num_rows = max_bytes // self._frame_bytes
+        try:
+            self._buffer = np.empty((self._num_rows + 1, *frame_shape), np.uint8)
+        except MemoryError:
+            raise MemoryError(
+                f"replay.frame_store_bytes asks for {max_bytes / 2**30:.1f} GiB, more than this machine can reserve"
+            ) from None
+        self._buffer[ZERO_ROW] = 0
+        self._fresh = 1  # rows from here on were never used: their memory is not touched yet
+        self._free: list[NDArray[np.int64]] = []
+        self._num_free = self._num_rows
+        self._rows: OrderedDict[Hashable, NDArray[np.int64]] = OrderedDict()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the frames held."""
+        return (self._num_rows - self._num_free) * self._frame_bytes
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def put(self, key: Hashable, frames: NDArray[np.uint8]) -> None:
+        """Keep frames (F, H, W) under a key; the segments used longest ago leave for it. Too many frames are not kept."""
+        self.drop(key)
+        if len(frames) > self._num_rows:
+            return
+        while self._num_free < len(frames):
+            self.drop(next(iter(self._rows)))
+        rows = self._allocate(len(frames))
+        self._buffer[rows] = frames
+        self._rows[key] = rows
+
+    def rows(self, key: Hashable) -> NDArray[np.int64] | None:
+        """Rows (F,) of a key's frames, or None where it is not held; good until the next `put` or `drop`."""
+        return self._rows.get(key)
+
+    def touch(self, keys: Iterable[Hashable]) -> None:
+        """Note that these keys were used: they leave later than the others."""
+        for key in keys:
+            if key in self._rows:
+                self._rows.move_to_end(key)
+
+    def drop(self, key: Hashable) -> None:
+        """Forget a key, if it is held."""
+        rows = self._rows.pop(key, None)
+        if rows is not None:
+            self._free.append(rows)
+            self._num_free += len(rows)
+
+    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Frames of rows (B, K) as (B, K, H, W); row 0 is the zero frame. Raises IndexError outside the store."""
+        return gather_frames(self._buffer, rows)
+
+    def _allocate(self, count: int) -> NDArray[np.int64]:
+        """Take `count` rows (there are that many): returned ones first, untouched memory last."""
+        parts: list[NDArray[np.int64]] = []
+        self._num_free -= count
+        while count and self._free:
+            rows = self._free.pop()
+            if len(rows) > count:
+                self._free.append(rows[count:])
+            parts.append(rows[:count])
+            count -= len(parts[-1])
+        if count:
+            parts.append(np.arange(self._fresh, self._fresh + count, dtype=np.int64))
+            self._fresh += count
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)

@@ -1,0 +1,112 @@
+"""The priority index: a sum tree of float64 masses that leaves are drawn from in proportion."""
+
+import numpy as np
+from numba import njit
+from numpy.typing import ArrayLike, NDArray
+
+
+@njit("void(f8[::1], i8, i8[::1], f8[::1])", nogil=True, cache=True)
+def _set(tree: NDArray[np.float64], capacity: int, leaves: NDArray[np.int64], masses: NDArray[np.float64]) -> None:
+    for i in range(leaves.size):
+        node = leaves[i] + capacity
+        tree[node] = masses[i]
+        while node > 1:
+            node >>= 1
+            # Recomputed, never adjusted by a difference: rounding errors cannot pile up.
+            tree[node] = tree[2 * node] + tree[2 * node + 1]
+
+
+@njit("void(f8[::1], i8)", nogil=True, cache=True)
+def _build(tree: NDArray[np.float64], capacity: int) -> None:
+    for node in range(capacity - 1, 0, -1):
+        tree[node] = tree[2 * node] + tree[2 * node + 1]
+
+
+@njit("void(f8[::1], i8, f8[::1], i8[::1])", nogil=True, cache=True)
+def _draw(tree: NDArray[np.float64], capacity: int, u: NDArray[np.float64], leaves: NDArray[np.int64]) -> None:
+    for i in range(u.size):
+        target = u[i] * tree[1]
+        node = 1
+        while node < capacity:
+            node *= 2
+            left = tree[node]
+            # `target` can round up to the node's whole mass; a side without mass is never entered all the same.
+            if tree[node + 1] > 0.0 and (target >= left or left == 0.0):
+                target -= left
+                node += 1
+        leaves[i] = node - capacity
+
+
+class PriorityIndex:
+    """Masses of `capacity` leaves, and draws in proportion to them (sum tree of Schaul et al., 2016, appendix B.2.1).
+
+    Every inner node is exactly the float64 sum of its two children, so the tree is a function of its leaves: the
+    same masses give the same draws, whatever the order they were set in. A set and a draw cost O(log capacity) each
+    and hold no GIL.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"a priority index needs at least one leaf, not {capacity}")
+        self.capacity = capacity
+        self.max_mass = 1.0
+        """Largest mass ever set, at least 1: what a new item without a priority of its own enters with."""
+        # Leaf i is node capacity + i, the children of node j are 2j and 2j + 1: no power of two is needed.
+        self._tree = np.zeros(2 * capacity, np.float64)
+
+    @property
+    def total(self) -> float:
+        """Sum of all masses."""
+        return float(self._tree[1])
+
+    def mass(self, leaves: ArrayLike) -> NDArray[np.float64]:
+        """Masses (B,) of leaves (B,)."""
+        return self._tree[self._checked(leaves) + self.capacity]
+
+    def set(self, leaves: ArrayLike, masses: ArrayLike) -> None:
+        """Set leaves (B,) to masses (B,); of a leaf that comes twice the last one counts.
+
+        Raises ValueError (and sets nothing) for a mass that is negative or not finite, IndexError for a leaf outside.
+        """
+        places = self._checked(leaves)
+        values = np.array(np.broadcast_to(np.asarray(masses, np.float64), places.shape))
+        if not (np.isfinite(values) & (values >= 0.0)).all():
+            raise ValueError("masses must be finite and not negative")
+        if places.size:
+            _set(self._tree, self.capacity, places, values)
+            self.max_mass = max(self.max_mass, float(values.max()))
+
+    def draw(self, u: ArrayLike) -> NDArray[np.int64]:
+        """Leaves (B,) int64 at the points u (B,) float64 in [0, 1) of the total mass; never a leaf without mass.
+
+        Raises ValueError when the index has no mass, or for points outside [0, 1).
+        """
+        points = np.array(u, np.float64)
+        if self.total <= 0.0:
+            raise ValueError("the priority index has no mass to draw from")
+        if not ((points >= 0.0) & (points < 1.0)).all():
+            raise ValueError("points of a draw must be in [0, 1)")
+        leaves = np.empty(points.size, np.int64)
+        _draw(self._tree, self.capacity, points, leaves)
+        return leaves
+
+    def masses(self) -> NDArray[np.float64]:
+        """A view (capacity,) of all masses, to be read only."""
+        view = self._tree[self.capacity :].view()
+        view.flags.writeable = False
+        return view
+
+    def load(self, masses: NDArray[np.float64], max_mass: float) -> None:
+        """Take all masses (capacity,) and the largest one so far, as a checkpoint holds them."""
+        if masses.shape != (self.capacity,) or not (np.isfinite(masses) & (masses >= 0.0)).all():
+            raise ValueError(f"expected {self.capacity} finite masses that are not negative")
+        self._tree[self.capacity :] = masses
+        _build(self._tree, self.capacity)
+        self.max_mass = max_mass
+
+    def _checked(self, leaves: ArrayLike) -> NDArray[np.int64]:
+        """Leaves as a fresh int64 array, as the kernels take it; they check no bounds, so it is done here."""
+        places = np.array(leaves, np.int64)
+        if places.size and (int(places.min()) < 0 or int(places.max()) >= self.capacity):
+            raise IndexError(f"leaves must be in [0, {self.capacity})")
+        return places

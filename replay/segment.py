@@ -1,0 +1,158 @@
+"""Segments as bytes: what is stored in Redis.
+
+`encode` and `decode` are inverses; `decode_header` and `decode_blocks` read a segment in parts, so that a few
+frames can be fetched by byte range. The layout and what is checked stand in `replay/segment_header.py`.
+"""
+
+import zlib
+from collections.abc import Mapping
+
+import lz4.block
+import numpy as np
+from numpy.typing import NDArray
+
+from replay.errors import CorruptSegment, ForeignSegment
+from replay.segment_header import BLOCK_FRAMES, SegmentHeader, decode_header, encode_header
+from replay.types import Segment, Signature
+
+__all__ = [
+    "BLOCK_FRAMES",
+    "SegmentHeader",
+    "decode",
+    "decode_blocks",
+    "decode_header",
+    "decode_with_header",
+    "encode",
+    "signature_mismatch",
+]
+
+
+def encode(segment: Segment, run: str, signature: Signature) -> bytes:
+    """Encodes a segment of `run`; `signature` is the writer's.
+
+    Raises ValueError for a segment that `decode` would refuse.
+    """
+    _check_segment(segment, signature)
+    pixels = np.ascontiguousarray(segment.frames).reshape(-1).data
+    step = BLOCK_FRAMES * signature.frame_shape[0] * signature.frame_shape[1]
+    blocks = [
+        lz4.block.compress(pixels[start : start + step], store_size=False)
+        for start in range(0, len(pixels), step)
+    ]
+    sizes = [len(block) for block in blocks]
+    front = encode_header(segment, run, signature, sizes, [zlib.crc32(block) for block in blocks])
+    return b"".join((front, *blocks))
+
+
+def _check_segment(segment: Segment, signature: Signature) -> None:
+    frames = (segment.lead + segment.num_steps + 1, *signature.frame_shape)
+    if segment.frames.shape != frames or segment.frames.dtype != np.uint8:
+        raise ValueError(f"frames are {segment.frames.dtype} {segment.frames.shape}, not uint8 {frames}")
+    columns = (segment.rewards, segment.terminated, segment.truncated, segment.life_lost)
+    if any(len(column) != segment.num_steps for column in columns):
+        raise ValueError("columns differ in length")
+    if segment.lead != min(signature.stack - 1, segment.first_step):
+        raise ValueError(
+            f"lead {segment.lead} does not fit stack {signature.stack} at step {segment.first_step}"
+        )
+    if not 1 <= segment.num_items <= segment.num_steps < segment.num_items + signature.n_step:
+        raise ValueError(f"{segment.num_items} items do not fit {segment.num_steps} steps")
+    if segment.priorities is not None and len(segment.priorities) != segment.num_items:
+        raise ValueError("there must be one priority an item")
+    if not np.isfinite(segment.rewards).all():
+        raise ValueError("a reward is not a finite number")
+    if segment.actions.min() < 0 or segment.actions.max() >= signature.num_actions:
+        raise ValueError(f"an action is not one of {signature.num_actions}")
+    if segment.terminated[:-1].any() or segment.truncated[:-1].any():
+        raise ValueError("an episode's end before the last step")
+
+
+def signature_mismatch(data: Signature, reader: Signature) -> str | None:
+    """Why a reader cannot use data of this signature, as one sentence; None when it can."""
+    if data.frame_shape != reader.frame_shape:
+        return f"the data has frames of {data.frame_shape}, {reader.frame_shape} are asked for"
+    if data.num_actions != reader.num_actions:
+        return f"the data has {data.num_actions} actions, {reader.num_actions} are asked for"
+    for name in ("stack", "n_step"):
+        stored, asked = getattr(data, name), getattr(reader, name)
+        if asked > stored:
+            return f"the data has {name} {stored}, {asked} is asked for: it can be lowered, never raised"
+    return None
+
+
+def decode(data: bytes, *, run: str | None, signature: Signature | None) -> Segment:
+    """Decodes and checks a whole segment; None for `run` or the reader's `signature` leaves that check out.
+
+    Raises CorruptSegment for damaged bytes, ForeignSegment for another format version or run, or for data
+    that cannot serve the reader's signature.
+    """
+    return decode_with_header(data, run=run, signature=signature)[1]
+
+
+def decode_with_header(
+    data: bytes, *, run: str | None, signature: Signature | None
+) -> tuple[SegmentHeader, Segment]:
+    """`decode` for a reader that also keeps the header; the same checks and errors."""
+    header = decode_header(data)
+    if run is not None and header.run != run:
+        raise ForeignSegment(f"segment {header.identity} is of run {header.run!r:.80}, not of {run!r:.80}")
+    mismatch = signature_mismatch(header.signature, signature) if signature is not None else None
+    if mismatch is not None:
+        raise ForeignSegment(f"segment {header.identity}: {mismatch}")
+    if header.num_bytes != len(data):
+        raise CorruptSegment(f"segment {header.identity} has {len(data)} bytes instead of {header.num_bytes}")
+    return header, _segment(header, _all_frames(header, data))
+
+
+def _all_frames(header: SegmentHeader, data: bytes) -> NDArray[np.uint8]:
+    view = memoryview(data)
+    ranges = (header.block_range(block) for block in range(header.num_blocks))
+    pixels = b"".join([_decompress(header, block, view[a:b]) for block, (a, b) in enumerate(ranges)])
+    return np.frombuffer(pixels, np.uint8).reshape(header.num_frames, *header.signature.frame_shape)
+
+
+def _segment(header: SegmentHeader, frames: NDArray[np.uint8]) -> Segment:
+    return Segment(
+        identity=header.identity,
+        env_slot=header.env_slot,
+        first_step=header.first_step,
+        num_items=header.num_items,
+        lead=header.lead,
+        frames=frames,
+        actions=header.actions,
+        rewards=header.rewards,
+        terminated=header.terminated,
+        truncated=header.truncated,
+        life_lost=header.life_lost,
+        priorities=header.priorities,
+        weights_version=header.weights_version,
+    )
+
+
+def decode_blocks(header: SegmentHeader, blocks: Mapping[int, bytes]) -> dict[int, NDArray[np.uint8]]:
+    """Decompresses some blocks, each given as its bytes: (frames_in_block, height, width) uint8, read-only.
+
+    Frame f of the segment is frame f % 8 of block f // 8. Raises CorruptSegment for damaged bytes.
+    """
+    shape = header.signature.frame_shape
+    return {
+        block: np.frombuffer(_decompress(header, block, data), np.uint8).reshape(-1, *shape)
+        for block, data in blocks.items()
+    }
+
+
+def _decompress(header: SegmentHeader, block: int, data: bytes | memoryview) -> bytes:
+    start, end = header.block_range(block)
+    if len(data) != end - start or zlib.crc32(data) != int(header.block_crcs[block]):
+        raise CorruptSegment(f"block {block} of segment {header.identity} is damaged")
+    height, width = header.signature.frame_shape
+    num_bytes = header.frames_in_block(block) * height * width
+    try:
+        pixels: bytes = lz4.block.decompress(data, uncompressed_size=num_bytes)
+    except lz4.block.LZ4BlockError as error:
+        raise CorruptSegment(f"block {block} of segment {header.identity} is not lz4: {error}") from error
+    if len(pixels) != num_bytes:
+        raise CorruptSegment(
+            f"block {block} of segment {header.identity} holds {len(pixels)} bytes, not {num_bytes}"
+        )
+    return pixels

@@ -1,0 +1,146 @@
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deploy.fleet import cluster
+from deploy.fleet.cluster import LocalRay
+from deploy.fleet.errors import FleetError
+from tests.helpers.deadline import until
+
+CONNECT = """
+import json, os, sys, ray
+from deploy.fleet import cluster
+local = cluster.LocalRay.parse(json.loads(sys.argv[1]))
+cluster.connect(local.address, local)
+probe = ray.remote(num_cpus=0)(lambda: (os.environ["GOMP_SPINCOUNT"], os.getcwd() in sys.path))
+print(json.dumps([ray.cluster_resources()["CPU"], *ray.get(probe.remote())]))
+"""
+
+START = """
+import dataclasses, json, signal
+from deploy.fleet import cluster
+print(json.dumps(dataclasses.asdict(cluster.start_local())), flush=True)
+signal.pause()
+"""
+
+
+def processes(local: LocalRay) -> list[psutil.Process]:
+    """The keeper and everything below it."""
+    keeper = psutil.Process(local.pid)
+    return [keeper, *keeper.children(recursive=True)]
+
+
+def wait_gone(those: list[psutil.Process]) -> None:
+    until(lambda: not any(p.is_running() and p.status() != "zombie" for p in those), "Ray's end", 20)
+
+
+@pytest.fixture(scope="module")
+def local():
+    started = cluster.start_local(num_cpus=33)
+    yield started
+    started.end()
+
+
+def run(code: str, local: LocalRay, **environment: str) -> subprocess.CompletedProcess[str]:
+    record = json.dumps(vars(local))
+    return subprocess.run(
+        [sys.executable, "-c", code, record],
+        env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_any_process_of_the_user_can_connect(local):
+    answered = run(CONNECT, local)
+    assert answered.returncode == 0, answered.stderr
+    assert json.loads(answered.stdout.splitlines()[-1]) == [33.0, "0", True]
+
+
+def test_it_listens_on_the_loopback_address_alone(local):
+    addresses = {
+        connection.laddr.ip
+        for process in processes(local)
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert addresses
+    assert addresses <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
+def test_folder_and_token_are_private_and_socket_paths_short(local):
+    folder = Path(local.folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / "token").stat().st_mode) == 0o600
+    sockets = list(folder.glob("r/session_2*/sockets/*"))
+    assert sockets
+    assert max(len(str(path)) for path in sockets) <= 107
+
+
+def test_ctrl_c_in_the_terminal_does_not_reach_it(local):
+    assert os.getsid(local.pid) == local.pid
+    os.kill(local.pid, signal.SIGINT)
+    assert local.alive
+
+
+def test_a_wrong_token_is_refused(local, tmp_path):
+    (tmp_path / "token").write_text("0" * 64)
+    stranger = LocalRay(local.address, local.pid, local.started, str(tmp_path))
+    refused = run(CONNECT, stranger, RAY_NUM_REDIS_GET_RETRIES="1")
+    assert refused.returncode != 0
+    assert "FleetError" in refused.stderr
+
+
+def test_ending_leaves_no_process_and_no_folder_and_touches_no_other(local):
+    other = cluster.start_local()
+    those = processes(other)
+    other.end()
+    wait_gone(those)
+    assert not Path(other.folder).exists()
+    assert local.alive
+    other.end()  # once more is harmless
+
+
+@pytest.mark.parametrize("claimed", [False, True])
+def test_without_a_supervisor_it_ends_with_the_command_that_started_it(claimed):
+    command = subprocess.Popen([sys.executable, "-c", START], stdout=subprocess.PIPE, text=True)
+    local = LocalRay(**json.loads(command.stdout.readline()))
+    if claimed:
+        local.claim()
+    those = processes(local)
+    command.kill()
+    command.wait()
+    if claimed:
+        with pytest.raises(FleetError, match="does not end"):
+            LocalRay.end(_deaf(local), timeout=1.0)
+        assert local.alive
+        local.end()
+    wait_gone(those)
+    assert not Path(local.folder).exists()
+
+
+def _deaf(local: LocalRay) -> LocalRay:
+    """The same, but its signal goes nowhere."""
+
+    class Deaf(LocalRay):
+        def signal_end(self) -> None:
+            pass
+
+    return Deaf(**vars(local))
+
+
+def test_a_killed_keeper_takes_ray_with_it():
+    local = cluster.start_local()
+    those = processes(local)
+    os.kill(local.pid, signal.SIGKILL)
+    wait_gone(those)
+
+
+def test_a_recycled_pid_is_not_taken_for_it(local):
+    assert not LocalRay(local.address, os.getpid(), local.started, "/nowhere").alive
+    assert LocalRay.parse(None) is None

@@ -1,0 +1,159 @@
+"""The run's folder: names, atomic JSON, and the lock."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.config import with_values
+from deploy.presets import LAPTOP
+from deploy.run_folder import RunBusy, RunError, RunExists, RunFolder, RunNotFound, list_runs
+
+
+def create(tmp_path: Path, name: str = "") -> RunFolder:
+    return RunFolder.create(with_values(LAPTOP, run__runs_dir=str(tmp_path / "runs"), run__name=name))
+
+
+def test_a_new_folder_has_its_config_and_what_it_was_made_with(tmp_path: Path) -> None:
+    folder = create(tmp_path, "first")
+    assert folder.path == tmp_path / "runs" / "first"
+    assert folder.load_config().run.name == "first"
+    assert folder.load_config().learner == LAPTOP.learner
+    metadata = folder.read_json("metadata.json", None)
+    assert set(metadata) == {"created", "command", "commit", "versions", "hardware"}
+    assert metadata["versions"]["torch"] != "missing"
+    assert metadata["hardware"]["cores"] >= 1
+    for part in (folder.checkpoints, folder.videos, folder.replay, folder.tensorboard):
+        assert part.is_dir()
+
+
+def test_empty_names_are_made_up_and_never_collide(tmp_path: Path) -> None:
+    names = [create(tmp_path).name for _ in range(3)]
+    assert len(set(names)) == 3
+    assert all(name.startswith("laptop-pong-") for name in names)
+
+
+def test_a_taken_name_says_how_to_go_on(tmp_path: Path) -> None:
+    create(tmp_path, "mine")
+    with pytest.raises(RunExists, match=r"--name mine: .*apexpert resume mine"):
+        create(tmp_path, "mine")
+
+
+def test_a_folder_that_cannot_be_made_names_the_flag(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(RunError, match=r"--runs-dir .*runs"):
+        create(tmp_path, "x")
+
+
+def test_runs_open_by_name_and_by_path(tmp_path: Path) -> None:
+    folder = create(tmp_path, "mine")
+    assert RunFolder.open("mine", tmp_path / "runs").path == folder.path
+    assert RunFolder.open(str(folder.path), "elsewhere").path == folder.path
+    assert [found.name for found in list_runs(tmp_path / "runs")] == ["mine"]
+    assert list_runs(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize("name", ["mina", "zzz", "", ".", "/"])
+def test_an_unknown_run_is_one_line_with_those_there_are(tmp_path: Path, name: str) -> None:
+    create(tmp_path, "mine")
+    with pytest.raises(RunNotFound) as caught:
+        RunFolder.open(name, tmp_path / "runs")
+    assert "mine" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_config_is_one_line(tmp_path: Path) -> None:
+    folder = create(tmp_path, "mine")
+    folder.config_path.write_text('{"replay": {"sha')
+    with pytest.raises(RunError, match=r"config\.json: cannot be read"):
+        folder.load_config()
+    folder.config_path.write_text('{"replay": {"shardz": 1}}')
+    with pytest.raises(RunError, match="unknown field 'shardz'"):
+        folder.load_config()
+
+
+def test_json_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    folder = create(tmp_path, "mine")
+    folder.write_json("state.json", {"a": 1})
+    before = (folder.path / "state.json").stat().st_ino
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        folder.write_json("state.json", {"a": float("nan")})
+    assert folder.read_json("state.json", None) == {"a": 1}
+    folder.write_json("state.json", {"a": 2})
+    assert (folder.path / "state.json").stat().st_ino != before
+    assert folder.read_json("state.json", None) == {"a": 2}
+    assert folder.read_json("none.json", "default") == "default"
+    assert [path.name for path in folder.path.glob(".*")] == []
+
+
+def test_readers_never_see_half_a_document(tmp_path: Path) -> None:
+    folder = create(tmp_path, "mine")
+    folder.write_json("state.json", {"text": "x" * 20_000, "n": 0})
+    writer = (
+        "import sys; from pathlib import Path; from deploy.run_folder import RunFolder\n"
+        "folder = RunFolder(Path(sys.argv[1]))\n"
+        "for n in range(1, 101): folder.write_json('state.json', {'text': 'x' * 20_000, 'n': n})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", writer, str(folder.path)])
+    seen = set()
+    while process.poll() is None:
+        document = folder.read_json("state.json", None)
+        assert len(document["text"]) == 20_000
+        seen.add(document["n"])
+    assert process.returncode == 0
+    assert len(seen) > 3
+
+
+def test_only_the_owner_reads_the_config_because_urls_hold_passwords(tmp_path: Path) -> None:
+    mode = stat.S_IMODE(os.stat(create(tmp_path, "mine").config_path).st_mode)  # noqa: PTH116
+    assert mode == 0o600
+
+
+def test_a_command_line_with_a_password_is_saved_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["apexpert", "--replay.urls", "redis://u:secret@h:1"])
+    folder = create(tmp_path, "mine")
+    assert "secret" not in folder.metadata_path.read_text()
+    assert json.loads(folder.metadata_path.read_text())["command"][2] == "redis://u:***@h:1"
+
+
+HOLD = (
+    "import sys; from pathlib import Path; from deploy.run_folder import RunFolder\n"
+    "with RunFolder(Path(sys.argv[1])).lock():\n"
+    "    print('held', flush=True); sys.stdin.read()"
+)
+
+
+def test_the_lock_keeps_others_out_until_its_holder_dies(tmp_path: Path) -> None:
+    folder = create(tmp_path, "mine")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(RunBusy, match="apexpert status mine"), folder.lock():
+        pass
+    holder.kill()
+    holder.communicate()
+    with folder.lock():
+        pass
+
+
+def test_the_newest_checkpoint_is_the_one_with_the_most_updates(tmp_path: Path) -> None:
+    folder = create(tmp_path, "mine")
+    assert folder.newest_checkpoint() is None
+    for name in (
+        "update-000000900",
+        "update-000001000",
+        ".tmp-update-000002000",
+        "update-000001000.replaced",
+    ):
+        (folder.checkpoints / name).mkdir()
+    newest = folder.newest_checkpoint()
+    assert newest is not None
+    assert newest.name == "update-000001000"

@@ -1,0 +1,78 @@
+import os
+import signal
+
+import numpy as np
+import pytest
+import ray
+
+from deploy.fleet.weight_store import StoredWeights, WeightPublisher, create_weight_store
+from models.arrays import Weights
+from tests.helpers.deadline import until
+
+
+def weights(version: int) -> Weights:
+    return Weights(version, np.full(100_000, version, np.float32), 10 * version)
+
+
+@pytest.fixture
+def store(shared_ray):
+    handle = create_weight_store(ray.get_runtime_context().get_node_id())
+    yield handle
+    ray.kill(handle)
+
+
+def poll_until(source: StoredWeights, version: int) -> Weights:
+    found = [until(lambda: source.poll(), f"weights {version}")]
+    while found[-1].version < version:
+        found.append(until(lambda: source.poll(), f"weights {version}"))
+    return found[-1]
+
+
+def test_actors_get_the_newest_and_each_version_once(store):
+    source, late = StoredWeights(store), StoredWeights(store)
+    assert source.poll() is None
+    publisher = WeightPublisher(store)
+    publisher.publish(weights(0))
+    first = poll_until(source, 0)
+    assert (first.version, first.env_steps, first.parameters[7]) == (0, 0, 0.0)
+    assert source.poll() is None
+    publisher.publish(weights(1))
+    publisher.publish(weights(2))
+    newest = poll_until(source, 2)
+    np.testing.assert_array_equal(newest.parameters, weights(2).parameters)
+    assert until(lambda: late.poll(), "weights for a late actor").version == 2
+
+
+def test_waiting_ends_when_something_is_published(store):
+    source = StoredWeights(store)
+    assert source.poll(wait=True) is None
+    WeightPublisher(store).publish(weights(0))
+    assert until(lambda: source.poll(wait=True), "weights").version == 0
+
+
+def test_an_older_version_is_refused(store):
+    publisher = WeightPublisher(store)
+    assert publisher.newest_version() == -1
+    publisher.publish(weights(5))
+    publisher.publish(weights(5))
+    publisher.publish(weights(4))
+    assert publisher.newest_version() == 5
+    late = until(lambda source=StoredWeights(store): source.poll(), "weights")
+    assert late.parameters[0] == 5.0
+
+
+@ray.remote(num_cpus=0)
+class Learner:
+    """Publishes from a process of its own."""
+
+    def publish(self, store) -> int:
+        WeightPublisher(store).publish(weights(3))
+        return os.getpid()
+
+
+def test_weights_outlive_the_learner(store):
+    source = StoredWeights(store)
+    pid = ray.get(Learner.remote().publish.remote(store))
+    until(lambda: WeightPublisher(store).newest_version() == 3, "publication")
+    os.kill(pid, signal.SIGKILL)
+    np.testing.assert_array_equal(poll_until(source, 3).parameters, weights(3).parameters)
