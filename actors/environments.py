@@ -124,9 +124,9 @@ class AtariEnvironment:
     """Atari games by ale_py's AtariVectorEnv on one thread, every setting given.
 
     `info["lives"]` tells lost lives: `life_loss_info` would mix them into `terminated`, and `episodic_life`
-    would reset the whole game. The time limit is kept here, because ale-py 0.12 leaves the newest frames out of
-    the last observation when its own limit ends a step; a truncated state still bootstraps, so its frame matters.
-    Frames come as a stack of one; stacks are made by whoever needs them.
+    would reset the whole game. The time limit is kept here, because ale-py 0.12 leaves the newest frame out
+    of the last observation when its own limit ends a step; a truncated state still bootstraps, so its frame
+    matters. Frames come as a stack of one; stacks are made by whoever needs them.
     """
 
     def __init__(self, config: EnvironmentConfig, num_envs: int, seeds: NDArray[np.int64]) -> None:

@@ -91,7 +91,7 @@ def check(config: Config) -> None:
 
 
 def near_matches(word: str, known: Iterable[str], most: int = 3) -> str:
-    """`; did you mean a or b?` for at most `most` of the known words nearest to `word`, or an empty string."""
+    """`; did you mean a or b?` for at most `most` known words nearest to `word`, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=most, cutoff=0.6)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 

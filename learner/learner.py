@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from learner.checkpoint import Checkpoint, CheckpointStore, network_tensors, with_prefix
 from learner.config import LearnerConfig
@@ -155,10 +156,11 @@ class Learner:
         self.updates = int(document["update"])
         self.weights_version = int(document["weights_version"])
         self._num_checkpoints = int(document["checkpoints"])
+        name = checkpoint.path.name
         if not report.exact:
-            logger.warning(
-                "resume from %s is not exact: %d items are gone since", checkpoint.path.name, report.dropped
-            )
+            logger.warning("resume from %s is not exact: %d items are gone since", name, report.dropped)
+        if (threads := document["train_step"].get("num_threads")) not in (None, torch.get_num_threads()):
+            logger.warning("resume from %s is not bit-exact: it was made with %d threads", name, threads)
         return report
 
     def _check_network(self, checkpoint: Checkpoint) -> None:

@@ -1,9 +1,12 @@
-"""Eviction: the oldest segments leave by number of items over all shards, and by bytes from a shard that fills up."""
+"""Eviction: the oldest segments leave by number of items over all shards, and by bytes from a shard that
+fills up.
+"""
 
 import logging
 import time
 from collections.abc import Sequence
 
+from replay.inspection import Counters
 from replay.items import ItemTable
 from replay.shard import Shard
 from replay.types import SegmentIdentity
@@ -21,19 +24,19 @@ logger = logging.getLogger(__name__)
 class Eviction:
     """Decides who leaves, and takes it out: leaves first, Redis after.
 
-    So a draw never asks for what is already gone, and whatever happens between the two only leaves a segment in Redis that
-    a restart indexes again. Trimming is never part of a transaction: a full Redis would refuse it.
+    So a draw never asks for what is already gone, and whatever happens between the two only leaves a segment
+    in Redis that a restart indexes again. Trimming is never part of a transaction: a full Redis would refuse
+    it.
     """
 
-    def __init__(self, table: ItemTable, shards: Sequence[Shard]) -> None:
+    def __init__(self, table: ItemTable, shards: Sequence[Shard], counters: Counters) -> None:
         self._table = table
         self._shards = shards
+        self._counters = counters
         self._left: list[list[tuple[str, SegmentIdentity]]] = [[] for _ in shards]
         self._checked_at = [float("-inf")] * len(shards)
         self._bytes_since = [0] * len(shards)
         self._maximum = [0] * len(shards)
-        self.items = 0
-        """Items evicted so far."""
 
     def make_room(self, num_items: int, num_steps: int) -> None:
         """Evict the oldest segments of all until one of this size fits."""
@@ -50,7 +53,8 @@ class Eviction:
     def relieve(self, *, force: bool = False) -> None:
         """Look at the servers' memory, and evict from those that are over the high-water mark.
 
-        A look costs one round trip, so it is taken once a second, or sooner when 1 % of the memory has come in.
+        A look costs one round trip, so it is taken once a second, or sooner when 1 % of the memory has come
+        in.
         """
         for shard, server in enumerate(self._shards):
             now = time.monotonic()
@@ -84,5 +88,5 @@ class Eviction:
         shard, num_items = int(self._table.slots["shard"][slot]), int(self._table.slots["num_items"][slot])
         self._left[shard].append((self._table.log_id(slot), self._table.identity(slot)))
         self._table.remove(slot)
-        self.items += num_items
+        self._counters.evicted += num_items
         return num_items

@@ -14,8 +14,8 @@ ZERO_ROW = 0
 class FrameStore(Protocol):
     """Where the sampler keeps decoded frames: host memory, or a GPU's.
 
-    A key names the frames of one segment. A store may forget any key at any time; the sampler then reads those frames
-    from Redis.
+    A key names the frames of one segment. A store may forget any key at any time; the sampler then reads
+    those frames from Redis.
     """
 
     @property
@@ -45,11 +45,14 @@ class FrameStore(Protocol):
 
 
 def gather_frames(buffer: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Frames of rows (B, K) out of a contiguous buffer (R, H, W), as (B, K, H, W). Raises IndexError outside of it."""
+    """Frames of rows (B, K) out of a contiguous buffer (R, H, W), as (B, K, H, W). Raises IndexError outside
+    of it.
+    """
     if rows.size and (int(rows.min()) < 0 or int(rows.max()) >= len(buffer)):
         raise IndexError(f"rows must be in [0, {len(buffer)})")
     out = np.empty((*rows.shape, *buffer.shape[1:]), np.uint8)
-    # `take` into given memory copies row by row at memory speed and without the GIL, but only where it need not check.
+    # `take` into given memory copies row by row at memory speed and without the GIL, but only where it need
+    # not check.
     np.take(buffer, rows, axis=0, out=out, mode="clip")
     return out
 
@@ -57,8 +60,8 @@ def gather_frames(buffer: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray
 class HostFrameStore:
     """Frames in host memory, at most `max_bytes` of them; the segments whose use is longest ago leave first.
 
-    Memory is reserved at once but only touched as frames arrive. Frames of a segment need not lie together, so there is
-    no fragmentation. `max_bytes` smaller than a segment holds nothing, which is allowed.
+    Memory is reserved at once but only touched as frames arrive. Frames of a segment need not lie together,
+    so there is no fragmentation. `max_bytes` smaller than a segment holds nothing, which is allowed.
     """
 
     def __init__(self, frame_shape: tuple[int, int], max_bytes: int) -> None:
@@ -68,7 +71,8 @@ class HostFrameStore:
             self._buffer = np.empty((self._num_rows + 1, *frame_shape), np.uint8)
         except MemoryError:
             raise MemoryError(
-                f"replay.frame_store_bytes asks for {max_bytes / 2**30:.1f} GiB, more than this machine can reserve"
+                f"replay.frame_store_bytes asks for {max_bytes / 2**30:.1f} GiB, more than this machine can
+                reserve"
             ) from None
         self._buffer[ZERO_ROW] = 0
         self._fresh = 1  # rows from here on were never used: their memory is not touched yet
@@ -85,7 +89,9 @@ class HostFrameStore:
         return len(self._rows)
 
     def put(self, key: Hashable, frames: NDArray[np.uint8]) -> None:
-        """Keep frames (F, H, W) under a key; the segments used longest ago leave for it. Too many frames are not kept."""
+        """Keep frames (F, H, W) under a key; the segments used longest ago leave for it. Too many frames are
+        not kept.
+        """
         self.drop(key)
         if len(frames) > self._num_rows:
             return
@@ -113,7 +119,9 @@ class HostFrameStore:
             self._num_free += len(rows)
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Frames of rows (B, K) as (B, K, H, W); row 0 is the zero frame. Raises IndexError outside the store."""
+        """Frames of rows (B, K) as (B, K, H, W); row 0 is the zero frame. Raises IndexError outside the
+        store.
+        """
         return gather_frames(self._buffer, rows)
 
     def _allocate(self, count: int) -> NDArray[np.int64]:

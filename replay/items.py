@@ -1,7 +1,7 @@
 """The item table: where each segment's items, columns and masses live in memory."""
 
 from collections import deque
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,29 +29,34 @@ SLOT = np.dtype(
     ]
 )
 FREE = -1
-TERMINATED, TRUNCATED, LIFE_LOST = 1, 2, 4
 
 
 class ItemTable:
     """Segments in the order they came, on a ring of leaves.
 
-    A segment takes one leaf a column, in one piece; the leaves of columns that start no item (the further steps that the
-    last items' returns need) have mass 0 for ever. So a leaf names an item, its column and its mass at once. Segments
-    leave oldest first; one that leaves out of turn leaves a hole of mass 0, which the ring closes when it comes round.
-    Each segment has a generation, which no other ever has: it tells whether a leaf still holds what was drawn.
+    A segment takes one leaf a column, in one piece; the leaves of columns that start no item (the further
+    steps that the last items' returns need) have mass 0 for ever. So a leaf names an item, its column and its
+    mass at once. Segments leave oldest first; one that leaves out of turn leaves a hole of mass 0, which the
+    ring closes when it comes round. Each segment has a generation, which no other ever has: it tells whether
+    a leaf still holds what was drawn.
     """
 
-    def __init__(self, capacity: int, segment_steps: int, n_step: int, store: FrameStore, num_shards: int) -> None:
+    def __init__(
+        self, capacity: int, segment_steps: int, n_step: int, store: FrameStore, num_shards: int
+    ) -> None:
         self.capacity = capacity
         self.n_step = n_step
         longest = segment_steps + n_step - 1
-        # Columns without an item, one gap at the ring's end, and a segment of room so that eviction goes by items.
+        # Columns without an item, one gap at the ring's end, and a segment of room so that eviction goes by
+        # items.
         self.num_leaves = -(-capacity // segment_steps) * longest + 3 * longest
         self.index = PriorityIndex(self.num_leaves)
         self.store = store
         self.actions = np.zeros(self.num_leaves, np.int32)
         self.rewards = np.zeros(self.num_leaves, np.float32)
-        self.ends = np.zeros(self.num_leaves, np.uint8)
+        self.terminated = np.zeros(self.num_leaves, np.bool_)
+        self.truncated = np.zeros(self.num_leaves, np.bool_)
+        self.life_lost = np.zeros(self.num_leaves, np.bool_)
         self.leaf_slots = np.full(self.num_leaves, FREE, np.int32)
         self.slots = np.zeros(0, SLOT)
         self.headers: list[SegmentHeader | None] = []
@@ -103,10 +108,19 @@ class ItemTable:
         slot = self._take_slot()
         log_time, log_count = log_id.split("-")
         self.slots[slot] = (
-            *(generation, place, segment.num_items, columns, segment.lead, segment.weights_version, shard, num_bytes),
+            *(
+                generation,
+                place,
+                segment.num_items,
+                columns,
+                segment.lead,
+                segment.weights_version,
+                shard,
+                num_bytes,
+            ),
             *(*segment.identity, int(log_time), int(log_count)),
         )
-        self.headers[slot] = header
+        self.headers[slot] = _without_columns(header)
         self._fill(slot, segment, place, columns, masses)
         self.store.put(generation, segment.frames[: segment.lead + columns + 1])
         self.head = place + columns
@@ -176,8 +190,9 @@ class ItemTable:
         part = slice(place, place + columns)
         self.actions[part] = segment.actions[:columns]
         self.rewards[part] = segment.rewards[:columns]
-        flags: Any = segment.terminated * TERMINATED + segment.truncated * TRUNCATED + segment.life_lost * LIFE_LOST
-        self.ends[part] = flags[:columns]
+        self.terminated[part] = segment.terminated[:columns]
+        self.truncated[part] = segment.truncated[:columns]
+        self.life_lost[part] = segment.life_lost[:columns]
         self.leaf_slots[part] = slot
         self.index.set(np.arange(place, place + segment.num_items), masses)
 
@@ -201,3 +216,17 @@ class ItemTable:
             self.headers.extend([None] * (new - old))
             self._free = list(range(new - 1, old - 1, -1))
         return self._free.pop()
+
+
+def _without_columns(header: SegmentHeader) -> SegmentHeader:
+    """A header for reading blocks only: its columns lie in the table already."""
+    no_flags = np.empty(0, np.bool_)
+    return replace(
+        header,
+        actions=np.empty(0, np.int32),
+        rewards=np.empty(0, np.float32),
+        terminated=no_flags,
+        truncated=no_flags,
+        life_lost=no_flags,
+        priorities=None,
+    )

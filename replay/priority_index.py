@@ -6,7 +6,9 @@ from numpy.typing import ArrayLike, NDArray
 
 
 @njit("void(f8[::1], i8, i8[::1], f8[::1])", nogil=True, cache=True)
-def _set(tree: NDArray[np.float64], capacity: int, leaves: NDArray[np.int64], masses: NDArray[np.float64]) -> None:
+def _set(
+    tree: NDArray[np.float64], capacity: int, leaves: NDArray[np.int64], masses: NDArray[np.float64]
+) -> None:
     for i in range(leaves.size):
         node = leaves[i] + capacity
         tree[node] = masses[i]
@@ -23,14 +25,17 @@ def _build(tree: NDArray[np.float64], capacity: int) -> None:
 
 
 @njit("void(f8[::1], i8, f8[::1], i8[::1])", nogil=True, cache=True)
-def _draw(tree: NDArray[np.float64], capacity: int, u: NDArray[np.float64], leaves: NDArray[np.int64]) -> None:
+def _draw(
+    tree: NDArray[np.float64], capacity: int, u: NDArray[np.float64], leaves: NDArray[np.int64]
+) -> None:
     for i in range(u.size):
         target = u[i] * tree[1]
         node = 1
         while node < capacity:
             node *= 2
             left = tree[node]
-            # `target` can round up to the node's whole mass; a side without mass is never entered all the same.
+            # `target` can round up to the node's whole mass; a side without mass is never entered all the
+            # same.
             if tree[node + 1] > 0.0 and (target >= left or left == 0.0):
                 target -= left
                 node += 1
@@ -38,11 +43,12 @@ def _draw(tree: NDArray[np.float64], capacity: int, u: NDArray[np.float64], leav
 
 
 class PriorityIndex:
-    """Masses of `capacity` leaves, and draws in proportion to them (sum tree of Schaul et al., 2016, appendix B.2.1).
+    """Masses of `capacity` leaves, and draws in proportion to them (sum tree of Schaul et al., 2016, appendix
+    B.2.1).
 
-    Every inner node is exactly the float64 sum of its two children, so the tree is a function of its leaves: the
-    same masses give the same draws, whatever the order they were set in. A set and a draw cost O(log capacity) each
-    and hold no GIL.
+    Every inner node is exactly the float64 sum of its two children, so the tree is a function of its leaves:
+    the same masses give the same draws, whatever the order they were set in. A set and a draw cost O(log
+    capacity) each and hold no GIL.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -66,7 +72,8 @@ class PriorityIndex:
     def set(self, leaves: ArrayLike, masses: ArrayLike) -> None:
         """Set leaves (B,) to masses (B,); of a leaf that comes twice the last one counts.
 
-        Raises ValueError (and sets nothing) for a mass that is negative or not finite, IndexError for a leaf outside.
+        Raises ValueError (and sets nothing) for a mass that is negative or not finite, IndexError for a leaf
+        outside.
         """
         places = self._checked(leaves)
         values = np.array(np.broadcast_to(np.asarray(masses, np.float64), places.shape))
@@ -77,7 +84,8 @@ class PriorityIndex:
             self.max_mass = max(self.max_mass, float(values.max()))
 
     def draw(self, u: ArrayLike) -> NDArray[np.int64]:
-        """Leaves (B,) int64 at the points u (B,) float64 in [0, 1) of the total mass; never a leaf without mass.
+        """Leaves (B,) int64 at the points u (B,) float64 in [0, 1) of the total mass; never a leaf without
+        mass.
 
         Raises ValueError when the index has no mass, or for points outside [0, 1).
         """

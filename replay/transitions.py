@@ -42,8 +42,8 @@ def n_step_returns(
     """Windows, n-step returns and discounts of B items (Sutton and Barto, 2018, equation 7.1).
 
     The columns are (S,) flat arrays of the same length; start and stop are (B,), 0 <= start < stop <= S. A
-    window has at most `n_step` steps, ends at `stop`, and ends with the step that ends the episode (or loses a
-    life, with `life_loss_terminates`). A time limit keeps the bootstrap, a true end (or lost life) sets the
+    window has at most `n_step` steps, ends at `stop`, and ends with the step that ends the episode (or loses
+    a life, with `life_loss_terminates`). A time limit keeps the bootstrap, a true end (or lost life) sets the
     discount to 0. Rewards are clipped to [-reward_clip, reward_clip], 0 leaves them raw; sums are in float64
     and in order. Raises IndexError for items outside of the columns.
     """
@@ -93,12 +93,12 @@ def _n_step_returns(  # type: ignore[no-untyped-def]
 
 
 def stack_positions(newest: NDArray[np.int64], stack: int) -> NDArray[np.int64]:
-    """Places (B, stack) of observations' frames within their segments, oldest first, from the newest ones' (B,).
+    """Places (B, stack) of observations' frames in their segments, oldest first, from the newest ones' (B,).
 
     Item i of a segment has its observation's newest frame at `lead + i` and its next observation's at
     `lead + i + steps`. ZERO_FRAME_POSITION stands for the zero frame. A segment has fewer than `stack - 1`
-    frames before its first item only where its episode began, and a reader's smaller stack just takes the last
-    frames: so a place before the segment's first frame is always one before the episode's first frame.
+    frames before its first item only where its episode began, and a reader's smaller stack just takes the
+    last frames: so a place before the segment's first frame is always one before the episode's first frame.
     """
     positions: NDArray[np.int64] = newest[:, None] + np.arange(1 - stack, 1, dtype=np.int64)
     return np.maximum(positions, np.int64(ZERO_FRAME_POSITION))
@@ -110,8 +110,8 @@ def stack_rows(
     """Rows of a frame store for B observations: (B, stack) int64, oldest first, row 0 for the zero frame.
 
     `frame_rows` (F,) holds the rows of segments' frames, one segment after the other; `first` (B,) says where
-    in it an item's segment begins, and `newest` (B,) is the place of its observation's newest frame within the
-    segment (see `stack_positions`). Raises IndexError outside of `frame_rows`.
+    in it an item's segment begins, and `newest` (B,) is the place of its observation's newest frame within
+    the segment (see `stack_positions`). Raises IndexError outside of `frame_rows`.
     """
     if newest.size and (newest.min() < 0 or first.min() < 0 or (first + newest).max() >= len(frame_rows)):
         raise IndexError(f"observations must lie in the {len(frame_rows)} rows given")

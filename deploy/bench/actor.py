@@ -1,4 +1,4 @@
-"""`apexpert bench actor`: one production actor on one core, writing into embedded shards that never hold it back."""
+"""`apexpert bench actor`: one production actor on one core; embedded shards take all it writes."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from deploy.config import Config, to_json
 def run(config: Config, *, seconds: float = 10.0) -> dict[str, Any]:
     """Measures for `seconds` each: the whole actor, its environments alone, its policy alone (all a second).
 
-    `agent_steps_per_s` counts vector steps times environments; `bytes_per_step` is what a step costs in Redis.
+    `agent_steps_per_s` counts vector steps times environments; `bytes_per_step` is a step's cost in Redis.
     """
     spec = describe_environment(config.environment)
     with open_shards(config) as shards:

@@ -1,4 +1,4 @@
-"""`apexpert bench learner`: the production train step alone, and with the production sampler on embedded shards."""
+"""`apexpert bench learner`: the production train step alone, and with the production sampler."""
 
 import os
 from typing import Any
@@ -17,7 +17,7 @@ NEVER_LIMITED = 1e12
 
 
 def run(config: Config, *, seconds: float = 10.0) -> dict[str, Any]:
-    """Measures for `seconds` each: samples a second of the train step, of the sampler, and of both as they run."""
+    """Measures for `seconds` each: samples a second of the train step, of the sampler, of both together."""
     config = with_values(config, replay__min_size=FILL, replay__error_buffer=NEVER_LIMITED)
     spec = describe_environment(config.environment)
     with open_shards(config) as shards:

@@ -1,7 +1,8 @@
 """`apexpert status`, `scale`, `stop` and `list`."""
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -9,8 +10,9 @@ import tyro
 
 from deploy import run_folder
 from deploy.cli.errors import CommandFailed
-from deploy.cli.follow import FINAL_STATES, Interrupts
+from deploy.cli.follow import FINAL_STATES, Interrupts, RunClient
 from deploy.cli.parsing import parse
+from deploy.cli.train import fleet_errors
 from deploy.config import ConfigError
 from deploy.run_folder import RunError, RunFolder
 
@@ -88,13 +90,8 @@ def scale(argv: Sequence[str]) -> int:
     if folder.load_config().run.lockstep and arguments.actors != 1:
         raise ConfigError(f"--actors {arguments.actors}: must be 1, because {folder.name} runs in lockstep")
     _require_live(folder)
-    from deploy.fleet import connect
-
-    client = connect(folder)
-    try:
+    with _connected(folder) as client:
         client.scale(arguments.actors)
-    finally:
-        client.close()
     print(f"{folder.name}: {arguments.actors} actors asked for; see apexpert status {arguments.run}")
     return 0
 
@@ -108,15 +105,10 @@ def stop(argv: Sequence[str]) -> int:
         print(f"{folder.name}: {state} already")
         return 0
     _require_live(folder)
-    from deploy.fleet import connect
-
-    client = connect(folder)
-    try:
+    with _connected(folder) as client:
         client.stop()
         print(f"{folder.name}: stopping", flush=True)
         final = _wait_for_end(folder)
-    finally:
-        client.close()
     print(f"{folder.name}: {final['state']}; checkpoint {folder.newest_checkpoint() or '-'}")
     print(f"go on with it: apexpert resume {arguments.run}")
     return 0
@@ -149,6 +141,19 @@ def read_status(folder: RunFolder) -> dict[str, Any]:
         lost = f"no sign of it for {age:.0f} s; go on with it: apexpert resume {folder.name}"
         return status | {"state": "lost", "message": lost}
     return status
+
+
+@contextlib.contextmanager
+def _connected(folder: RunFolder) -> Iterator[RunClient]:
+    """The running run's client; what the fleet raises becomes one line."""
+    from deploy.fleet import connect
+
+    with fleet_errors(folder):
+        client = connect(folder)
+        try:
+            yield client
+        finally:
+            client.close()
 
 
 def _require_live(folder: RunFolder) -> None:

@@ -6,8 +6,12 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, Protocol, Self
 
+from deploy.cli.errors import CommandFailed
+
 FINAL_STATES = frozenset({"finished", "stopped", "failed"})
 PERIOD_SECONDS = 0.25
+LOST_SECONDS = 60.0
+"""A supervisor that dies is started again within seconds; after this long it is gone for good."""
 
 
 class RunClient(Protocol):
@@ -71,22 +75,39 @@ def follow(
 ) -> dict[str, Any]:
     """Show the run's status about four times a second until it has ended; gives its last status.
 
-    The first interrupt asks the run to stop and goes on showing it; a second one raises Forced.
+    The first interrupt asks the run to stop and goes on showing it; a second one raises Forced. Raises
+    CommandFailed when nothing was heard of the run for a minute.
     """
-    stopping = False
+    stopping = told = False
     while True:
         status = client.status()
+        if time.time() - status["time"] > LOST_SECONDS:
+            raise CommandFailed(
+                f"run {status['run']}: no sign of it for {LOST_SECONDS:.0f} s, it must have died"
+            )
         show(status)
         if status["state"] in FINAL_STATES:
             return status
         client.heartbeat()
         if interrupts.count > 1:
             raise Forced
-        if interrupts.count == 1 and not stopping:
-            stopping = True
+        if interrupts.count == 1 and not told:
             say("stopping: actors drain, the learner saves a checkpoint (Ctrl-C again ends it at once)")
-            client.stop()
+            told = True
+        if told and not stopping:
+            stopping = _asked_to_stop(client)
         time.sleep(PERIOD_SECONDS)
+
+
+def _asked_to_stop(client: RunClient) -> bool:
+    """Whether the run has heard it: its supervisor may just be starting again."""
+    from deploy.fleet.errors import FleetError
+
+    try:
+        client.stop()
+    except FleetError:
+        return False
+    return True
 
 
 class ResumeNotice:
@@ -97,9 +118,10 @@ class ResumeNotice:
         self._said = False
 
     def __call__(self, status: Mapping[str, Any]) -> None:
-        """Look at a status; the learner's metrics come only after it has restored."""
+        """Look at a status; until the learner has restored (state `running`) its metrics are the old ones."""
         metrics = status.get("metrics", {})
-        if self._said or "progress/env_steps" not in metrics or "replay/size" not in metrics:
+        known = "progress/env_steps" in metrics and "replay/size" in metrics
+        if self._said or status["state"] != "running" or not known:
             return
         self._said = True
         steps, size = int(metrics["progress/env_steps"]), int(metrics["replay/size"])

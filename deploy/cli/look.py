@@ -64,9 +64,9 @@ def evaluate(argv: Sequence[str]) -> int:
     config = folder.load_config()
     episodes = arguments.episodes or config.evaluation.episodes
     config = with_checked_environment(with_values(config, evaluation__episodes=episodes))
+    checkpoint = _checkpoint(folder, best=arguments.best)
     from deploy.reports.evaluation import evaluate_checkpoint
 
-    checkpoint = _checkpoint(folder, best=arguments.best)
     video = folder.videos / f"update-{checkpoint.update:09d}.mp4" if arguments.video else None
     with Interrupts() as interrupts:
         report = evaluate_checkpoint(

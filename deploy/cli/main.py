@@ -95,7 +95,9 @@ def run_command(name: str, argv: Sequence[str]) -> int:
 
 def fail(message: str, code: int) -> int:
     """Say in one line on stderr what is wrong; gives `code`."""
-    print(f"apexpert: {' '.join(message.split())}", file=sys.stderr)
+    # Below the command line `run.seed` is a field; typed it is `--seed`.
+    line = " ".join(message.split()).replace("--run.", "--")
+    print(f"apexpert: {line}", file=sys.stderr)
     return code
 
 

@@ -29,10 +29,12 @@ SHORT_FLAGS = {
     "--experts": "--network.num-experts",
 }
 """Short names of the usual flags of `train`."""
+UNPREFIXED = ("run", "bench")
+"""Parts of an arguments dataclass whose fields are flags without a prefix (they say so to tyro as well)."""
 
 
 def parse(kind: type[T], argv: Sequence[str], *, command: str, default: T | None = None) -> T:
-    """`argv` as a `kind` (a dataclass; a field `run` that is one itself has no prefix).
+    """`argv` as a `kind` (a dataclass of fields or of dataclasses).
 
     Prints the help and raises SystemExit(0) for `--help`; raises UsageError for anything that does not parse.
     """
@@ -86,7 +88,7 @@ def flags_of(kind: Any, prefix: str = "") -> dict[str, Any]:
         positional = get_origin(annotation) is Annotated and tyro.conf.Positional in get_args(annotation)
         annotation = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
         if dataclasses.is_dataclass(annotation):
-            flags |= flags_of(annotation, "" if name == "run" else f"{name}.")
+            flags |= flags_of(annotation, "" if name in UNPREFIXED else f"{name}.")
         elif not positional:
             flags[f"--{prefix}{_hyphens(name)}"] = annotation
             if annotation is bool:

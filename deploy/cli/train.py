@@ -1,12 +1,14 @@
 """`apexpert train` and `apexpert resume`."""
 
+import contextlib
 import dataclasses
 import shlex
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -38,6 +40,9 @@ class TrainArguments(Config):
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
 
 
+T = TypeVar("T", bound=TrainArguments)
+
+
 @dataclass(frozen=True)
 class ResumeArguments:
     """Go on with a run that was stopped or crashed, from its newest checkpoint, replay included."""
@@ -49,7 +54,7 @@ class ResumeArguments:
     actors: int = 0
     """Actors to start with; 0 keeps the run's own number."""
     ray_address: str = ""
-    """Ray cluster to run on (`auto` finds one that was started here); empty starts a private local one."""
+    """Ray cluster to run on; empty keeps the run's own, `local` starts a private local one."""
     detach: bool = False
     """Give the terminal back; `apexpert status` and `apexpert stop` go on from there."""
     runs_dir: str = "runs"
@@ -81,13 +86,27 @@ def resume(argv: Sequence[str]) -> int:
 
 def configure(argv: Sequence[str]) -> Config:
     """The checked configuration that `argv` asks for: preset first, then every flag given."""
+    default = presets.PRESETS[presets.DEFAULT]
+    arguments = parse_config(TrainArguments, argv, command="train", default=lambda: default)
+    return with_checked_environment(config_of(arguments))
+
+
+def parse_config(kind: type[T], argv: Sequence[str], *, command: str, default: Callable[[], Config]) -> T:
+    """`argv` as a `kind` of arguments: the preset that it names (else `default`), then every flag given.
+
+    Raises ConfigError or UsageError.
+    """
     full = expand_short(argv)
-    asked = flag_value(full, "--preset")
-    preset = presets.get_preset(presets.DEFAULT if asked is None and "--preset" not in full else asked or "")
-    default = TrainArguments(**_sections(preset))
-    config = Config(**_sections(parse(TrainArguments, full, command="train", default=default)))
+    given = any(token.partition("=")[0] == "--preset" for token in full)
+    base = presets.get_preset(flag_value(full, "--preset") or "") if given else default()
+    return parse(kind, full, command=command, default=kind(**_sections(base)))
+
+
+def config_of(arguments: TrainArguments) -> Config:
+    """The plain configuration in `arguments`, checked; raises ConfigError."""
+    config = Config(**_sections(arguments))
     check(config)
-    return with_checked_environment(config)
+    return config
 
 
 def resumed_config(folder: RunFolder, arguments: ResumeArguments) -> Config:
@@ -98,17 +117,18 @@ def resumed_config(folder: RunFolder, arguments: ResumeArguments) -> Config:
     done = int(status.get("metrics", {}).get("progress/env_steps", 0))
     if done >= total and status.get("state") == "finished":
         raise ConfigError(f"--total-env-steps {total}: the run has {done:,} already; give a larger number")
+    address = arguments.ray_address or config.run.ray_address
     config = with_values(
         config,
         run__name=folder.name,
         run__runs_dir=str(folder.path.parent),
         run__total_env_steps=total,
-        run__ray_address=arguments.ray_address,
+        run__ray_address="" if address == "local" else address,
         run__detach=arguments.detach,
         actors__num_actors=arguments.actors or config.actors.num_actors,
     )
     check(config)
-    return config
+    return with_checked_environment(config)
 
 
 def commands_for(folder: RunFolder, verb: str) -> str:
@@ -128,8 +148,9 @@ def with_checked_environment(config: Config) -> Config:
     """`config` with the game's canonical name; ConfigError when the environment cannot be made."""
     from actors.environments import EnvironmentError, describe_environment, normalise_game
 
-    # A console script's import path lacks the folder it is called in, where a user's own environment is.
-    sys.path.insert(0, str(Path.cwd()))
+    if config.environment.env and str(Path.cwd()) not in sys.path:
+        # A console script's import path lacks the folder it is called in, where a user's own environment is.
+        sys.path.append(str(Path.cwd()))
     try:
         if not config.environment.env:
             game = normalise_game(config.environment.game)
@@ -138,8 +159,6 @@ def with_checked_environment(config: Config) -> Config:
     except EnvironmentError as error:
         hint = "" if "did you mean" in str(error) or config.environment.env else GAMES_HINT
         raise ConfigError(f"{error}{hint}") from None
-    finally:
-        sys.path.pop(0)
     return config
 
 
@@ -155,10 +174,8 @@ def _announce(config: Config, folder: RunFolder) -> None:
 
 
 def _run(config: Config, folder: RunFolder, *, resume: bool) -> int:
-    from deploy.fleet import launch
-
     with Interrupts() as interrupts:
-        client = launch(config, folder, resume=resume)
+        client = _launch(config, folder, resume=resume)
         interrupts.arm()
         if config.run.detach:
             client.close()
@@ -166,13 +183,40 @@ def _run(config: Config, folder: RunFolder, *, resume: bool) -> int:
             print(f"End it:              {commands_for(folder, 'stop')}")
             return 0
         try:
-            status = _watch(config, client, interrupts, resume=resume)
+            with fleet_errors(folder):
+                status = _watch(config, client, interrupts, resume=resume)
         except Forced:
             client.shutdown()
             print(f"ended at once. Go on from the last checkpoint: {commands_for(folder, 'resume')}")
             return 130
         client.shutdown()
     return _report(status, folder)
+
+
+def _launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
+    """Start the run; what keeps it from starting because of a flag is a wrong value, and leaves no folder."""
+    from deploy.fleet import launch
+
+    try:
+        with fleet_errors(folder):
+            return launch(config, folder, resume=resume)
+    except CommandFailed as failure:
+        if resume or "--" not in str(failure.__cause__):
+            raise
+        shutil.rmtree(folder.path)
+        raise ConfigError(str(failure.__cause__)) from None
+
+
+@contextlib.contextmanager
+def fleet_errors(folder: RunFolder) -> Iterator[None]:
+    """What the fleet and replay raise becomes CommandFailed, one line."""
+    from deploy.fleet.errors import FleetError
+    from replay.errors import ReplayError
+
+    try:
+        yield
+    except (FleetError, ReplayError) as error:
+        raise CommandFailed(f"run {folder.name}: {error}; see {folder.log_path}") from error
 
 
 def _watch(config: Config, client: RunClient, interrupts: Interrupts, *, resume: bool) -> dict[str, Any]:

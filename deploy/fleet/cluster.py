@@ -1,11 +1,12 @@
 """Ray itself: a local one that belongs to the run, or somebody's cluster that is only connected to.
 
-The local Ray listens on 127.0.0.1 alone, asks for a random token, lives in a short private folder and has a keeper
-process in a session of its own (see keeper.py), so that it outlives the command and can be ended without
-touching any other Ray of this machine.
+The local Ray listens on 127.0.0.1 alone, asks for a random token, lives in a short private folder and has a
+keeper process in a session of its own (see keeper.py), so that it outlives the command and can be ended
+without touching any other Ray of this machine.
 """
 
 import contextlib
+import logging
 import os
 import secrets
 import shutil
@@ -31,9 +32,12 @@ from deploy.fleet.errors import FleetError
 NAMESPACE = "apexpert"
 OBJECT_STORE_BYTES = 256 * 1024**2
 LOGICAL_CPUS = 512
-START_SECONDS = 90.0
+START_SECONDS, START_ATTEMPTS = 90.0, 3
 # Below its folder Ray makes sockets of 68 characters; the system's limit for a socket's path is 107.
 SOCKET_SUFFIX, SOCKET_LIMIT = 68, 107
+
+_keepers: list[subprocess.Popen[bytes]] = []
+"""Keepers that this process started: as long as their pipes are open, they know that it lives."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,17 @@ def start_local(num_cpus: int = LOGICAL_CPUS, num_gpus: int | None = None) -> Lo
 
     `num_cpus` are logical: more than the machine has, so that `apexpert scale` is never refused here.
     """
+    for attempts_left in reversed(range(START_ATTEMPTS)):
+        try:
+            return _start_local(num_cpus, num_gpus)
+        except FleetError:
+            # Somebody may take the free port that was found before Ray does.
+            if not attempts_left:
+                raise
+    raise AssertionError("not reached")
+
+
+def _start_local(num_cpus: int, num_gpus: int | None) -> LocalRay:
     folder = _private_folder()
     token = folder / "token"
     token.touch(0o600)
@@ -102,6 +117,7 @@ def start_local(num_cpus: int = LOGICAL_CPUS, num_gpus: int | None = None) -> Lo
         env=os.environ | _ray_environment(token),
     )
     address = _wait_for_address(process, folder)
+    _keepers.append(process)
     started = psutil.Process(process.pid).create_time()
     return LocalRay(address=address, pid=process.pid, started=started, folder=str(folder))
 
@@ -129,6 +145,8 @@ def _ray_environment(token: Path) -> dict[str, str]:
         ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
+        # What the supervisor starts (the Redis servers' guardian) ends in its own good order.
+        "RAY_kill_child_processes_on_worker_exit": "0",
         # Else Ray starts one idle Python process for each logical CPU.
         "RAY_enable_worker_prestart": "0",
         "RAY_prestart_worker_first_driver": "0",
@@ -157,9 +175,11 @@ def _wait_for_address(process: subprocess.Popen[bytes], folder: Path) -> str:
         if process.poll() is not None:
             break
         time.sleep(0.05)
-    said = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
+    said = log.read_text(errors="replace").strip() if log.exists() else ""
     process.terminate()
-    raise FleetError(f"Ray did not start: {said[0] if said else 'it said nothing'}")
+    process.wait()
+    shutil.rmtree(folder, ignore_errors=True)
+    raise FleetError(f"Ray did not start: {said.splitlines()[-1] if said else 'it said nothing'}")
 
 
 def connect(address: str, local: LocalRay | None = None) -> None:
@@ -173,7 +193,7 @@ def connect(address: str, local: LocalRay | None = None) -> None:
         _use_token(Path(local.folder) / "token")
     try:
         with _loopback() if local is not None else contextlib.nullcontext():
-            ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+            ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise FleetError(f"no Ray answers at {address} (--run.ray-address)") from error
 
@@ -181,8 +201,8 @@ def connect(address: str, local: LocalRay | None = None) -> None:
 def _use_token(token: Path) -> None:
     """Ray reads its environment when it is imported and keeps the first token; make it look again."""
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    _raylet.Config.initialize("")
-    _raylet.AuthenticationTokenLoader.instance().reset_cache()
+    _raylet.Config.initialize("")  # type: ignore[attr-defined]
+    _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """Parent process of the Ray that a run starts for itself: keeps it, ends it, and leaves nothing behind.
 
-Started by path and with the standard library alone, so that it is small and starts at once. Its standard input is
-a pipe from the command that started it. It ends Ray and removes Ray's folder when it is told to (SIGTERM), when
-Ray ends by itself, or when the command dies before a supervisor has claimed the Ray (file `claimed`).
+Started by path and with the standard library alone, so that it is small and starts at once. Its standard
+input is a pipe from the command that started it. It ends Ray and removes Ray's folder when it is told to
+(SIGTERM), and when the command dies before a supervisor has claimed the Ray (file `claimed`).
 """
 
 import ctypes
@@ -51,13 +51,17 @@ def watch(ray: subprocess.Popen[bytes], folder: Path) -> None:
 
 
 def finish(ray: subprocess.Popen[bytes], folder: Path) -> None:
-    """End Ray, remove its folder, and kill what is left of this process group, which is only Ray's."""
-    ray.terminate()
-    try:
-        ray.wait(GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        ray.kill()
-    shutil.rmtree(folder, ignore_errors=True)
+    """End Ray, remove its folder, and kill what is left of this process group, which is only Ray's.
+
+    The folder of a Ray that ended by itself stays: its logs say why.
+    """
+    if ray.poll() is None:
+        ray.terminate()
+        try:
+            ray.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            ray.kill()
+        shutil.rmtree(folder, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)
 
 

@@ -8,6 +8,7 @@ from deploy.fleet.cluster import LocalRay
 from deploy.run_folder import RunFolder
 
 FLEET, RAY = "fleet.json", "ray.json"
+FINAL_STATES = frozenset({"finished", "stopped", "failed"})
 
 
 class FleetState:

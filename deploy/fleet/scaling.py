@@ -19,7 +19,7 @@ def missing(running: Collection[int], target: int) -> list[int]:
 
 @dataclass
 class Backoff:
-    """When a role may start again: after 0.5, 1, 2, 4, ... 30 s; a role that held for a minute starts afresh."""
+    """When a role may start again: after 0.5, 1, 2, ... 30 s; one that held for a minute starts afresh."""
 
     failures: int = 0
     """In a row."""

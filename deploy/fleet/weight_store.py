@@ -1,8 +1,8 @@
 """Weights from the learner to the actors: one Ray actor that holds the newest version.
 
-Each publication is one `ray.put` owned by the store, so that weights outlive the learner; an actor reads the flat
-array from shared memory of its node. Asking for something newer is a call that is answered when there is something
-newer, so that actors look at a pending answer without waiting and nobody polls over the network.
+Each publication is one `ray.put` owned by the store, so that weights outlive the learner; an actor reads the
+flat array from shared memory of its node. Asking for something newer is a call that is answered when there is
+something newer, so that actors look at a pending answer without waiting and nobody polls over the network.
 """
 
 import asyncio
@@ -65,8 +65,8 @@ def create_weight_store(node_id: str) -> Any:
     """Start a store on that Ray node; gives its handle."""
     strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
     # Every actor has one question pending, each a coroutine in the store.
-    actor = ray.remote(num_cpus=0, max_concurrency=10_000, scheduling_strategy=strategy)(WeightStore)
-    return actor.remote()
+    remote = ray.remote(WeightStore).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=strategy)
+    return remote.remote()
 
 
 class StoredWeights:

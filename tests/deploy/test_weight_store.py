@@ -57,8 +57,8 @@ def test_an_older_version_is_refused(store):
     publisher.publish(weights(5))
     publisher.publish(weights(4))
     assert publisher.newest_version() == 5
-    late = until(lambda source=StoredWeights(store): source.poll(), "weights")
-    assert late.parameters[0] == 5.0
+    late = StoredWeights(store)
+    assert until(late.poll, "weights").parameters[0] == 5.0
 
 
 @ray.remote(num_cpus=0)

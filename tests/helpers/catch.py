@@ -2,8 +2,8 @@
 
 The board is 7 x 7 cells of 12 x 12 pixels, so a frame is 84 x 84. A block starts in a random column of the
 top row and falls one row a step; the paddle starts in the middle of the bottom row and goes left, stays or
-goes right. After 6 steps the block is at the bottom: reward 1 if the paddle is under it, -1 otherwise, and the
-episode ends. The optimum is 1.0. After bsuite's catch (Osband et al., 2020, arXiv 1908.03568).
+goes right. After 6 steps the block is at the bottom: reward 1 if the paddle is under it, -1 otherwise, and
+the episode ends. The optimum is 1.0. After bsuite's catch (Osband et al., 2020, arXiv 1908.03568).
 """
 
 from collections.abc import Sequence

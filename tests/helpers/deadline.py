@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 def until(look: Callable[[], T], what: str, seconds: float = 30.0, pause: float = 0.02) -> T:
-    """The first truthy answer of `look` (0 counts as one, None and False do not); AssertionError after `seconds`."""
+    """The first answer of `look` that is not None or False; AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         answer = look()

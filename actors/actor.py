@@ -1,0 +1,221 @@
+"""An actor: several environments, one policy, and a writer that takes what they see to the replay."""
+
+import itertools
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from actors.config import ActorConfig, EnvironmentConfig, ExplorationConfig
+from actors.environments import StepResult, environment_seeds, make_environment
+from actors.episodes import Episode, EpisodeTracker
+from actors.exploration import Epsilons
+from actors.policy import Actions, Policy
+from actors.stacking import FrameStacks
+from actors.telemetry import Telemetry
+from models.arrays import Weights
+from models.config import NetworkConfig
+from replay.config import ReplayConfig
+from replay.errors import WriterStopped
+from replay.segment_builder import SegmentBuilder
+from replay.types import Segment, Signature
+
+
+class WeightsSource(Protocol):
+    """Where an actor gets weights from."""
+
+    def poll(self, wait: bool = False) -> Weights | None:
+        """Weights newer than those given before, or None; `wait` may block for a short while."""
+
+
+class SegmentWriter(Protocol):
+    """What an actor needs of `replay.writer.Writer`."""
+
+    def write(self, segment: Segment, *, wait: bool = True) -> int:
+        """Commit a segment; raises WriterStopped when told to stop while waiting for allowance."""
+
+
+class Actor:
+    """Steps its environments as one batch and writes every step to the replay, as items of segments.
+
+    The policy is asked about all environments at once. The step after an episode's end only resets that
+    environment: it is no transition, but the policy has then seen the last observation, whose value a window
+    cut by a time limit bootstraps from. Killed at any time, an actor loses its open segments, nothing else.
+    """
+
+    def __init__(
+        self,
+        config: ActorConfig,
+        environment: EnvironmentConfig,
+        exploration: ExplorationConfig,
+        network: NetworkConfig,
+        replay: ReplayConfig,
+        *,
+        slot: int,
+        incarnation: int,
+        seed: int,
+        writer: SegmentWriter,
+        weights: WeightsSource,
+        lockstep: bool = False,
+        start_env_steps: int = 0,
+    ) -> None:
+        """With `lockstep` each segment is followed by weights that know of it; `start_env_steps` counts the
+        items in the replay before this incarnation. Raises EnvironmentError."""
+        num_envs = config.envs_per_actor
+        self._config = config
+        self._writer = writer
+        self._weights_source = weights
+        self._lockstep = lockstep
+        self._needed_env_steps = start_env_steps
+        self._environment = make_environment(
+            environment, num_envs, environment_seeds(seed, slot, incarnation, num_envs)
+        )
+        frame_shape, num_actions = self._environment.frame_shape, self._environment.num_actions
+        # The spawn key keeps this stream apart from those of the environments, whatever their number.
+        choices = np.random.SeedSequence([seed, slot, incarnation, 0], spawn_key=(1,))
+        self._policy = Policy(
+            network,
+            observation_shape=(environment.stack, *frame_shape),
+            num_actions=num_actions,
+            precision=config.precision,
+            seed=int(choices.generate_state(1, np.uint64)[0]),
+        )
+        self._epsilons = Epsilons(exploration, slot=slot, num_envs=num_envs, warm_up_steps=replay.min_size)
+        self._stacks = FrameStacks(num_envs, environment.stack, frame_shape)
+        signature = Signature(frame_shape, environment.stack, replay.n_step, num_actions)
+        self._builders = _make_builders(config, replay, signature, slot=slot, incarnation=incarnation)
+        self._tracker = EpisodeTracker(num_envs)
+        self._unwritten: deque[Segment] = deque()
+        self._weights: Weights | None = None
+        self._started = False
+        self._vector_steps = 0
+        self._should_stop: Callable[[], bool] = lambda: False
+        self._telemetry = Telemetry()
+
+    def run(self, should_stop: Callable[[], bool]) -> None:
+        """Act until told to stop, then write what is open; raises what writer and weights source raise."""
+        self._should_stop = should_stop
+        try:
+            while not should_stop():
+                self.step()
+        except WriterStopped:
+            pass  # Told to stop while waiting for allowance: the segment in hand goes with the rest.
+        self.drain()
+
+    def step(self) -> None:
+        """One step of all environments: act, collect, write finished segments.
+
+        Raises WriterStopped when told to stop while writing; the segment is kept for `drain`.
+        """
+        self._refresh_weights()
+        if self._weights is None:
+            return  # Told to stop before there were any.
+        if not self._started:
+            self._begin()
+        epsilon = self._epsilons.at(self._weights.env_steps)
+        actions = self._policy.act(self._stacks.observations, epsilon, values=self._config.actor_priorities)
+        result = self._environment.step(actions.action)
+        self._stacks.push(result.frames, result.valid)
+        self._collect(actions, result)
+        self._telemetry.count(int(result.valid.sum()), self._tracker.update(result))
+        self._vector_steps += 1
+        self._write_finished(wait=True)
+
+    def drain(self) -> None:
+        """Write all open segments, without waiting for allowance; acting may go on afterwards."""
+        for builder in self._builders:
+            self._unwritten.extend(builder.drain())
+        self._write_finished(wait=False)
+
+    def take_episodes(self) -> list[Episode]:
+        """Episodes finished since the last call; may be called from any thread."""
+        return self._telemetry.take_episodes()
+
+    def metrics(self) -> dict[str, float]:
+        """Rates over the last seconds and totals of this incarnation; may be called from any thread."""
+        weights = self._weights
+        return {
+            **self._telemetry.rates(),
+            "actors/env_steps": float(self._telemetry.env_steps),
+            "actors/weights_version": float(-1 if weights is None else weights.version),
+            "actors/epsilon": float(self._epsilons.at(0 if weights is None else weights.env_steps).mean()),
+        }
+
+    def close(self) -> None:
+        """Free the environments."""
+        self._environment.close()
+
+    def _begin(self) -> None:
+        frames = self._environment.reset()
+        self._stacks.reset(frames)
+        for builder, frame in zip(self._builders, frames, strict=True):
+            builder.reset(frame)
+        self._started = True
+
+    def _collect(self, actions: Actions, result: StepResult) -> None:
+        """Hand each environment's step to its builder; a reset begins that slot's next episode."""
+        version = self._policy.weights_version
+        q_taken, q_max = actions.q_taken, actions.q_max
+        for env, builder in enumerate(self._builders):
+            q_newest = None if q_max is None else float(q_max[env])
+            if not result.valid[env]:
+                builder.reset(result.frames[env], q_newest)
+                continue
+            self._unwritten += builder.add(
+                int(actions.action[env]),
+                float(result.rewards[env]),
+                result.frames[env],
+                bool(result.terminated[env]),
+                bool(result.truncated[env]),
+                bool(result.life_lost[env]),
+                version,
+                q_taken=None if q_taken is None else float(q_taken[env]),
+                q_max=q_newest,
+            )
+
+    def _write_finished(self, *, wait: bool) -> None:
+        while self._unwritten:
+            segment = self._unwritten[0]
+            with self._telemetry.waiting():
+                self._writer.write(segment, wait=wait)
+            self._unwritten.popleft()
+            self._needed_env_steps += segment.num_items
+
+    def _refresh_weights(self) -> None:
+        """Look for newer weights now and then; wait for the first, and in lockstep for those that are due."""
+        if self._weights is None or self._lockstep:
+            needed = self._needed_env_steps if self._lockstep else 0
+            while not self._should_stop() and (self._weights is None or self._weights.env_steps < needed):
+                with self._telemetry.waiting():
+                    self._take(self._weights_source.poll(wait=True))
+        elif self._vector_steps % self._config.weights_poll_steps == 0:
+            self._take(self._weights_source.poll())
+
+    def _take(self, weights: Weights | None) -> None:
+        if weights is not None:
+            self._policy.load(weights)
+            self._weights = weights
+
+
+def _make_builders(
+    config: ActorConfig, replay: ReplayConfig, signature: Signature, *, slot: int, incarnation: int
+) -> list[SegmentBuilder]:
+    """One builder an environment; they share one sequence of segment numbers."""
+    sequence = itertools.count()
+    return [
+        SegmentBuilder(
+            signature,
+            actor=slot,
+            incarnation=incarnation,
+            env_slot=env,
+            num_slots=config.envs_per_actor,
+            segment_steps=replay.segment_steps,
+            next_seq=lambda: next(sequence),
+            actor_priorities=config.actor_priorities,
+            gamma=replay.gamma,
+            reward_clip=replay.reward_clip,
+            life_loss_terminates=replay.life_loss_terminates,
+        )
+        for env in range(config.envs_per_actor)
+    ]

@@ -1,0 +1,71 @@
+"""Evaluation: full games under the policy, with as little chance in it as the protocol allows."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.config import EnvironmentConfig
+from actors.environments import environment_seeds, make_environment
+from actors.episodes import Episode, EpisodeTracker
+from actors.policy import Policy
+from actors.rendering import EpisodeRecording, Recorder
+from actors.stacking import FrameStacks
+
+EVALUATION_SLOT = 2**31
+"""Takes the place of an actor's slot in the seeds: no actor has played these games."""
+
+
+def episode_quotas(episodes: int, num_envs: int) -> NDArray[np.int64]:
+    """How many episodes each environment plays, fixed beforehand; at most one more than any other.
+
+    Taking whatever ends first would favour short games, which mostly are the bad ones.
+    """
+    quotas = np.full(num_envs, episodes // num_envs, np.int64)
+    quotas[: episodes % num_envs] += 1
+    return quotas
+
+
+def evaluate(
+    policy: Policy,
+    environment: EnvironmentConfig,
+    *,
+    episodes: int,
+    seed: int,
+    epsilon: float = 0.001,
+    num_envs: int = 8,
+    recorder: Recorder | None = None,
+    progress: Callable[[Episode], object] = lambda episode: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[Episode]:
+    """Play `episodes` full games, sticky as configured, with the network's noise off.
+
+    `recorder` is given one picture an env step of environment 0 in its first episode: RGB (210, 160, 3) of
+    Atari games, else the grey frame (H, W). `progress` is given each episode as it ends. Told to stop, it
+    returns the episodes that have ended. Raises EnvironmentError.
+    """
+    remaining = episode_quotas(episodes, min(num_envs, episodes))
+    seeds = environment_seeds(seed, EVALUATION_SLOT, 0, len(remaining))
+    env = make_environment(environment, len(remaining), seeds)
+    stacks = FrameStacks(env.num_envs, environment.stack, env.frame_shape)
+    tracker = EpisodeTracker(env.num_envs)
+    recording = EpisodeRecording(recorder, environment, int(seeds[0]))
+    finished: list[Episode] = []
+    frames = env.reset()
+    stacks.reset(frames)
+    recording.begin(frames)
+    while remaining.any() and not should_stop():
+        playing = np.flatnonzero(remaining)
+        actions = np.zeros(env.num_envs, np.int64)
+        chosen = policy.act(stacks.observations[playing], epsilon, noise=False, values=False)
+        actions[playing] = chosen.action
+        result = env.step(actions)
+        stacks.push(result.frames, result.valid)
+        recording.step(int(actions[0]), result)
+        for episode in tracker.update(result):
+            if remaining[episode.env_slot]:
+                remaining[episode.env_slot] -= 1
+                finished.append(episode)
+                progress(episode)
+    env.close()
+    return finished

@@ -1,0 +1,93 @@
+"""Pictures of a game for people: a second emulator in colour beside the one that plays."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+from ale_py import ALEInterface, LoggerMode, roms
+from numpy.typing import NDArray
+
+from actors.config import EnvironmentConfig
+from actors.environments import StepResult, normalise_game
+
+Recorder = Callable[[NDArray[np.uint8]], None]
+"""Takes one picture: uint8 grey (H, W) or RGB (H, W, 3)."""
+
+
+class View(Protocol):
+    """Shows environment slot 0, one picture an env step."""
+
+    def begin(self, first_frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The picture of an episode's start; (E, H, W) frames are those of the environments."""
+
+    def step(self, action: int, result: StepResult) -> NDArray[np.uint8]:
+        """The picture after slot 0 took `action`."""
+
+
+class FrameView:
+    """The frames that the network sees."""
+
+    def begin(self, first_frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Grey (H, W)."""
+        return first_frames[0]
+
+    def step(self, action: int, result: StepResult) -> NDArray[np.uint8]:
+        """Grey (H, W)."""
+        return result.frames[0]
+
+
+class ColourView:
+    """An emulator of its own that makes the same moves: same game, seed and sticky actions, so the same game.
+
+    Pictures are RGB (210, 160, 3) for most games, the brighter of the last two screens as in the frames of
+    the network. It follows the first episode after the seeding, and no-ops at its start cannot be known.
+    """
+
+    def __init__(self, config: EnvironmentConfig, seed: int) -> None:
+        ALEInterface.setLoggerMode(LoggerMode.Error)
+        self._ale = ALEInterface()
+        self._ale.setInt("random_seed", seed)
+        self._ale.setFloat("repeat_action_probability", config.repeat_action_probability)
+        rom = roms.get_rom_path(normalise_game(config.game))
+        assert rom is not None
+        self._ale.loadROM(rom)
+        full = config.full_action_space
+        self._actions = self._ale.getLegalActionSet() if full else self._ale.getMinimalActionSet()
+        self._frame_skip = config.frame_skip
+
+    def begin(self, first_frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """RGB (H, W, 3)."""
+        self._ale.reset_game()
+        return self._ale.getScreenRGB()
+
+    def step(self, action: int, result: StepResult) -> NDArray[np.uint8]:
+        """RGB (H, W, 3)."""
+        before = after = self._ale.getScreenRGB()
+        for _ in range(self._frame_skip):
+            if self._ale.game_over():
+                break
+            self._ale.act(self._actions[action])
+            before, after = after, self._ale.getScreenRGB()
+        return np.maximum(before, after)
+
+
+class EpisodeRecording:
+    """Gives a recorder the pictures of slot 0's first episode; does nothing without a recorder."""
+
+    def __init__(self, recorder: Recorder | None, config: EnvironmentConfig, seed: int) -> None:
+        self._recorder = recorder
+        self._view: View = FrameView()
+        if recorder and not config.env and not config.noop_max:
+            self._view = ColourView(config, seed)
+
+    def begin(self, first_frames: NDArray[np.uint8]) -> None:
+        """The environments were reset, slot 0 with the seed of this recording."""
+        if self._recorder:
+            self._recorder(self._view.begin(first_frames))
+
+    def step(self, action: int, result: StepResult) -> None:
+        """Slot 0 took `action`."""
+        if self._recorder:
+            self._recorder(self._view.step(action, result))
+            if result.terminated[0] or result.truncated[0]:
+                self._recorder = None

@@ -1,0 +1,151 @@
+"""`apexpert bench end-to-end`: agent steps a second of a whole run, next to the limit that its parts allow.
+
+The run is the production one: fleet on a local Ray, embedded shards, actors, learner. What counts is what the
+learner's sampler has taken in, over a window of wall time that starts when warm-up and the limiter's slack
+are used up, so that every step counted was also paid for in samples.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+from deploy.bench import limits
+from deploy.config import Config, to_json, with_values
+from deploy.presets import get_preset
+from deploy.run_folder import RunFolder
+
+WARM_UP = 3_000
+"""Items inserted before the first update."""
+START_SECONDS = 300.0
+"""Longest time that start, warm-up and settling may take."""
+POLL_SECONDS = 0.1
+ENDLESS = 10**9
+
+
+class BenchmarkError(Exception):
+    """The run ended or stood still before it was measured."""
+
+
+def default_config() -> Config:
+    """Nature, Soft MoE with 4 experts, Rainbow, batch 32 every 4 steps, Breakout, one actor with 8 games."""
+    return with_values(
+        get_preset("paper-rainbow"),
+        network__encoder="nature",
+        network__num_experts=4,
+        environment__game="breakout",
+        actors__num_actors=1,
+        actors__envs_per_actor=8,
+        learner__batch_size=32,
+        learner__update_period=4,
+    )
+
+
+def run(
+    config: Config | None = None,
+    *,
+    seconds: float = 60.0,
+    repeats: int = 3,
+    limit_seconds: float = 4.0,
+    report: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Measures `repeats` runs of `seconds` each for SAME and for VALID padding; medians of each.
+
+    Keys: `agent_steps_per_s`, `ratio_of_limit`, `limit` and its parts, all again with the suffix `_valid`,
+    `repeats` with every single measurement, and `config`. `report` gets a line for each measurement as it is
+    made. Raises BenchmarkError when a run fails.
+    """
+    config = _for_measurement(config or default_config())
+    result: dict[str, Any] = {"benchmark": "end-to-end", "seconds": seconds, "repeats": {}}
+    for padding, suffix in (("same", ""), ("valid", "_valid")):
+        padded = with_values(config, network__padding=padding)
+        measured = []
+        for _ in range(repeats):
+            measured.append(_measure(padded, seconds, limit_seconds))
+            report(f"{padding}: " + ", ".join(f"{key} {value:.3g}" for key, value in measured[-1].items()))
+        for key in measured[0]:
+            result[key + suffix] = statistics.median(m[key] for m in measured)
+        result["repeats"][padding] = measured
+    result["config"] = to_json(config)
+    return result
+
+
+def _for_measurement(config: Config) -> Config:
+    """Short warm-up, no end in sight, and neither checkpoints nor evaluations within the window."""
+    return with_values(
+        config,
+        run__total_env_steps=ENDLESS,
+        run__detach=False,
+        replay__min_size=WARM_UP,
+        learner__checkpoint_period=ENDLESS,
+        evaluation__every_env_steps=0,
+    )
+
+
+def _measure(config: Config, seconds: float, limit_seconds: float) -> dict[str, float]:
+    parts = limits.measure(config, seconds=limit_seconds)
+    with tempfile.TemporaryDirectory() as runs_dir:
+        speed = _measure_run(with_values(config, run__runs_dir=runs_dir, run__name="bench"), seconds)
+    return {**speed, "ratio_of_limit": speed["agent_steps_per_s"] / parts["limit"], **parts}
+
+
+def _measure_run(config: Config, seconds: float) -> dict[str, float]:
+    from deploy.fleet import launch  # Ray is only wanted where a fleet is
+
+    folder = RunFolder.create(config)
+    client = launch(config, folder, resume=False)
+    try:
+        _settle(config, client)
+        return _measure_window(client, seconds)
+    finally:
+        client.stop()
+        client.wait_finished(60)
+        client.shutdown()
+
+
+def _settle(config: Config, client: Any) -> None:
+    """Waits for twice the limiter's slack to be inserted after the warm-up: from then on samples pay."""
+    slack = max(
+        config.replay.error_buffer / config.samples_per_insert,
+        config.learner.update_period + 2 * config.replay.segment_steps,
+        0.1 * config.replay.min_size,
+    )
+    deadline = time.monotonic() + START_SECONDS
+    while _metric(client, "replay/inserted") < config.replay.min_size + 2 * slack:
+        if time.monotonic() > deadline:
+            raise BenchmarkError(f"the run did not get under way within {START_SECONDS:.0f} s")
+        time.sleep(POLL_SECONDS)
+
+
+def _measure_window(client: Any, seconds: float) -> dict[str, float]:
+    """From one arrival to the first that is `seconds` later, so that no fraction of a segment is counted."""
+    start_items, start = _next_arrival(client, _metric(client, "replay/inserted"))
+    start_samples = _metric(client, "replay/sampled")
+    items, now = start_items, start
+    while now - start < seconds:
+        items, now = _next_arrival(client, items)
+    samples = _metric(client, "replay/sampled") - start_samples
+    return {
+        "agent_steps_per_s": (items - start_items) / (now - start),
+        "learned_samples_per_s": samples / (now - start),
+        "waiting_share": _metric(client, "learner/waiting_share"),
+        "window_s": now - start,
+    }
+
+
+def _next_arrival(client: Any, items: float) -> tuple[float, float]:
+    deadline = time.monotonic() + START_SECONDS
+    while (inserted := _metric(client, "replay/inserted")) <= items:
+        if time.monotonic() > deadline:
+            raise BenchmarkError("nothing was inserted for minutes")
+        client.heartbeat()
+        time.sleep(POLL_SECONDS)
+    return inserted, time.monotonic()
+
+
+def _metric(client: Any, name: str) -> float:
+    status = client.status()
+    if status["state"] in ("failed", "finished", "stopped"):
+        raise BenchmarkError(f"the run is {status['state']}: {status['message']}")
+    return float(status["metrics"].get(name, 0.0))

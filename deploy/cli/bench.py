@@ -1,0 +1,108 @@
+"""`apexpert bench`: how fast this machine acts, learns, and does both."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import tyro
+
+from deploy.cli.errors import CommandFailed, UsageError
+from deploy.cli.parsing import as_typed
+from deploy.cli.train import TrainArguments, config_of, parse_config, with_checked_environment
+from deploy.config import Config, ConfigError
+
+WHAT = ("actor", "learner", "end-to-end")
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """How to measure."""
+
+    json: bool = False
+    """Print the result as JSON."""
+    seconds: float = 0.0
+    """Length of each measurement; 0 takes 10 (actor, learner) or 60 seconds (end-to-end)."""
+    repeats: int = 3
+    """Runs that end-to-end takes the median of."""
+
+
+@dataclass(frozen=True)
+class BenchArguments(TrainArguments):
+    """Measure this machine with the production classes: apexpert bench actor, learner or end-to-end.
+
+      actor       one actor on one core, and its environments and its policy alone
+      learner     updates with the real sampler, and the train step and the sampler alone
+      end-to-end  a whole run, beside the limit that its parts allow
+
+    Without --preset: Nature, Soft MoE with 4 experts, Rainbow, batch 32 every 4 steps, Breakout, one actor
+    with 8 games. Every flag of `apexpert train` is understood.
+    """
+
+    bench: Annotated[BenchOptions, tyro.conf.arg(name="")] = field(default_factory=BenchOptions)
+
+
+def bench(argv: Sequence[str]) -> int:
+    """Measure and print; gives the exit code."""
+    what, rest = _what(argv)
+    arguments, config = configure(rest)
+    measure = _benchmark(what, arguments.bench)
+    result = measure(config)
+    if arguments.bench.json:
+        print(json.dumps(result, indent=1))
+    else:
+        _print(result)
+    return 0
+
+
+def configure(argv: Sequence[str]) -> tuple[BenchArguments, Config]:
+    """How to measure, and the checked configuration to measure."""
+    from deploy.bench.end_to_end import default_config
+
+    try:
+        arguments = parse_config(BenchArguments, argv, command="bench", default=default_config)
+        options = arguments.bench
+        if not options.seconds >= 0 or options.repeats < 1:
+            raise ConfigError("--seconds must be 0 or more and --repeats 1 or more")
+        return arguments, with_checked_environment(config_of(arguments))
+    except (ConfigError, UsageError) as error:
+        raise type(error)(as_typed(str(error), argv)) from None
+
+
+def _what(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The benchmark's name and the flags behind it."""
+    if argv and argv[0] in WHAT:
+        return argv[0], argv[1:]
+    if {"-h", "--help"} & set(argv):
+        return WHAT[0], argv
+    found = "is missing" if not argv or argv[0].startswith("-") else f"{argv[0]!r} is not allowed"
+    raise UsageError(f"WHAT {found}; allowed is one of {', '.join(WHAT)} (see apexpert bench --help)")
+
+
+def _benchmark(what: str, options: BenchOptions) -> Callable[[Config], dict[str, Any]]:
+    given: dict[str, Any] = {"seconds": options.seconds} if options.seconds else {}
+    from deploy.bench import actor, end_to_end, learner
+
+    def whole(config: Config) -> dict[str, Any]:
+        try:
+            return end_to_end.run(config, repeats=options.repeats, report=_progress, **given)
+        except end_to_end.BenchmarkError as error:
+            raise CommandFailed(f"bench end-to-end: {error}") from None
+
+    runs: dict[str, Callable[[Config], dict[str, Any]]] = {
+        "actor": lambda config: actor.run(config, **given),
+        "learner": lambda config: learner.run(config, **given),
+        "end-to-end": whole,
+    }
+    return runs[what]
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _print(result: Mapping[str, Any]) -> None:
+    for name, value in result.items():
+        if not isinstance(value, dict | list):
+            print(f"  {name:<28} {f'{value:,.2f}' if isinstance(value, float) else value}")

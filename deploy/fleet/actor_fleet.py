@@ -1,0 +1,125 @@
+"""The run's actors: one per slot below the target, replaced when they die, drained when they are too many."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from deploy.fleet.handles import RoleHandle, start_actor
+from deploy.fleet.roles import Assignment
+from deploy.fleet.run_state import FleetState
+from deploy.fleet.scaling import Backoff, missing, surplus
+
+DRAIN_SECONDS = 30.0
+"""An actor that was told to leave and is not done after this long is killed."""
+
+
+class ActorFleet:
+    """Starts, watches, replaces and drains actors; `step` and `drain` belong to the supervisor's loop."""
+
+    def __init__(
+        self, assignment: Assignment, state: FleetState, *, node_id: str | None, note: Callable[[str], None]
+    ) -> None:
+        """`node_id`: the only node they may run on, or None for any."""
+        self._assignment, self._state, self._node_id, self._note = assignment, state, node_id, note
+        self._running: dict[int, tuple[int, RoleHandle]] = {}
+        self._leaving: dict[int, tuple[int, RoleHandle, float]] = {}
+        self._backoff: dict[int, Backoff] = {}
+        self.restarts = 0
+        self.new_dead: set[tuple[int, int]] = set()
+        """Incarnations found dead or gone since somebody last cleared it."""
+
+    @property
+    def alive(self) -> int:
+        """Actors at work."""
+        return sum(handle.ready for _, handle in self._running.values())
+
+    @property
+    def started(self) -> set[tuple[int, int]]:
+        """(slot, incarnation) of all that may still write."""
+        leaving = {(slot, incarnation) for slot, (incarnation, _, _) in self._leaving.items()}
+        return {(slot, incarnation) for slot, (incarnation, _) in self._running.items()} | leaving
+
+    def step(self, start_env_steps: int) -> list[tuple[float, int]]:
+        """Look at every actor, and bring their number to the target; gives the episodes that ended."""
+        episodes = [episode for handle in self._handles() for episode in handle.poll()]
+        now = time.monotonic()
+        self._bury(now)
+        for slot in surplus(self._running, self._state.target):
+            self._dismiss(slot, now)
+        for slot in missing(self._running, self._state.target):
+            # A slot's next incarnation waits for the one before to be gone.
+            if slot not in self._leaving and self._backoff.setdefault(slot, Backoff()).may_start(now):
+                self._start(slot, now, start_env_steps)
+        return episodes
+
+    def drain(self, seconds: float) -> list[tuple[float, int]]:
+        """Tell all to leave and wait until they have written what is open; kills those that take longer."""
+        now = time.monotonic()
+        for slot in list(self._running):
+            self._dismiss(slot, now)
+        for _, handle, _ in self._leaving.values():
+            handle.wait(now + seconds - time.monotonic())
+        episodes = [episode for handle in self._handles() for episode in handle.poll()]
+        for _, handle, _ in self._leaving.values():
+            handle.kill()
+        self._leaving.clear()
+        return episodes
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row an actor for the status."""
+        rows = [self._row(slot, n, handle, "") for slot, (n, handle) in self._running.items()]
+        rows += [self._row(slot, n, handle, "leaving") for slot, (n, handle, _) in self._leaving.items()]
+        return sorted(rows, key=lambda row: (row["slot"], row["incarnation"]))
+
+    def metrics(self) -> list[dict[str, float]]:
+        """What each actor at work reported last."""
+        return [handle.metrics for _, handle in self._running.values() if handle.ready]
+
+    def _handles(self) -> list[RoleHandle]:
+        leaving = [handle for _, handle, _ in self._leaving.values()]
+        return [handle for _, handle in self._running.values()] + leaving
+
+    def _start(self, slot: int, now: float, start_env_steps: int) -> None:
+        incarnation = self._state.next_incarnation(slot)
+        handle = start_actor(self._assignment, slot, incarnation, start_env_steps, self._node_id)
+        self._running[slot] = incarnation, handle
+        self._backoff[slot].started(now)
+        self._note(f"actor {slot} starts (incarnation {incarnation})")
+
+    def _dismiss(self, slot: int, now: float) -> None:
+        incarnation, handle = self._running.pop(slot)
+        handle.stop()
+        self._leaving[slot] = incarnation, handle, now + DRAIN_SECONDS
+        self._backoff.pop(slot, None)
+
+    def _bury(self, now: float) -> None:
+        for slot, (incarnation, handle) in list(self._running.items()):
+            if handle.end is None:
+                continue
+            del self._running[slot]
+            handle.kill()
+            self._backoff[slot].failed(now)
+            self.restarts += 1
+            self.new_dead.add((slot, incarnation))
+            reason = handle.end.reason
+            self._note(f"actor {slot} (incarnation {incarnation}) is gone: {reason}; it is replaced")
+        for slot, (incarnation, handle, deadline) in list(self._leaving.items()):
+            if handle.end is None and now < deadline:
+                continue
+            del self._leaving[slot]
+            handle.kill()
+            self.new_dead.add((slot, incarnation))
+            self._note(f"actor {slot} (incarnation {incarnation}) has left")
+
+    def _row(self, slot: int, incarnation: int, handle: RoleHandle, state: str) -> dict[str, Any]:
+        state = state or ("running" if handle.ready else "starting")
+        return {
+            "slot": slot,
+            "incarnation": incarnation,
+            "state": state,
+            "pid": handle.report["pid"] if handle.report else None,
+            "env_steps_per_s": handle.metrics.get("speed/actor_steps_per_s", 0.0),
+            "env_steps": handle.metrics.get("actors/env_steps", 0.0),
+            "weights_version": handle.metrics.get("actors/weights_version", -1.0),
+            "waiting_share": handle.metrics.get("actors/waiting_share", 0.0),
+        }

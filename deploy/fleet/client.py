@@ -1,0 +1,176 @@
+"""The command's handle on a run: starting it, finding it, and talking to its supervisor."""
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+
+from deploy.config import Config
+from deploy.fleet import cluster
+from deploy.fleet.cluster import LOGICAL_CPUS, LocalRay
+from deploy.fleet.errors import FleetError
+from deploy.fleet.run_state import FINAL_STATES, FleetState, forget_ray, load_ray, save_ray
+from deploy.run_folder import RunFolder
+
+ANSWER_SECONDS, START_SECONDS = 5.0, 120.0
+CONCURRENCY = 16
+
+
+class RunClient:
+    """A run that is somewhere on Ray; made by `launch` and `connect`."""
+
+    def __init__(self, folder: RunFolder, supervisor: Any, local: LocalRay | None) -> None:
+        self._folder, self._supervisor, self._local = folder, supervisor, local
+
+    def status(self) -> dict[str, Any]:
+        """The run's status from its supervisor, or status.json when that does not answer."""
+        status = self._ask()
+        if status is None:
+            status = self._folder.read_json("status.json", {})
+        if status.get("state") in FINAL_STATES:
+            self._let_go()
+        return status
+
+    def scale(self, num_actors: int) -> None:
+        """Ask for that many actors; FleetError when the run does not answer."""
+        self._call("scale", num_actors)
+
+    def stop(self) -> None:
+        """Ask the run to end cleanly; returns at once. FleetError when the run does not answer."""
+        if self._supervisor is not None:
+            self._call("stop")
+
+    def heartbeat(self) -> None:
+        """Say that the command that owns the run is alive."""
+        if self._supervisor is not None:
+            with contextlib.suppress(RayError):
+                self._supervisor.heartbeat.remote()
+
+    def wait_finished(self, timeout: float) -> dict[str, Any]:
+        """The status once the run has ended; heartbeats meanwhile. FleetError after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while (status := self.status())["state"] not in FINAL_STATES:
+            if time.monotonic() > deadline:
+                raise FleetError(f"{self._folder.name} is {status['state']} still, after {timeout:.0f} s")
+            self.heartbeat()
+            time.sleep(0.1)
+        return status
+
+    def close(self) -> None:
+        """Let go of the run and leave it as it is."""
+        self._let_go()
+
+    def shutdown(self) -> None:
+        """End what is left of the run on Ray, and the Ray that it started for itself."""
+        if self._supervisor is not None and self._local is None:
+            with contextlib.suppress(RayError):
+                ray.kill(self._supervisor, no_restart=True)
+        self._let_go()
+        if self._local is not None:
+            self._local.end()
+            forget_ray(self._folder)
+
+    def _ask(self) -> dict[str, Any] | None:
+        if self._supervisor is None:
+            return None
+        try:
+            answer: dict[str, Any] = ray.get(self._supervisor.status.remote(), timeout=ANSWER_SECONDS)
+            return answer
+        except (RayError, GetTimeoutError):
+            return None
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        try:
+            ray.get(getattr(self._supervisor, method).remote(*arguments), timeout=ANSWER_SECONDS)
+        except (AttributeError, RayError, GetTimeoutError) as error:
+            raise FleetError(f"{self._folder.name} does not answer; see apexpert status") from error
+
+    def _let_go(self) -> None:
+        """A Ray of the run's own ends soon, and would take a process with it that is still connected."""
+        self._supervisor = None
+        if self._local is not None and ray.is_initialized():
+            ray.shutdown()
+
+
+def launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
+    """Start the run in `folder` (whose saved config counts) and give its client once its supervisor answers.
+
+    Without `run.ray_address` it gets a Ray of its own. `resume` clears what a crash left behind. Raises
+    FleetError.
+    """
+    if resume:
+        _clear_leftovers(folder)
+    FleetState(folder).target = config.actors.num_actors
+    address, local = config.run.ray_address, None
+    if not address:
+        local = cluster.start_local(max(LOGICAL_CPUS, 4 * config.actors.num_actors))
+        address = local.address
+    save_ray(folder, local, address)
+    try:
+        cluster.connect(address, local)
+        supervisor = _start_supervisor(folder)
+        if local is not None:
+            local.claim()
+    except BaseException:
+        if local is not None:
+            if ray.is_initialized():
+                ray.shutdown()
+            local.end()
+        forget_ray(folder)
+        raise
+    return RunClient(folder, supervisor, local)
+
+
+def connect(folder: RunFolder) -> RunClient:
+    """The client of a run that was started by another command; FleetError when it is not there."""
+    address, local = load_ray(folder)
+    if not address or (local is not None and not local.alive):
+        raise FleetError(f"{folder.name} is not running")
+    cluster.connect(address, local)
+    try:
+        supervisor = ray.get_actor(_actor_name(folder), cluster.NAMESPACE)
+    except ValueError:
+        raise FleetError(f"{folder.name} is not running") from None
+    return RunClient(folder, supervisor, local)
+
+
+def _actor_name(folder: RunFolder) -> str:
+    # By path: runs of the same name can be in different folders, on the same Ray.
+    return f"supervisor:{Path(folder.path).resolve()}"
+
+
+def _start_supervisor(folder: RunFolder) -> Any:
+    # Here, because the other commands have no use for all that it imports.
+    from deploy.fleet.supervisor import Supervisor
+
+    here = ray.get_runtime_context().get_node_id()
+    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
+    remote = ray.remote(Supervisor).options(
+        name=_actor_name(folder),
+        namespace=cluster.NAMESPACE,
+        lifetime="detached",
+        num_cpus=0,
+        max_concurrency=CONCURRENCY,
+        max_restarts=-1,
+        max_task_retries=0,
+        scheduling_strategy=strategy,
+    )
+    supervisor = remote.remote(str(folder.path))
+    try:
+        ray.get(supervisor.heartbeat.remote(), timeout=START_SECONDS)
+    except (RayError, GetTimeoutError) as error:
+        with contextlib.suppress(RayError):
+            ray.kill(supervisor, no_restart=True)
+        raise FleetError(f"the supervisor does not start: {' '.join(str(error).split())[:300]}") from error
+    return supervisor
+
+
+def _clear_leftovers(folder: RunFolder) -> None:
+    """A Ray of this run that a crash left behind; the caller has seen that nobody holds the run's lock."""
+    _, local = load_ray(folder)
+    if local is not None:
+        local.end()
+    forget_ray(folder)

@@ -1,0 +1,142 @@
+"""The supervisor's view of one running role: is it alive, what does it report, how did it end."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from deploy.fleet.roles import ActorRole, Assignment, LearnerRole, Report
+
+SILENT_SECONDS = 60.0
+# run, heartbeat, stop and mark_dead at the same time.
+CONCURRENCY = 4
+
+
+@dataclass
+class End:
+    """How a role ended: with an answer, or with an error."""
+
+    answer: Any = None
+    error: BaseException | None = None
+
+    @property
+    def reason(self) -> str:
+        """One line for people."""
+        if isinstance(self.error, RayActorError):
+            return "its process died"
+        if self.error is None:
+            return "ended"
+        text = " ".join(str(self.error).split())
+        return f"{type(self.error).__name__}: {text}"
+
+
+@dataclass
+class RoleHandle:
+    """A role in a process of its own. Nothing here waits, except `wait`."""
+
+    actor: Any
+    _run: Any
+    _beat: Any = None
+    _heard: float = field(default_factory=time.monotonic)
+    report: Report | None = None
+    """The last heartbeat's answer."""
+    end: End | None = None
+    """Set once the role has ended or was found dead."""
+
+    def poll(self) -> list[tuple[float, int]]:
+        """Look for the end and for an answered heartbeat, and ask for the next; gives episodes just told."""
+        if self.end is not None:
+            return []
+        episodes = self._take_beat()
+        self._take_end()
+        if self.end is None and time.monotonic() - self._heard > SILENT_SECONDS:
+            self.kill()
+            self.end = End(error=TimeoutError(f"no heartbeat for {SILENT_SECONDS:.0f} s"))
+        if self.end is not None and isinstance(self.end.answer, list):
+            episodes = episodes + self.end.answer
+        return episodes
+
+    def stop(self) -> None:
+        """Tell it to end cleanly."""
+        self.actor.stop.remote()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for its end, at most that long."""
+        ray.wait([self._run], timeout=max(seconds, 0.0))
+
+    def kill(self) -> None:
+        """End its process at once; harmless when it is gone."""
+        ray.kill(self.actor)
+
+    @property
+    def ready(self) -> bool:
+        """Built and at work."""
+        return self.report is not None and self.report["ready"]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last reported metrics."""
+        return self.report["metrics"] if self.report is not None else {}
+
+    def _take_beat(self) -> list[tuple[float, int]]:
+        episodes: list[tuple[float, int]] = []
+        if self._beat is not None and _is_ready(self._beat):
+            try:
+                self.report = report = ray.get(self._beat)
+                episodes = report["episodes"]
+                self._heard = time.monotonic()
+            except RayError:
+                pass  # its process is gone: the end of `run` tells how
+            self._beat = None
+        if self._beat is None:
+            self._beat = self.actor.heartbeat.remote()
+        return episodes
+
+    def _take_end(self) -> None:
+        if not _is_ready(self._run):
+            return
+        try:
+            self.end = End(answer=ray.get(self._run))
+        except RayTaskError as error:
+            # The role's own exception, with its type; Ray's wrapper holds the remote traceback.
+            self.end = End(error=error.cause or error)
+        except RayError as error:
+            self.end = End(error=error)
+
+
+def _is_ready(reference: Any) -> bool:
+    return bool(ray.wait([reference], timeout=0)[0])
+
+
+def start_learner(
+    assignment: Assignment, dead: set[tuple[int, int]], node_id: str, num_gpus: float
+) -> RoleHandle:
+    """Start the learner on that node."""
+    actor = _role(LearnerRole, num_gpus=num_gpus, node_id=node_id).remote(assignment, dead)
+    return RoleHandle(actor, actor.run.remote())
+
+
+def start_actor(
+    assignment: Assignment, slot: int, incarnation: int, start_env_steps: int, node_id: str | None
+) -> RoleHandle:
+    """Start one incarnation of an actor slot, on any node or on that one."""
+    role = _role(ActorRole, num_gpus=0, node_id=node_id)
+    actor = role.remote(assignment, slot, incarnation, start_env_steps)
+    return RoleHandle(actor, actor.run.remote())
+
+
+def _role(cls: type, *, num_gpus: float, node_id: str | None) -> Any:
+    strategy: Any = "DEFAULT"
+    if node_id is not None:
+        affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        strategy = affinity(node_id, soft=False)
+    return ray.remote(cls).options(
+        num_cpus=1,
+        num_gpus=num_gpus,
+        max_concurrency=CONCURRENCY,
+        max_restarts=0,
+        max_task_retries=0,
+        scheduling_strategy=strategy,
+    )

@@ -1,0 +1,99 @@
+"""The place of the run's one learner: started again when it dies, until that is clearly of no help."""
+
+import time
+from collections.abc import Callable
+
+from actors.environments import EnvironmentError
+from deploy.fleet.handles import End, RoleHandle, start_learner
+from deploy.fleet.roles import Assignment
+from deploy.fleet.scaling import Backoff
+from learner.errors import LearnerError
+from replay.errors import SignatureMismatch
+
+FAILURES = 5
+HOPELESS = (LearnerError, SignatureMismatch, EnvironmentError)
+"""Errors that a new start would only repeat."""
+
+
+class LearnerSeat:
+    """Starts the learner, watches it and starts it again from its last checkpoint."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        *,
+        node_id: str,
+        num_gpus: float,
+        dead: Callable[[], set[tuple[int, int]]],
+        note: Callable[[str], None],
+    ) -> None:
+        """`dead` gives every incarnation that will write no more, for a learner that starts."""
+        self._assignment, self._node_id, self._num_gpus = assignment, node_id, num_gpus
+        self._dead, self._note = dead, note
+        self._backoff = Backoff()
+        self._handle: RoleHandle | None = None
+        self.outcome = ""
+        """`finished`, `stopped` or `failed` once the learner will not run again."""
+        self.message = ""
+        """Why it failed, in one line."""
+
+    def step(self) -> None:
+        """Look at the learner; start one when none runs and the wait is over."""
+        now = time.monotonic()
+        if self._handle is not None:
+            self._handle.poll()
+            if self._handle.end is not None:
+                self._ended(self._handle.end, now)
+        elif not self.outcome and self._backoff.may_start(now):
+            self._handle = start_learner(self._assignment, self._dead(), self._node_id, self._num_gpus)
+            self._backoff.started(now)
+
+    def mark_dead(self, incarnations: set[tuple[int, int]]) -> None:
+        """These actors will write no more."""
+        if self._handle is not None and incarnations:
+            self._handle.actor.mark_dead.remote(incarnations)
+
+    def stop(self, seconds: float) -> None:
+        """Tell it to save a checkpoint and end; kills it when that takes longer."""
+        if self._handle is None:
+            return
+        if self._handle.end is None:
+            self._handle.stop()
+            self._handle.wait(seconds)
+            self._handle.poll()
+        if self._handle.end is None or self._handle.end.error is not None:
+            reason = self._handle.end.reason if self._handle.end else f"not done after {seconds:.0f} s"
+            self._note(f"the learner ended without a last checkpoint: {reason}")
+        self._handle.kill()
+        self._handle = None
+
+    @property
+    def ready(self) -> bool:
+        """It has restored and learns."""
+        return self._handle is not None and self._handle.ready
+
+    @property
+    def pid(self) -> int | None:
+        """Its process, once it has reported."""
+        return self._handle.report["pid"] if self._handle is not None and self._handle.report else None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What it reported last."""
+        return self._handle.metrics if self._handle is not None else {}
+
+    def _ended(self, end: End, now: float) -> None:
+        if end.error is None:
+            self.outcome = str(end.answer)
+            return
+        assert self._handle is not None
+        self._handle.kill()
+        self._handle = None
+        self._backoff.failed(now)
+        failures = self._backoff.failures
+        if isinstance(end.error, HOPELESS) or failures >= FAILURES:
+            self.outcome, self.message = "failed", end.reason
+            return
+        self._note(
+            f"the learner is gone ({failures}): {end.reason}; it starts again from its last checkpoint"
+        )

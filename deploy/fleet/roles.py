@@ -1,0 +1,213 @@
+"""Actor and learner as Ray actors: each builds its plain class in its own process and runs it.
+
+`run` is one long call whose answer tells how the role ended; `heartbeat`, `stop` and the like are answered
+beside it. A role that has not been asked for a heartbeat for 20 s has lost its supervisor: it ends as if told to.
+
+The supervisor loads this module too and has no use for torch, so what only the roles need is imported in them.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from deploy.config import Config, to_json
+from deploy.fleet.log import log_to
+from deploy.fleet.weight_store import StoredWeights, WeightPublisher
+from deploy.run_folder import RunFolder
+from replay.shard import Shard
+from replay.types import Signature
+
+if TYPE_CHECKING:
+    from actors.actor import Actor
+    from learner.learner import Learner
+
+LOST_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What every role of a run needs to know."""
+
+    config: Config
+    folder: str
+    urls: tuple[str, ...]
+    """One an shard, in order; with passwords, so it goes only from process to process."""
+    store: Any
+    """Handle of the weight store."""
+
+
+class Report(TypedDict):
+    """A role's answer to a heartbeat."""
+
+    pid: int
+    ready: bool
+    """Built and restored; the numbers below mean something."""
+    metrics: dict[str, float]
+    episodes: list[tuple[float, int]]
+    """Return and length of the episodes that ended since the last answer (actors only)."""
+
+
+class Role:
+    """What the roles have in common: being stopped, and noticing that nobody asks any more."""
+
+    def __init__(self, assignment: Assignment, name: str) -> None:
+        self._assignment = assignment
+        self._config = assignment.config
+        self._folder = RunFolder(Path(assignment.folder))
+        self._told_to_stop = threading.Event()
+        self._heard = time.monotonic()
+        log_to(self._folder.log_path, name)
+
+    def stop(self) -> None:
+        """End cleanly as soon as possible; `run` then returns."""
+        self._told_to_stop.set()
+
+    def should_stop(self) -> bool:
+        """Told to stop, or alone."""
+        return self._told_to_stop.is_set() or time.monotonic() - self._heard > LOST_SECONDS
+
+    def _report(self, source: "Actor | Learner | None") -> Report:
+        self._heard = time.monotonic()
+        metrics = source.metrics() if source is not None else {}
+        return Report(pid=os.getpid(), ready=source is not None, metrics=metrics, episodes=[])
+
+    def _shards(self) -> list[Shard]:
+        run = self._config.run.name
+        return [Shard(url, run=run, index=index) for index, url in enumerate(self._assignment.urls)]
+
+    def _signature(self) -> Signature:
+        from actors.environments import describe_environment
+
+        spec = describe_environment(self._config.environment)
+        stack, n_step = self._config.environment.stack, self._config.replay.n_step
+        return Signature(spec.frame_shape, stack, n_step, spec.num_actions)
+
+
+class LearnerRole(Role):
+    """The run's learner, with the sampler as the one owner of the shards."""
+
+    def __init__(self, assignment: Assignment, dead: set[tuple[int, int]]) -> None:
+        super().__init__(assignment, "learner")
+        self._dead = dead
+        self._learner: Learner | None = None
+
+    def run(self) -> str:
+        """Build, restore and learn: `finished`, or `stopped` when told to, both with a checkpoint."""
+        import torch
+
+        torch.set_num_threads(self._config.learner.num_threads or len(os.sched_getaffinity(0)))
+        publisher = WeightPublisher(self._assignment.store)
+        learner = self._build(publisher)
+        learner.restore()
+        # Actors that stayed alive take only what is newer than what they have.
+        learner.weights_version = max(learner.weights_version, publisher.newest_version())
+        self._learner = learner
+        learner.mark_dead(self._dead)
+        return learner.run(self.should_stop)
+
+    def heartbeat(self) -> Report:
+        """The learner's numbers."""
+        return self._report(self._learner)
+
+    def mark_dead(self, incarnations: set[tuple[int, int]]) -> None:
+        """These will write no more: their allowance goes to others."""
+        if self._learner is None:
+            self._dead = self._dead | incarnations
+        else:
+            self._learner.mark_dead(incarnations)
+
+    def _build(self, publisher: WeightPublisher) -> "Learner":
+        from learner.checkpoint import CheckpointStore
+        from learner.learner import Learner
+        from learner.train_step import TrainStep
+        from replay.sampler import Sampler
+
+        config, signature = self._config, self._signature()
+        total = config.run.total_env_steps
+        sampler = Sampler(
+            config.replay,
+            self._shards(),
+            run=config.run.name,
+            signature=signature,
+            batch_size=config.learner.batch_size,
+            samples_per_insert=config.samples_per_insert,
+            total_env_steps=total,
+            seed=config.run.seed,
+        )
+        train_step = TrainStep(
+            config.network,
+            config.learner,
+            num_actions=signature.num_actions,
+            observation_shape=(signature.stack, *signature.frame_shape),
+            seed=config.run.seed,
+        )
+        checkpoints = CheckpointStore(self._folder.checkpoints, config.learner.keep_checkpoints)
+        return Learner(
+            config.learner,
+            config.network,
+            config.replay,
+            sampler=sampler,
+            train_step=train_step,
+            publish=publisher.publish,
+            checkpoints=checkpoints,
+            total_env_steps=total,
+            run_document=to_json(config),
+            lockstep=config.run.lockstep,
+        )
+
+
+class ActorRole(Role):
+    """One incarnation of an actor slot: one core, several environments."""
+
+    def __init__(self, assignment: Assignment, slot: int, incarnation: int, start_env_steps: int) -> None:
+        super().__init__(assignment, f"actor {slot}.{incarnation}")
+        self._slot, self._incarnation = slot, incarnation
+        self._start_env_steps = start_env_steps
+        self._actor: Actor | None = None
+
+    def run(self) -> Sequence[tuple[float, int]]:
+        """Act until told to stop and write what is open; gives the episodes not yet reported."""
+        import torch
+
+        from actors.actor import Actor
+        from replay.writer import Writer
+
+        torch.set_num_threads(1)
+        config = self._config
+        shards = self._shards()
+        writer = Writer(
+            shards,
+            run=config.run.name,
+            signature=self._signature(),
+            first_shard=self._slot % len(shards),
+            should_stop=self.should_stop,
+        )
+        self._actor = actor = Actor(
+            config.actors,
+            config.environment,
+            config.exploration,
+            config.network,
+            config.replay,
+            slot=self._slot,
+            incarnation=self._incarnation,
+            seed=config.run.seed,
+            writer=writer,
+            weights=StoredWeights(self._assignment.store),
+            lockstep=config.run.lockstep,
+            start_env_steps=self._start_env_steps,
+        )
+        actor.run(self.should_stop)
+        actor.drain()
+        return self._episodes()
+
+    def heartbeat(self) -> Report:
+        """The actor's numbers and the episodes since the last time."""
+        return self._report(self._actor) | Report(episodes=self._episodes())  # type: ignore[typeddict-item]
+
+    def _episodes(self) -> list[tuple[float, int]]:
+        ended = [] if self._actor is None else self._actor.take_episodes()
+        return [(float(episode.return_), int(episode.length)) for episode in ended]

@@ -1,0 +1,237 @@
+"""The supervisor: owns a run's servers, weight store, learner and actors, from start to end.
+
+One detached, named Ray actor a run, on the node of the command and of the run's folder. Everything it starts
+is its child and goes with it. Should it die itself, Ray starts it again and it begins over from the run's
+folder: servers on their files, learner from its checkpoint, actors as new incarnations.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from deploy.config import Config
+from deploy.fleet.actor_fleet import ActorFleet
+from deploy.fleet.errors import FleetError
+from deploy.fleet.evaluator import Evaluator
+from deploy.fleet.learner_seat import LearnerSeat
+from deploy.fleet.log import log_to
+from deploy.fleet.roles import Assignment
+from deploy.fleet.run_state import FINAL_STATES, FleetState, forget_ray, load_ray
+from deploy.fleet.telemetry import Telemetry
+from deploy.fleet.weight_store import create_weight_store
+from deploy.run_folder import RunBusy, RunFolder
+from replay.servers import EmbeddedServers
+
+logger = logging.getLogger(__name__)
+
+TURN_SECONDS, STATUS_SECONDS = 0.2, 1.0
+ABANDONED_SECONDS = 10.0
+"""A foreground run whose command has not been heard for this long is stopped."""
+LOCK_SECONDS = 20.0
+DRAIN_SECONDS, LAST_SAVE_SECONDS = 10.0, 120.0
+FINAL_SEEN_SECONDS = 3.0
+
+
+class Supervisor:
+    """Runs in a thread of its own; the public methods are calls over Ray and answer at once."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = RunFolder(Path(folder))
+        log_to(self._folder.log_path, "supervisor")
+        self._config: Config = self._folder.load_config()
+        self._ray_address, self._local_ray = load_ray(self._folder)
+        self._state, self._message = "starting", ""
+        self._status: dict[str, Any] = {}
+        self._heard = time.monotonic()
+        self._stop_asked = threading.Event()
+        self._final_seen = threading.Event()
+        self._fleet_state = FleetState(self._folder)
+        self._telemetry = Telemetry(self._config, self._folder, self._ray_address)
+        self._actors: ActorFleet | None = None
+        self._learner: LearnerSeat | None = None
+        self._published = 0.0
+        self._publish_status()
+        threading.Thread(target=self._live, name="supervisor", daemon=True).start()
+
+    # Called over Ray
+
+    def status(self) -> dict[str, Any]:
+        """The run's status, as in status.json."""
+        if self._status["state"] in FINAL_STATES:
+            self._final_seen.set()
+        return self._status
+
+    def heartbeat(self) -> None:
+        """The command that owns the run is alive."""
+        self._heard = time.monotonic()
+
+    def scale(self, num_actors: int) -> None:
+        """From now on the run has that many actors."""
+        self._telemetry.note(f"scale: {self._fleet_state.target} -> {num_actors} actors")
+        self._fleet_state.target = num_actors
+
+    def stop(self) -> None:
+        """End the run cleanly; returns at once."""
+        self._stop_asked.set()
+
+    # The loop
+
+    def _live(self) -> None:
+        outcome, message = "failed", ""
+        with contextlib.ExitStack() as stack:
+            try:
+                self._set_up(stack)
+                outcome, message = self._supervise()
+            except Exception as error:  # whatever it is, the run has to end in good order and to say why
+                logger.exception("the supervisor failed")
+                message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self._wind_down(outcome, message)
+        self._state, self._message = outcome, message
+        self._telemetry.note(f"{outcome}{': ' + message if message else ''}")
+        if self._local_ray is not None:
+            forget_ray(self._folder)
+        self._publish_status()
+        self._leave()
+
+    def _set_up(self, stack: contextlib.ExitStack) -> None:
+        self._lock(stack)
+        config = self._config
+        node_id = ray.get_runtime_context().get_node_id()
+        urls = config.replay.urls or tuple(self._start_servers(stack))
+        store = create_weight_store(node_id)
+        stack.callback(ray.kill, store)
+        assignment = Assignment(config, str(self._folder.path), urls, store)
+        note = self._telemetry.note
+        # Embedded servers are reached by their sockets, on this node alone.
+        actors_node = None if config.replay.urls else node_id
+        self._actors = ActorFleet(assignment, self._fleet_state, node_id=actors_node, note=note)
+        self._learner = LearnerSeat(
+            assignment,
+            node_id=node_id,
+            num_gpus=_gpus(config, node_id),
+            dead=lambda: self._fleet_state.dead_incarnations(self._actors.started if self._actors else set()),
+            note=note,
+        )
+        self._evaluator = Evaluator(config, self._folder, self._telemetry)
+
+    def _lock(self, stack: contextlib.ExitStack) -> None:
+        """The run's lock; a supervisor that has just died may hold it for another moment."""
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                stack.enter_context(self._folder.lock())
+                return
+            except RunBusy:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def _start_servers(self, stack: contextlib.ExitStack) -> list[str]:
+        if len(_nodes()) > 1:
+            raise FleetError("--replay.urls: needed on several Ray nodes, because embedded servers are local")
+        replay = self._config.replay
+        servers = EmbeddedServers(
+            self._folder.replay,
+            shards=replay.shards,
+            append_fsync=replay.append_fsync,
+            maxmemory=replay.shard_memory_bytes,
+        )
+        urls = servers.start()
+        stack.callback(servers.stop)
+        return urls
+
+    def _supervise(self) -> tuple[str, str]:
+        """Turn until the run has ended; gives the final state and, for a failure, why."""
+        assert self._learner is not None
+        assert self._actors is not None
+        while True:
+            self._learner.step()
+            if self._learner.outcome:
+                return self._learner.outcome, self._learner.message
+            if self._stop_asked.is_set():
+                return "stopped", ""
+            if self._abandoned():
+                self._telemetry.note("the command that owns this run is gone: stopping")
+                return "stopped", "the command that owned it was gone"
+            # In lockstep an actor counts from what is in the replay when it starts: the learner comes first.
+            if self._learner.ready or not self._config.run.lockstep:
+                env_steps = int(self._learner.metrics.get("progress/env_steps", 0))
+                self._telemetry.add_episodes(self._actors.step(env_steps))
+            self._learner.mark_dead(self._actors.new_dead)
+            self._actors.new_dead = set()
+            if self._learner.ready:
+                self._state = "running"
+            self._evaluator.step(self._learner.metrics)
+            self._tell()
+            self._stop_asked.wait(TURN_SECONDS)
+
+    def _abandoned(self) -> bool:
+        return not self._config.run.detach and time.monotonic() - self._heard > ABANDONED_SECONDS
+
+    def _wind_down(self, outcome: str, message: str) -> None:
+        """Actors first, so that what they have written is known to the last checkpoint."""
+        self._state, self._message = "stopping", message
+        self._publish_status()
+        try:
+            if self._actors is not None:
+                self._telemetry.add_episodes(self._actors.drain(DRAIN_SECONDS))
+            if self._learner is not None:
+                metrics = self._learner.metrics
+                self._learner.stop(LAST_SAVE_SECONDS)
+                self._telemetry.update(metrics, [], target=self._fleet_state.target, alive=0, restarts=0)
+            self._telemetry.write()
+            self._telemetry.close()
+        except Exception:  # the servers have to be stopped whatever happens here
+            logger.exception("winding down after %s", outcome)
+
+    def _leave(self) -> None:
+        """End this Ray actor for good, and before it the Ray that the run started for itself."""
+        if not self._config.run.detach:
+            self._final_seen.wait(FINAL_SEEN_SECONDS)
+        if self._local_ray is not None:
+            self._local_ray.signal_end()
+        ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+
+    # Telling
+
+    def _tell(self) -> None:
+        if time.monotonic() - self._published < STATUS_SECONDS:
+            return
+        assert self._learner is not None
+        assert self._actors is not None
+        self._telemetry.update(
+            self._learner.metrics,
+            self._actors.metrics(),
+            target=self._fleet_state.target,
+            alive=self._actors.alive,
+            restarts=self._actors.restarts,
+        )
+        self._publish_status()
+
+    def _publish_status(self) -> None:
+        rows = self._actors.rows() if self._actors is not None else []
+        seat = self._learner
+        status = self._telemetry.publish(self._state, self._message, self._fleet_state.target, rows)
+        learner = {"pid": seat.pid, "ready": seat.ready} if seat is not None else {}
+        self._status = status | {"learner": learner}
+        self._published = time.monotonic()
+
+
+def _gpus(config: Config, node_id: str) -> float:
+    """GPUs that the learner takes: one of its node's, if there is one and it is wanted."""
+    here = next(node for node in _nodes() if node["NodeID"] == node_id)
+    found = here["Resources"].get("GPU", 0.0)
+    if config.learner.device == "cuda" and not found:
+        raise FleetError("--learner.device cuda: this node has no GPU that Ray knows of")
+    return 1.0 if found and config.learner.device != "cpu" else 0.0
+
+
+def _nodes() -> list[dict[str, Any]]:
+    """The cluster's nodes that are alive."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node for node in nodes if node["Alive"]]

@@ -1,0 +1,118 @@
+"""What the supervisor tells about a run: metrics under their agreed names, status.json, and notes."""
+
+import logging
+import os
+import statistics
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from deploy.config import Config
+from deploy.monitor.metrics import MetricsSink
+from deploy.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+EPISODES = 100
+NOTES = 20
+SINK_SECONDS = 5.0
+
+
+class Telemetry:
+    """Collects the run's numbers and writes them; one per supervisor, goes on from the status before."""
+
+    def __init__(self, config: Config, folder: RunFolder, ray_address: str) -> None:
+        self._config, self._folder, self._ray_address = config, folder, ray_address
+        before: dict[str, float] = (folder.read_json("status.json", None) or {}).get("metrics", {})
+        self._seconds_before = before.get("progress/seconds", 0.0)
+        self._started = time.monotonic()
+        self._count = int(before.get("episode/count", 0))
+        self._episodes: deque[tuple[float, int]] = deque(maxlen=EPISODES)
+        self._notes: deque[str] = deque(maxlen=NOTES)
+        self._sink = MetricsSink(folder.path)
+        self._sink_due = time.monotonic()
+        self.metrics: dict[str, float] = dict(before)
+        """The latest value of every metric."""
+
+    def note(self, text: str) -> None:
+        """Tell people about an event: in the log and among the status's notes."""
+        logger.info(text)
+        self._notes.append(f"{time.strftime('%H:%M:%S')} {text}")
+
+    def add_episodes(self, episodes: Iterable[tuple[float, int]]) -> None:
+        """Episodes that ended: raw return and length in env steps."""
+        for episode in episodes:
+            self._episodes.append(episode)
+            self._count += 1
+
+    def update(
+        self,
+        learner: Mapping[str, float],
+        actors: Iterable[Mapping[str, float]],
+        *,
+        target: int,
+        alive: int,
+        restarts: int,
+    ) -> None:
+        """Merge what the roles report into the run's metrics, and write them every few seconds."""
+        actors = list(actors)
+        own = {
+            "progress/seconds": self._seconds_before + time.monotonic() - self._started,
+            "speed/actor_steps_per_s": sum(steps_per_s(metrics) for metrics in actors),
+            "actors/alive": float(alive),
+            "actors/target": float(target),
+            "actors/restarts": float(restarts),
+        }
+        if actors:
+            own["actors/waiting_share"] = statistics.fmean(waiting_share(metrics) for metrics in actors)
+        if "progress/env_steps" in learner:
+            own["progress/num_frames"] = learner["progress/env_steps"] * self._config.environment.frame_skip
+        if self._episodes:
+            own["episode/return_mean_100"] = statistics.fmean(episode[0] for episode in self._episodes)
+            own["episode/length_mean_100"] = statistics.fmean(episode[1] for episode in self._episodes)
+            own["episode/count"] = float(self._count)
+        self.metrics.update({**learner, **own})
+        if learner and time.monotonic() >= self._sink_due:
+            self.write()
+
+    def write(self, more: Mapping[str, float] | None = None) -> None:
+        """Append the metrics, or only `more`, to metrics.jsonl and TensorBoard."""
+        if more is not None:
+            self.metrics.update(more)
+        env_steps = int(self.metrics.get("progress/env_steps", 0))
+        self._sink.write(self.metrics if more is None else more, env_steps=env_steps)
+        if more is None:
+            self._sink_due = time.monotonic() + SINK_SECONDS
+
+    def publish(self, state: str, message: str, target: int, actors: list[dict[str, Any]]) -> dict[str, Any]:
+        """Write status.json and give the same."""
+        status = {
+            "run": self._config.run.name,
+            "state": state,
+            "message": message,
+            "time": time.time(),
+            "pid": os.getpid(),
+            "ray_address": self._ray_address,
+            "target_actors": target,
+            "actors": actors,
+            "metrics": dict(self.metrics),
+            "total_env_steps": self._config.run.total_env_steps,
+            "notes": list(self._notes),
+        }
+        self._folder.write_json("status.json", status)
+        return status
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self._sink.close()
+
+
+def steps_per_s(metrics: Mapping[str, float]) -> float:
+    """Env steps a second of one actor, from what it reports."""
+    return metrics.get("speed/actor_steps_per_s", 0.0)
+
+
+def waiting_share(metrics: Mapping[str, float]) -> float:
+    """Share of its time that an actor waited, from what it reports."""
+    return metrics.get("actors/waiting_share", 0.0)

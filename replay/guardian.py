@@ -1,0 +1,210 @@
+"""The parent process of a run's embedded Redis servers: `python -m replay.guardian`, from EmbeddedServers.
+
+It starts the servers, starts one again that died, and stops them all, gracefully, when told to (SIGTERM) or
+when its owner is gone: then its standard input ends, or its parent is another process. Each server asks the
+kernel for a SIGTERM when the guardian dies, so that no way of killing leaves servers behind. It imports the
+standard library only, to start in a few milliseconds.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+PR_SET_PDEATHSIG = 1
+POLL_S = 0.25
+STOP_LIMIT_S = 30.0
+STABLE_S = 5.0
+"""A server that lived this long is started again at once; else after a delay that doubles."""
+LONGEST_DELAY_S = 5.0
+
+
+def shard_folder(folder: Path, index: int) -> Path:
+    """Where a shard's append-only file, configuration and log are."""
+    return folder / f"shard-{index}"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file's text as one step; the file is readable by its owner only."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    temporary.replace(path)
+
+
+@dataclass
+class Server:
+    """One server process and when to start it again."""
+
+    command: list[str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    start_at: float = 0.0
+    delay: float = 0.0
+    exits: int = 0
+    """How often it ended without being told to."""
+    told_to_stop: bool = False
+
+    def start(self, lock: int) -> None:
+        """Start the process; it holds the folder's lock, so that nobody else starts beside a dying one."""
+        guardian = os.getpid()
+
+        def die_with_guardian() -> None:
+            if sys.platform == "linux":
+                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != guardian:  # it died before the line above
+                os._exit(1)
+
+        with self.log.open("ab") as log:
+            self.started_at, self.told_to_stop = time.monotonic(), False
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[lock],
+                preexec_fn=die_with_guardian,
+            )
+
+    def reap(self) -> bool:
+        """Note that the process has ended; True when it has."""
+        if self.process is None or self.process.poll() is None:
+            return False
+        self.process = None
+        self.plan_start()
+        return True
+
+    def plan_start(self) -> None:
+        """Set when to start it next: at once after a restart or a long life, else later each time."""
+        now = time.monotonic()
+        if self.told_to_stop:
+            self.delay = 0.0
+        else:
+            self.exits += 1
+            stable = now - self.started_at > STABLE_S
+            self.delay = 0.0 if stable or self.exits == 1 else min(max(2 * self.delay, 0.1), LONGEST_DELAY_S)
+        self.start_at = now + self.delay
+
+    def stop(self, sign: int = signal.SIGTERM) -> None:
+        """Ask the process to end: SIGTERM is Redis' SHUTDOWN, with the append-only file synced."""
+        self.told_to_stop = True
+        if self.process is not None:
+            self.process.send_signal(sign)
+
+
+class Guardian:
+    """Runs the servers of `folder` until the owner is gone."""
+
+    def __init__(self, folder: Path, sockets: Path, server: str, shards: int, lock: int, owner: int) -> None:
+        self._folder, self._sockets, self._lock, self._owner = folder, sockets, lock, owner
+        self._stopping = False
+        folders = [shard_folder(folder, index) for index in range(shards)]
+        self._servers = [Server([server, str(f / "server.conf")], f / "server.log") for f in folders]
+
+    def run(self) -> None:
+        """Guard until told to stop; then stop the servers and remove their sockets."""
+        wake = self._watch_signals()
+        try:
+            while not self._stopping:
+                if any([self._care_for(server) for server in self._servers]):
+                    self._write_state()
+                self._listen(wake)
+        finally:
+            self._stop_servers()
+            shutil.rmtree(self._sockets, ignore_errors=True)
+            self._write_state()
+
+    def _watch_signals(self) -> int:
+        """A descriptor that is readable after a signal, so that a child's end is seen at once."""
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        return reader
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
+
+    def _care_for(self, server: Server) -> bool:
+        """Reap and start again as needed; True when something changed."""
+        ended = server.reap()
+        if server.process is not None or time.monotonic() < server.start_at:
+            return ended
+        try:
+            server.start(self._lock)
+        except OSError as error:  # no memory or no processes left, for now
+            print(f"{server.command[0]}: {error}", file=sys.stderr, flush=True)
+            server.plan_start()
+        return True
+
+    def _listen(self, wake: int) -> None:
+        """Wait for a signal, a command or the owner's end, or until the next look at the clock."""
+        now = time.monotonic()
+        due = [server.start_at - now for server in self._servers if server.process is None]
+        readable, _, _ = select.select([0, wake], [], [], min([POLL_S, *(max(0.0, d) for d in due)]))
+        if wake in readable:
+            os.read(wake, 4096)
+        if 0 in readable:
+            text = os.read(0, 4096)
+            if not text:
+                self._stopping = True
+            for word in text.split():
+                self._servers[int(word)].stop()
+        # A child of the owner may hold the pipe open; the parent's number tells as well.
+        if os.getppid() != self._owner:
+            self._stopping = True
+
+    def _stop_servers(self) -> None:
+        deadline = time.monotonic() + STOP_LIMIT_S
+        for server in self._servers:
+            server.stop()
+        for server in self._servers:
+            if server.process is None:
+                continue
+            try:
+                server.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                server.stop(signal.SIGKILL)
+                server.process.wait()
+            server.process = None
+
+    def _write_state(self) -> None:
+        state = {
+            "guardian": os.getpid(),
+            "pids": [server.process.pid if server.process else None for server in self._servers],
+            "exits": [server.exits for server in self._servers],
+            "sockets": str(self._sockets),
+        }
+        with contextlib.suppress(OSError):  # a full disk must not end the servers
+            write_atomically(self._folder / "state.json", json.dumps(state))
+
+
+def main() -> None:
+    """Parse the arguments that EmbeddedServers gives, and guard."""
+    parser = argparse.ArgumentParser(prog="replay.guardian", description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--sockets", type=Path, required=True)
+    parser.add_argument("--server", required=True)
+    for name in ("--shards", "--lock", "--owner"):
+        parser.add_argument(name, type=int, required=True)
+    Guardian(**vars(parser.parse_args())).run()
+
+
+if __name__ == "__main__":
+    main()

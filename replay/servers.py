@@ -1,0 +1,273 @@
+"""Embedded Redis servers: found, started below a guardian process, and stopped with their owner.
+
+Folder: lock (held while servers run here), password, record.json (who wrote the files), state.json (process
+ids), guardian.log, and shard-<i>/ with server.conf, server.log and the append-only file.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from replay.errors import ServerError
+from replay.folder_lock import lock_folder
+from replay.guardian import shard_folder, write_atomically
+from replay.server_binary import ServerBinary, find_server
+
+__all__ = ["EmbeddedServers", "ServerBinary", "find_server"]
+
+SOCKETS_PREFIX = "apexpert-"
+SOCKET_PATH_LIMIT = 100  # the kernel's is 107 bytes
+START_LIMIT_S = 30.0
+LOAD_LIMIT_S = 900.0
+STOP_LIMIT_S = 40.0
+
+
+class EmbeddedServers:
+    """`shards` Redis servers on UNIX sockets, with their files in `folder`; they end with this process.
+
+    `append_fsync` is Redis' appendfsync ("everysec" or "always"), `maxmemory` is bytes a server, `server` the
+    path of another program than find_server's.
+    """
+
+    def __init__(
+        self, folder: Path | str, *, shards: int, append_fsync: str, maxmemory: int, server: str | None = None
+    ) -> None:
+        self._folder = Path(folder).resolve()
+        self._shards, self._append_fsync, self._maxmemory = shards, append_fsync, maxmemory
+        self._server = server
+        self._guardian: subprocess.Popen[bytes] | None = None
+        self._sockets = Path()
+        self._password = ""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    @property
+    def urls(self) -> list[str]:
+        """The servers' URLs, password included: not for logs."""
+        return [f"unix://:{self._password}@{quote(str(self._socket(i)))}" for i in range(self._shards)]
+
+    @property
+    def pids(self) -> list[int | None]:
+        """Process ids of the servers now, None for one that is being started again."""
+        return list(self._state()["pids"])
+
+    @property
+    def guardian_pid(self) -> int | None:
+        """Process id of the guardian while the servers run."""
+        return self._guardian.pid if self._guardian else None
+
+    def start(self) -> list[str]:
+        """Start the servers, wait until their data is loaded, and return their URLs.
+
+        Raises ServerError when the folder is in use or was written by a later server, or when a server does
+        not start.
+        """
+        if self._guardian is not None:
+            return self.urls
+        server = find_server(self._server)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.chmod(0o700)
+        lock = lock_folder(self._folder / "lock")
+        try:
+            self._check_record(server)
+            self._clear_leftovers()
+            self._password = self._make_password()
+            self._sockets = _socket_folder()
+            self._write_configurations()
+            self._guardian = self._start_guardian(server, lock)
+        finally:
+            os.close(lock)  # the guardian and the servers hold it now
+        try:
+            for index in range(self._shards):
+                self._wait_ready(index)
+        except BaseException:
+            self.stop()
+            raise
+        return self.urls
+
+    def stop(self) -> None:
+        """Shut the servers down, their files synced, and wait until they are gone; harmless when stopped."""
+        guardian, self._guardian = self._guardian, None
+        if guardian is None:
+            return
+        assert guardian.stdin is not None
+        with contextlib.suppress(OSError):
+            guardian.stdin.close()
+        try:
+            guardian.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            guardian.kill()  # the kernel then ends the servers
+            guardian.wait()
+
+    def restart(self, index: int) -> None:
+        """Stop one server gracefully and start it again: same socket, same files; waits until it answers.
+
+        Raises ServerError when it does not come back.
+        """
+        before = self._state()["pids"][index]
+        if self._guardian is None or self._guardian.stdin is None:
+            raise ServerError("the embedded servers are not running")
+        self._guardian.stdin.write(f"{index}\n".encode())
+        self._guardian.stdin.flush()
+        self._poll(lambda: self._state()["pids"][index] not in (before, None), index, START_LIMIT_S)
+        self._wait_ready(index)
+
+    def _socket(self, index: int) -> Path:
+        return self._sockets / f"{index}.sock"
+
+    def _state(self) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = json.loads((self._folder / "state.json").read_text())
+        except (OSError, ValueError):
+            state = {"pids": [None] * self._shards, "exits": [0] * self._shards}
+        return state
+
+    def _check_record(self, server: ServerBinary) -> None:
+        """Refuse what the files' format forbids, and note who writes from now on."""
+        path = self._folder / "record.json"
+        record = json.loads(path.read_text()) if path.exists() else {}
+        version, shards = str(record.get("version", "0")), int(record.get("shards", 0))
+        if int(version.split(".")[0]) >= 7 and server.numbers < (7,):
+            reason = f"files of 7 and later do not load in {server.version} ({server.path})"
+            raise ServerError(f"{self._folder} was written by a server of version {version}: {reason}")
+        if shards > self._shards:
+            raise ServerError(f"{self._folder} holds {shards} shards; --replay.shards is {self._shards}")
+        write_atomically(path, json.dumps({"version": server.version, "shards": self._shards}))
+
+    def _clear_leftovers(self) -> None:
+        """A guardian that was killed could not remove its sockets' folder."""
+        sockets = Path(self._state().get("sockets", ""))
+        if sockets.name.startswith(SOCKETS_PREFIX):
+            shutil.rmtree(sockets, ignore_errors=True)
+        (self._folder / "state.json").unlink(missing_ok=True)
+
+    def _make_password(self) -> str:
+        path = self._folder / "password"
+        if not path.exists():
+            write_atomically(path, secrets.token_urlsafe(32))
+        return path.read_text()
+
+    def _write_configurations(self) -> None:
+        for index in range(self._shards):
+            folder = shard_folder(self._folder, index)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            settings = {
+                "port": 0,
+                "unixsocket": _quoted(self._socket(index)),
+                "unixsocketperm": 700,
+                "requirepass": self._password,
+                "dir": _quoted(folder),
+                "daemonize": "no",
+                "maxmemory": self._maxmemory,
+                "maxmemory-policy": "noeviction",
+                "appendonly": "yes",
+                "appendfsync": self._append_fsync,
+                # A power loss may cut the last command short; what was acknowledged before it is kept.
+                "aof-load-truncated": "yes",
+                "auto-aof-rewrite-min-size": "256mb",
+                "save": '""',
+            }
+            text = "".join(f"{name} {value}\n" for name, value in settings.items())
+            # A file, because anybody on the machine can read a process' arguments.
+            write_atomically(folder / "server.conf", text)
+
+    def _start_guardian(self, server: ServerBinary, lock: int) -> subprocess.Popen[bytes]:
+        arguments = {
+            "folder": self._folder,
+            "sockets": self._sockets,
+            "server": server.path,
+            "shards": self._shards,
+            "lock": lock,
+            "owner": os.getpid(),
+        }
+        flags = [f"--{name}={value}" for name, value in arguments.items()]
+        # -P: nothing of the current folder is imported. -S: no site packages, for a fast start.
+        command = [sys.executable, "-P", "-S", "-m", "replay.guardian", *flags]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+        with (self._folder / "guardian.log").open("ab") as log:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd=self._folder,
+                pass_fds=[lock],
+                start_new_session=True,  # Ctrl-C in the owner's terminal does not reach it
+            )
+
+    def _wait_ready(self, index: int) -> None:
+        """Wait until the server answers; while it loads its data that may take minutes."""
+        client = redis.Redis(
+            unix_socket_path=str(self._socket(index)),
+            password=self._password,
+            socket_timeout=5.0,
+            retry=Retry(NoBackoff(), 0),
+        )
+        exits = self._state()["exits"][index]
+        loading = False
+
+        def ready() -> bool:
+            nonlocal loading
+            try:
+                return bool(client.ping())
+            except redis.exceptions.BusyLoadingError:
+                loading = True
+            except redis.RedisError:
+                # A server that ended before it ever answered would only do so again.
+                if self._state()["exits"][index] > exits:
+                    raise self._failure(index) from None
+            return False
+
+        with contextlib.closing(client):
+            self._poll(ready, index, lambda: LOAD_LIMIT_S if loading else START_LIMIT_S)
+
+    def _poll(self, ready: Callable[[], bool], index: int, limit_s: float | Callable[[], float]) -> None:
+        began = time.monotonic()
+        while not ready():
+            assert self._guardian is not None
+            limit = limit_s() if callable(limit_s) else limit_s
+            if self._guardian.poll() is not None or time.monotonic() - began > limit:
+                raise self._failure(index)
+            time.sleep(0.005)
+
+    def _failure(self, index: int) -> ServerError:
+        """What the server's log, or that of a guardian that failed, says last."""
+        path = shard_folder(self._folder, index) / "server.log"
+        if self._guardian is not None and self._guardian.poll():
+            path = self._folder / "guardian.log"
+        lines = path.read_text(errors="replace").split("\n") if path.exists() else []
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing in its log")
+        return ServerError(f"embedded server {index} did not start: {last[:200]} (see {path})")
+
+
+def _quoted(path: Path) -> str:
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
+
+
+def _socket_folder() -> Path:
+    """A new folder of this user alone, whose sockets' paths are short enough for the kernel."""
+    for parent in (tempfile.gettempdir(), "/tmp"):
+        if len(os.fsencode(parent)) + len("/apexpert-12345678/999.sock") < SOCKET_PATH_LIMIT:
+            return Path(tempfile.mkdtemp(prefix=SOCKETS_PREFIX, dir=parent))
+    raise ServerError(f"the temporary folder's path is too long for a socket: {tempfile.gettempdir()}")

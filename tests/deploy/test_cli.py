@@ -1,0 +1,529 @@
+"""The command line: one-line mistakes, the foreground loop with its Ctrl-C, and the look at runs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import deploy.fleet
+from deploy.cli.follow import Interrupts, ResumeNotice
+from deploy.cli.main import COMMANDS, main
+from deploy.cli.summary import config_lines, disk_estimate, num_parameters
+from deploy.config import Config, with_values
+from deploy.fleet.errors import FleetError
+from deploy.presets import LAPTOP, PAPER_RAINBOW, PRESETS
+from deploy.run_folder import RunFolder
+
+METRICS = {
+    "progress/env_steps": 6_000.0,
+    "progress/updates": 125.0,
+    "progress/seconds": 61.0,
+    "episode/return_mean_100": -20.5,
+    "episode/count": 7.0,
+    "replay/samples_per_insert": 3.99,
+    "replay/size": 6_000.0,
+}
+
+
+def status(state: str, **more: Any) -> dict[str, Any]:
+    return {
+        "run": "r",
+        "state": state,
+        "message": "",
+        "time": time.time(),
+        "metrics": METRICS,
+        "total_env_steps": 10_000,
+        "target_actors": 1,
+        "actors": [],
+        "notes": [],
+    } | more
+
+
+class ScriptedRun:
+    """Answers with given statuses and notes what it was asked to do."""
+
+    def __init__(
+        self, statuses: list[dict[str, Any]], after_stop: list[dict[str, Any]] | None = None
+    ) -> None:
+        self._statuses = statuses
+        self._after_stop = after_stop or []
+        self.calls: list[str] = []
+        self.on_status: Callable[[int], None] = lambda _: None
+        self._asked = 0
+
+    def status(self) -> dict[str, Any]:
+        self._asked += 1
+        self.on_status(self._asked)
+        return self._statuses.pop(0) if len(self._statuses) > 1 else self._statuses[0]
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+        self._statuses = self._after_stop
+
+    def scale(self, num_actors: int) -> None:
+        self.calls.append(f"scale {num_actors}")
+
+    def heartbeat(self) -> None:
+        self.calls.append("heartbeat")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+    def shutdown(self) -> None:
+        self.calls.append("shutdown")
+
+
+@pytest.fixture(autouse=True)
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("deploy.cli.follow.PERIOD_SECONDS", 0.01)
+    return tmp_path
+
+
+@pytest.fixture
+def launched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[ScriptedRun], list[tuple[Config, RunFolder, bool]]]:
+    def use(run: ScriptedRun) -> list[tuple[Config, RunFolder, bool]]:
+        calls: list[tuple[Config, RunFolder, bool]] = []
+
+        def launch(config: Config, folder: RunFolder, *, resume: bool) -> ScriptedRun:
+            calls.append((config, folder, resume))
+            return run
+
+        monkeypatch.setattr(deploy.fleet, "launch", launch, raising=False)
+        monkeypatch.setattr(deploy.fleet, "connect", lambda folder: run, raising=False)
+        return calls
+
+    return use
+
+
+def run_line(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
+    try:
+        code = main(argv)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+MISTAKES = [
+    (["trian"], "trian: unknown command; did you mean train?"),
+    (["nonsense"], "commands are train, resume"),
+    (["train", "--game", "Pnog"], "--game 'Pnog' is not an Atari game; did you mean pong?"),
+    (["train", "--environment.game", "qqqq"], "--environment.game 'qqqq' is not an Atari game; allowed are"),
+    (["train", "--env", "no_such_module:make"], "--env 'no_such_module:make' cannot be made"),
+    (
+        ["train", "--preset", "lapto"],
+        "--preset lapto: unknown preset; allowed are paper-rainbow, paper-dqn, der",
+    ),
+    (["train", "--preset=none"], "--preset none: unknown preset"),
+    (["train", "--preset"], "--preset : unknown preset; allowed are"),
+    (["train", "--replay.shardz", "3"], "--replay.shardz: unknown flag; did you mean --replay.shards?"),
+    (["train", "--gme", "Pong"], "--gme: unknown flag; did you mean --game?"),
+    (["train", "--n-step", "3"], "--n-step: unknown flag; did you mean --replay.n-step?"),
+    (["train", "--replay.shards", "abc"], "--replay.shards: 'abc' is not allowed; allowed is a whole number"),
+    (["train", "--replay.shards=1.5"], "--replay.shards: '1.5' is not allowed; allowed is a whole number"),
+    (["train", "--shards", "abc"], "--shards: 'abc' is not allowed; allowed is a whole number"),
+    (["train", "--replay.gamma", "much"], "--replay.gamma: 'much' is not allowed; allowed is a number"),
+    (
+        ["train", "--network.encoder", "vit"],
+        "--network.encoder: 'vit' is not allowed; allowed is one of impala",
+    ),
+    (["train", "--replay.shards"], "--replay.shards: needs a value; allowed is a whole number"),
+    (["train", "Pong"], "'Pong': unexpected"),
+    (["train", "--replay.prioritized", "False"], "--replay.no-prioritized turns it off"),
+    (["train", "--batch-size", "6000"], "--batch-size 6000: must be at most --replay.min-size (5000)"),
+    (["train", "--learner.batch_size", "0"], "--learner.batch-size 0: must be greater than 0"),
+    (["train", "--lockstep"], "--actors.envs-per-actor 8: must be 1 with --lockstep"),
+    (["train", "--total-env-steps", "100"], "--total-env-steps 100: must be greater than --replay.min-size"),
+    (["train", "--name", "a b"], "--name 'a b': must be letters"),
+    (["resume"], "RUN is missing"),
+    (["resume", "none"], "no run 'none' under runs"),
+    (["status", "none"], "no run 'none'"),
+    (["status"], "RUN is missing"),
+    (["stop", "none"], "no run 'none'"),
+    (["scale", "none", "--actors", "2"], "no run 'none'"),
+    (["scale", "none"], "--actors: needs a value; allowed is a whole number"),
+    (["scale", "none", "--actors", "many"], "--actors: 'many' is not allowed"),
+    (["scale", "none", "--actors", "0"], "--actors 0: must be 1 or more"),
+    (["evaluate", "none"], "no run 'none'"),
+    (["evaluate", "none", "--episodes", "-1"], "--episodes -1: must be 1 or more"),
+    (["plot"], "RUN is missing"),
+    (["plot", "none"], "no run 'none'"),
+    (["bench"], "WHAT is missing"),
+    (["bench", "reply"], "allowed is one of actor, learner, end-to-end"),
+    (["doctor", "--fast"], "--fast: unknown flag"),
+]
+
+
+@pytest.mark.parametrize(("argv", "part"), MISTAKES, ids=[" ".join(argv) for argv, _ in MISTAKES])
+def test_a_mistake_is_one_line_on_stderr_exit_2_and_nothing_starts(
+    argv: list[str], part: str, in_tmp: Path, launched: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = launched(ScriptedRun([status("finished")]))
+    code, out, err = run_line(capsys, *argv)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("apexpert: ")
+    assert err.count("\n") == 1
+    assert part in err
+    assert calls == []
+    assert list(in_tmp.iterdir()) == []
+
+
+@pytest.mark.parametrize("argv", [["--version"], ["train", "--game", "Pnog"], ["train", "--help"], ["list"]])
+def test_answers_come_at_once_without_torch_and_ray(argv: list[str]) -> None:
+    code = (
+        "import sys\nfrom deploy.cli.main import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "loaded = {'torch', 'ray', 'numba', 'matplotlib'} & set(sys.modules)\n"
+        "assert not loaded, loaded"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 10.0  # far above the usual half second: the machine may be busy
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_line(capsys, "--version") == (0, "apexpert 0.1.0\n", "")
+    code, out, _ = run_line(capsys, "--help")
+    assert code == 0
+    assert all(name in out for name in COMMANDS)
+    assert run_line(capsys)[0] == 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run_line(capsys, name, "--help")
+    assert (code, err) == (0, "")
+    assert f"usage: apexpert {name}" in out
+
+
+def test_help_shows_the_chosen_presets_values(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run_line(capsys, "train", "--preset", "der", "--help")
+    text = " ".join(out.replace("│", " ").split())
+    assert "Steps of the n-step return. (default: 10)" in text
+    assert "--total-env-steps INT" in text
+
+
+def test_train_prints_its_config_runs_and_sums_up(
+    in_tmp: Path, launched: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ScriptedRun([status("starting", metrics={}), status("running"), status("finished")])
+    calls = launched(run)
+    argv = ["train", "--game", "MsPacman", "--name", "r", "--shards", "3", "--total_env_steps", "10000"]
+    code, out, err = run_line(capsys, *argv, "--replay.no-prioritized", "--learner.double")
+    assert (code, err) == (0, "")
+    config, folder, resume = calls[0]
+    assert config == with_values(
+        LAPTOP,
+        run__name="r",
+        run__total_env_steps=10_000,
+        environment__game="ms_pacman",
+        replay__shards=3,
+        replay__prioritized=False,
+    )
+    assert folder.path == in_tmp / "runs" / "r"
+    assert not resume
+    assert folder.load_config() == config
+    assert "segment_steps=32" in out
+    assert "earns 4 updates" in out
+    assert "disk: up to" in out
+    assert "env steps           6,000" in out
+    assert "mean return         -20.50" in out
+    assert "samples per insert  3.990" in out
+    assert "time                0:01:01" in out
+    assert run.calls == ["heartbeat", "heartbeat", "shutdown"]
+
+
+def test_the_learning_curve_is_drawn_at_the_end(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ScriptedRun([status("finished")])
+    launched(run)
+
+    def write_metrics(_: int) -> None:
+        points = ({"progress/num_frames": 4e3 * n, "episode/return_mean_100": n - 21.0} for n in range(5))
+        Path("runs/r/metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
+
+    run.on_status = write_metrics
+    code, out, _ = run_line(capsys, "train", "--name", "r")
+    assert code == 0
+    assert str(Path("runs/r/learning_curve.png").absolute()) in out
+    assert Path("runs/r/learning_curve.png").stat().st_size > 1_000
+
+
+def test_ctrl_c_stops_the_run_cleanly_and_says_how_to_go_on(
+    launched: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ScriptedRun([status("running")], after_stop=[status("stopping"), status("stopped")])
+    launched(run)
+
+    def interrupt(asked: int) -> None:
+        if asked == 3:
+            (Path("runs/r/checkpoints") / "update-000000125").mkdir()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    run.on_status = interrupt
+    code, out, err = run_line(capsys, "train", "--name", "r")
+    assert (code, err) == (0, "")
+    assert run.calls.count("stop") == 1
+    assert run.calls[-1] == "shutdown"
+    assert "runs/r/checkpoints/update-000000125" in out
+    assert "apexpert resume r\n" in out
+
+
+def test_a_stop_that_is_not_heard_is_repeated(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    class Deaf(ScriptedRun):
+        def stop(self) -> None:
+            super().stop()
+            if self.calls.count("stop") < 3:
+                raise FleetError("does not answer")
+            self._statuses = [status("stopped")]
+
+    run = Deaf([status("running")], after_stop=[status("running")])
+    launched(run)
+    run.on_status = lambda asked: os.kill(os.getpid(), signal.SIGINT) if asked == 2 else None
+    code, out, _ = run_line(capsys, "train", "--name", "r")
+    assert code == 0
+    assert run.calls.count("stop") == 3
+    assert out.count("stopping:") == 1
+
+
+def test_a_run_that_is_not_heard_of_any_more_is_exit_1(
+    launched: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launched(ScriptedRun([status("running"), status("running", time=time.time() - 61)]))
+    code, _, err = run_line(capsys, "train", "--name", "r")
+    assert code == 1
+    assert "no sign of it for 60 s" in err
+
+
+def test_a_second_ctrl_c_ends_it_at_once(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ScriptedRun([status("running")], after_stop=[status("stopping")])
+    launched(run)
+    run.on_status = lambda asked: os.kill(os.getpid(), signal.SIGINT) if asked in (2, 5) else None
+    code, out, _ = run_line(capsys, "train", "--name", "r")
+    assert code == 130
+    assert run.calls[-1] == "shutdown"
+    assert "apexpert resume r" in out
+
+
+def test_a_run_that_fails_is_exit_1_with_its_reason(
+    launched: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launched(ScriptedRun([status("failed", message="loss is NaN, batch saved in nan.npz")]))
+    code, _, err = run_line(capsys, "train", "--name", "r")
+    assert code == 1
+    assert err.startswith("apexpert: run r failed: loss is NaN, batch saved in nan.npz;")
+    assert err.count("\n") == 1
+
+
+def test_a_wrong_value_that_only_the_fleet_finds_is_exit_2_and_leaves_no_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def launch(config: Config, folder: RunFolder, *, resume: bool) -> ScriptedRun:
+        raise FleetError(f"no Ray answers at {config.run.ray_address} (--run.ray-address)")
+
+    monkeypatch.setattr(deploy.fleet, "launch", launch, raising=False)
+    code, _, err = run_line(capsys, "train", "--name", "r", "--ray-address", "nowhere:1")
+    assert (code, err) == (2, "apexpert: no Ray answers at nowhere:1 (--ray-address)\n")
+    assert list(Path("runs").iterdir()) == []
+
+
+def test_a_fleet_that_does_not_start_is_exit_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def launch(config: Config, folder: RunFolder, *, resume: bool) -> ScriptedRun:
+        raise FleetError("Ray did not start: no memory")
+
+    monkeypatch.setattr(deploy.fleet, "launch", launch, raising=False)
+    code, _, err = run_line(capsys, "train", "--name", "r")
+    assert code == 1
+    assert err.startswith("apexpert: run r: Ray did not start: no memory; see ")
+
+
+def test_detached_runs_are_left_alone(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run = ScriptedRun([status("starting")])
+    launched(run)
+    code, out, _ = run_line(capsys, "train", "--name", "r", "--detach")
+    assert code == 0
+    assert run.calls == ["close"]
+    assert "apexpert status r --follow" in out
+    assert "apexpert stop r" in out
+
+
+def test_runs_elsewhere_are_named_by_path(
+    tmp_path: Path, launched: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launched(ScriptedRun([status("stopped")]))
+    elsewhere = tmp_path / "other place"
+    _, out, _ = run_line(capsys, "train", "--name", "r", "--runs-dir", str(elsewhere))
+    assert f"apexpert resume '{elsewhere}/r'" in out
+
+
+def saved_run(state: str = "stopped", **more: Any) -> RunFolder:
+    folder = RunFolder.create(with_values(LAPTOP, run__name="r", run__total_env_steps=10_000))
+    folder.write_json("status.json", status(state, **more))
+    return folder
+
+
+def test_resume_goes_on_with_the_saved_config(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = saved_run()
+    calls = launched(ScriptedRun([status("starting", metrics={}), status("running"), status("finished")]))
+    code, out, _ = run_line(capsys, "resume", "r", "--total-env-steps", "20000")
+    assert code == 0
+    config, _, resume = calls[0]
+    assert resume
+    assert config.run.total_env_steps == 20_000
+    assert config.learner == LAPTOP.learner
+    assert folder.load_config().run.total_env_steps == 20_000
+    assert out.count("resuming at 6,000 env steps with 6,000 transitions in replay") == 1
+
+
+def test_a_finished_run_needs_a_later_end(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    saved_run("finished", metrics={"progress/env_steps": 10_000.0})
+    calls = launched(ScriptedRun([status("finished")]))
+    code, _, err = run_line(capsys, "resume", "r")
+    assert code == 2
+    assert "--total-env-steps 10000: the run has 10,000 already; give a larger number" in err
+    assert calls == []
+
+
+def test_a_run_at_work_is_not_resumed(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = saved_run("running")
+    launched(ScriptedRun([status("running")]))
+    with folder.lock():
+        code, _, err = run_line(capsys, "resume", "r")
+    assert code == 2
+    assert "r is at work already" in err
+
+
+def test_the_resume_notice_waits_until_it_is_known() -> None:
+    said: list[str] = []
+    notice = ResumeNotice(said.append)
+    notice(status("starting", metrics={}))
+    notice(status("running", metrics={"progress/env_steps": 5.0}))
+    notice(status("starting"))  # the metrics of before, while the learner restores
+    assert said == []
+    notice(status("running"))
+    notice(status("running"))
+    assert len(said) == 1
+
+
+def test_status_and_list_read_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_line(capsys, "list") == (0, "no runs under runs\n", "")
+    saved_run("running", notes=["actor 3 restarted"])
+    code, out, _ = run_line(capsys, "status", "r")
+    assert code == 0
+    assert "r: running, 6,000 of 10,000 env steps" in out
+    assert "-20.50" in out
+    assert "actor 3 restarted" in out
+    assert json.loads(run_line(capsys, "status", "r", "--json")[1])["state"] == "running"
+    _, out, _ = run_line(capsys, "list")
+    assert out.splitlines()[1].split() == ["r", "pong", "running", "6,000", "/", "10,000", "-20.50"]
+
+
+def test_a_run_that_was_killed_shows_as_lost(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    saved_run("running", time=time.time() - 40)
+    launched(ScriptedRun([status("running")]))
+    _, out, _ = run_line(capsys, "status", "r")
+    assert "r: lost" in out
+    assert "apexpert resume r" in out
+    code, _, err = run_line(capsys, "scale", "r", "--actors", "2")
+    assert code == 2
+    assert "r is not running: lost" in err
+
+
+def test_a_broken_run_does_not_hide_the_others_from_list(capsys: pytest.CaptureFixture[str]) -> None:
+    saved_run()
+    Path("runs/bad").mkdir()
+    Path("runs/bad/config.json").write_text("{")
+    code, out, _ = run_line(capsys, "list")
+    assert code == 0
+    assert "broken" in out
+    assert "pong" in out
+
+
+def test_scale_and_stop_reach_the_run(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = saved_run("running")
+    run = ScriptedRun([status("running")], after_stop=[status("stopped")])
+    launched(run)
+    code, out, _ = run_line(capsys, "scale", "r", "--actors", "3")
+    assert code == 0
+    assert "3 actors asked for" in out
+    stop = run.stop
+    run.stop = lambda: (stop(), folder.write_json("status.json", status("stopped")))[0]  # type: ignore[method-assign]
+    code, out, _ = run_line(capsys, "stop", "r")
+    assert code == 0
+    assert "r: stopped; checkpoint -" in out
+    assert run.calls == ["scale 3", "close", "stop", "close"]
+    assert run_line(capsys, "stop", "r")[1] == "r: stopped already\n"
+
+
+def test_lockstep_runs_are_not_scaled(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = saved_run("running")
+    folder.save_config(with_values(folder.load_config(), run__lockstep=True))
+    launched(ScriptedRun([status("running")]))
+    code, _, err = run_line(capsys, "scale", "r", "--actors", "2")
+    assert code == 2
+    assert "lockstep" in err
+
+
+def test_evaluate_without_a_checkpoint_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    saved_run()
+    code, _, err = run_line(capsys, "evaluate", "r")
+    assert code == 1
+    assert "r has no checkpoint that is whole yet" in err
+
+
+def test_plot_draws_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = saved_run()
+    code, _, err = run_line(capsys, "plot", "r")
+    assert code == 1
+    assert "no episode has ended yet" in err
+    folder.metrics_path.write_text('{"progress/num_frames": 4000, "episode/return_mean_100": -20.0}\n')
+    code, out, _ = run_line(capsys, "plot", "r", "--output", "curve.png")
+    assert (code, out) == (0, "curve.png\n")
+    assert Path("curve.png").stat().st_size > 1_000
+
+
+def test_interrupts_count_and_give_the_handlers_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert interrupts.count == 2
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_printed_configs_hide_passwords_and_fit_the_line() -> None:
+    config = with_values(PAPER_RAINBOW, replay__urls=("redis://u:secret@h:1",))
+    lines = config_lines(config)
+    assert "secret" not in "".join(lines)
+    assert all(len(line) <= 110 for line in lines)
+    assert "capacity=1,000,000" in " ".join(lines)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_size_of_the_network_is_estimated_to_a_fifth(name: str) -> None:
+    from models.q_network import build_network
+
+    config = PRESETS[name]
+    network = build_network(config.network, 18, observation_shape=(4, 84, 84), seed=0)
+    real = sum(parameter.numel() for parameter in network.parameters())
+    assert num_parameters(config) == pytest.approx(real, rel=0.2)
+
+
+def test_disk_estimates_follow_the_measured_bytes() -> None:
+    replay, checkpoints = disk_estimate(PAPER_RAINBOW)
+    assert replay == pytest.approx(3 * 0.68e9, rel=0.1)
+    assert 0.1e9 < checkpoints < 2e9
+    assert disk_estimate(with_values(PAPER_RAINBOW, replay__urls=("redis://a",)))[0] == 0

@@ -1,0 +1,103 @@
+"""The doctor says what is wrong and what to do about it, and fails when training could not start."""
+
+import os
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deploy.cli import doctor
+from deploy.cli.main import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, list[str]]:
+    code = main(["doctor", *argv])
+    return code, capsys.readouterr().out.splitlines()
+
+
+def test_it_looks_at_everything_and_finds_this_machine_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, lines = run(capsys, "--runs-dir", str(tmp_path / "new" / "runs"))
+    names = [line[6:20].strip() for line in lines[:-1]]
+    assert names == [
+        "python",
+        "packages",
+        "torch",
+        "cuda",
+        "bfloat16",
+        "cores, memory",
+        "redis",
+        "games",
+        "shared memory",
+        "open files",
+        "temp folder",
+        "disk",
+    ]
+    assert all(line.split()[0] in ("ok", "warn", "fail") for line in lines[:-1])
+    assert code == 0, lines
+    assert lines[-1] == "this machine can train"
+
+
+def test_redis_is_the_one_that_would_be_used() -> None:
+    finding = doctor.redis()
+    assert finding.level == "ok"
+    path = Path(finding.found.split("(")[1].rstrip(")"))
+    assert os.access(path, os.X_OK)
+
+
+def test_without_a_redis_it_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("APEXPERT_REDIS_SERVER", "/no/such/server")
+    code, lines = run(capsys)
+    assert code == 1
+    assert [line for line in lines if line.startswith("fail  redis")]
+    assert lines[-1] == "1 failed: redis"
+
+
+def test_a_missing_package_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "NEEDED", ("numpy", "no_such_package"))
+    finding = doctor.packages()
+    assert (finding.level, finding.found) == ("fail", "missing: no_such_package")
+    assert "make setup" in finding.advice
+
+
+@pytest.mark.parametrize(("free", "level"), [(0.5e9, "fail"), (3e9, "warn"), (50e9, "ok")])
+def test_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, level: str) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=int(free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert doctor.disk(tmp_path / "runs").level == level
+
+
+@pytest.mark.parametrize(("limit", "level"), [(128, "fail"), (1024, "warn"), (65536, "ok")])
+def test_open_files(monkeypatch: pytest.MonkeyPatch, limit: int, level: str) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    finding = doctor.open_files()
+    assert finding.level == level
+    assert (level == "ok") == (finding.advice == "")
+
+
+@pytest.mark.parametrize(("free", "level"), [(64e6, "warn"), (2e9, "ok")])
+def test_shared_memory(monkeypatch: pytest.MonkeyPatch, free: float, level: str) -> None:
+    usage = shutil.disk_usage("/")._replace(free=int(free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    assert doctor.shared_memory().level == level
+
+
+def test_a_temporary_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    assert doctor.temporary().level == "fail"
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    finding = doctor.temporary()
+    assert finding.level == "fail"
+    assert "TMPDIR" in finding.advice
+
+
+@pytest.mark.parametrize(("flags", "level"), [({"fma"}, "warn"), ({"avx512_bf16"}, "ok"), ({"bf16"}, "ok")])
+def test_bfloat16(monkeypatch: pytest.MonkeyPatch, flags: set[str], level: str) -> None:
+    monkeypatch.setattr(doctor, "_cpu_flags", lambda: flags)
+    assert doctor.bfloat16().level == level
