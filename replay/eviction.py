@@ -25,8 +25,7 @@ class Eviction:
     """Decides who leaves, and takes it out: leaves first, Redis after.
 
     So a draw never asks for what is already gone, and whatever happens between the two only leaves a segment
-    in Redis that a restart indexes again. Trimming is never part of a transaction: a full Redis would refuse
-    it.
+    in Redis that a restart indexes again. Trimming is never part of a transaction: a full Redis refuses it.
     """
 
     def __init__(self, table: ItemTable, shards: Sequence[Shard], counters: Counters) -> None:
@@ -53,8 +52,7 @@ class Eviction:
     def relieve(self, *, force: bool = False) -> None:
         """Look at the servers' memory, and evict from those that are over the high-water mark.
 
-        A look costs one round trip, so it is taken once a second, or sooner when 1 % of the memory has come
-        in.
+        A look costs one round trip, so it is taken once a second, or sooner when 1 % of the memory came in.
         """
         for shard, server in enumerate(self._shards):
             now = time.monotonic()
@@ -86,7 +84,7 @@ class Eviction:
     def _evict(self, slot: int) -> int:
         """Take a segment out of the table and note it for `flush`; returns its number of items."""
         shard, num_items = int(self._table.slots["shard"][slot]), int(self._table.slots["num_items"][slot])
-        self._left[shard].append((self._table.log_id(slot), self._table.identity(slot)))
+        self._left[shard].append((self._table.log_ids[slot], self._table.identity(slot)))
         self._table.remove(slot)
         self._counters.evicted += num_items
         return num_items

@@ -95,9 +95,7 @@ class FrameReader:
         return Observations(*(self._store.gather(rows) for rows in self._stacks(flat, first, places)))
 
     def _from_redis(self, places: Places) -> Observations:
-        """Observations of items read by byte ranges, one pipeline a shard, only the blocks with frames of
-        theirs.
-        """
+        """Observations of items read by byte ranges: only the blocks they need, one pipeline a shard."""
         unique, inverse = np.unique(places.slots, return_inverse=True)
         runs = self._runs(unique, inverse, places)
         scratch, rows_of = self._frames(runs, self._download(runs))

@@ -71,8 +71,7 @@ class HostFrameStore:
             self._buffer = np.empty((self._num_rows + 1, *frame_shape), np.uint8)
         except MemoryError:
             raise MemoryError(
-                f"replay.frame_store_bytes asks for {max_bytes / 2**30:.1f} GiB, more than this machine can
-                reserve"
+                f"replay.frame_store_bytes asks for {max_bytes / 2**30:.1f} GiB: more than can be reserved"
             ) from None
         self._buffer[ZERO_ROW] = 0
         self._fresh = 1  # rows from here on were never used: their memory is not touched yet
@@ -119,9 +118,7 @@ class HostFrameStore:
             self._num_free += len(rows)
 
     def gather(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Frames of rows (B, K) as (B, K, H, W); row 0 is the zero frame. Raises IndexError outside the
-        store.
-        """
+        """Frames of rows (B, K) as (B, K, H, W); row 0 is the zero frame. IndexError outside the store."""
         return gather_frames(self._buffer, rows)
 
     def _allocate(self, count: int) -> NDArray[np.int64]:

@@ -1,10 +1,12 @@
 """What a sampler tells about itself: its counters under the run's metric names."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from replay.config import ReplayConfig
 from replay.items import ItemTable
 
 
@@ -28,10 +30,32 @@ class Counters:
     """Priorities that were NaN, infinite or negative, from actors and learner."""
 
 
-def samples_per_insert(counters: Counters, min_size: int) -> float:
-    """Samples drawn for each item inserted after the warm-up; 0 during it."""
-    earning = counters.inserted - min_size
-    return counters.sampled / earning if earning > 0 else 0.0
+def metrics(
+    counters: Counters, read: Mapping[str, int], table: ItemTable, config: ReplayConfig, *, misses: int
+) -> dict[str, float]:
+    """A sampler's counters and sizes under the run's metric names; `read` are its log reader's counters.
+
+    The ratio counts inserts after the warm-up only, and is 0 until there are any.
+    """
+    earning = counters.inserted - config.min_size
+    values = {
+        "samples_per_insert": counters.sampled / earning if earning > 0 else 0.0,
+        "size": table.size,
+        "fill": table.size / config.capacity,
+        "bytes": table.num_bytes,
+        "segments": table.num_segments,
+        "inserted": counters.inserted,
+        "sampled": counters.sampled,
+        "evicted": counters.evicted,
+        "duplicates": read["duplicates"],
+        "rejected": counters.rejected + read["corrupt"] + read["foreign"],
+        "missing": counters.missing + read["missing"],
+        "stale_updates": counters.stale_updates,
+        "refused_priorities": counters.refused_priorities,
+        "frame_store_bytes": table.store.bytes,
+        "frame_store_misses": misses,
+    }
+    return {f"replay/{name}": float(value) for name, value in values.items()}
 
 
 @dataclass(frozen=True)

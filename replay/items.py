@@ -24,8 +24,6 @@ SLOT = np.dtype(
         ("actor", np.int64),
         ("incarnation", np.int64),
         ("seq", np.int64),
-        ("log_time", np.int64),  # a log id is "<milliseconds>-<count>"
-        ("log_count", np.int64),
     ]
 )
 FREE = -1
@@ -60,6 +58,7 @@ class ItemTable:
         self.leaf_slots = np.full(self.num_leaves, FREE, np.int32)
         self.slots = np.zeros(0, SLOT)
         self.headers: list[SegmentHeader | None] = []
+        self.log_ids: list[str] = []
         self.size = 0
         self.num_segments = 0
         self.num_bytes = 0
@@ -106,21 +105,10 @@ class ItemTable:
             generation = self.next_generation
             self.next_generation += 1
         slot = self._take_slot()
-        log_time, log_count = log_id.split("-")
-        self.slots[slot] = (
-            *(
-                generation,
-                place,
-                segment.num_items,
-                columns,
-                segment.lead,
-                segment.weights_version,
-                shard,
-                num_bytes,
-            ),
-            *(*segment.identity, int(log_time), int(log_count)),
-        )
+        where = (generation, place, segment.num_items, columns, segment.lead, segment.weights_version)
+        self.slots[slot] = (*where, shard, num_bytes, *segment.identity)
         self.headers[slot] = _without_columns(header)
+        self.log_ids[slot] = log_id
         self._fill(slot, segment, place, columns, masses)
         self.store.put(generation, segment.frames[: segment.lead + columns + 1])
         self.head = place + columns
@@ -179,10 +167,6 @@ class ItemTable:
         row = self.slots[slot]
         return SegmentIdentity(int(row["actor"]), int(row["incarnation"]), int(row["seq"]))
 
-    def log_id(self, slot: int) -> str:
-        """A segment's place in its shard's log."""
-        return f"{self.slots['log_time'][slot]}-{self.slots['log_count'][slot]}"
-
     def _fill(
         self, slot: int, segment: Segment, place: int, columns: int, masses: NDArray[np.float64]
     ) -> None:
@@ -214,6 +198,7 @@ class ItemTable:
             self.slots = np.concatenate([self.slots, np.zeros(new - old, SLOT)])
             self.slots["generation"][old:] = FREE
             self.headers.extend([None] * (new - old))
+            self.log_ids.extend([""] * (new - old))
             self._free = list(range(new - 1, old - 1, -1))
         return self._free.pop()
 

@@ -1,14 +1,13 @@
 """Keeps inserts and samples in step, by the algebra of Reverb's rate limiter (Cassirer et al., 2021).
 
-`Limiter` says what may be sampled and how much may be inserted; `Allowance` shares the inserts out among the shards,
-where writers wait for them with tickets.
+`Limiter` says what may be sampled and how much may be inserted; `Allowance` shares the inserts out among the
+shards, where writers wait for them with tickets.
 """
 
 import logging
 import math
 from collections.abc import Iterable, Sequence
 
-from replay.config import ReplayConfig
 from replay.errors import ShardFull
 from replay.log_reader import LogReader
 from replay.records import Ticket, TicketBook
@@ -18,17 +17,11 @@ from replay.types import SegmentIdentity
 log = logging.getLogger(__name__)
 
 
-def error_buffer_of(config: ReplayConfig, *, batch_size: int, samples_per_insert: float) -> float:
-    """The configured error buffer, in samples, or one that fits: several segments, a tenth of the warm-up."""
-    burst = batch_size + 2 * samples_per_insert * config.segment_steps
-    return config.error_buffer or max(burst, 0.1 * config.min_size * samples_per_insert)
-
-
 class Limiter:
     """How far samples and inserts (both in items, cumulative) may be apart; pure arithmetic.
 
-    `samples_per_insert` is batch_size / update_period; `error_buffer` is in samples. Raises ValueError when the
-    buffer is so small that neither side might move.
+    `samples_per_insert` is batch_size / update_period; `error_buffer` is in samples. Raises ValueError when
+    the buffer is so small that neither side might move.
     """
 
     def __init__(
@@ -71,7 +64,11 @@ class Limiter:
 
 
 class Allowance:
-    """The owner's hand on the shards' tickets. `reader` tells which commits the caller has not counted yet."""
+    """The owner's hand on the shards' tickets.
+
+    `reader` tells what is committed but not counted as inserted by the caller; without it, a backlog in the
+    logs is granted a second time.
+    """
 
     def __init__(self, shards: Sequence[Shard], limiter: Limiter, reader: LogReader | None = None) -> None:
         self._shards, self._limiter, self._reader = list(shards), limiter, reader
@@ -89,7 +86,7 @@ class Allowance:
         cursors = self._reader.cursors if self._reader else [None] * len(self._shards)
         books = [shard.tickets(cursor) for shard, cursor in zip(self._shards, cursors, strict=True)]
         stale = stale_tickets(books, self._dead)
-        books = [_without(book, stale) for book in books]
+        books = [_without(book, names) for book, names in zip(books, stale, strict=True)]
         self._largest = max([self._largest, *(ticket.items for book in books for ticket in book.outstanding)])
         budget = self._limiter.max_inserts(samples) - inserted
         ends = plan_allowance(books, budget, largest=self._largest, first=self._turn)
@@ -108,10 +105,10 @@ class Allowance:
 
 
 def stale_tickets(books: Sequence[TicketBook], dead: set[tuple[int, int]]) -> list[set[SegmentIdentity]]:
-    """Per shard, the tickets that nobody will use: of dead incarnations, or left behind by a writer that went on.
+    """Per shard, the tickets that nobody will use: of dead incarnations, or left by a writer that went on.
 
-    A writer has one segment in hand and its segments' numbers rise, so a ticket with a lower number than another
-    of the same incarnation was left on a shard that could not be reached.
+    A writer has one segment in hand and its segments' numbers rise, so a ticket with a lower number than
+    another of the same incarnation was left on a shard that could not be reached.
     """
     newest: dict[tuple[int, int], int] = {}
     for identity in (ticket.identity for book in books for ticket in book.outstanding):
@@ -124,12 +121,12 @@ def stale_tickets(books: Sequence[TicketBook], dead: set[tuple[int, int]]) -> li
 
 
 def plan_allowance(books: Sequence[TicketBook], budget: int, *, largest: int, first: int = 0) -> list[int]:
-    """The new `allowed` of each shard, so that at most `budget` further items come in, but for one segment a writer.
+    """The new `allowed` of each shard: at most `budget` further items come in, but for one segment a writer.
 
-    What is pending or covered by a ticket already counts against the budget. Waiting tickets are served first,
-    shard by shard in turns that begin at shard `first`; what remains is split evenly for writers to come, less
-    what the last of them may overdraw (a segment of up to `largest` items commits when any item of it is allowed).
-    Allowance that nobody has reserved is taken back, so a shard without writers holds none.
+    What is pending or covered by a ticket already counts against the budget. Waiting tickets are served
+    first, in turns between the shards, from shard `first` on. What remains is split evenly for writers to come,
+    less what the last of them may overdraw (a segment of up to `largest` items commits when any item of it is
+    allowed). Allowance that nobody has reserved is taken back, so that a shard without writers holds none.
     """
     lasts = [max([book.reserved, *(t.end or 0 for t in book.outstanding)]) for book in books]
     ends = [min(book.allowed, last) for book, last in zip(books, lasts, strict=True)]

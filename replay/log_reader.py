@@ -1,4 +1,4 @@
-"""Reads what writers committed: tails every shard's log, fetches new segments, rejects bad ones and duplicates."""
+"""Reads what writers committed: tails the shards' logs, fetches segments, sorts out bad ones and copies."""
 
 import bisect
 import logging
@@ -68,8 +68,8 @@ class SeenSequences:
 class LogReader:
     """Tails the shards' logs, each segment once. `signature` is what the reader needs of the data.
 
-    `counters` counts segments, items and bytes taken, and what was not taken: duplicates, missing (an entry whose
-    segment is gone), corrupt and foreign.
+    `counters` counts segments, items and bytes taken, and what was not taken: duplicates, missing (an entry
+    whose segment is gone), corrupt and foreign.
     """
 
     def __init__(self, shards: Sequence[Shard], *, run: str, signature: Signature) -> None:
@@ -86,16 +86,15 @@ class LogReader:
         return list(self._cursors)
 
     def poll(self, limit: int) -> list[ReceivedSegment]:
-        """The next segments in log order, taking turns between the shards; [] when there are none. Never blocks.
+        """The next segments in log order, taking turns between the shards; [] when there are none.
 
-        Reads at most about `limit` log entries over all shards (at least one a shard). When it raises
+        Never blocks. Reads at most about `limit` log entries over all shards (at least one a shard). When it raises
         ShardUnavailable, nothing was taken.
         """
         self._delete_copies()
         share = max(1, limit // max(1, len(self._shards)))
-        logs = [
-            shard.read_log(cursor, share) for shard, cursor in zip(self._shards, self._cursors, strict=True)
-        ]
+        places = zip(self._shards, self._cursors, strict=True)
+        logs = [shard.read_log(cursor, share) for shard, cursor in places]
         read = [self._fetch(index, entries) for index, entries in enumerate(logs)]
         turns = (pair for pair in chain.from_iterable(zip_longest(*read)) if pair is not None)
         received = [self._take(index, entry, data) for index, entry, data in turns]
@@ -113,10 +112,9 @@ class LogReader:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken; raises ShardError when it is of another number of shards."""
-        if len(state["cursors"]) != len(self._shards):
-            raise ShardError(
-                f"the checkpoint knows {len(state['cursors'])} shards, there are {len(self._shards)}"
-            )
+        known = len(state["cursors"])
+        if known != len(self._shards):
+            raise ShardError(f"the checkpoint is of {known} shards, not of {len(self._shards)}")
         self._cursors = [str(cursor) for cursor in state["cursors"]]
         self._seen = {}
         for name, ranges in state["seen"].items():
@@ -164,7 +162,7 @@ class LogReader:
         return seen is not None and identity.seq in seen
 
     def _delete_copies(self) -> None:
-        # Before reading, so that an error here loses nothing; a copy left behind is evicted with its log entry.
+        # Before reading, so that an error here loses nothing; a copy left behind leaves with its log entry.
         while self._copies:
             index, entry = self._copies[-1]
             self._shards[index].delete_copy(entry)

@@ -66,9 +66,7 @@ class Priorities:
         return self._table.index.draw(np.minimum(points, BELOW_ONE))
 
     def chances(self, leaves: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """Probabilities (B,) of items and their importance weights (B,), (N * P) ** -exponent over the
-        largest of them.
-        """
+        """Probabilities (B,) and importance weights (B,): (N * P) ** -exponent over the largest one."""
         index = self._table.index
         probability = index.mass(leaves) / index.total
         if not self._config.prioritized:

@@ -72,8 +72,8 @@ class PriorityIndex:
     def set(self, leaves: ArrayLike, masses: ArrayLike) -> None:
         """Set leaves (B,) to masses (B,); of a leaf that comes twice the last one counts.
 
-        Raises ValueError (and sets nothing) for a mass that is negative or not finite, IndexError for a leaf
-        outside.
+        Raises ValueError for a mass that is negative or not finite, IndexError for a leaf outside; either
+        way nothing is set.
         """
         places = self._checked(leaves)
         values = np.array(np.broadcast_to(np.asarray(masses, np.float64), places.shape))
@@ -84,8 +84,7 @@ class PriorityIndex:
             self.max_mass = max(self.max_mass, float(values.max()))
 
     def draw(self, u: ArrayLike) -> NDArray[np.int64]:
-        """Leaves (B,) int64 at the points u (B,) float64 in [0, 1) of the total mass; never a leaf without
-        mass.
+        """Leaves (B,) int64 at the points u (B,) float64 in [0, 1) of the total mass; none is without mass.
 
         Raises ValueError when the index has no mass, or for points outside [0, 1).
         """

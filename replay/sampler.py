@@ -4,7 +4,6 @@ It lives in the learner's process and is the one owner of a run's replay: it alo
 no thread: everything happens in the caller's (docs/decisions/0004).
 """
 
-import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -18,7 +17,7 @@ from replay.errors import NotEnoughData
 from replay.eviction import Eviction
 from replay.fetch import FrameReader, Observations, Places, SegmentsGone
 from replay.frame_store import FrameStore, HostFrameStore
-from replay.inspection import Counters, samples_per_insert
+from replay.inspection import Counters, metrics
 from replay.items import ItemTable
 from replay.limiter import Allowance, Limiter
 from replay.log_reader import LogReader, ReceivedSegment
@@ -30,6 +29,8 @@ from replay.types import Batch, Signature
 
 __all__ = ["RestoreReport", "Sampler"]
 
+REBUILD_SEGMENTS = 256
+"""Segments read at once when everything is read."""
 REFRESH_SECONDS = 0.01
 """While nothing comes in, the allowance is refreshed at most this often."""
 
@@ -70,15 +71,14 @@ class Sampler:
             error_buffer=self._error_buffer(),
             total_env_steps=total_env_steps,
         )
-        self._allowance = Allowance(self._shards, self.limiter)
+        self._allowance = Allowance(self._shards, self.limiter, self._reader)
         self._dead: set[tuple[int, int]] = set()
         self._refreshed_at = float("-inf")
 
     # What comes in
 
     def ingest(self, limit: int = 256) -> int:
-        """Index up to `limit` new segments, evict what has to leave, refresh the allowance; returns the items
-        added.
+        """Index up to `limit` new segments, evict, refresh the allowance; returns the items added.
 
         Raises ShardUnavailable when a shard cannot be reached for its whole retry budget.
         """
@@ -88,18 +88,16 @@ class Sampler:
         return added
 
     def rebuild(self) -> int:
-        """Index everything that the logs hold, for a run without a checkpoint; returns the number of items
-        kept.
-        """
-        while self._read_anything():
-            pass
+        """Index all that the logs hold, for a run without a checkpoint; returns the number of items kept."""
+        before = None
+        while before != self._reader.cursors:
+            before = self._reader.cursors
+            self._index(REBUILD_SEGMENTS)
         self.refresh_allowance()
         return self.size
 
     def refresh_allowance(self, dead: Iterable[tuple[int, int]] = ()) -> None:
-        """Tell the shards how much may be inserted; what dead (actor, incarnation) pairs had reserved is
-        taken back.
-        """
+        """Tell the shards how much may be inserted; takes back what dead (actor, incarnation) pairs reserved."""
         self.mark_dead(dead)
         self._allowance.refresh(self.inserted, self.sampled, self._dead)
         self._refreshed_at = time.monotonic()
@@ -115,16 +113,13 @@ class Sampler:
         return self.size > 0 and self.limiter.can_sample(self.inserted, self.sampled)
 
     def sample(self) -> Batch:
-        """Draw a batch, one item from each of B equal strata of the total mass (Schaul et al., 2016, section
-        3.3).
+        """Draw a batch, one item from each of B equal strata of the total mass (Schaul et al., 2016).
 
-        Raises NotEnoughData when `can_sample()` is false, or when all that could be drawn turned out to be
-        gone.
+        Raises NotEnoughData when `can_sample()` is false, or when all there was turned out to be gone.
         """
         if not self.can_sample():
             raise NotEnoughData(
-                f"{self.inserted} items inserted and {self.sampled} sampled allow no batch of
-                {self.batch_size} yet"
+                f"no batch of {self.batch_size} yet, with {self.inserted} inserted and {self.sampled} sampled"
             )
         strata = np.arange(self.batch_size)
         leaves = self._priorities.draw(strata, self.batch_size)
@@ -177,29 +172,14 @@ class Sampler:
 
     def metrics(self) -> dict[str, float]:
         """Counters and sizes under the run's metric names."""
-        counted, read = self.counters, self._reader.counters
-        values = {
-            "samples_per_insert": samples_per_insert(counted, self.config.min_size),
-            "size": self.size,
-            "fill": self.size / self.config.capacity,
-            "bytes": self.table.num_bytes,
-            "segments": self.table.num_segments,
-            "inserted": counted.inserted,
-            "sampled": counted.sampled,
-            "evicted": counted.evicted,
-            "stale_updates": counted.stale_updates,
-            "refused_priorities": counted.refused_priorities,
-            "frame_store_bytes": self.store.bytes,
-            "frame_store_misses": self._frames.misses,
-        }
-        return {f"replay/{name}": float(value) for name, value in values.items()}
+        return metrics(
+            self.counters, self._reader.counters, self.table, self.config, misses=self._frames.misses
+        )
 
     # Checkpoints
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """All that a bit-identical continuation needs besides the segments themselves: JSON-able values and
-        arrays.
-        """
+        """What a bit-identical continuation needs besides the segments: JSON-able values and arrays."""
         table, arrays = table_state(self.table)
         document = {
             "table": table,
@@ -210,12 +190,10 @@ class Sampler:
         return document, arrays
 
     def restore(self, document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> RestoreReport:
-        """Take a state back and read its segments again from the shards; later entries of the logs come with
-        `ingest`.
+        """Take a state back and read its segments again from the shards; what came later comes with `ingest`.
 
         Segments that are gone are dropped. Without any, and with the same capacity, segment length and
-        n-step, the draws go on exactly where they were (`exact`). Must be called before anything was
-        ingested.
+        n-step, the draws go on exactly where they were (`exact`). Nothing may have been ingested before.
         """
         self._priorities.random.bit_generator.state = document["random"]
         self._reader.restore(document["reader"])
@@ -239,9 +217,7 @@ class Sampler:
         return HostFrameStore((height, width), min(config.frame_store_bytes, most))
 
     def _error_buffer(self) -> float:
-        """Samples by which the limiter may leave the exact ratio; wide enough for two segments to come at
-        once.
-        """
+        """Samples by which the limiter may leave the exact ratio: room for two segments that come at once."""
         ratio, config = self.samples_per_insert, self.config
         smallest = self.batch_size + 2 * ratio * config.segment_steps
         return config.error_buffer or max(smallest, 0.1 * config.min_size * ratio)

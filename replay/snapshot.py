@@ -34,9 +34,7 @@ class RestoreReport:
 
 
 def table_state(table: ItemTable) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """The table as JSON-able values and arrays: one entry a segment, oldest first, and all items' masses in
-    that order.
-    """
+    """JSON-able values and arrays: one entry a segment, oldest first, and all items' masses in that order."""
     slots = table.in_order()
     rows = table.slots[slots]
     masses = [
@@ -47,6 +45,7 @@ def table_state(table: ItemTable) -> tuple[dict[str, Any], dict[str, NDArray[Any
         "head": table.head,
         "next_generation": table.next_generation,
         "max_mass": table.index.max_mass,
+        "log_ids": [table.log_ids[slot] for slot in slots.tolist()],
     }
     arrays: dict[str, NDArray[Any]] = {name: rows[name].copy() for name in SLOT.names or ()}
     return document, arrays | {"masses": np.concatenate([np.empty(0), *masses])}
@@ -80,7 +79,8 @@ def restore_table(
         elif isinstance(found, SegmentError):
             rejected += 1
         else:
-            _put_back(table, rows[i], found, arrays["masses"][starts[i] : starts[i + 1]], same_layout)
+            masses = arrays["masses"][starts[i] : starts[i + 1]]
+            _put_back(table, rows[i], document["log_ids"][i], found, masses, same_layout)
     table.next_generation = int(document["next_generation"])
     table.index.max_mass = float(document["max_mass"])
     if same_layout:
@@ -138,7 +138,12 @@ def _decode(
 
 
 def _put_back(
-    table: ItemTable, row: Any, found: tuple[SegmentHeader, Segment], masses: NDArray[Any], same_layout: bool
+    table: ItemTable,
+    row: Any,
+    log_id: str,
+    found: tuple[SegmentHeader, Segment],
+    masses: NDArray[Any],
+    same_layout: bool,
 ) -> None:
     header, segment = found
     table.insert(
@@ -146,7 +151,7 @@ def _put_back(
         header,
         np.asarray(masses, np.float64),
         shard=int(row["shard"]),
-        log_id=f"{row['log_time']}-{row['log_count']}",
+        log_id=log_id,
         num_bytes=int(row["num_bytes"]),
         first_leaf=int(row["first_leaf"]) if same_layout else None,
         generation=int(row["generation"]),

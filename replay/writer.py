@@ -68,8 +68,8 @@ class Writer:
     def write(self, segment: Segment, *, wait: bool = True) -> int:
         """Store one segment and return its encoded bytes; once it returns, the segment is acknowledged.
 
-        With `wait`, it waits for the owner's allowance, for a shard that can be reached and for room in it, as long
-        as needed; it raises WriterStopped when `should_stop()` says so meanwhile (write it again to keep it).
+        With `wait`, it waits for the owner's allowance, for a shard that can be reached and for room in it, as
+        long as needed, and raises WriterStopped when `should_stop()` says so meanwhile (write again to keep it).
         Without, it tries each shard once and raises ShardUnavailable or ShardFull when none takes it. Raises
         SignatureMismatch when the shards hold data that this writer's cannot join.
         """
@@ -99,7 +99,8 @@ class Writer:
             except ShardUnavailable as error:
                 self._leave(index, parcel, error)
             except ShardFull as error:
-                # The owner makes room; the ticket stays where it is.
+                # The owner makes room: it stays with this shard, and takes a new ticket then.
+                self._left_tickets.add((index, parcel.identity))
                 self._warn(error)
             self.counters.retries += 1
             backoff = self._pause(backoff)

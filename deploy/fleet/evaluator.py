@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @ray.remote(num_cpus=1, max_retries=0)
 def evaluate_newest(config: Config, folder: str, after_update: int) -> dict[str, Any] | None:
-    """Evaluate the newest checkpoint, mark it if it is the best; None when it is not newer than `after_update`."""
+    """Evaluate the newest checkpoint, mark it if it is the best; None if not newer than `after_update`."""
     import torch
 
     from deploy.reports.evaluation import evaluate_checkpoint

@@ -1,9 +1,10 @@
 """Actor and learner as Ray actors: each builds its plain class in its own process and runs it.
 
 `run` is one long call whose answer tells how the role ended; `heartbeat`, `stop` and the like are answered
-beside it. A role that has not been asked for a heartbeat for 20 s has lost its supervisor: it ends as if told to.
+beside it. A role that has not been asked for a heartbeat for 20 s has lost its supervisor: it ends as if told
+to.
 
-The supervisor loads this module too and has no use for torch, so what only the roles need is imported in them.
+The supervisor loads this module too and has no use for torch: what only the roles need is imported in them.
 """
 
 import os

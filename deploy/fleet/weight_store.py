@@ -8,12 +8,13 @@ something newer, so that actors look at a pending answer without waiting and nob
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
 
-from models.arrays import Weights
+if TYPE_CHECKING:
+    from models.arrays import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -77,11 +78,14 @@ class StoredWeights:
         self._version = -1
         self._pending: Any = None
 
-    def poll(self, wait: bool = False) -> Weights | None:
+    def poll(self, wait: bool = False) -> "Weights | None":
         """Weights newer than those given before, or None; `wait`: look for up to a second.
 
         Raises RayActorError when the store is gone.
         """
+        # Here, because the supervisor, which also loads this module, has no use for torch.
+        from models.arrays import Weights
+
         if self._pending is None:
             self._pending = self._store.newer_than.remote(self._version)
         ready, _ = ray.wait([self._pending], timeout=1.0 if wait else 0)
@@ -107,7 +111,7 @@ class WeightPublisher:
         """What the store has; a returned learner goes on above it."""
         return int(ray.get(self._store.version.remote()))
 
-    def publish(self, weights: Weights) -> None:
+    def publish(self, weights: "Weights") -> None:
         """Hand over weights; waits only when the publication before has not arrived yet."""
         if self._pending is not None:
             ray.get(self._pending)

@@ -17,10 +17,8 @@ def perfect_actions(frames):
     """Towards the block: 0 left, 1 stay, 2 right, read from the pixels."""
     block = (frames == BLOCK_BRIGHTNESS).any(axis=1).argmax(axis=1) // CELL
     bottom = frames[:, -1, :]
-    paddle = np.where(
-        (bottom == PADDLE_BRIGHTNESS).any(axis=1), (bottom == PADDLE_BRIGHTNESS).argmax(axis=1), 0
-    )
-    return 1 + np.sign(block - paddle // CELL)
+    paddle = (bottom == PADDLE_BRIGHTNESS).argmax(axis=1) // CELL
+    return 1 + np.sign(block - paddle)
 
 
 def returns_of(choose, episodes=200):

@@ -39,7 +39,7 @@ def random_actions(steps, num_envs, num_actions=4, seed=0):
 
 
 def test_a_plain_emulator_with_the_same_settings_plays_the_same_games() -> None:
-    """Sticky 0.25, skip 4, max-pool, grey, minimal actions, no no-ops, no fire, raw reward, seeds: all of it."""
+    """Sticky 0.25, skip 4, max-pool, grey, minimal actions, no no-ops, no fire, raw reward, the seed."""
     env = atari("breakout", seeds=[123456], frame_height=210, frame_width=160)
     ale = plain_emulator("breakout", seed=123456, sticky=0.25)
     actions = random_actions(700, 1)
@@ -299,7 +299,7 @@ def test_each_action_reaches_its_own_environment_and_answers_come_in_order() -> 
 
 
 def test_send_answers_the_last_recv() -> None:
-    """Asynchronously, actions go to the environments of the last recv; so we step all of them as one batch."""
+    """Asynchronously, actions go to the environments of the last recv; so ours are one batch."""
     halves = library("pong", num_envs=4, batch_size=2, noop_max=0)
     whole = library("pong", num_envs=4, noop_max=0)
     _, info = halves.reset(seed=np.arange(4))

@@ -1,0 +1,111 @@
+"""Evaluation of a checkpoint: full games, scored raw and human-normalised, with an optional video."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actors.episodes import Episode
+from actors.evaluation import evaluate
+from actors.policy import Policy
+from deploy.config import Config
+from deploy.reports.statistics import ScoreSummary, summarise
+from deploy.reports.video import VideoWriter
+from learner.checkpoint import Checkpoint, network_tensors
+from models.arrays import Weights, flatten
+from models.config import NetworkConfig
+from models.q_network import build_network
+
+ATARI_FRAMES_PER_SECOND = 60
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What an evaluation found."""
+
+    game: str
+    checkpoint: str
+    update: int
+    env_steps: int
+    epsilon: float
+    episodes: list[Episode]
+    scores: ScoreSummary
+
+    def to_json(self) -> dict[str, Any]:
+        """Flat and JSON-able; 95 % bootstrap intervals; returns are undiscounted sums of raw rewards."""
+        mean, median = self.scores.mean, self.scores.median
+        return {
+            "game": self.game,
+            "checkpoint": self.checkpoint,
+            "update": self.update,
+            "env_steps": self.env_steps,
+            "episodes": self.scores.episodes,
+            "epsilon": self.epsilon,
+            "return_mean": mean.value,
+            "return_mean_interval": [mean.low, mean.high],
+            "return_median": median.value,
+            "return_median_interval": [median.low, median.high],
+            "human_normalised": self.scores.human_normalised_mean,
+            "human_normalised_median": self.scores.human_normalised_median,
+            "returns": [episode.return_ for episode in self.episodes],
+            "lengths": [episode.length for episode in self.episodes],
+        }
+
+
+def evaluate_checkpoint(
+    config: Config,
+    checkpoint: Checkpoint,
+    *,
+    episodes: int,
+    seed: int,
+    video: Path | None = None,
+    progress: Callable[[Episode], object] = lambda episode: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> EvaluationReport:
+    """Play `episodes` full games with the online network of `checkpoint`, noise off, sticky as trained.
+
+    Told to stop, it reports on the games that have ended; ValueError when none has. EnvironmentError as from
+    `make_environment`.
+    """
+    policy = policy_of(config, checkpoint)
+    fps = ATARI_FRAMES_PER_SECOND / config.environment.frame_skip
+    with VideoWriter(video, fps=fps) if video else contextlib.nullcontext() as writer:
+        played = evaluate(
+            policy,
+            config.environment,
+            episodes=episodes,
+            seed=seed,
+            epsilon=config.evaluation.epsilon,
+            recorder=writer.add if writer else None,
+            progress=progress,
+            should_stop=should_stop,
+        )
+    return EvaluationReport(
+        game=config.game_name,
+        checkpoint=checkpoint.path.name,
+        update=checkpoint.update,
+        env_steps=int(checkpoint.document["env_steps"]),
+        epsilon=config.evaluation.epsilon,
+        episodes=played,
+        scores=summarise([episode.return_ for episode in played], config.game_name),
+    )
+
+
+def policy_of(config: Config, checkpoint: Checkpoint) -> Policy:
+    """A policy that acts by the online network of a checkpoint."""
+    document = checkpoint.document
+    network = NetworkConfig(**document["network"])
+    shape: tuple[int, int, int] = tuple(document["observation_shape"])
+    num_actions = int(document["num_actions"])
+    online = build_network(network, num_actions, observation_shape=shape)
+    online.load_state_dict(network_tensors(checkpoint.tensors, "online"))
+    policy = Policy(
+        network,
+        observation_shape=shape,
+        num_actions=num_actions,
+        precision=config.actors.precision,
+        seed=config.run.seed,
+    )
+    policy.load(Weights(int(document["weights_version"]), flatten(online), int(document["env_steps"])))
+    return policy

@@ -1,0 +1,68 @@
+import dataclasses
+import json
+
+import imageio.v2 as imageio
+import pytest
+
+from actors.config import EnvironmentConfig
+from deploy.config import Config, with_values
+from deploy.reports.evaluation import evaluate_checkpoint
+from learner.checkpoint import CheckpointStore, with_prefix
+from models.config import NetworkConfig
+from models.q_network import build_network
+
+NETWORK = NetworkConfig(
+    encoder="nature", padding="valid", num_experts=2, expert_hidden_units=8, num_atoms=11, noisy=True
+)
+
+
+def checkpoint_of(folder, num_actions):
+    network = build_network(NETWORK, num_actions, seed=1)
+    document = {
+        "env_steps": 1234,
+        "weights_version": 7,
+        "network": dataclasses.asdict(NETWORK),
+        "observation_shape": [4, 84, 84],
+        "num_actions": num_actions,
+    }
+    store = CheckpointStore(folder)
+    return store.load(store.save(56, with_prefix(network.state_dict(), "online"), document))
+
+
+def config_of(**environment):
+    return with_values(Config(network=NETWORK), **{f"environment__{k}": v for k, v in environment.items()})
+
+
+def test_report_of_catch(tmp_path):
+    config = config_of(env="tests.helpers.catch:make")
+    report = evaluate_checkpoint(config, checkpoint_of(tmp_path, 3), episodes=9, seed=3).to_json()
+    json.dumps(report, allow_nan=False)
+    assert (report["update"], report["env_steps"], report["episodes"]) == (56, 1234, 9)
+    assert len(report["returns"]) == 9
+    assert set(report["returns"]) <= {-1.0, 1.0}
+    assert report["return_mean"] == pytest.approx(sum(report["returns"]) / 9)
+    low, high = report["return_mean_interval"]
+    assert low <= report["return_mean"] <= high
+    assert report["human_normalised"] is None
+
+
+def test_the_same_seed_plays_the_same_games(tmp_path):
+    config, checkpoint = config_of(env="tests.helpers.catch:make"), checkpoint_of(tmp_path, 3)
+    first, second, other = (
+        evaluate_checkpoint(config, checkpoint, episodes=16, seed=seed).to_json()["returns"]
+        for seed in (3, 3, 4)
+    )
+    assert first == second
+    assert first != other
+
+
+def test_video_of_pong_in_colour(tmp_path):
+    assert EnvironmentConfig().game == "pong"
+    config = config_of(max_frames_per_episode=400)
+    video = tmp_path / "videos" / "game.mp4"
+    report = evaluate_checkpoint(config, checkpoint_of(tmp_path, 6), episodes=1, seed=3, video=video)
+    frames = imageio.mimread(video, memtest=False)
+    assert len(frames) == report.episodes[0].length + 1 == 101
+    picture = frames[-1]
+    assert (picture[..., 0].astype(int) != picture[..., 2]).any(), "a game of Atari is shown in colour"
+    assert report.to_json()["human_normalised"] is not None
