@@ -108,9 +108,8 @@ class Actor:
 
         Raises WriterStopped when told to stop while writing; the segment is kept for `drain`.
         """
-        self._refresh_weights()
-        if self._weights is None:
-            return  # Told to stop before there were any.
+        if not self._refresh_weights() or self._weights is None:
+            return  # Told to stop before the weights came.
         if not self._started:
             self._begin()
         epsilon = self._epsilons.at(self._weights.env_steps)
@@ -161,6 +160,7 @@ class Actor:
             q_newest = None if q_max is None else float(q_max[env])
             if not result.valid[env]:
                 builder.reset(result.frames[env], q_newest)
+                self._unwritten += builder.drain()  # what waited for the value of the last observation
                 continue
             self._unwritten += builder.add(
                 int(actions.action[env]),
@@ -182,15 +182,21 @@ class Actor:
             self._unwritten.popleft()
             self._needed_env_steps += segment.num_items
 
-    def _refresh_weights(self) -> None:
-        """Look for newer weights now and then; wait for the first, and in lockstep for those that are due."""
-        if self._weights is None or self._lockstep:
-            needed = self._needed_env_steps if self._lockstep else 0
-            while not self._should_stop() and (self._weights is None or self._weights.env_steps < needed):
-                with self._telemetry.waiting():
-                    self._take(self._weights_source.poll(wait=True))
-        elif self._vector_steps % self._config.weights_poll_steps == 0:
+    def _refresh_weights(self) -> bool:
+        """Look for newer weights now and then; wait for the first, and in lockstep for those that are due.
+
+        False when told to stop while they have not come.
+        """
+        needed = self._needed_env_steps if self._lockstep else 0
+        while self._weights is None or self._weights.env_steps < needed:
+            if self._should_stop():
+                return False
+            with self._telemetry.waiting():
+                self._take(self._weights_source.poll(wait=True))
+        due = self._vector_steps > 0 and self._vector_steps % self._config.weights_poll_steps == 0
+        if due and not self._lockstep:
             self._take(self._weights_source.poll())
+        return True
 
     def _take(self, weights: Weights | None) -> None:
         if weights is not None:

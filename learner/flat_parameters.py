@@ -1,11 +1,11 @@
-"""All parameters of a network in one flat tensor, so that an optimizer step, a cast or a copy is one pass over it."""
+"""All parameters of a network in one flat tensor: an optimizer step, a cast or a copy is one pass over it."""
 
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
-# Parameters start at multiples of this many numbers: 64 bytes even in bfloat16, a cache line and a vector register.
+# Parameters start at multiples of this many numbers: 64 bytes even in bfloat16, a cache line.
 ALIGNMENT = 32
 
 

@@ -20,6 +20,7 @@ from learner.train_step import TrainStep, UpdateResult
 from models.arrays import Weights
 from models.config import NetworkConfig
 from replay.config import ReplayConfig
+from replay.errors import NotEnoughData
 from replay.sampler import RestoreReport, Sampler
 from replay.types import Batch
 
@@ -79,10 +80,10 @@ class Learner:
                 self.save()
                 return "stopped"
             self._ingest()
-            if not self._may_draw():
+            batch = self._draw()
+            if batch is None:
                 self._idle()
                 continue
-            batch = self._sampler.sample()
             result = self._train_step.step(batch)
             self._refuse_nan(batch, result)
             # Applied before the next draw, whatever `updates_in_flight` allows: none is ever outstanding.
@@ -187,6 +188,13 @@ class Learner:
         if not self._lockstep:
             inserted = max(inserted, self._total_env_steps)
         return self._earned(inserted) and self._sampler.can_sample()
+
+    def _draw(self) -> Batch | None:
+        """A batch if one may be drawn; None as well when all that was indexed turned out to be gone."""
+        try:
+            return self._sampler.sample() if self._may_draw() else None
+        except NotEnoughData:
+            return None
 
     def _ingest(self) -> None:
         now = time.monotonic()

@@ -16,8 +16,8 @@ def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
 def next_action(target_q_values: Tensor, online_q_values: Tensor | None = None) -> Tensor:
     """Greedy next actions (B,) int64 from values (B, A).
 
-    With `online_q_values` given, the online network chooses and the target network will judge: double Q-learning
-    (van Hasselt et al., 2016).
+    With `online_q_values` given, the online network chooses and the target network will judge: double
+    Q-learning (van Hasselt et al., 2016).
     """
     if online_q_values is None:
         return target_q_values.argmax(dim=1)
@@ -26,7 +26,7 @@ def next_action(target_q_values: Tensor, online_q_values: Tensor | None = None) 
 
 
 def of_action(values: Tensor, action: Tensor) -> Tensor:
-    """The entries of each row's action: values (B, A) or (B, A, Z) with action (B,) int64 give (B,) or (B, Z)."""
+    """Each row's entries for its action (B,) int64: values (B, A) give (B,), values (B, A, Z) give (B, Z)."""
     _check("action", action, (len(values),))
     return values[torch.arange(len(values), device=values.device), action]
 
@@ -34,8 +34,8 @@ def of_action(values: Tensor, action: Tensor) -> Tensor:
 def project(probabilities: Tensor, atoms: Tensor, support: Tensor) -> Tensor:
     """Project distributions on `atoms` (both (B, Z)) onto the evenly spaced `support` (Z,); returns (B, Z).
 
-    Each atom, clipped to the support's ends, shares its mass between its two neighbours in proportion to nearness
-    (Bellemare et al., 2017, arXiv 1707.06887, equation 7).
+    Each atom, clipped to the support's ends, shares its mass between its two neighbours in proportion to
+    nearness (Bellemare et al., 2017, arXiv 1707.06887, equation 7).
     """
     batch, num_atoms = probabilities.shape
     _check("atoms", atoms, (batch, num_atoms))
@@ -52,8 +52,8 @@ def c51_target(
 ) -> Tensor:
     """Distribution to regress to, (B, Z): reward + discount * the judged next distribution, projected.
 
-    `next_logits` (B, A, Z) are the target network's, `action` (B,) the next action, `reward` and `discount` (B,)
-    float32; a discount of 0 leaves the reward alone.
+    `next_logits` (B, A, Z) are the target network's, `action` (B,) the next action, `reward` and `discount`
+    (B,) float32; a discount of 0 leaves the reward alone.
     """
     batch, _, num_atoms = next_logits.shape
     _check("reward", reward, (batch,))
@@ -65,7 +65,7 @@ def c51_target(
 
 
 def c51_loss(logits: Tensor, action: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy (B,) between `target` (B, Z) and the distribution that `logits` (B, A, Z) give `action` (B,)."""
+    """Cross-entropy (B,) of `target` (B, Z) and the distribution of `action` (B,) by `logits` (B, A, Z)."""
     batch, _, num_atoms = logits.shape
     _check("target", target, (batch, num_atoms))
     return -(target * of_action(logits, action).log_softmax(dim=1)).sum(dim=1)

@@ -14,8 +14,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 def build_optimizer(flat: Tensor, config: LearnerConfig) -> torch.optim.Adam:
     """Adam (Kingma and Ba, 2015) without weight decay over the flat float32 parameters (see `pack`).
 
-    The fused kernel takes one pass over parameters, gradient and both moments, on the CPU as on a GPU. The gradient is
-    allocated here, once: write into `flat.grad`.
+    The fused kernel takes one pass over parameters, gradient and both moments, on the CPU as on a GPU. The
+    gradient is allocated here, once: write into `flat.grad`.
     """
     flat.requires_grad_(True)
     flat.grad = torch.zeros_like(flat)

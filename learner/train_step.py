@@ -61,16 +61,15 @@ def choose_dtype(precision: Literal["auto", "float32", "bfloat16"], device: torc
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        capabilities = torch.cpu.get_capabilities()
-        fast = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if fast else torch.float32
 
 
 class ComputeCopy:
     """The network that computes: the float32 network itself, or a copy of it in a smaller dtype.
 
-    Casting the whole of the weights once an update is cheaper than autocast, which casts each weight in each of the
-    three forward passes, and rounds the same numbers in the same places.
+    Casting all weights once an update is cheaper than autocast, which casts them in each of the three forward
+    passes, and rounds the same numbers in the same places.
     """
 
     def __init__(self, network: QNetwork, flat: Tensor, dtype: torch.dtype) -> None:
@@ -92,8 +91,8 @@ class ComputeCopy:
 class TrainStep:
     """Online and target network, optimizer and noise; `step` makes one update of the algorithm.
 
-    Not thread-safe. It draws from its own generator only. On a CPU its updates are reproducible bit by bit for the same
-    number of threads, also over `state` and `restore`.
+    Not thread-safe. It draws from its own generator only. On a CPU its updates are reproducible bit by bit
+    for the same number of threads, also over `state` and `restore`.
     """
 
     def __init__(

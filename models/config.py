@@ -14,7 +14,7 @@ class NetworkConfig:
     encoder: Literal["impala", "nature"] = "impala"
     """Convolutional encoder: `impala` (Espeholt et al., 2018) or `nature` (Mnih et al., 2015)."""
     padding: Literal["same", "valid"] = "same"
-    """Padding of the convolutions; 84x84 frames give 11x11 tokens with `same`, 7x7 with `nature` and `valid`."""
+    """Padding of the convolutions; 84x84 frames give 11x11 tokens with `same`, 7x7 with `valid`."""
     head: Literal["soft_moe", "dense"] = "soft_moe"
     """What stands between encoder and output: a Soft MoE layer, or one dense hidden layer (the baseline)."""
     num_experts: int = 4
@@ -24,7 +24,7 @@ class NetworkConfig:
     dense_hidden_units: int = 512
     """Hidden units of the dense head."""
     distributional: bool = True
-    """C51 (Bellemare et al., 2017): a distribution over `num_atoms` atoms an action; else one value an action."""
+    """C51 (Bellemare et al., 2017): a distribution over `num_atoms` atoms an action; else one value."""
     num_atoms: int = 51
     """Atoms of the distribution's support."""
     v_min: float = -10.0
@@ -34,6 +34,6 @@ class NetworkConfig:
     dueling: bool = True
     """Dueling value and advantage streams (Wang et al., 2016)."""
     noisy: bool = True
-    """Factorised noise (Fortunato et al., 2018) in the output layer and in the head's (experts') first layer."""
+    """Factorised noise (Fortunato et al., 2018) in the output layer and the head's (experts') first layer."""
     noisy_sigma: float = 0.1
     """Initial scale of the noise, divided by the square root of the layer's inputs."""

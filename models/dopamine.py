@@ -1,8 +1,9 @@
 """Parameters of the reference code (Dopamine's labs/moes, flax) to and from a `QNetwork`.
 
-Flax paths are joined with slashes, as `params/encoder/_stacks_0/Conv_0/kernel`. Its kernels are (height, width, in,
-out) and (in, out); its dueling streams are two layers, `Dense_0` the advantages and `Dense_1` the value. Its Soft MoE
-has a `scalar` that only its optional normalisation reads: it is ignored here and written as 1.
+Flax paths are joined with slashes, as `params/encoder/_stacks_0/Conv_0/kernel`. Its kernels are (height,
+width, in, out) and (in, out); its dueling streams are two layers, `Dense_0` the advantages and `Dense_1` the
+value. Its Soft MoE has a `scalar` that only its optional normalisation reads: it is ignored here and written
+as 1.
 """
 
 from collections.abc import Iterator, Mapping
@@ -60,8 +61,8 @@ def to_dopamine(
 ) -> Arrays:
     """Inverse of `load_dopamine`: parameters under the reference's paths and shapes, float32.
 
-    `values` (by parameter name) takes the place of the parameters, to rename gradients for instance. `encoder_scope`
-    is "" for the reference's Nature DQN network, whose convolutions stand at the top.
+    `values` (by parameter name) takes the place of the parameters, to rename gradients for instance.
+    `encoder_scope` is "" for the reference's Nature DQN network, whose convolutions stand at the top.
     """
     source = values if values is not None else dict(network.named_parameters())
     arrays: Arrays = {}
@@ -76,12 +77,14 @@ def to_dopamine(
         write(path, source[name].squeeze(1) if "bias" in name else source[name])
     if isinstance(network.head, SoftMoEHead):
         phi = source["head.soft_moe.phi"]
-        write("params/SoftMoE_0/phi_weights", phi.unflatten(1, (network.head.soft_moe.num_experts, -1)))
+        write("params/SoftMoE_0/phi_weights", phi.view(len(phi), network.head.soft_moe.num_experts, -1))
         write("params/SoftMoE_0/scalar", torch.full((1,), 1.0 if values is None else 0.0))
     for name, paths in _linear_layers(network):
         for parameter, leaf in _linear_names(network, name).items():
             value = source[f"{name}.{parameter}"]
-            for path, part in zip(paths, value.split(_stream_sizes(network, value, len(paths))), strict=True):
+            for path, part in zip(
+                paths, torch.split(value, _stream_sizes(network, value, len(paths))), strict=True
+            ):
                 write(f"{path}/{leaf}", part.T if part.ndim == 2 else part)
     return arrays
 
@@ -114,7 +117,7 @@ def _expert_parameters(network: QNetwork) -> Iterator[tuple[str, str]]:
 
 
 def _linear_layers(network: QNetwork) -> Iterator[tuple[str, list[str]]]:
-    """Our linear layers with the reference's: the output layer is its value layer, then its advantage layer."""
+    """Our linear layers with the reference's: the output layer is its value and its advantage layer."""
     kind = "NoisyNetwork" if isinstance(network.output.linear, NoisyLinear) else "Dense"
     first = 0
     if not isinstance(network.head, SoftMoEHead):

@@ -1,6 +1,6 @@
 """Convolutional encoders: uint8 observations (B, K, H, W) to feature maps (B, C, h, w)."""
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,8 @@ Padding = Literal["same", "valid"]
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """Zeros before and after one axis so that the output has ceil(size / stride) positions.
 
-    As XLA and TensorFlow count it: an odd total puts the extra one after. Stride 2 and kernel 3 on an even size thus
-    gives (0, 1), not (1, 1).
+    As XLA and TensorFlow count it: an odd total puts the extra one after. Stride 2 and kernel 3 on an even
+    size thus gives (0, 1), not (1, 1).
     """
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
@@ -28,7 +28,7 @@ def output_size(size: int, kernel: int, stride: int, padding: Padding) -> int:
     return max((size - kernel) // stride + 1, 0)
 
 
-class Convolution(nn.Conv2d):
+class Convolution(nn.Module):
     """Square convolution with `same` (XLA's) or `valid` padding, and its own generator at birth."""
 
     def __init__(
@@ -42,34 +42,35 @@ class Convolution(nn.Conv2d):
         generator: torch.Generator,
         residual: bool = False,
     ) -> None:
-        super().__init__(in_channels, out_channels, kernel, stride)
-        self._same = padding == "same"
+        super().__init__()
+        self._kernel, self._stride, self._same = kernel, stride, padding == "same"
+        weight = torch.empty(out_channels, in_channels, kernel, kernel)
+        self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
         area = kernel * kernel
         if residual:
             lecun_normal_(self.weight, area * in_channels, generator)
         else:
             xavier_uniform_(self.weight, area * in_channels, area * out_channels, generator)
-        assert self.bias is not None
-        nn.init.zeros_(self.bias)
 
     def forward(self, features: Tensor, scale: float = 1.0) -> Tensor:
-        """Convolve (B, C, h, w) times `scale`; the scale goes into the small kernel, not over the large image."""
+        """Convolve (B, C, h, w) times `scale`, which goes into the small kernel, not over the large image."""
         weight = self.weight if scale == 1.0 else self.weight * scale
         if not self._same:
-            return functional.conv2d(features, weight, self.bias, self.stride)
-        top, bottom = same_padding(features.shape[2], self.kernel_size[0], self.stride[0])
-        left, right = same_padding(features.shape[3], self.kernel_size[1], self.stride[1])
+            return functional.conv2d(features, weight, self.bias, self._stride)
+        top, bottom = same_padding(features.shape[2], self._kernel, self._stride)
+        left, right = same_padding(features.shape[3], self._kernel, self._stride)
         if top != bottom or left != right:
             features = functional.pad(features, (left, right, top, bottom))
             top = left = 0
-        return functional.conv2d(features, weight, self.bias, self.stride, (top, left))
+        return functional.conv2d(features, weight, self.bias, self._stride, (top, left))
 
 
 def max_pool(features: Tensor, padding: Padding) -> Tensor:
     """3x3 maximum with stride 2 over (B, C, h, w); `same` pads as `same_padding`, with -inf."""
     if padding == "valid":
         return functional.max_pool2d(features, 3, 2)
-    # ceil_mode lets the last window hang over by one, which is the padding (0, 1) of an even size without a copy.
+    # ceil_mode lets the last window hang over by one: the padding (0, 1) of an even size without a copy.
     odd = (features.shape[2] % 2, features.shape[3] % 2)
     return functional.max_pool2d(features, 3, 2, padding=odd, ceil_mode=True)
 
@@ -113,7 +114,8 @@ class ResidualBlock(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, h, w) to the same shape."""
         hidden = functional.relu(self.first(functional.relu(features)), inplace=True)
-        return features + self.second(hidden)
+        change: Tensor = self.second(hidden)
+        return features + change
 
 
 class ImpalaStack(nn.Module):
@@ -123,20 +125,19 @@ class ImpalaStack(nn.Module):
         super().__init__()
         self._padding: Padding = padding
         self.convolution = Convolution(in_channels, channels, 3, 1, padding, generator=generator)
-        self.blocks = nn.ModuleList(ResidualBlock(channels, generator) for _ in range(2))
+        self.blocks = nn.Sequential(*(ResidualBlock(channels, generator) for _ in range(2)))
 
     def forward(self, features: Tensor, scale: float) -> Tensor:
         """(B, C, h, w) times `scale` to (B, channels, about h/2, about w/2)."""
         features = max_pool(self.convolution(features, scale), self._padding)
-        for block in self.blocks:
-            features = block(features)
-        return features
+        return cast(Tensor, self.blocks(features))
 
 
 class ImpalaEncoder(nn.Module):
     """Three residual stacks, 16, 32 and 32 channels (Espeholt et al., 2018), ReLU at the end.
 
-    With `valid` padding the stacks' first convolutions and pools are unpadded; residual convolutions stay `same`.
+    With `valid` padding the stacks' first convolutions and pools are unpadded; residual convolutions stay
+    `same`.
     """
 
     channels = 32

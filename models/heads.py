@@ -22,13 +22,14 @@ class HeadOutput(NamedTuple):
     soft_moe: SoftMoEOutput | None
 
 
-class Linear(nn.Linear):
+class Linear(nn.Module):
     """Dense layer with xavier-uniform kernel and zero bias, with the call signature of `NoisyLinear`."""
 
     def __init__(self, in_features: int, out_features: int, generator: torch.Generator) -> None:
-        super().__init__(in_features, out_features)
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features))
         xavier_uniform_(self.weight, in_features, out_features, generator)
-        nn.init.zeros_(self.bias)
 
     def forward(self, inputs: Tensor, noise: LayerNoise | None = None) -> Tensor:
         """(B, in) to (B, out); there is no noise to use."""
@@ -98,8 +99,9 @@ class DenseHead(nn.Module):
 class OutputLayer(nn.Module):
     """Features (B, F) to (B, A, Z), one linear map.
 
-    With dueling streams (Wang et al., 2016) the first Z outputs are the state's value and the rest the advantages;
-    the streams have no hidden layer of their own, and share the noise of their inputs, as in the reference code.
+    With dueling streams (Wang et al., 2016) the first Z outputs are the state's value and the rest the
+    advantages; the streams have no hidden layer of their own, and share the noise of their inputs, as in the
+    reference code.
     """
 
     def __init__(
@@ -126,7 +128,7 @@ class OutputLayer(nn.Module):
 
     def forward(self, features: Tensor, noise: LayerNoise | None) -> Tensor:
         """(B, F) to float32 (B, A, Z)."""
-        outputs = self.linear(features, noise).float().unflatten(1, (-1, self.num_atoms))
+        outputs: Tensor = self.linear(features, noise).float().view(len(features), -1, self.num_atoms)
         if not self.dueling:
             return outputs
         value, advantage = outputs[:, :1], outputs[:, 1:]

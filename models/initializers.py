@@ -1,7 +1,7 @@
 """Initial values of parameters, drawn from an explicit generator.
 
-The scales are those of the reference code of arXiv 2402.08609 (flax): what is called "xavier uniform" and "lecun
-normal" there, the latter a normal truncated at two standard deviations.
+The scales are those of the reference code of arXiv 2402.08609 (flax): what is called "xavier uniform" and
+"lecun normal" there, the latter a normal truncated at two standard deviations.
 """
 
 import math
@@ -21,7 +21,7 @@ def xavier_uniform_(tensor: Tensor, fan_in: int, fan_out: int, generator: torch.
 
 
 def lecun_normal_(tensor: Tensor, fan_in: int, generator: torch.Generator) -> None:
-    """Fill with a normal of variance 1 / fan_in, truncated at two standard deviations of the untruncated one."""
+    """Fill with a normal of variance 1 / fan_in, cut at two standard deviations of the uncut one."""
     std = 1.0 / (math.sqrt(fan_in) * TRUNCATED_STD)
     with torch.no_grad():
         torch.nn.init.trunc_normal_(tensor, std=std, a=-2.0 * std, b=2.0 * std, generator=generator)

@@ -1,7 +1,7 @@
 """Linear layers with factorised Gaussian parameter noise (Fortunato et al., 2018, arXiv 1706.10295).
 
-Initial values are those of the reference code of arXiv 2402.08609: means U(-1/sqrt(in), 1/sqrt(in)) for kernels and
-biases, scales `sigma / sqrt(in)` for both.
+Initial values are those of the reference code of arXiv 2402.08609: means U(-1/sqrt(in), 1/sqrt(in)) for
+kernels and biases, scales `sigma / sqrt(in)` for both (sigma is 0.1 there).
 """
 
 import math
@@ -15,7 +15,7 @@ from models.initializers import fan_in_uniform_
 
 
 class LayerNoise(NamedTuple):
-    """Factorised noise of one layer, f(x) = sign(x) sqrt(|x|) of unit normals; R is 1 (one draw for all) or B."""
+    """Factorised noise of one layer: f(x) = sign(x) sqrt(|x|) of unit normals; R is 1 (one for all) or B."""
 
     inputs: Tensor
     """(R, in)"""
@@ -35,7 +35,7 @@ class Noise(NamedTuple):
 def draw_factors(sizes: list[int], rows: int, generator: torch.Generator) -> list[Tensor]:
     """Float32 noise factors (rows, size) for each size, on the generator's device, from a single draw."""
     normal = torch.randn(rows, sum(sizes), generator=generator, device=generator.device)
-    return list((normal.abs().sqrt_() * normal.sign()).split(sizes, dim=1))
+    return list(torch.split(normal.abs().sqrt_() * normal.sign(), sizes, dim=1))
 
 
 class NoisyLinear(nn.Module):

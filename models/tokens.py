@@ -4,7 +4,7 @@ from torch import Tensor
 
 
 def position_tokens(features: Tensor) -> Tensor:
-    """One token per position: (B, C, h, w) to (B, T = h * w, D = C), row by row (PerConv in arXiv 2402.08609).
+    """One token per position, PerConv in arXiv 2402.08609: (B, C, h, w) to (B, T = h * w, D = C), row by row.
 
     A view, without a copy, when the features are channels-last.
     """

@@ -8,7 +8,13 @@ from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, ReadOnlyError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
 from redis.retry import Retry
 
 from replay.errors import ShardError, ShardFull, ShardUnavailable
@@ -55,15 +61,18 @@ class Connection:
             backoff = min(2 * backoff, LONGEST_BACKOFF_S)
 
     def _refusal(self, error: RedisError) -> ShardError:
-        # A full memory says OOM, a full disk MISCONF, also inside the text of an aborted MULTI.
         text = one_line(error)
-        full = "OOM " in text or "MISCONF" in text
+        # A full disk says MISCONF. A full memory's OOM is in the class, or in the text of an aborted MULTI.
+        full = isinstance(error, OutOfMemoryError) or "OOM " in text or "MISCONF" in text
         return ShardFull(f"{self._name} is full: {text}") if full else ShardError(f"{self._name}: {text}")
 
 
 def one_line(error: BaseException) -> str:
     """The error's text as one line; the client's own messages name addresses, never passwords."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    text = " ".join(str(error).split())
+    # Of a pipeline, the client quotes the whole command, a segment's bytes included.
+    text = text.rpartition(" of pipeline caused error: ")[2]
+    return text[:200] or type(error).__name__
 
 
 def _connect(url: str, name: str) -> tuple[Any, str]:

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import ctypes
 import json
+import math
 import os
 import select
 import shutil
@@ -24,6 +25,7 @@ from types import FrameType
 PR_SET_PDEATHSIG = 1
 POLL_S = 0.25
 STOP_LIMIT_S = 30.0
+SYNC_EVERY_S = 1.0
 STABLE_S = 5.0
 """A server that lived this long is started again at once; else after a delay that doubles."""
 LONGEST_DELAY_S = 5.0
@@ -107,11 +109,14 @@ class Server:
 class Guardian:
     """Runs the servers of `folder` until the owner is gone."""
 
-    def __init__(self, folder: Path, sockets: Path, server: str, shards: int, lock: int, owner: int) -> None:
+    def __init__(
+        self, folder: Path, sockets: Path, server: str, shards: int, lock: int, owner: int, sync: int
+    ) -> None:
         self._folder, self._sockets, self._lock, self._owner = folder, sockets, lock, owner
         self._stopping = False
-        folders = [shard_folder(folder, index) for index in range(shards)]
-        self._servers = [Server([server, str(f / "server.conf")], f / "server.log") for f in folders]
+        self._sync_at = time.monotonic() if sync else math.inf
+        self._folders = [shard_folder(folder, index) for index in range(shards)]
+        self._servers = [Server([server, str(f / "server.conf")], f / "server.log") for f in self._folders]
 
     def run(self) -> None:
         """Guard until told to stop; then stop the servers and remove their sockets."""
@@ -121,6 +126,8 @@ class Guardian:
                 if any([self._care_for(server) for server in self._servers]):
                     self._write_state()
                 self._listen(wake)
+                if time.monotonic() >= self._sync_at:
+                    self._sync_files()
         finally:
             self._stop_servers()
             shutil.rmtree(self._sockets, ignore_errors=True)
@@ -170,6 +177,17 @@ class Guardian:
         if os.getppid() != self._owner:
             self._stopping = True
 
+    def _sync_files(self) -> None:
+        """Bring what the servers have written to the disk (one file before version 7, several since)."""
+        for path in (path for folder in self._folders for path in folder.rglob("appendonly*")):
+            with contextlib.suppress(FileNotFoundError):  # rewritten meanwhile
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+        self._sync_at = time.monotonic() + SYNC_EVERY_S
+
     def _stop_servers(self) -> None:
         deadline = time.monotonic() + STOP_LIMIT_S
         for server in self._servers:
@@ -201,7 +219,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--sockets", type=Path, required=True)
     parser.add_argument("--server", required=True)
-    for name in ("--shards", "--lock", "--owner"):
+    for name in ("--shards", "--lock", "--owner", "--sync"):
         parser.add_argument(name, type=int, required=True)
     Guardian(**vars(parser.parse_args())).run()
 

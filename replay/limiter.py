@@ -6,6 +6,7 @@ shards, where writers wait for them with tickets.
 
 import logging
 import math
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 from replay.errors import ShardFull
@@ -107,52 +108,65 @@ class Allowance:
 def stale_tickets(books: Sequence[TicketBook], dead: set[tuple[int, int]]) -> list[set[SegmentIdentity]]:
     """Per shard, the tickets that nobody will use: of dead incarnations, or left by a writer that went on.
 
-    A writer has one segment in hand and its segments' numbers rise, so a ticket with a lower number than
-    another of the same incarnation was left on a shard that could not be reached.
+    A writer has one segment in hand, its segments' numbers rise, and its attempts at one are counted: of each
+    incarnation only the newest ticket is alive. Others were left on shards that could not be reached; counted
+    as in flight, they could keep their own writer waiting for ever.
     """
-    newest: dict[tuple[int, int], int] = {}
-    for identity in (ticket.identity for book in books for ticket in book.outstanding):
-        newest[identity[:2]] = max(identity.seq, newest.get(identity[:2], 0))
+    newest: dict[tuple[int, int], tuple[int, int]] = {}
+    for ticket in (ticket for book in books for ticket in book.outstanding):
+        writer, order = ticket.identity[:2], (ticket.identity.seq, ticket.attempt)
+        newest[writer] = max(order, newest.get(writer, order))
 
-    def is_stale(identity: SegmentIdentity) -> bool:
-        return identity[:2] in dead or identity.seq < newest[identity[:2]]
+    def is_stale(ticket: Ticket) -> bool:
+        writer = ticket.identity[:2]
+        return writer in dead or (ticket.identity.seq, ticket.attempt) < newest[writer]
 
-    return [{t.identity for t in book.outstanding if is_stale(t.identity)} for book in books]
+    return [{t.identity for t in book.outstanding if is_stale(t)} for book in books]
 
 
 def plan_allowance(books: Sequence[TicketBook], budget: int, *, largest: int, first: int = 0) -> list[int]:
     """The new `allowed` of each shard: at most `budget` further items come in, but for one segment a writer.
 
-    What is pending or covered by a ticket already counts against the budget. Waiting tickets are served
-    first, in turns between the shards, from shard `first` on. What remains is split evenly for writers to come,
-    less what the last of them may overdraw (a segment of up to `largest` items commits when any item of it is
-    allowed). Allowance that nobody has reserved is taken back, so that a shard without writers holds none.
+    What counts against the budget: pending items, tickets that are covered already, and what was allowed to
+    writers to come. What remains serves the waiting tickets, in turns between the shards from shard `first`
+    on; then it is split evenly for writers to come, less what the last of them may overdraw (a segment of up
+    to `largest` items commits when any item of it is allowed). When tickets must wait, what nobody has
+    reserved is taken back, for the next plan to give: a writer may be using it at this moment.
     """
     lasts = [max([book.reserved, *(t.end or 0 for t in book.outstanding)]) for book in books]
-    ends = [min(book.allowed, last) for book, last in zip(books, lasts, strict=True)]
-    # By identity: a writer that changed shards has a ticket in two books and will use one.
-    covered: dict[SegmentIdentity, int] = {}
-    waiting: list[tuple[int, int, int, Ticket]] = []
-    for index, book in enumerate(books):
-        queue = sorted((_end(t, book), t) for t in book.outstanding)
-        for place, (end, ticket) in enumerate(queue):
-            if end - ticket.items < book.allowed:
-                covered[ticket.identity] = ticket.items
-            else:
-                waiting.append((place, (index - first) % len(books), end, ticket))
-    spare = budget - sum(book.pending for book in books) - sum(covered.values())
-    for _, turn, end, ticket in sorted(waiting):
-        if spare <= 0:
-            break
-        index = (turn + first) % len(books)
+    unused = [max(0, book.allowed - last) for book, last in zip(books, lasts, strict=True)]
+    overdraw = max(0, largest - 1)
+    covered, waiting = _covered_and_waiting(books, first)
+    spare = budget - sum(book.pending for book in books) - covered
+    spare -= sum(items + overdraw for items in unused if items)
+    ends, overspent = [book.allowed for book in books], spare < 0
+    while waiting and spare > 0:
+        index, end, ticket = waiting.popleft()
         ends[index] = max(ends[index], end)
-        spare -= ticket.items if ticket.identity not in covered else 0
-        covered[ticket.identity] = ticket.items
-    if spare > 0 and largest:
-        for index in range(len(books)):
-            share = (spare + (index - first) % len(books)) // len(books) - (largest - 1)
-            ends[index] = max(ends[index], lasts[index] + share) if share > 0 else ends[index]
+        spare -= ticket.items
+    if waiting or overspent:
+        return [min(end, last) for end, last in zip(ends, lasts, strict=True)]
+    for index in range(len(books)) if largest else ():
+        share = (max(0, spare) + (index - first) % len(books)) // len(books)
+        extra = share if unused[index] else share - overdraw
+        ends[index] = max(ends[index], lasts[index]) + extra if extra > 0 else ends[index]
     return ends
+
+
+def _covered_and_waiting(
+    books: Sequence[TicketBook], first: int
+) -> tuple[int, deque[tuple[int, int, Ticket]]]:
+    """Items of the tickets that may commit, and (shard, end, ticket) of the others in order of service."""
+    covered = 0
+    waiting: list[tuple[int, int, int, int, Ticket]] = []
+    for index, book in enumerate(books):
+        turn = (index - first) % len(books)
+        for place, (end, ticket) in enumerate(sorted((_end(t, book), t) for t in book.outstanding)):
+            if end - ticket.items < book.allowed:
+                covered += ticket.items
+            else:
+                waiting.append((place, turn, index, end, ticket))
+    return covered, deque((index, end, ticket) for _, _, index, end, ticket in sorted(waiting))
 
 
 def _end(ticket: Ticket, book: TicketBook) -> int:

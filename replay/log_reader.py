@@ -88,8 +88,8 @@ class LogReader:
     def poll(self, limit: int) -> list[ReceivedSegment]:
         """The next segments in log order, taking turns between the shards; [] when there are none.
 
-        Never blocks. Reads at most about `limit` log entries over all shards (at least one a shard). When it raises
-        ShardUnavailable, nothing was taken.
+        Never blocks. Reads at most about `limit` log entries over all shards (at least one a shard). When it
+        raises ShardUnavailable, nothing was taken.
         """
         self._delete_copies()
         share = max(1, limit // max(1, len(self._shards)))

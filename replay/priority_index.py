@@ -34,9 +34,8 @@ def _draw(
         while node < capacity:
             node *= 2
             left = tree[node]
-            # `target` can round up to the node's whole mass; a side without mass is never entered all the
-            # same.
-            if tree[node + 1] > 0.0 and (target >= left or left == 0.0):
+            # Where `target` was rounded up to the node's whole mass, the side without mass is still not entered.
+            if target >= left and tree[node + 1] > 0.0:
                 target -= left
                 node += 1
         leaves[i] = node - capacity

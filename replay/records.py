@@ -18,10 +18,14 @@ class LogEntry(NamedTuple):
 
 
 class Ticket(NamedTuple):
-    """A reservation that covers (end - items, end] of a shard's numbering; `end` is None until noted."""
+    """A reservation that covers (end - items, end] of a shard's numbering; `end` is None until noted.
+
+    `attempt` counts the shards that the writer tried for this segment before this one.
+    """
 
     identity: SegmentIdentity
     items: int
+    attempt: int
     end: int | None
 
 
@@ -45,10 +49,10 @@ def parse_entry(log_id: bytes, fields: dict[bytes, bytes] | None) -> LogEntry:
 
 
 def parse_ticket(name: bytes, value: bytes) -> Ticket | None:
-    """A field of the ticket book, `items` or `items:end`; None where it is not one of ours."""
-    items, _, end = value.partition(b":")
+    """A field of the ticket book, `items:attempt:end`; None where it is not one of ours."""
     try:
-        return Ticket(_parse_identity(name), _parse_count(items), int(end) if end else None)
+        items, attempt, end = value.split(b":")
+        return Ticket(_parse_identity(name), _parse_count(items), int(attempt), int(end) if end else None)
     except ValueError:
         return None
 

@@ -97,7 +97,7 @@ class Sampler:
         return self.size
 
     def refresh_allowance(self, dead: Iterable[tuple[int, int]] = ()) -> None:
-        """Tell the shards how much may be inserted; takes back what dead (actor, incarnation) pairs reserved."""
+        """Tell the shards how much may be inserted; takes back what dead (actor, incarnation)s reserved."""
         self.mark_dead(dead)
         self._allowance.refresh(self.inserted, self.sampled, self._dead)
         self._refreshed_at = time.monotonic()

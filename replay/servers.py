@@ -39,8 +39,8 @@ STOP_LIMIT_S = 40.0
 class EmbeddedServers:
     """`shards` Redis servers on UNIX sockets, with their files in `folder`; they end with this process.
 
-    `append_fsync` is Redis' appendfsync ("everysec" or "always"), `maxmemory` is bytes a server, `server` the
-    path of another program than find_server's.
+    `append_fsync` says how often files are synced to disk ("everysec" or "always"), `maxmemory` is bytes a
+    server, `server` the path of another program than find_server's.
     """
 
     def __init__(
@@ -180,7 +180,9 @@ class EmbeddedServers:
                 "maxmemory": self._maxmemory,
                 "maxmemory-policy": "noeviction",
                 "appendonly": "yes",
-                "appendfsync": self._append_fsync,
+                # With everysec a server answers before it writes while a sync is slow, and a killed one would
+                # lose acknowledged segments. With no, it always writes first, and the guardian syncs.
+                "appendfsync": "always" if self._append_fsync == "always" else "no",
                 # A power loss may cut the last command short; what was acknowledged before it is kept.
                 "aof-load-truncated": "yes",
                 "auto-aof-rewrite-min-size": "256mb",
@@ -198,6 +200,7 @@ class EmbeddedServers:
             "shards": self._shards,
             "lock": lock,
             "owner": os.getpid(),
+            "sync": int(self._append_fsync == "everysec"),
         }
         flags = [f"--{name}={value}" for name, value in arguments.items()]
         # -P: nothing of the current folder is imported. -S: no site packages, for a fast start.
@@ -239,6 +242,8 @@ class EmbeddedServers:
             return False
 
         with contextlib.closing(client):
+            # The guardian notes the process a moment after it started.
+            self._poll(lambda: self.pids[index] is not None, index, START_LIMIT_S)
             self._poll(ready, index, lambda: LOAD_LIMIT_S if loading else START_LIMIT_S)
 
     def _poll(self, ready: Callable[[], bool], index: int, limit_s: float | Callable[[], float]) -> None:

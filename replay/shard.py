@@ -69,16 +69,19 @@ class Shard:
 
     # Writing
 
-    def reserve(self, identity: SegmentIdentity, items: int) -> int:
-        """Take a ticket for `items`; the answer T is its end: it covers (T - items, T] in this shard."""
+    def reserve(self, identity: SegmentIdentity, items: int, *, attempt: int = 0) -> int:
+        """Take a ticket for `items`; the answer T is its end: it covers (T - items, T] in this shard.
+
+        `attempt` grows with each other shard that is tried for the same segment: the highest one counts.
+        """
 
         def take() -> int:
             with self._client.pipeline(transaction=True) as pipe:
                 pipe.incrby(self._reserved, items)
-                pipe.hset(self._outstanding, str(identity), items)
+                pipe.hset(self._outstanding, str(identity), f"{items}:{attempt}:")
                 end = int(pipe.execute()[0])
             # T is not known inside MULTI. With it the owner covers tickets and skips holes left by the dead.
-            self._client.hset(self._outstanding, str(identity), f"{items}:{end}")
+            self._client.hset(self._outstanding, str(identity), f"{items}:{attempt}:{end}")
             return end
 
         return self._call(take)

@@ -68,10 +68,10 @@ class Writer:
     def write(self, segment: Segment, *, wait: bool = True) -> int:
         """Store one segment and return its encoded bytes; once it returns, the segment is acknowledged.
 
-        With `wait`, it waits for the owner's allowance, for a shard that can be reached and for room in it, as
-        long as needed, and raises WriterStopped when `should_stop()` says so meanwhile (write again to keep it).
-        Without, it tries each shard once and raises ShardUnavailable or ShardFull when none takes it. Raises
-        SignatureMismatch when the shards hold data that this writer's cannot join.
+        With `wait`, it waits for the owner's allowance, for a shard that can be reached and for room in it,
+        as long as needed, and raises WriterStopped when `should_stop()` says so meanwhile (write it again to
+        keep it). Without, it tries each shard once and raises ShardUnavailable or ShardFull when none takes
+        it. Raises SignatureMismatch when the shards hold data that this writer's cannot join.
         """
         data = encode(segment, self._run, self._signature)
         parcel = _Parcel(segment.identity, data, segment.num_items, segment.num_steps)
@@ -87,17 +87,18 @@ class Writer:
         return len(data)
 
     def _write_patiently(self, parcel: _Parcel) -> None:
-        backoff = FIRST_WAIT_S
+        backoff, attempt = FIRST_WAIT_S, 0
         while True:
             index = self._pick()
             try:
-                self._reserve_and_commit(index, parcel)
+                self._reserve_and_commit(index, parcel, attempt)
                 return
             except WriterStopped:
                 self._left_tickets.add((index, parcel.identity))
                 raise
             except ShardUnavailable as error:
                 self._leave(index, parcel, error)
+                attempt += 1
             except ShardFull as error:
                 # The owner makes room: it stays with this shard, and takes a new ticket then.
                 self._left_tickets.add((index, parcel.identity))
@@ -119,12 +120,12 @@ class Writer:
         assert error is not None
         raise error
 
-    def _reserve_and_commit(self, index: int, parcel: _Parcel) -> None:
+    def _reserve_and_commit(self, index: int, parcel: _Parcel, attempt: int) -> None:
         shard, backoff, ticket = self._shards[index], FIRST_WAIT_S, None
         self._check_signature(index)
         while True:
             if ticket is None:
-                ticket = shard.reserve(parcel.identity, parcel.num_items)
+                ticket = shard.reserve(parcel.identity, parcel.num_items, attempt=attempt)
             allowed, held = shard.ticket_state(parcel.identity)
             if not held:  # a server that lost its last second, or an owner that thought us dead
                 ticket = None

@@ -72,12 +72,16 @@ def run(
 
 
 def _for_measurement(config: Config) -> Config:
-    """Short warm-up, no end in sight, and neither checkpoints nor evaluations within the window."""
+    """Short warm-up, no end in sight, and neither checkpoints nor evaluations within the window.
+
+    Epsilon is low from the start: an actor that explores does not ask its network, and would be too fast.
+    """
     return with_values(
         config,
         run__total_env_steps=ENDLESS,
         run__detach=False,
         replay__min_size=WARM_UP,
+        exploration__epsilon_start=config.exploration.epsilon_end,
         learner__checkpoint_period=ENDLESS,
         evaluation__every_env_steps=0,
     )
@@ -139,12 +143,12 @@ def _next_arrival(client: Any, items: float) -> tuple[float, float]:
     while (inserted := _metric(client, "replay/inserted")) <= items:
         if time.monotonic() > deadline:
             raise BenchmarkError("nothing was inserted for minutes")
-        client.heartbeat()
         time.sleep(POLL_SECONDS)
     return inserted, time.monotonic()
 
 
 def _metric(client: Any, name: str) -> float:
+    client.heartbeat()
     status = client.status()
     if status["state"] in ("failed", "finished", "stopped"):
         raise BenchmarkError(f"the run is {status['state']}: {status['message']}")

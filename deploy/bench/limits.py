@@ -72,8 +72,7 @@ def forward_states_per_s(config: Config, *, seconds: float) -> float:
     policy = make_policy(config, spec)
     shape = (num_envs, config.environment.stack, *spec.frame_shape)
     observations = np.random.default_rng(config.run.seed).integers(0, 256, shape, dtype=np.uint8)
-    epsilon = np.zeros(num_envs, np.float32)
-    return num_envs * with_threads(1, lambda: calls_per_s(lambda: policy.act(observations, epsilon), seconds))
+    return num_envs * with_threads(1, lambda: calls_per_s(lambda: policy.act(observations, 0.0), seconds))
 
 
 def make_train_step(config: Config, spec: EnvironmentSpec) -> TrainStep:

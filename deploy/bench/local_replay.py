@@ -17,6 +17,8 @@ from replay.writer import Writer
 
 RUN = "bench"
 UNLIMITED = 10**15
+LATE = 10**12
+"""Env steps after any schedule's end: the policy is asked at every step, as in most of a run."""
 
 
 class InitialWeights:
@@ -72,6 +74,6 @@ def make_actor(config: Config, shards: list[Shard], spec: EnvironmentSpec) -> tu
         incarnation=0,
         seed=config.run.seed,
         writer=writer,
-        weights=InitialWeights(Weights(0, parameters, 0)),
+        weights=InitialWeights(Weights(0, parameters, LATE)),
     )
     return actor, writer

@@ -1,6 +1,7 @@
 """`apexpert evaluate` and `apexpert plot`."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from deploy.config import ConfigError, with_values
 from deploy.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from actors.episodes import Episode
     from learner.checkpoint import Checkpoint
 
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 class EvaluateArguments:
     """Play full games with a run's newest checkpoint: sticky actions as trained, epsilon 0.001.
 
-    Prints the returns, raw and human-normalised, and writes them beside the run as evaluation-update-N.json.
+    Prints the scores, raw and human-normalised, and writes them beside the run as evaluation-update-N.json.
     """
 
     run: RunName
@@ -68,15 +70,24 @@ def evaluate(argv: Sequence[str]) -> int:
     from deploy.reports.evaluation import evaluate_checkpoint
 
     video = folder.videos / f"update-{checkpoint.update:09d}.mp4" if arguments.video else None
+    print(
+        f"{folder.name}: {checkpoint.path.name}, {episodes} full games of {config.game_name}", file=sys.stderr
+    )
     with Interrupts() as interrupts:
-        report = evaluate_checkpoint(
-            config,
-            checkpoint,
-            episodes=episodes,
-            seed=arguments.seed,
-            video=video,
-            should_stop=lambda: interrupts.count > 0,
-        )
+        try:
+            report = evaluate_checkpoint(
+                config,
+                checkpoint,
+                episodes=episodes,
+                seed=arguments.seed,
+                video=video,
+                progress=_print_episode,
+                should_stop=lambda: interrupts.count > 0,
+            )
+        except ValueError as error:
+            if not interrupts.count:
+                raise
+            raise CommandFailed(f"evaluation of {folder.name} ended before a game did") from error
     name = f"evaluation-update-{checkpoint.update:09d}.json"
     folder.write_json(name, report.to_json())
     _print_report(report.to_json(), as_json=arguments.json)
@@ -121,10 +132,17 @@ def _checkpoint(folder: RunFolder, *, best: bool) -> "Checkpoint":
         raise CommandFailed(f"{marked[0]} is broken: {error}") from None
 
 
+def _print_episode(episode: "Episode") -> None:
+    message = f"  game over: return {episode.return_:,.0f} in {episode.length:,} env steps"
+    print(message, file=sys.stderr, flush=True)
+
+
 def _print_report(report: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(report, indent=1))
         return
     for name, value in report.items():
+        if name in ("returns", "lengths"):
+            continue
         shown = f"{value:,.3f}" if isinstance(value, float) else value
         print(f"  {name:<24} {shown}")

@@ -114,9 +114,8 @@ def resumed_config(folder: RunFolder, arguments: ResumeArguments) -> Config:
     config = folder.load_config()
     status = folder.read_json("status.json", {})
     total = arguments.total_env_steps or config.run.total_env_steps
-    done = int(status.get("metrics", {}).get("progress/env_steps", 0))
-    if done >= total and status.get("state") == "finished":
-        raise ConfigError(f"--total-env-steps {total}: the run has {done:,} already; give a larger number")
+    if status.get("state") == "finished" and total <= config.run.total_env_steps:
+        raise ConfigError(f"--total-env-steps {total}: the run is finished already; give a larger number")
     address = arguments.ray_address or config.run.ray_address
     config = with_values(
         config,

@@ -302,19 +302,23 @@ def test_send_answers_the_last_recv() -> None:
     """Asynchronously, actions go to the environments of the last recv; so ours are one batch."""
     halves = library("pong", num_envs=4, batch_size=2, noop_max=0)
     whole = library("pong", num_envs=4, noop_max=0)
-    _, info = halves.reset(seed=np.arange(4))
-    whole.reset(seed=np.arange(4))
     up_for_the_last_two = np.array([0, 0, 2, 2])
-    for _ in range(30):
-        expected = whole.step(up_for_the_last_two)
-        assert expected[4]["env_id"].tolist() == [0, 1, 2, 3]
-        for _ in range(2):
-            asked, answered = info["env_id"], None
-            halves.send(up_for_the_last_two[asked])
-            answered, _, _, _, info = halves.recv()
-            assert not np.array_equal(asked, info["env_id"])  # the answer is about other environments
-    assert np.array_equal(answered, expected[0][info["env_id"]]) or info["env_id"].tolist() == [0, 1]
-    assert not np.array_equal(expected[0][0], expected[0][2])
+    expected = [whole.reset(seed=np.arange(4))[0]]
+    for _ in range(15):
+        observations, _, _, _, info = whole.step(up_for_the_last_two)
+        assert info["env_id"].tolist() == [0, 1, 2, 3]
+        expected.append(observations)
+    _, info = halves.reset(seed=np.arange(4))
+    answers = dict.fromkeys(range(4), 0) | dict.fromkeys(info["env_id"].tolist(), 1)
+    for _ in range(28):
+        asked = info["env_id"]
+        halves.send(up_for_the_last_two[asked])
+        observations, _, _, _, info = halves.recv()
+        assert not np.array_equal(asked, info["env_id"])  # the answer is about others
+        for env, observation in zip(info["env_id"].tolist(), observations, strict=True):
+            assert np.array_equal(observation, expected[answers[env]][env])
+            answers[env] += 1
+    assert not np.array_equal(expected[-1][0], expected[-1][2])
 
 
 def test_frames_of_earlier_steps_stay_as_they_were() -> None:

@@ -102,6 +102,24 @@ def same_step_catch(num_envs):
     return env
 
 
+class ReusingCatch(Catch):
+    """Writes every observation into the same array, as environments may."""
+
+    def _frames(self):
+        if not hasattr(self, "buffer"):
+            self.buffer = super()._frames()
+        self.buffer[:] = super()._frames()
+        return self.buffer
+
+
+def test_earlier_frames_are_not_written_over() -> None:
+    env = make(f"{__name__}:ReusingCatch")
+    first = env.reset()
+    copy = first.copy()
+    env.step(np.array([0, 0]))
+    assert np.array_equal(first, copy)
+
+
 def not_a_vector_env(num_envs):
     return Counter()
 

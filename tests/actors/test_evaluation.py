@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+
+from actors.config import EnvironmentConfig
+from actors.environments import environment_seeds, make_environment
+from actors.evaluation import EVALUATION_SLOT, episode_quotas, evaluate
+from actors.policy import Policy
+from actors.rendering import ColourView
+from models.config import NetworkConfig
+
+CATCH = EnvironmentConfig(env="tests.helpers.catch:make")
+BREAKOUT = EnvironmentConfig(game="breakout", frame_height=44, frame_width=44)
+TINY = NetworkConfig(encoder="nature", padding="valid", head="dense", dense_hidden_units=16)
+
+
+def policy(num_actions=3, shape=(4, 84, 84), seed=0) -> Policy:
+    return Policy(TINY, observation_shape=shape, num_actions=num_actions, precision="float32", seed=seed)
+
+
+@pytest.mark.parametrize(("episodes", "num_envs"), [(30, 8), (8, 8), (3, 2), (1, 1)])
+def test_every_environment_plays_a_number_of_episodes_fixed_beforehand(episodes, num_envs) -> None:
+    played = evaluate(policy(), CATCH, episodes=episodes, num_envs=num_envs, seed=0)
+    slots = np.bincount([episode.env_slot for episode in played], minlength=num_envs)
+    assert len(played) == episodes
+    assert np.array_equal(slots, episode_quotas(episodes, num_envs))
+    assert np.ptp(slots) <= 1
+    assert {episode.return_ for episode in played} <= {-1.0, 1.0}
+
+
+class ProtocolCheck:
+    """A policy that looks at how it is asked."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def act(self, observations, epsilon, **options):
+        self.steps += 1
+        assert options["noise"] is False
+        assert epsilon == 0.001
+        return policy().act(observations, 1.0, **options)
+
+
+def test_noise_is_off_and_epsilon_is_the_protocols() -> None:
+    check = ProtocolCheck()
+    evaluate(check, CATCH, episodes=2, seed=0)
+    assert check.steps == 6
+
+
+def test_games_are_whole_and_long_ones_are_not_left_out() -> None:
+    """Breakout's games differ in length; whoever is slow still plays its two, to the last life."""
+    played = evaluate(policy(4, (4, 44, 44)), BREAKOUT, episodes=4, num_envs=2, seed=1, epsilon=0.5)
+    assert [e.env_slot for e in sorted(played, key=lambda e: e.env_slot)] == [0, 0, 1, 1]
+    assert len({e.length for e in played}) > 1
+    assert min(e.length for e in played) > 100
+
+
+def test_the_same_seed_gives_the_same_games() -> None:
+    results = [evaluate(policy(seed=3), CATCH, episodes=10, seed=seed) for seed in (0, 0, 1)]
+    assert results[0] == results[1]
+    assert results[0] != results[2]
+
+
+def test_episodes_are_reported_as_they_end_and_stopping_keeps_them() -> None:
+    told = []
+    played = evaluate(
+        policy(),
+        CATCH,
+        episodes=50,
+        num_envs=4,
+        seed=0,
+        progress=told.append,
+        should_stop=lambda: len(told) >= 10,
+    )
+    assert played == told
+    assert 10 <= len(played) < 14
+
+
+def test_frames_of_the_first_episode_are_recorded() -> None:
+    frames = []
+    evaluate(policy(), CATCH, episodes=6, num_envs=2, seed=0, recorder=frames.append)
+    assert len(frames) == 7
+    assert {frame.shape for frame in frames} == {(84, 84)}
+    assert not np.array_equal(frames[0], frames[-1])
+
+
+def test_atari_is_recorded_in_colour_for_one_whole_game() -> None:
+    frames = []
+    played = evaluate(
+        policy(4, (4, 44, 44)), BREAKOUT, episodes=2, num_envs=1, seed=2, epsilon=0.5, recorder=frames.append
+    )
+    assert len(frames) == played[0].length + 1
+    assert {frame.shape for frame in frames} == {(210, 160, 3)}
+    assert frames[-1].dtype == np.uint8
+
+
+def test_the_coloured_game_is_the_game_that_is_played() -> None:
+    """Its grey picture equals the frames of the environment, sticky actions and all."""
+    config = EnvironmentConfig(game="ms_pacman", frame_height=210, frame_width=160)
+    seeds = environment_seeds(5, EVALUATION_SLOT, 0, 2)
+    env = make_environment(config, 2, seeds)
+    view = ColourView(config, int(seeds[0]))
+    frames = env.reset()
+    view.begin(frames)
+    assert np.array_equal(view._ale.getScreenGrayscale(), frames[0])
+    rng = np.random.default_rng(0)
+    score = 0.0
+    for _ in range(200):
+        actions = rng.integers(0, 9, 2)
+        result = env.step(actions)
+        picture = view.step(int(actions[0]), result)
+        score += result.rewards[0]
+        newest = view._ale.getScreenGrayscale()
+        assert (result.frames[0] >= newest).all()  # the brighter of the last two screens
+        assert (picture >= view._ale.getScreenRGB()).all()
+        assert result.terminated[0] == view._ale.game_over()
+        assert view._ale.lives() == env._lives[0]
+    assert score > 0
+    assert (result.frames[0] == newest).mean() > 0.95

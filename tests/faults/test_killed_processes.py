@@ -1,0 +1,122 @@
+"""kill -9 of every process of a run but the command: training goes on, and nothing acknowledged is lost.
+
+One run serves all tests of this file, in the order of the file.
+"""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from deploy.fleet import RunClient, launch
+from deploy.run_folder import RunFolder
+from replay.shard import Shard
+from tests.helpers.runs import catch_config, follow, metric
+
+SECONDS = 90
+
+
+@pytest.fixture(scope="module")
+def run(shared_ray: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunClient, RunFolder]]:
+    path = tmp_path_factory.mktemp("runs")
+    config = catch_config(path, run__ray_address=shared_ray, run__name="faults", actors__num_actors=2)
+    folder = RunFolder.create(config)
+    client = launch(config, folder, resume=False)
+    yield client, folder
+    client.stop()
+    status = client.wait_finished(60)
+    client.shutdown()
+    assert status["state"] == "stopped"
+    assert metric(status, "replay/rejected") == 0
+
+
+def trains(client: RunClient, updates: int = 15) -> dict:
+    """Wait until the run makes progress; gives the status then."""
+    start = client.status()["metrics"].get("progress/updates", 0.0)
+    return follow(client, lambda s: metric(s, "progress/updates") >= start + updates, "updates", SECONDS)
+
+
+def shards(folder: RunFolder) -> list[Shard]:
+    state = json.loads((folder.replay / "state.json").read_text())
+    password = (folder.replay / "password").read_text().strip()
+    urls = [f"unix://:{password}@{state['sockets']}/{i}.sock" for i in range(len(state["pids"]))]
+    return [Shard(url, run=folder.name, index=i) for i, url in enumerate(urls)]
+
+
+def test_a_killed_actor_is_replaced_and_its_tickets_are_taken_back(run):
+    client, folder = run
+    status = trains(client)
+    victim = next(row for row in status["actors"] if row["slot"] == 0)
+    os.kill(victim["pid"], signal.SIGKILL)
+    incarnation = victim["incarnation"] + 1
+    follow(
+        client,
+        lambda s: (
+            (0, incarnation, "running") in {(r["slot"], r["incarnation"], r["state"]) for r in s["actors"]}
+        ),
+        "the next incarnation",
+        SECONDS,
+    )
+    trains(client)
+
+    def reclaimed(_: dict) -> bool:
+        tickets = [ticket for shard in shards(folder) for ticket in shard.tickets().outstanding]
+        waiting = [ticket.identity for ticket in tickets]
+        return not any((i.actor, i.incarnation) == (0, victim["incarnation"]) for i in waiting)
+
+    follow(client, reclaimed, "the dead actor's tickets", SECONDS)
+
+
+def test_a_killed_learner_goes_on_from_its_checkpoint_and_the_replay_is_whole(run):
+    client, folder = run
+    before = follow(client, lambda s: folder.newest_checkpoint() is not None, "a checkpoint", SECONDS)
+    pid = before["learner"]["pid"]
+    os.kill(pid, signal.SIGKILL)
+    after = follow(
+        client, lambda s: s["learner"]["ready"] and s["learner"]["pid"] != pid, "another learner", SECONDS
+    )
+    assert metric(after, "progress/updates") > 0
+    follow(
+        client,
+        lambda s: metric(s, "replay/inserted") >= metric(before, "replay/inserted"),
+        "all that was inserted before",
+        SECONDS,
+    )
+    on = trains(client)
+    assert metric(on, "replay/missing") == 0
+    assert metric(on, "learner/weights_version") > metric(before, "learner/weights_version")
+
+
+def test_a_killed_shard_server_comes_back_with_its_data(run):
+    client, folder = run
+    before = trains(client)
+    pids = json.loads((folder.replay / "state.json").read_text())["pids"]
+    os.kill(pids[0], signal.SIGKILL)
+    after = trains(client, 40)
+    assert json.loads((folder.replay / "state.json").read_text())["pids"][0] not in (None, pids[0])
+    assert metric(after, "replay/inserted") > metric(before, "replay/inserted")
+    assert metric(after, "replay/missing") == 0
+    assert after["learner"]["pid"] == before["learner"]["pid"]
+
+
+def test_a_killed_supervisor_begins_over_from_the_folder(run):
+    client, _ = run
+    before = trains(client)
+    os.kill(before["pid"], signal.SIGKILL)
+    after = follow(
+        client,
+        lambda s: s["pid"] != before["pid"] and s["state"] == "running" and len(s["actors"]) == 2,
+        "another supervisor",
+        SECONDS,
+    )
+    old = {(row["slot"], row["incarnation"]) for row in before["actors"]}
+    assert not old & {(row["slot"], row["incarnation"]) for row in after["actors"]}
+    follow(
+        client,
+        lambda s: metric(s, "replay/inserted") > metric(before, "replay/inserted"),
+        "new items on top of the old",
+        SECONDS,
+    )
+    trains(client)

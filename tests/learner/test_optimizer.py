@@ -1,0 +1,67 @@
+"""Adam by hand, packed parameters, state round trip."""
+
+import math
+
+import torch
+
+from learner.config import LearnerConfig
+from learner.flat_parameters import named_views, pack
+from learner.optimizer import build_optimizer, optimizer_state, restore_optimizer
+from models.config import NetworkConfig
+from models.q_network import build_network
+
+
+def _network(seed=0):
+    config = NetworkConfig(encoder="nature", padding="valid", expert_hidden_units=8, num_atoms=5)
+    return build_network(config, 3, observation_shape=(2, 44, 44), seed=seed)
+
+
+def test_pack_keeps_values_and_memory_formats():
+    network, reference = _network(), _network()
+    flat = pack(network)
+    for (name, packed), plain in zip(network.named_parameters(), reference.parameters(), strict=True):
+        assert torch.equal(packed, plain), name
+        assert packed.stride() == plain.stride(), name
+        assert packed.data_ptr() % 4 == 0
+    with torch.no_grad():
+        flat.fill_(2.0)
+    assert all((parameter == 2.0).all() for parameter in network.parameters())
+
+
+def test_adam_by_hand_without_weight_decay():
+    """Two steps on gradients 1 and then 3: moments, bias correction and epsilon in plain floats."""
+    network = _network()
+    flat = pack(network)
+    config = LearnerConfig(learning_rate=0.01, adam_eps=0.5)
+    optimizer = build_optimizer(flat, config)
+    value = flat[0].item()
+    first_moment = second_moment = 0.0
+    for step, gradient in enumerate((1.0, 3.0), start=1):
+        flat.grad.fill_(gradient)
+        optimizer.step()
+        first_moment = 0.9 * first_moment + 0.1 * gradient
+        second_moment = 0.999 * second_moment + 0.001 * gradient**2
+        scale = math.sqrt(second_moment / (1 - 0.999**step)) + 0.5
+        value -= 0.01 * first_moment / (1 - 0.9**step) / scale
+        assert math.isclose(flat[0].item(), value, rel_tol=1e-5)
+
+
+def test_state_round_trip():
+    networks = [_network(0), _network(0)]
+    flats = [pack(network) for network in networks]
+    optimizers = [build_optimizer(flat, LearnerConfig()) for flat in flats]
+    gradient = torch.randn(len(flats[0]), generator=torch.Generator().manual_seed(1))
+    for _ in range(3):
+        flats[0].grad.copy_(gradient)
+        optimizers[0].step()
+    state = optimizer_state(optimizers[0], networks[0])
+    assert state["step"].item() == 3
+    assert all(tensor.is_contiguous() for tensor in state.values())
+    restore_optimizer(optimizers[1], networks[1], state)
+    with torch.no_grad():
+        flats[1].copy_(flats[0])
+    for flat, optimizer in zip(flats, optimizers, strict=True):
+        flat.grad.copy_(-gradient)
+        optimizer.step()
+    views = [named_views(network, flat) for network, flat in zip(networks, flats, strict=True)]
+    assert all(torch.equal(views[0][name], views[1][name]) for name in views[0])

@@ -1,0 +1,186 @@
+"""TrainStep: what an update changes, exact resume, precision, learning."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from learner.config import LearnerConfig
+from learner.train_step import TrainStep, choose_dtype
+from models.arrays import load
+from models.config import NetworkConfig
+from models.q_network import build_network
+from replay.types import Batch
+
+SHAPE = (2, 44, 44)
+NETWORK = NetworkConfig(encoder="nature", padding="valid", expert_hidden_units=16, num_atoms=11)
+DTYPES = ["float32", "bfloat16"]
+
+
+def _step(seed=0, network=NETWORK, **changes):
+    config = LearnerConfig(**{"precision": "float32", **changes})
+    return TrainStep(network, config, num_actions=3, observation_shape=SHAPE, seed=seed, device="cpu")
+
+
+def _batch(seed=0, size=4, **changes):
+    rng = np.random.default_rng(seed)
+    batch = Batch(
+        observation=rng.integers(0, 256, (size, *SHAPE), dtype=np.uint8),
+        action=rng.integers(0, 3, size),
+        reward=rng.normal(size=size).astype(np.float32),
+        discount=rng.choice([0.0, 0.97], size).astype(np.float32),
+        next_observation=rng.integers(0, 256, (size, *SHAPE), dtype=np.uint8),
+        probability=np.full(size, 0.1),
+        importance_weight=rng.uniform(0.1, 1, size).astype(np.float32),
+        leaf=np.arange(size),
+        generation=np.zeros(size, np.int64),
+        weights_version=np.zeros(size, np.int64),
+    )
+    return dataclasses.replace(batch, **changes)
+
+
+def test_update_changes_the_online_network_only():
+    step = _step()
+    online, target = step.parameters(), [p.clone() for p in step.target_network.parameters()]
+    result = step.step(_batch())
+    assert result.priorities.shape == (4,)
+    assert result.priorities.dtype == np.float32
+    assert result.loss == pytest.approx(
+        float((_batch().importance_weight * result.priorities).mean()), rel=1e-5
+    )
+    assert result.grad_norm > 0
+    assert (step.parameters() != online).mean() > 0.5
+    assert all(torch.equal(a, b) for a, b in zip(target, step.target_network.parameters(), strict=True))
+    step.copy_target()
+    pairs = zip(step.online_network.parameters(), step.target_network.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+@pytest.mark.parametrize("noisy", [True, False])
+def test_resume_is_bit_identical(precision, noisy):
+    network = dataclasses.replace(NETWORK, noisy=noisy)
+    first = _step(seed=1, network=network, precision=precision)
+    first.step(_batch(0))
+    first.copy_target()
+    first.step(_batch(1))
+    tensors, document = first.state()
+    assert all(t.is_contiguous() and t.device.type == "cpu" for t in tensors.values())
+    second = _step(seed=2, network=network, precision=precision)
+    second.restore(tensors, document)
+    for seed in range(2, 5):
+        results = [step.step(_batch(seed)) for step in (first, second)]
+        np.testing.assert_array_equal(results[0].priorities, results[1].priorities)
+        assert results[0].loss == results[1].loss
+        if seed == 3:
+            first.copy_target()
+            second.copy_target()
+    np.testing.assert_array_equal(first.parameters(), second.parameters())
+    for name, tensor in first.state()[0].items():
+        assert torch.equal(tensor, second.state()[0][name]), name
+
+
+def test_state_is_a_copy():
+    step = _step()
+    tensors, _ = step.state()
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    step.step(_batch())
+    assert all(torch.equal(tensors[name], before[name]) for name in tensors)
+
+
+def test_same_seed_same_updates_and_no_global_random_state():
+    state = torch.get_rng_state()
+    losses = []
+    for _ in range(2):
+        step = _step(seed=4)
+        losses.append([step.step(_batch(seed)).loss for seed in range(2)])
+    assert losses[0] == losses[1]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_noise_differs_between_the_networks_and_between_updates():
+    step = _step(learning_rate=0.0, network=dataclasses.replace(NETWORK, noisy_sigma=2.0))
+    drawn = []
+    original = step.online_network.sample_noise
+    step.online_network.sample_noise = lambda *a: drawn.append(original(*a)) or drawn[-1]
+    first, second = step.step(_batch()), step.step(_batch())
+    assert first.loss != second.loss
+    assert len(drawn) == 6
+    factors = torch.stack([noise.output.inputs[0] for noise in drawn])
+    assert len({tuple(row.tolist()) for row in factors}) == 6
+
+
+@pytest.mark.parametrize("distributional", [True, False])
+def test_double_is_chosen_by_the_online_network(distributional):
+    network = dataclasses.replace(NETWORK, noisy=False, distributional=distributional, v_min=-2.0, v_max=2.0)
+    step, single = _step(network=network), _step(network=network, double=False)
+    for each in (step, single):
+        with torch.no_grad():
+            each.target_network.output.linear.weight.neg_()
+    batch = _batch(size=16, discount=np.ones(16, np.float32), reward=np.zeros(16, np.float32))
+    data = step.to_device(batch)
+    with torch.no_grad():
+        judge = step.target_network(data.next_observation).q_values
+        chosen = step.online_network(data.next_observation).q_values.argmax(dim=1)
+    assert (chosen != judge.argmax(dim=1)).any()
+
+    def values(target):
+        return target @ step.target_network.support if distributional else target
+
+    rows = torch.arange(16)
+    torch.testing.assert_close(values(step.target(data)), judge[rows, chosen], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(values(single.target(data)), judge.amax(dim=1), atol=1e-5, rtol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_changes_nothing():
+    step = _step()
+    before = step.state()[0]
+    result = step.step(_batch(reward=np.full(4, np.nan, np.float32)))
+    assert np.isnan(result.loss)
+    after = step.state()[0]
+    assert all(torch.equal(before[n], after[n]) for n in before if n != "noise_generator")
+
+
+def test_bfloat16_follows_float32():
+    network = dataclasses.replace(NETWORK, noisy=False)
+    exact, rounded = _step(network=network), _step(network=network, precision="bfloat16")
+    a, b = exact.step(_batch(size=16)), rounded.step(_batch(size=16))
+    assert b.loss == pytest.approx(a.loss, rel=0.02)
+    assert b.grad_norm == pytest.approx(a.grad_norm, rel=0.05)
+    for name, gradient in exact.gradients().items():
+        other = rounded.gradients()[name]
+        assert other.dtype == torch.float32
+        similarity = torch.cosine_similarity(gradient.flatten(), other.flatten(), dim=0)
+        assert similarity > 0.98, name
+    assert {p.dtype for p in rounded.online_network.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+@pytest.mark.parametrize("distributional", [True, False])
+def test_it_learns_a_fixed_batch(precision, distributional):
+    network = dataclasses.replace(NETWORK, distributional=distributional, noisy=False, v_min=-3.0, v_max=3.0)
+    step = _step(network=network, precision=precision, learning_rate=1e-3)
+    batch = _batch(size=8, discount=np.zeros(8, np.float32))
+    for _ in range(60):
+        result = step.step(batch)
+    with torch.no_grad():
+        values = step.online_network(torch.from_numpy(batch.observation)).q_values.numpy()
+    np.testing.assert_allclose(values[np.arange(8), batch.action], batch.reward, atol=0.35)
+    assert np.isfinite(result.loss)
+
+
+def test_parameters_load_into_an_actors_network():
+    step = _step()
+    step.step(_batch())
+    copy = build_network(NETWORK, 3, observation_shape=SHAPE, seed=8)
+    load(copy, step.parameters())
+    observation = torch.from_numpy(_batch().observation)
+    with torch.no_grad():
+        torch.testing.assert_close(copy(observation).q_values, step.online_network(observation).q_values)
+
+
+def test_precision_flag():
+    assert choose_dtype("float32", torch.device("cpu")) == torch.float32
+    assert choose_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
+    assert choose_dtype("auto", torch.device("cpu")) in (torch.float32, torch.bfloat16)

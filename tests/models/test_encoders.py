@@ -1,0 +1,126 @@
+"""Padding as XLA counts it, shapes, and initial values by layer."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from models.encoders import Convolution, build_encoder, max_pool, same_padding
+
+
+def _generator():
+    return torch.Generator().manual_seed(3)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "expected"),
+    [
+        (84, 8, 4, (2, 2)),
+        (21, 4, 2, (1, 2)),
+        (11, 3, 1, (1, 1)),
+        (84, 3, 2, (0, 1)),
+        (21, 3, 2, (1, 1)),
+        (9, 1, 3, (0, 0)),
+    ],
+)
+def test_same_padding_by_hand(size, kernel, stride, expected):
+    assert same_padding(size, kernel, stride) == expected
+
+
+def _slow_windows(image, kernel, stride, fill):
+    """Every window of a (h, w) image with `same` padding, one by one: (out h, out w, kernel, kernel)."""
+    height, width = image.shape
+    top, left = same_padding(height, kernel, stride)[0], same_padding(width, kernel, stride)[0]
+    rows = []
+    for y in range(-(-height // stride)):
+        for x in range(-(-width // stride)):
+            window = torch.full((kernel, kernel), fill)
+            for dy in range(kernel):
+                for dx in range(kernel):
+                    sy, sx = y * stride - top + dy, x * stride - left + dx
+                    if 0 <= sy < height and 0 <= sx < width:
+                        window[dy, dx] = image[sy, sx]
+            rows.append(window)
+    return torch.stack(rows).view(-(-height // stride), -(-width // stride), kernel, kernel)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(3, 10), st.integers(3, 10), st.integers(0, 100))
+def test_max_pool_same_is_the_slow_loop(height, width, seed):
+    image = torch.randn(height, width, generator=torch.Generator().manual_seed(seed))
+    expected = _slow_windows(image, 3, 2, -math.inf).amax(dim=(2, 3))
+    torch.testing.assert_close(max_pool(image[None, None], "same")[0, 0], expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(4, 12), st.integers(4, 12), st.sampled_from([(8, 4), (4, 2), (3, 1)]))
+def test_convolution_same_is_the_slow_loop(height, width, layer):
+    kernel, stride = layer
+    convolution = Convolution(1, 2, kernel, stride, "same", generator=_generator())
+    image = torch.randn(height, width, generator=_generator())
+    windows = _slow_windows(image, kernel, stride, 0.0)
+    expected = torch.einsum("yxab,oab->oyx", windows, convolution.weight[:, 0]) * 0.5
+    torch.testing.assert_close(convolution(image[None, None], 0.5)[0], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_valid_pads_nothing():
+    convolution = Convolution(4, 2, 3, 2, "valid", generator=_generator())
+    image = torch.randn(2, 4, 9, 10)
+    torch.testing.assert_close(convolution(image), functional.conv2d(image, convolution.weight, None, 2))
+    torch.testing.assert_close(max_pool(image, "valid"), functional.max_pool2d(image, 3, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "padding", "channels", "positions"),
+    [("impala", "same", 32, (11, 11)), ("impala", "valid", 32, (7, 7)), ("nature", "same", 64, (11, 11)),
+     ("nature", "valid", 64, (7, 7))],
+)  # fmt: skip
+def test_shapes(name, padding, channels, positions):
+    encoder = build_encoder(name, 4, padding, _generator())
+    assert encoder.positions(84, 84) == positions
+    assert encoder(torch.zeros(2, 4, 84, 84), 1.0).shape == (2, channels, *positions)
+
+
+@pytest.mark.parametrize("name", ["impala", "nature"])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("size", [(36, 44), (41, 53)])
+def test_positions_of_other_sizes_are_what_comes_out(name, padding, size):
+    encoder = build_encoder(name, 2, padding, _generator())
+    assert encoder(torch.zeros(1, 2, *size), 1.0).shape[2:] == encoder.positions(*size)
+
+
+def _assert_xavier(weight, fan_in, fan_out):
+    bound = math.sqrt(6 / (fan_in + fan_out))
+    assert weight.abs().max() <= bound
+    assert weight.abs().max() > 0.97 * bound
+    assert weight.var().item() == pytest.approx(bound**2 / 3, rel=0.1)
+
+
+def _assert_lecun_normal(weight, fan_in):
+    assert weight.var().item() == pytest.approx(1 / fan_in, rel=0.1)
+    assert weight.abs().max() <= 2 / math.sqrt(fan_in) / 0.8796
+    assert weight.abs().max() > 1.9 / math.sqrt(fan_in)
+
+
+def test_nature_initial_values():
+    encoder = build_encoder("nature", 4, "same", _generator())
+    first, second, third = encoder.convolutions
+    _assert_xavier(first.weight, 64 * 4, 64 * 32)
+    _assert_xavier(second.weight, 16 * 32, 16 * 64)
+    _assert_xavier(third.weight, 9 * 64, 9 * 64)
+    assert not any(convolution.bias.any() for convolution in encoder.convolutions)
+
+
+def test_impala_initial_values():
+    encoder = build_encoder("impala", 4, "same", _generator())
+    for stack, (fan_in, channels) in zip(encoder.stacks, ((4, 16), (16, 32), (32, 32)), strict=True):
+        _assert_xavier(stack.convolution.weight, 9 * fan_in, 9 * channels)
+        for block in stack.blocks:
+            _assert_lecun_normal(block.first.weight, 9 * channels)
+            _assert_lecun_normal(block.second.weight, 9 * channels)
+    assert not any(p.any() for name, p in encoder.named_parameters() if name.endswith("bias"))
+    first, second = encoder.stacks[1].blocks
+    assert not torch.equal(first.first.weight, second.first.weight)

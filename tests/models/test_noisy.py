@@ -1,0 +1,55 @@
+"""Noisy layers: the formula, independence of rows, initial values."""
+
+import pytest
+import torch
+
+from models.noisy import LayerNoise, NoisyLinear, draw_factors
+
+
+def _layer():
+    layer = NoisyLinear(5, 3, 0.5, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        layer.weight_sigma.uniform_(0, 1)
+        layer.bias_sigma.uniform_(0, 1)
+    return layer
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_noise_is_that_of_perturbed_weights(rows):
+    layer = _layer()
+    inputs = torch.randn(4, 5)
+    noise = LayerNoise(torch.randn(rows, 5), torch.randn(rows, 3))
+    actual = layer(inputs, noise)
+    for row in range(4):
+        noise_in, noise_out = (part[row % rows] for part in noise)
+        weight = layer.weight + layer.weight_sigma * torch.outer(noise_out, noise_in)
+        bias = layer.bias + layer.bias_sigma * noise_out
+        torch.testing.assert_close(actual[row], weight @ inputs[row] + bias)
+
+
+def test_noise_off_gives_the_means():
+    layer = _layer()
+    inputs = torch.randn(4, 5)
+    torch.testing.assert_close(layer(inputs, None), inputs @ layer.weight.T + layer.bias)
+
+
+def test_factors_are_signed_roots_of_normals():
+    generator = torch.Generator().manual_seed(1)
+    first, second = draw_factors([40_000, 3], 2, generator)
+    assert first.shape == (2, 40_000)
+    assert second.shape == (2, 3)
+    normal = first * first.abs()
+    assert normal.mean().item() == pytest.approx(0.0, abs=0.02)
+    assert normal.std().item() == pytest.approx(1.0, rel=0.02)
+    assert torch.corrcoef(first)[0, 1].abs() < 0.02
+    assert not torch.equal(draw_factors([4], 1, generator)[0], draw_factors([4], 1, generator)[0])
+
+
+def test_initial_values():
+    layer = NoisyLinear(400, 30, 0.1, torch.Generator().manual_seed(0))
+    for mean in (layer.weight, layer.bias):
+        assert mean.abs().max() <= 1 / 20
+    assert layer.weight.abs().max() > 0.99 / 20
+    assert layer.weight.var().item() == pytest.approx(1 / 400 / 3, rel=0.05)
+    torch.testing.assert_close(layer.weight_sigma, torch.full((30, 400), 0.1 / 20))
+    torch.testing.assert_close(layer.bias_sigma, torch.full((30,), 0.1 / 20))

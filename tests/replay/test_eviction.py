@@ -1,0 +1,179 @@
+"""Who leaves: by items the oldest of all, by bytes the oldest of a shard; and the ring of leaves beneath."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import redis
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from replay.frame_store import HostFrameStore
+from replay.items import ItemTable
+from replay.segment import decode_header, encode
+from replay.types import SegmentIdentity, Signature
+from replay.writer import Writer
+from tests.helpers.deadline import until
+from tests.helpers.samplers import Run, ingest_all, new_run, servers
+from tests.helpers.servers import make_segment, shared_urls
+from tests.helpers.streams import random_stream
+
+TINY = Signature(frame_shape=(1, 1), stack=2, n_step=3, num_actions=4)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    capacity=st.integers(6, 60),
+    script=st.lists(st.tuples(st.sampled_from("iiiid"), st.integers(1, 6), st.integers(0, 9)), max_size=80),
+)
+def test_the_ring_of_leaves(capacity: int, script: list[tuple[str, int, int]]) -> None:
+    """Segments of all lengths in, oldest or any out: places never overlap, masses are where they belong."""
+    table = ItemTable(capacity, 6, 3, HostFrameStore((1, 1), 0), num_shards=2)
+    live: deque[int] = deque()
+    masses: dict[int, np.ndarray] = {}
+    for number, (action, num_items, which) in enumerate(script):
+        if action == "d" and live:
+            slot = live[which % len(live)]
+            live.remove(slot)
+            table.remove(slot)
+        elif action == "i":
+            segment = make_segment(number, num_items=num_items, signature=TINY)
+            while not table.has_room(num_items, num_items + 2):
+                assert table.oldest() == live[0]
+                table.remove(live.popleft())
+            masses_ = np.arange(1.0, num_items + 1) + number
+            header = decode_header(encode(segment, "run", TINY))
+            slot = table.insert(segment, header, masses_, shard=which % 2, log_id="1-0", num_bytes=10)
+            live.append(slot)
+            masses[slot] = masses_
+        check_table(table, live, masses)
+
+
+def check_table(table: ItemTable, live: deque[int], masses: dict[int, np.ndarray]) -> None:
+    assert table.in_order().tolist() == list(live)
+    assert table.size == sum(len(masses[slot]) for slot in live) <= table.capacity
+    assert table.num_segments == len(live)
+    used = np.concatenate([table.leaves(slot) for slot in live]) if live else np.empty(0)
+    assert len(np.unique(used)) == len(used)
+    expected, slots = np.zeros(table.num_leaves), np.full(table.num_leaves, -1)
+    for slot in live:
+        leaves = table.leaves(slot)
+        expected[leaves[: len(masses[slot])]] = masses[slot]
+        slots[leaves] = slot
+    assert (table.index.masses() == expected).all()
+    assert (table.leaf_slots == slots).all()
+    for shard in range(2):
+        own = [slot for slot in live if table.slots["shard"][slot] == shard]
+        assert table.oldest(shard) == (own[0] if own else None)
+
+
+def test_full_segments_fill_the_whole_capacity() -> None:
+    """Holes and extra columns aside: with segments of the configured length nothing leaves early."""
+    table = ItemTable(60, 6, 3, HostFrameStore((1, 1), 0), num_shards=1)
+    for number in range(100):
+        segment = make_segment(number, num_items=6, signature=TINY)
+        if number >= 10:
+            assert not table.has_room(6, 8)
+            oldest = table.oldest()
+            assert oldest is not None
+            table.remove(oldest)
+        assert table.has_room(6, 8)
+        header = decode_header(encode(segment, "run", TINY))
+        table.insert(segment, header, np.ones(6), shard=0, log_id="1-0", num_bytes=1)
+        assert table.size == min(60, 6 * (number + 1))
+
+
+def present(run: Run) -> set[SegmentIdentity]:
+    """Segments whose keys are in Redis, checked to be exactly those in the logs."""
+    kept = set()
+    for shard in run.shards:
+        logged = {entry.identity for entry in shard.read_log("0-0", 10_000)}
+        client = redis.Redis.from_url(run.urls[shard.index])
+        prefix = f"apexpert:{{{run.name}:{shard.index}}}:seg:"
+        keys = [key.decode() for key in client.scan_iter(match=prefix + "*", count=1000)]
+        assert {SegmentIdentity.parse(key.removeprefix(prefix)) for key in keys} == logged
+        kept |= logged
+    return kept
+
+
+def test_by_items_the_oldest_of_all_shards_leave() -> None:
+    run = new_run(shared_urls(), capacity=200)
+    sampler = run.sampler()
+    order: list[SegmentIdentity] = []
+    for actor in range(15):
+        order += [segment.identity for segment in run.fill(actor % 3, 40, actor=actor)]
+        ingest_all(sampler)
+        held = [sampler.table.identity(slot) for slot in sampler.table.in_order().tolist()]
+        assert held == order[len(order) - len(held) :]
+        next_oldest = order[-len(held) - 1] if len(held) < len(order) else None
+        room = 200 - sampler.size
+        assert room >= 0
+        assert next_oldest is None or room < 40 + 16
+        assert present(run) == set(held)
+        run.check(sampler, sampler.sample())
+    assert sampler.metrics()["replay/evicted"] == 600 - sampler.size
+    assert sampler.metrics()["replay/missing"] == 0
+
+
+@pytest.fixture(scope="module")
+def small_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    with servers(tmp_path_factory.mktemp("servers"), shards=2, maxmemory=24 * 1024**2) as started:
+        yield started.urls
+
+
+def big_frames_run(urls: list[str]) -> Run:
+    """Random 84x84 frames do not compress: 16 steps are about 140 kB."""
+    run = new_run(urls, frame_store_bytes=0)
+    run.signature = Signature((84, 84), 4, 3, 4)
+    return run
+
+
+def test_by_bytes_the_oldest_of_the_full_shard_leave(
+    small_urls: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A real writer runs a server full and waits; the sampler makes room, and all of the data comes in."""
+    run = big_frames_run(small_urls)
+    small = run.record(random_stream(1, 60, frame_shape=(84, 84), end=0.0), actor=7)
+    run.write(small, 1)
+    segments = run.record(random_stream(2, 4000, frame_shape=(84, 84), end=0.0), actor=0)
+    total = sum(segment.num_items for segment in segments)
+    stop = threading.Event()
+    shards = run.shards_again()[:1]
+    writer = Writer(shards, run=run.name, signature=run.signature, should_stop=stop.is_set)
+    thread = threading.Thread(target=lambda: [writer.write(segment) for segment in segments], daemon=True)
+    thread.start()
+    try:
+        sampler = run.sampler()
+        until(lambda: (sampler.ingest(8), sampler.inserted == total + 60)[1], "all segments to come in", 60.0)
+    finally:
+        stop.set()
+        thread.join(10)
+    used, maximum = run.shards[0].memory()
+    assert maximum == 24 * 1024**2
+    assert used < maximum
+    assert "over 90 %" in caplog.text
+    table = sampler.table
+    held = {table.identity(slot) for slot in table.in_order().tolist()}
+    assert {segment.identity for segment in small} <= held  # the other shard has room
+    newest = [segment.identity for segment in segments if segment.identity in held]
+    assert newest == [segment.identity for segment in segments[-len(newest) :]]
+    assert 20 < len(newest) < len(segments) - 20
+    assert sampler.metrics()["replay/evicted"] == total + 60 - sampler.size
+    assert present(run) == held
+    for _ in range(5):
+        run.check(sampler, sampler.sample())
+    assert sampler.metrics()["replay/missing"] == 0
+
+
+def test_memory_is_looked_at_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = new_run(shared_urls())
+    sampler = run.sampler()
+    looks: list[float] = []
+    for shard in run.shards:
+        monkeypatch.setattr(shard, "memory", lambda: (looks.append(time.monotonic()), (0, 0))[1])
+    for _ in range(50):
+        sampler.ingest()
+    assert len(looks) <= 3 * (1 + int(looks[-1] - looks[0]))

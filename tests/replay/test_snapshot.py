@@ -1,0 +1,198 @@
+"""A restored sampler goes on bit for bit, on real servers; or says what is gone."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from replay.sampler import RestoreReport, Sampler
+from replay.types import Batch
+from tests.helpers.samplers import Run, ingest_all, new_run, same_batches
+from tests.helpers.servers import shared_urls
+
+
+@pytest.fixture(scope="module")
+def urls() -> list[str]:
+    return shared_urls()
+
+
+def through_a_file(sampler: Sampler, folder: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A sampler's state as a checkpoint's files give it back."""
+    document, arrays = sampler.state()
+    np.savez(folder / "state.npz", **arrays)
+    with np.load(folder / "state.npz") as loaded:
+        return json.loads(json.dumps(document)), dict(loaded)
+
+
+def train(sampler: Sampler, updates: int) -> list[Batch]:
+    """Updates with priorities that only the batch determines."""
+    batches = []
+    for _ in range(updates):
+        batch = sampler.sample()
+        batches.append(batch)
+        priorities = np.abs(np.sin(batch.leaf * 0.37 + batch.reward)) * 3.0
+        sampler.update_priorities(batch.leaf, batch.generation, priorities)
+    return batches
+
+
+def busy(run: Run, first: int, sampler: Sampler) -> None:
+    """Three shards' worth of data, with training, evictions and a hole in the ring."""
+    for actor in range(first, first + 6):
+        run.fill(actor % 3, 70, actor=actor)
+        ingest_all(sampler)
+        train(sampler, 4)
+
+
+def make_hole(run: Run, sampler: Sampler) -> None:
+    """The newest segment but three disappears from Redis, and the sampler finds out."""
+    slot = int(sampler.table.in_order()[-4])
+    shard, identity = int(sampler.table.slots["shard"][slot]), sampler.table.identity(slot)
+    run.shards[shard].unlink([identity])
+    before = sampler.metrics()["replay/missing"]
+    while sampler.metrics()["replay/missing"] == before:
+        train(sampler, 1)
+
+
+@pytest.mark.parametrize("store_bytes", [None, 900, 0])
+def test_it_goes_on_exactly(urls: list[str], tmp_path: Any, store_bytes: int | None) -> None:
+    run = new_run(urls, capacity=300)
+    sampler = run.sampler(store_bytes=store_bytes)
+    busy(run, 0, sampler)
+    if store_bytes == 0:
+        make_hole(run, sampler)
+    state = through_a_file(sampler, tmp_path)
+    restored = run.sampler(store_bytes=store_bytes, seed=12345)
+    report = restored.restore(*state)
+    assert report == RestoreReport(exact=True, dropped=0, items=sampler.size)
+    for first in (6, 12):
+        # The same logs and draws for both; the first to evict only takes from Redis what the other drops too.
+        for one, other in zip(train(sampler, 10), train(restored, 10), strict=True):
+            assert same_batches(one, other)
+            run.check(restored, other)
+        assert same_state(sampler, restored)
+        for actor in range(first, first + 6):
+            run.fill(actor % 3, 40, actor=actor)
+        assert ingest_all(sampler) == ingest_all(restored) == 240
+        assert sampler.table.index.total == restored.table.index.total
+    assert sampler.metrics()["replay/evicted"] > 0
+
+
+def same_state(one: Sampler, other: Sampler) -> bool:
+    (document, arrays), (other_document, other_arrays) = one.state(), other.state()
+    same_arrays = all(np.array_equal(arrays[name], other_arrays[name]) for name in arrays)
+    return same_arrays and json.dumps(document) == json.dumps(other_document)
+
+
+def test_what_came_after_the_checkpoint_is_ingested(urls: list[str], tmp_path: Any) -> None:
+    run = new_run(urls)
+    sampler = run.sampler()
+    busy(run, 0, sampler)
+    state = through_a_file(sampler, tmp_path)
+    inserted = sampler.inserted
+    run.fill(1, 55, actor=90)
+    ingest_all(sampler)
+    restored = run.sampler()
+    restored.restore(*state)
+    assert restored.inserted == inserted
+    assert ingest_all(restored) == 55
+    assert ingest_all(restored) == 0
+    assert restored.inserted == inserted + 55
+    assert restored.metrics()["replay/duplicates"] == 0
+
+
+def test_what_is_gone_is_dropped(urls: list[str], tmp_path: Any) -> None:
+    run = new_run(urls)
+    sampler = run.sampler()
+    busy(run, 0, sampler)
+    state = through_a_file(sampler, tmp_path)
+    gone = list(run.segments)[2:9:3]
+    damaged = list(run.segments)[11]
+    for identity in gone:
+        run.shards[run.shard_of[identity]].unlink([identity])
+    client = redis.Redis.from_url(urls[run.shard_of[damaged]])
+    client.setrange(f"apexpert:{{{run.name}:{run.shard_of[damaged]}}}:seg:{damaged}", 40, b"\x00\x01")
+    restored = run.sampler()
+    report = restored.restore(*state)
+    dropped = sum(len(run.items[identity]) for identity in (*gone, damaged))
+    assert report == RestoreReport(False, dropped, sampler.size - dropped, len(gone), 1)
+    assert restored.size == report.items
+    assert restored.metrics()["replay/missing"] == len(gone)
+    assert restored.metrics()["replay/rejected"] == 1
+    lost = {*gone, damaged}
+    kept = [slot for slot in sampler.table.in_order().tolist() if sampler.table.identity(slot) not in lost]
+    masses = np.concatenate([sampler.table.index.mass(sampler.table.leaves(slot)) for slot in kept])
+    own = restored.table.in_order().tolist()
+    assert (
+        np.concatenate([restored.table.index.mass(restored.table.leaves(s)) for s in own]) == masses
+    ).all()
+    for batch in train(restored, 10):
+        run.check(restored, batch)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: replace(config, capacity=150),
+        lambda config: replace(config, capacity=4000),
+        lambda config: replace(config, n_step=1),
+        lambda config: replace(config, segment_steps=8),
+    ],
+)
+def test_another_layout_keeps_the_newest_that_fit(
+    urls: list[str], tmp_path: Any, change: Callable[[Any], Any]
+) -> None:
+    run = new_run(urls, capacity=300)
+    sampler = run.sampler()
+    busy(run, 0, sampler)
+    state = through_a_file(sampler, tmp_path)
+    order = [sampler.table.identity(slot) for slot in sampler.table.in_order().tolist()]
+    run.config = change(run.config)
+    run.signature = replace(run.signature, n_step=run.config.n_step)
+    restored = run.sampler()
+    report = restored.restore(*state)
+    assert not report.exact
+    assert report.items == restored.size == sampler.size - report.dropped
+    kept = [restored.table.identity(slot) for slot in restored.table.in_order().tolist()]
+    assert kept == order[len(order) - len(kept) :]
+    longest = 16
+    assert report.dropped == 0 or run.config.capacity - longest < restored.size <= run.config.capacity
+    if run.config.n_step == 3:
+        for batch in train(restored, 5):
+            run.check(restored, batch)
+
+
+def test_uniform_after_prioritized(urls: list[str], tmp_path: Any) -> None:
+    run = new_run(urls, capacity=300)
+    sampler = run.sampler()
+    busy(run, 0, sampler)
+    run.config = replace(run.config, prioritized=False)
+    restored = run.sampler()
+    restored.restore(*through_a_file(sampler, tmp_path))
+    run.fill(0, 20, actor=50)
+    ingest_all(restored)
+    assert set(restored.table.index.masses()) == {0.0, 1.0}
+    assert restored.table.index.total == restored.size
+
+
+def test_without_a_checkpoint_the_logs_are_indexed(urls: list[str]) -> None:
+    run = new_run(urls, capacity=500)
+    for actor in range(9):
+        run.fill(actor % 3, 30 + actor, actor=actor)
+    run.write(list(run.segments.values())[:3], 2)  # copies
+    sampler = run.sampler()
+    assert sampler.rebuild() == sampler.size == sum(map(len, run.items.values()))
+    assert sampler.ingest() == 0
+    for batch in train(sampler, 5):
+        run.check(sampler, batch)
+
+
+def test_only_an_empty_sampler_is_restored(urls: list[str], tmp_path: Any) -> None:
+    run = new_run(urls)
+    sampler = run.sampler()
+    busy(run, 0, sampler)
+    with pytest.raises(ValueError, match="ingested nothing"):
+        sampler.restore(*through_a_file(sampler, tmp_path))

@@ -1,0 +1,239 @@
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from replay.errors import ShardFull, ShardUnavailable, SignatureMismatch, WriterStopped
+from replay.limiter import Allowance, Limiter
+from replay.log_reader import LogReader
+from replay.segment import encode
+from replay.servers import EmbeddedServers
+from replay.shard import LOG_START, Shard
+from replay.types import Segment, SegmentIdentity
+from replay.writer import Writer
+from tests.helpers.deadline import until
+from tests.helpers.servers import SIGNATURE, make_segment, same_segment, server_programs
+
+FREE = 10**6
+
+
+def make_writer(
+    shards: list[Shard], run: str, first_shard: int = 0, should_stop: Callable[[], bool] = lambda: False
+) -> Writer:
+    return Writer(shards, run=run, signature=SIGNATURE, first_shard=first_shard, should_stop=should_stop)
+
+
+def allow(shards: list[Shard], end: int = FREE) -> None:
+    for shard in shards:
+        shard.set_allowed(end)
+
+
+def logged(shards: list[Shard]) -> list[list[int]]:
+    return [[e.identity.seq if e.identity else -1 for e in s.read_log(LOG_START, 1000)] for s in shards]
+
+
+@contextmanager
+def in_background(work: Callable[[], object]) -> Iterator[threading.Thread]:
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+class TestAllowed:
+    def test_segments_go_round_the_shards(self, shards: list[Shard], run_name: str) -> None:
+        allow(shards)
+        writer = make_writer(shards, run_name, first_shard=1)
+        segments = [make_segment(seq) for seq in range(5)]
+        sizes = [writer.write(segment) for segment in segments]
+        assert logged(shards) == [[1, 3], [0, 2, 4]]
+        received = LogReader(shards, run=run_name, signature=SIGNATURE).poll(100)
+        for one in received:
+            assert same_segment(one.segment, segments[one.segment.identity.seq])
+        assert sizes == [len(encode(segment, run_name, SIGNATURE)) for segment in segments]
+        counters = writer.counters
+        assert (counters.segments, counters.items, counters.bytes, counters.retries) == (5, 40, sum(sizes), 0)
+        assert all(shard.tickets().outstanding == () for shard in shards)
+        assert [shard.tickets().reserved for shard in shards] == [16, 24]
+
+    def test_waits_until_any_item_is_allowed(self, shards: list[Shard], run_name: str) -> None:
+        writer = make_writer(shards[:1], run_name)
+        shards[0].set_allowed(1)
+        writer.write(make_segment(0))  # (0, 8] begins before 1
+        shards[0].set_allowed(8)
+        with in_background(
+            lambda: writer.write(make_segment(1))
+        ) as thread:  # (8, 16] does not begin before 8
+            until(lambda: writer.counters.waited_s > 0.05, "a writer that waits")
+            assert thread.is_alive()
+            assert logged(shards)[0] == [0]
+            shards[0].set_allowed(9)
+        assert logged(shards)[0] == [0, 1]
+
+    def test_without_an_owner_nothing_comes_in(self, shards: list[Shard], run_name: str) -> None:
+        writer: Writer
+        writer = make_writer(shards, run_name, should_stop=lambda: writer.counters.waited_s > 0.1)
+        with pytest.raises(WriterStopped):
+            writer.write(make_segment(0))
+        assert logged(shards) == [[], []]
+
+    def test_stopped_writer_drains_without_waiting_and_leaves_no_ticket(
+        self, shards: list[Shard], run_name: str
+    ) -> None:
+        writer = make_writer(shards, run_name, should_stop=lambda: True)
+        with pytest.raises(WriterStopped):
+            writer.write(make_segment(0))
+        assert shards[0].tickets().outstanding != ()
+        writer.write(make_segment(0), wait=False)
+        writer.write(make_segment(1), wait=False)
+        assert logged(shards) == [[0], [1]]
+        assert all(shard.tickets().outstanding == () for shard in shards)
+
+    def test_ticket_that_the_server_lost_is_taken_again(self, shards: list[Shard], run_name: str) -> None:
+        shards[0].reserve(SegmentIdentity(8, 0, 0), 10_000)
+        writer = make_writer(shards[:1], run_name)
+        with in_background(lambda: writer.write(make_segment(0))):
+            until(lambda: len(shards[0].tickets().outstanding) == 2, "a ticket")
+            names = [f"apexpert:{{{run_name}:0}}:{name}" for name in ("reserved", "outstanding", "allowed")]
+            shards[0]._client.delete(*names)
+            until(lambda: shards[0].tickets().reserved == 8, "another ticket")
+            shards[0].set_allowed(1)
+        assert logged(shards)[0] == [0]
+
+    def test_data_that_cannot_join_is_refused(self, shards: list[Shard], run_name: str) -> None:
+        allow(shards)
+        shards[0].check_meta(replace(SIGNATURE, n_step=1))
+        with pytest.raises(SignatureMismatch):
+            make_writer(shards, run_name).write(make_segment(0))
+        assert logged(shards) == [[], []]
+
+    def test_ticket_of_a_dead_incarnation_is_given_to_others(
+        self, shards: list[Shard], run_name: str
+    ) -> None:
+        rules = Limiter(min_size=8, samples_per_insert=1.0, batch_size=4, error_buffer=4.0)
+        allowance = Allowance(shards, rules, LogReader(shards, run=run_name, signature=SIGNATURE))
+        for seq in range(2):  # 12 items may come in; two tickets take all, and their writers die
+            shards[seq].reserve(SegmentIdentity(seq, 0, 0), 8)
+        allowance.refresh(0, 0)
+        assert [shard.allowed() for shard in shards] == [8, 8]
+        writer = make_writer(shards, run_name)
+        with in_background(lambda: writer.write(make_segment(0, incarnation=1))) as thread:
+            until(lambda: len(shards[0].tickets().outstanding) == 2, "a ticket")
+            allowance.refresh(0, 0)
+            until(lambda: writer.counters.waited_s > 0.05, "a writer that waits")
+            assert thread.is_alive()
+            allowance.refresh(0, 0, {(0, 0)})
+        assert logged(shards) == [[0], []]
+
+
+class TestFaults:
+    def test_unanswered_commit_is_repeated_elsewhere_and_counts_once(
+        self, shards: list[Shard], run_name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        allow(shards)
+        commit = shards[0].commit
+
+        def unanswered(*arguments: object) -> None:
+            commit(*arguments)  # type: ignore[arg-type]
+            raise ShardUnavailable("the answer was lost")
+
+        monkeypatch.setattr(shards[0], "commit", unanswered)
+        writer, segment = make_writer(shards, run_name), make_segment(0)
+        writer.write(segment)
+        assert logged(shards) == [[0], [0]]
+        reader = LogReader(shards, run=run_name, signature=SIGNATURE)
+        (received,) = reader.poll(10)
+        assert same_segment(received.segment, segment)
+        assert reader.poll(10) == []
+        assert (reader.counters["items"], reader.counters["duplicates"]) == (8, 1)
+        assert logged(shards) == [[0], []]
+        assert writer.counters.retries == 1
+        assert writer.counters.segments == 1
+
+    def test_unreachable_shard_is_left_alone(
+        self, shards: list[Shard], run_name: str, tmp_path: Path
+    ) -> None:
+        allow(shards)
+        gone = Shard(f"unix://{tmp_path}/none.sock", run=run_name, index=0, retry_seconds=0.2)
+        writer = make_writer([gone, shards[1]], run_name)
+        for seq in range(6):
+            writer.write(make_segment(seq))
+        assert logged(shards) == [[], list(range(6))]
+        assert writer.counters.retries == 1
+
+    def test_all_unreachable(self, run_name: str, tmp_path: Path) -> None:
+        gone = [
+            Shard(f"unix://{tmp_path}/{i}.sock", run=run_name, index=i, retry_seconds=0.05) for i in range(2)
+        ]
+        with pytest.raises(ShardUnavailable):
+            make_writer(gone, run_name).write(make_segment(0), wait=False)
+        writer: Writer
+        writer = make_writer(gone, run_name, should_stop=lambda: writer.counters.retries >= 5)
+        with pytest.raises(WriterStopped):
+            writer.write(make_segment(0))
+
+    def test_shard_that_comes_back_is_used_and_holds_no_ticket(
+        self, shards: list[Shard], run_name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("replay.writer.SHARD_DOWN_S", 0.1)
+        allow(shards)
+
+        def down(*arguments: object) -> None:
+            raise ShardUnavailable("down")
+
+        writer = make_writer(shards, run_name)
+        with monkeypatch.context() as patch:
+            patch.setattr(shards[0], "commit", down)
+            writer.write(make_segment(0))
+        assert logged(shards) == [[], [0]]
+        assert len(shards[0].tickets().outstanding) == 1
+
+        def came_back() -> bool:
+            writer.write(make_segment(writer.counters.segments))
+            return len(logged(shards)[0]) > 0
+
+        until(came_back, "the shard's return")
+        assert shards[0].tickets().outstanding == ()
+        assert shards[0].retry_seconds == 10.0
+
+    def test_full_shard_is_waited_for(self, program: str, run_name: str, tmp_path: Path) -> None:
+        path = server_programs()[program]
+        with EmbeddedServers(
+            tmp_path, shards=1, append_fsync="everysec", maxmemory=6 * 1024**2, server=path
+        ) as servers:
+            shard = Shard(servers.urls[0], run=run_name, index=0)
+            shard.set_allowed(FREE)
+
+            def fill() -> None:
+                for seq in range(1000):
+                    shard.commit(SegmentIdentity(9, 0, seq), os.urandom(20_000), 8, 8)
+
+            with pytest.raises(ShardFull):
+                fill()
+            writer = make_writer([shard], run_name)
+
+            def fill_with_segments() -> None:
+                for seq in range(100):
+                    writer.write(large_segment(seq), wait=False)
+
+            with pytest.raises(ShardFull):
+                fill_with_segments()
+            last = large_segment(100)
+            with in_background(lambda: writer.write(last)) as thread:
+                until(lambda: writer.counters.retries > 3, "attempts")
+                assert thread.is_alive()
+                entries = shard.read_log(LOG_START, 1000)
+                shard.evict(entries[len(entries) // 2].log_id)
+            assert shard.read_log(LOG_START, 1000)[-1].identity == last.identity
+            assert shard.tickets().outstanding == ()
+
+
+def large_segment(seq: int) -> Segment:
+    return make_segment(seq, num_items=600)
