@@ -121,9 +121,7 @@ class FrameReader:
         """The blocks that hold the items' frames, consecutive ones together."""
         ends = (places.newest, places.newest + places.steps)
         positions = np.concatenate([stack_positions(newest, self._stack) for newest in ends], axis=1)
-        width = (
-            int(positions.max()) // BLOCK_FRAMES + 2
-        )  # one more than there are: runs never join across segments
+        width = int(positions.max()) // BLOCK_FRAMES + 2  # a gap of one: runs never join across segments
         codes = np.unique((inverse[:, None] * width + positions // BLOCK_FRAMES)[positions >= 0])
         pieces = np.split(codes, np.flatnonzero(np.diff(codes) != 1) + 1)
         return [

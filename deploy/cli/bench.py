@@ -10,7 +10,8 @@ import tyro
 
 from deploy.cli.errors import CommandFailed, UsageError
 from deploy.cli.parsing import as_typed
-from deploy.cli.train import TrainArguments, config_of, parse_config, with_checked_environment
+from deploy.cli.preflight import with_checked_environment
+from deploy.cli.train import TrainArguments, config_of, parse_config
 from deploy.config import Config, ConfigError
 
 WHAT = ("actor", "learner", "end-to-end")

@@ -10,6 +10,8 @@ from deploy.cli.errors import CommandFailed
 
 FINAL_STATES = frozenset({"finished", "stopped", "failed"})
 PERIOD_SECONDS = 0.25
+FORCED_CODE = 130
+"""Exit code after a second Ctrl-C, as shells have it for SIGINT."""
 LOST_SECONDS = 60.0
 """A supervisor that dies is started again within seconds; after this long it is gone for good."""
 
@@ -36,8 +38,12 @@ class RunClient(Protocol):
         """End what is left of the run, and the local Ray that it started."""
 
 
+class Forced(KeyboardInterrupt):
+    """A second Ctrl-C: end at once, wherever the program is."""
+
+
 class Interrupts:
-    """Counts Ctrl-C, SIGTERM and a closed terminal while it is entered, in place of being ended by them."""
+    """While it is entered, a Ctrl-C, SIGTERM or closed terminal is counted, and only a second one raises Forced."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -61,10 +67,8 @@ class Interrupts:
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
         self.count += 1
-
-
-class Forced(Exception):
-    """A second Ctrl-C: end at once."""
+        if self.count > 1:
+            raise Forced
 
 
 def follow(
@@ -75,7 +79,7 @@ def follow(
 ) -> dict[str, Any]:
     """Show the run's status about four times a second until it has ended; gives its last status.
 
-    The first interrupt asks the run to stop and goes on showing it; a second one raises Forced. Raises
+    The first interrupt asks the run to stop and goes on showing it; a second one raises Forced. Also raises
     CommandFailed when nothing was heard of the run for a minute.
     """
     stopping = told = False
@@ -89,8 +93,6 @@ def follow(
         if status["state"] in FINAL_STATES:
             return status
         client.heartbeat()
-        if interrupts.count > 1:
-            raise Forced
         if interrupts.count == 1 and not told:
             say("stopping: actors drain, the learner saves a checkpoint (Ctrl-C again ends it at once)")
             told = True

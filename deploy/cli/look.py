@@ -13,7 +13,7 @@ from deploy.cli.control import RunName
 from deploy.cli.errors import CommandFailed
 from deploy.cli.follow import Interrupts
 from deploy.cli.parsing import parse
-from deploy.cli.train import with_checked_environment
+from deploy.cli.preflight import with_checked_environment
 from deploy.config import ConfigError, with_values
 from deploy.run_folder import RunFolder
 

@@ -87,6 +87,8 @@ def run_command(name: str, argv: Sequence[str]) -> int:
         return fail(str(error), 2)
     except CommandFailed as error:
         return fail(str(error), 1)
+    except KeyboardInterrupt:
+        return fail("interrupted", 130)
     except BrokenPipeError:
         # The reader of a pipe (head, less) left; nothing is wrong. Python must not try to flush it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

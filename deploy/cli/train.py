@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import shlex
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +15,11 @@ from deploy import presets
 from deploy.checks import check
 from deploy.cli import summary
 from deploy.cli.errors import CommandFailed, UsageError
-from deploy.cli.follow import Forced, Interrupts, ResumeNotice, RunClient, follow
+from deploy.cli.follow import FORCED_CODE, Forced, Interrupts, ResumeNotice, RunClient, follow
 from deploy.cli.parsing import as_typed, expand_short, flag_value, parse
+from deploy.cli.preflight import preflight
 from deploy.config import Config, ConfigError, RunConfig, with_values
 from deploy.run_folder import RunError, RunFolder
-
-GAMES_HINT = "; allowed are the games of ale-py, such as pong, breakout, ms_pacman or MsPacman"
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def configure(argv: Sequence[str]) -> Config:
     """The checked configuration that `argv` asks for: preset first, then every flag given."""
     default = presets.PRESETS[presets.DEFAULT]
     arguments = parse_config(TrainArguments, argv, command="train", default=lambda: default)
-    return with_checked_environment(config_of(arguments))
+    return preflight(config_of(arguments))
 
 
 def parse_config(kind: type[T], argv: Sequence[str], *, command: str, default: Callable[[], Config]) -> T:
@@ -127,7 +125,7 @@ def resumed_config(folder: RunFolder, arguments: ResumeArguments) -> Config:
         actors__num_actors=arguments.actors or config.actors.num_actors,
     )
     check(config)
-    return with_checked_environment(config)
+    return preflight(config)
 
 
 def commands_for(folder: RunFolder, verb: str) -> str:
@@ -141,24 +139,6 @@ def _reference(folder: RunFolder) -> str:
 
 def _sections(config: Config) -> dict[str, Any]:
     return {part.name: getattr(config, part.name) for part in dataclasses.fields(Config)}
-
-
-def with_checked_environment(config: Config) -> Config:
-    """`config` with the game's canonical name; ConfigError when the environment cannot be made."""
-    from actors.environments import EnvironmentError, describe_environment, normalise_game
-
-    if config.environment.env and str(Path.cwd()) not in sys.path:
-        # A console script's import path lacks the folder it is called in, where a user's own environment is.
-        sys.path.append(str(Path.cwd()))
-    try:
-        if not config.environment.env:
-            game = normalise_game(config.environment.game)
-            config = with_values(config, environment__game=game)
-        describe_environment(config.environment)
-    except EnvironmentError as error:
-        hint = "" if "did you mean" in str(error) or config.environment.env else GAMES_HINT
-        raise ConfigError(f"{error}{hint}") from None
-    return config
 
 
 def _announce(config: Config, folder: RunFolder) -> None:
@@ -187,7 +167,7 @@ def _run(config: Config, folder: RunFolder, *, resume: bool) -> int:
         except Forced:
             client.shutdown()
             print(f"ended at once. Go on from the last checkpoint: {commands_for(folder, 'resume')}")
-            return 130
+            return FORCED_CODE
         client.shutdown()
     return _report(status, folder)
 
