@@ -1,4 +1,4 @@
-"""Adam over flat parameters."""
+"""Adam over flat parameters, in parts that threads can take one each."""
 
 from collections.abc import Mapping
 
@@ -6,41 +6,59 @@ import torch
 from torch import Tensor, nn
 
 from learner.config import LearnerConfig
-from learner.flat_parameters import named_views
+from learner.flat_parameters import ALIGNMENT, named_views
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def build_optimizer(flat: Tensor, config: LearnerConfig) -> torch.optim.Adam:
+class FlatAdam:
     """Adam (Kingma and Ba, 2015) without weight decay over the flat float32 parameters (see `pack`).
 
-    The fused kernel takes one pass over parameters, gradient and both moments, on the CPU as on a GPU. The
-    gradient is allocated here, once: write into `flat.grad`.
+    The fused kernel takes one pass over parameters, gradient and both moments, on the CPU as on a GPU. Write the
+    gradient into `gradient`, then call `step` once for each part: how many parts there are changes no number.
     """
-    flat.requires_grad_(True)
-    flat.grad = torch.zeros_like(flat)
-    optimizer = torch.optim.Adam([flat], lr=config.learning_rate, eps=config.adam_eps, fused=True)
-    state = optimizer.state[flat]
-    state["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
-    for moment in MOMENTS:
-        state[moment] = torch.zeros_like(flat)
-    return optimizer
+
+    def __init__(self, flat: Tensor, config: LearnerConfig, parts: int = 1) -> None:
+        self.gradient = torch.zeros_like(flat)
+        self.slices = _slices(len(flat), parts)
+        self._moments = {moment: torch.zeros_like(flat) for moment in MOMENTS}
+        self._optimizers = [self._build(flat, part, config) for part in self.slices]
+
+    def _build(self, flat: Tensor, part: slice, config: LearnerConfig) -> torch.optim.Adam:
+        parameter = flat[part].detach().requires_grad_(True)
+        parameter.grad = self.gradient[part]
+        optimizer = torch.optim.Adam([parameter], lr=config.learning_rate, eps=config.adam_eps, fused=True)
+        state = optimizer.state[parameter]
+        state["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
+        for moment in MOMENTS:
+            state[moment] = self._moments[moment][part]
+        return optimizer
+
+    def step(self, part: int) -> None:
+        """Move the parameters of one part by its gradient."""
+        self._optimizers[part].step()
+
+    def state(self, network: nn.Module) -> dict[str, Tensor]:
+        """Copies of the moments, `exp_avg/<parameter name>` and `exp_avg_sq/...`, and of the `step` count ()."""
+        copies = {"step": self._steps()[0].detach().cpu().clone()}
+        for moment, flat in self._moments.items():
+            for name, view in named_views(network, flat).items():
+                copies[f"{moment}/{name}"] = view.cpu().contiguous().clone()
+        return copies
+
+    def restore(self, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        """Inverse of `state`; raises KeyError for what is missing, RuntimeError for another shape."""
+        for step in self._steps():
+            step.copy_(tensors["step"])
+        for moment, flat in self._moments.items():
+            for name, view in named_views(network, flat).items():
+                view.copy_(tensors[f"{moment}/{name}"])
+
+    def _steps(self) -> list[Tensor]:
+        return [state["step"] for optimizer in self._optimizers for state in optimizer.state.values()]
 
 
-def optimizer_state(optimizer: torch.optim.Adam, network: nn.Module) -> dict[str, Tensor]:
-    """Copies of the moments, `exp_avg/<parameter name>` and `exp_avg_sq/...`, and of the `step` count ()."""
-    (state,) = optimizer.state.values()
-    copies = {"step": state["step"].detach().clone()}
-    for moment in MOMENTS:
-        for name, view in named_views(network, state[moment]).items():
-            copies[f"{moment}/{name}"] = view.contiguous().clone()
-    return copies
-
-
-def restore_optimizer(optimizer: torch.optim.Adam, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Inverse of `optimizer_state`; raises KeyError for what is missing, RuntimeError for another shape."""
-    (state,) = optimizer.state.values()
-    state["step"].copy_(tensors["step"])
-    for moment in MOMENTS:
-        for name, view in named_views(network, state[moment]).items():
-            view.copy_(tensors[f"{moment}/{name}"])
+def _slices(size: int, parts: int) -> list[slice]:
+    """`parts` slices of about equal, aligned length that cover 0 to `size`."""
+    cuts = [size * part // parts // ALIGNMENT * ALIGNMENT for part in range(parts)] + [size]
+    return [slice(start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from learner import losses
 from learner.config import LearnerConfig
-from learner.flat_parameters import pack, views
-from learner.optimizer import build_optimizer, optimizer_state, restore_optimizer
+from learner.flat_parameters import named_views, pack, views
+from learner.optimizer import FlatAdam
+from learner.thread_team import ThreadTeam
 from models.arrays import flatten
 from models.config import NetworkConfig
+from models.memory import keep_freed_memory
 from models.noisy import Noise
 from models.q_network import NetworkOutput, QNetwork, build_network
 from replay.types import Batch
@@ -45,6 +47,19 @@ class TensorBatch(NamedTuple):
     discount: Tensor
     next_observation: Tensor
     importance_weight: Tensor
+    batch_size: int
+    """B of the whole batch, of which this may be a share."""
+
+
+class UpdateNoise(NamedTuple):
+    """The noise of an update's three forward passes; None is noise off."""
+
+    online: Noise | None = None
+    """Of the online network on the observations: the pass that learns."""
+    chooser: Noise | None = None
+    """Of the online network on the next observations: it chooses the next action."""
+    judge: Noise | None = None
+    """Of the target network on the next observations: it judges the action."""
 
 
 def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -81,18 +96,24 @@ class ComputeCopy:
             self._flat = pack(self.network)
         self.parameters = list(self.network.parameters())
 
-    def refresh(self) -> None:
-        """Take over the float32 weights as they are now."""
+    @torch.no_grad()
+    def refresh(self, part: slice = slice(None)) -> None:
+        """Take over the float32 weights, or a part of the flat ones, as they are now."""
         if self._flat is not self._source:
-            with torch.no_grad():
-                self._flat.copy_(self._source)
+            self._flat[part].copy_(self._source[part])
+
+    def gradient_buffer(self) -> tuple[Tensor, list[Tensor]]:
+        """A flat gradient in the network's dtype, and its view for each parameter."""
+        flat = torch.zeros_like(self._flat, requires_grad=False)
+        return flat, views(self.network, flat)
 
 
 class TrainStep:
     """Online and target network, optimizer and noise; `step` makes one update of the algorithm.
 
-    Not thread-safe. It draws from its own generator only. On a CPU its updates are reproducible bit by bit
-    for the same number of threads, also over `state` and `restore`.
+    Not thread-safe, though on a CPU it shares the batch out to a team of threads. It draws from its own generator
+    only. On a CPU its updates are reproducible bit by bit for the same number of threads, also over `state` and
+    `restore`; the number is torch's (`torch.set_num_threads`) when the object is built.
     """
 
     def __init__(
@@ -110,35 +131,91 @@ class TrainStep:
         self.observation_shape = observation_shape
         self.device = choose_device(config.device) if device is None else torch.device(device)
         self.dtype = choose_dtype(config.precision, self.device)
+        on_cpu = self.device.type == "cpu"
+        self._team = (
+            ThreadTeam.for_batch(torch.get_num_threads(), config.batch_size) if on_cpu else ThreadTeam(1)
+        )
+        if on_cpu:
+            keep_freed_memory()
         network = build_network(network_config, num_actions, observation_shape=observation_shape, seed=seed)
         self.online_network = network.to(self.device)
         self.target_network = copy.deepcopy(self.online_network).requires_grad_(False)
         self._online_flat, self._target_flat = pack(self.online_network), pack(self.target_network)
         self._online = ComputeCopy(self.online_network, self._online_flat, self.dtype)
         self._target = ComputeCopy(self.target_network, self._target_flat, self.dtype)
-        self.optimizer = build_optimizer(self._online_flat, config)
-        assert self._online_flat.grad is not None
-        self._gradients = views(self.online_network, self._online_flat.grad)
+        self.optimizer = FlatAdam(self._online_flat, config, self._team.size)
+        self._buffers = [self._online.gradient_buffer() for _ in range(self._team.size)]
         (noise_seed,) = np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)
         self._generator = torch.Generator(self.device).manual_seed(int(noise_seed >> np.uint64(1)))
 
     def step(self, batch: Batch) -> UpdateResult:
         """One update: target, loss, gradient, Adam. A loss that is not finite changes no weight."""
-        data = self.to_device(batch)
-        target = self.target(data)
-        output = self._online.network(data.observation, self._noise())
-        sample_losses = self._sample_losses(output, data, target)
-        loss = (data.importance_weight * sample_losses).mean()
-        gradients = torch.autograd.grad(loss, self._online.parameters)
-        with torch.no_grad():
-            torch._foreach_copy_(self._gradients, gradients)
-            assert self._online_flat.grad is not None
-            grad_norm = torch.linalg.vector_norm(self._online_flat.grad)
-            scalars = torch.stack([loss.detach(), output.q_values.mean(), grad_norm]).tolist()
-        if math.isfinite(scalars[0]):
-            self.optimizer.step()
-            self._online.refresh()
-        return UpdateResult(sample_losses.detach().cpu().numpy(), *scalars)
+        shares = _split(self.to_device(batch), self._team.size)
+        noise = self.sample_noise()
+        results = self._team.run(
+            lambda member: self._differentiate(member, shares[member], noise), len(shares)
+        )
+        sample_losses, weighted, q_values = (torch.cat(parts) for parts in zip(*results, strict=True))
+        loss, q_mean = torch.stack([weighted.mean(), q_values.mean()]).tolist()
+        if not math.isfinite(loss):
+            return UpdateResult(sample_losses.cpu().numpy(), loss, q_mean, math.nan)
+        norms = self._team.run(lambda member: self._apply(member, len(shares)))
+        grad_norm = torch.linalg.vector_norm(torch.stack(norms)).item()
+        return UpdateResult(sample_losses.cpu().numpy(), loss, q_mean, grad_norm)
+
+    def sample_noise(self) -> UpdateNoise:
+        """Independent draws, shared by the rows of a batch, for the three forward passes of an update."""
+        return UpdateNoise(*(self.online_network.sample_noise(self._generator) for _ in range(3)))
+
+    @torch.no_grad()
+    def target(self, data: TensorBatch, noise: UpdateNoise = UpdateNoise()) -> Tensor:
+        """What the loss regresses to: (B, Z) distributions or (B,) values; without noise if none is given."""
+        image = self._target.network.to_image(data.next_observation)
+        judge: NetworkOutput = self._target.network(image, noise.judge)
+        chooser = self._online.network(image, noise.chooser).q_values if self.config.double else None
+        action = losses.next_action(judge.q_values, chooser)
+        if judge.logits is None:
+            return losses.huber_target(judge.q_values, action, data.reward, data.discount)
+        support = self._target.network.support
+        return losses.c51_target(judge.logits, action, data.reward, data.discount, support)
+
+    def _differentiate(
+        self, member: int, data: TensorBatch, noise: UpdateNoise
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One member's share: loss and gradient, which stays in its buffer as a part of the batch's mean.
+
+        Returns losses (B,), weighted losses (B,) and values (B, A), B being the rows of the share.
+        """
+        target = self.target(data, noise)
+        output: NetworkOutput = self._online.network(data.observation, noise.online)
+        if output.logits is None:
+            sample_losses = losses.huber_loss(output.q_values, data.action, target)
+        else:
+            sample_losses = losses.c51_loss(output.logits, data.action, target)
+        weighted = data.importance_weight * sample_losses
+        gradients = torch.autograd.grad(weighted.sum() / data.batch_size, self._online.parameters)
+        torch._foreach_copy_(self._buffers[member][1], gradients)
+        return sample_losses.detach(), weighted.detach(), output.q_values.detach()
+
+    @torch.no_grad()
+    def _apply(self, member: int, shares: int) -> Tensor:
+        """One member's part of the weights: sum up the gradient and take the step; returns its norm ()."""
+        part = self.optimizer.slices[member]
+        gradient = self.optimizer.gradient[part]
+        gradient.copy_(self._buffers[0][0][part])
+        for buffer, _ in self._buffers[1:shares]:
+            gradient.add_(buffer[part])
+        norm = torch.linalg.vector_norm(gradient)
+        self.optimizer.step(member)
+        self._online.refresh(part)
+        return norm
+
+    def to_device(self, batch: Batch) -> TensorBatch:
+        """The batch's arrays as tensors on the device; on the CPU they share the arrays' memory."""
+        tensors = [torch.from_numpy(getattr(batch, name)) for name in TensorBatch._fields[:-1]]
+        if self.device.type == "cuda":
+            tensors = [tensor.pin_memory().to(self.device, non_blocking=True) for tensor in tensors]
+        return TensorBatch(*tensors, batch_size=len(batch.action))
 
     def copy_target(self) -> None:
         """Copy the online network's weights into the target network."""
@@ -148,7 +225,7 @@ class TrainStep:
 
     def gradients(self) -> dict[str, Tensor]:
         """The last update's gradient by parameter name: float32 views, overwritten by the next update."""
-        return dict(zip(dict(self.online_network.named_parameters()), self._gradients, strict=True))
+        return named_views(self.online_network, self.optimizer.gradient)
 
     def parameters(self) -> NDArray[np.float32]:
         """The online network's weights as one new array (P,), in the order of `models.arrays.flatten`."""
@@ -163,57 +240,33 @@ class TrainStep:
         for prefix, network in (("online", self.online_network), ("target", self.target_network)):
             for name, parameter in network.named_parameters():
                 tensors[f"{prefix}/{name}"] = parameter.detach().cpu().contiguous().clone()
-        for name, tensor in optimizer_state(self.optimizer, self.online_network).items():
-            tensors[f"optimizer/{name}"] = tensor.cpu()
-        return tensors, {
+        for name, tensor in self.optimizer.state(self.online_network).items():
+            tensors[f"optimizer/{name}"] = tensor
+        document = {
             "num_threads": torch.get_num_threads(),
             "dtype": str(self.dtype),
             "torch": torch.__version__,
         }
+        return tensors, document
 
+    @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any] | None = None) -> None:
         """Inverse of `state`; other tensors in the mapping are ignored. Raises KeyError for a missing one."""
         del (
             document
         )  # Says under which threads and dtype the updates that follow are bit-identical; for people.
-        with torch.no_grad():
-            for prefix, network in (("online", self.online_network), ("target", self.target_network)):
-                for name, parameter in network.named_parameters():
-                    parameter.copy_(tensors[f"{prefix}/{name}"])
-            prefix = "optimizer/"
-            own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            restore_optimizer(self.optimizer, self.online_network, own)
+        for prefix, network in (("online", self.online_network), ("target", self.target_network)):
+            for name, parameter in network.named_parameters():
+                parameter.copy_(tensors[f"{prefix}/{name}"])
+        prefix = "optimizer/"
+        own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        self.optimizer.restore(self.online_network, own)
         self._generator.set_state(tensors["noise_generator"].to(torch.uint8).cpu())
         self._online.refresh()
         self._target.refresh()
 
-    def _noise(self) -> Noise | None:
-        return self.online_network.sample_noise(self._generator)
 
-    def to_device(self, batch: Batch) -> TensorBatch:
-        """The batch's arrays as tensors on the device; on the CPU they share the arrays' memory."""
-        tensors = [torch.from_numpy(getattr(batch, name)) for name in TensorBatch._fields]
-        if self.device.type == "cuda":
-            tensors = [tensor.pin_memory().to(self.device, non_blocking=True) for tensor in tensors]
-        return TensorBatch(*tensors)
-
-    @torch.no_grad()
-    def target(self, data: TensorBatch) -> Tensor:
-        """What the loss regresses to: (B, Z) distributions or (B,) values."""
-        judge: NetworkOutput = self._target.network(data.next_observation, self._noise())
-        chooser = (
-            self._online.network(data.next_observation, self._noise()).q_values
-            if self.config.double
-            else None
-        )
-        action = losses.next_action(judge.q_values, chooser)
-        if judge.logits is None:
-            return losses.huber_target(judge.q_values, action, data.reward, data.discount)
-        support = self._target.network.support
-        return losses.c51_target(judge.logits, action, data.reward, data.discount, support)
-
-    @staticmethod
-    def _sample_losses(output: NetworkOutput, data: TensorBatch, target: Tensor) -> Tensor:
-        if output.logits is None:
-            return losses.huber_loss(output.q_values, data.action, target)
-        return losses.c51_loss(output.logits, data.action, target)
+def _split(data: TensorBatch, shares: int) -> list[TensorBatch]:
+    """At most `shares` contiguous shares of a batch, which remember the size of the whole."""
+    columns = (column.chunk(shares) for column in data[:-1])
+    return [TensorBatch(*rows, batch_size=data.batch_size) for rows in zip(*columns, strict=True)]

@@ -45,8 +45,7 @@ class ItemTable:
         self.capacity = capacity
         self.n_step = n_step
         longest = segment_steps + n_step - 1
-        # Columns without an item, one gap at the ring's end, and a segment of room so that eviction goes by
-        # items.
+        # Room for columns without an item, a gap at the ring's end, and first segments, which are short.
         self.num_leaves = -(-capacity // segment_steps) * longest + 3 * longest
         self.index = PriorityIndex(self.num_leaves)
         self.store = store
@@ -74,7 +73,7 @@ class ItemTable:
 
     def fits_ever(self, num_items: int, num_steps: int) -> bool:
         """Whether a segment fits when everything else has left."""
-        return num_items <= self.capacity and self.num_columns(num_items, num_steps) < self.num_leaves
+        return num_items <= self.capacity and self.num_columns(num_items, num_steps) <= self.num_leaves
 
     def has_room(self, num_items: int, num_steps: int) -> bool:
         """Whether a segment fits now."""
@@ -187,9 +186,8 @@ class ItemTable:
         if tail is None or self.head > tail:
             if self.head + columns <= self.num_leaves:
                 return self.head
-            # `head` never comes to lie on `tail`: that would look like an empty ring.
-            return 0 if columns < (self.num_leaves if tail is None else tail) else None
-        return self.head if self.head + columns < tail else None
+            return 0 if columns <= (self.num_leaves if tail is None else tail) else None
+        return self.head if self.head + columns <= tail else None
 
     def _take_slot(self) -> int:
         if not self._free:

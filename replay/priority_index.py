@@ -34,7 +34,7 @@ def _draw(
         while node < capacity:
             node *= 2
             left = tree[node]
-            # Where `target` was rounded up to the node's whole mass, the side without mass is still not entered.
+            # Even if `target` were rounded up to the node's whole mass: never a side without any.
             if target >= left and tree[node + 1] > 0.0:
                 target -= left
                 node += 1

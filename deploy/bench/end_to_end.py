@@ -57,18 +57,17 @@ def run(
     made. Raises BenchmarkError when a run fails.
     """
     config = _for_measurement(config or default_config())
-    result: dict[str, Any] = {"benchmark": "end-to-end", "seconds": seconds, "repeats": {}}
+    result: dict[str, Any] = {"benchmark": "end-to-end", "seconds": seconds}
+    singles: dict[str, list[dict[str, float]]] = {}
     for padding, suffix in (("same", ""), ("valid", "_valid")):
         padded = with_values(config, network__padding=padding)
-        measured = []
+        measured = singles[padding] = []
         for _ in range(repeats):
             measured.append(_measure(padded, seconds, limit_seconds))
             report(f"{padding}: " + ", ".join(f"{key} {value:.3g}" for key, value in measured[-1].items()))
         for key in measured[0]:
             result[key + suffix] = statistics.median(m[key] for m in measured)
-        result["repeats"][padding] = measured
-    result["config"] = to_json(config)
-    return result
+    return result | {"repeats": singles, "config": to_json(config)}
 
 
 def _for_measurement(config: Config) -> Config:

@@ -43,7 +43,7 @@ class Forced(KeyboardInterrupt):
 
 
 class Interrupts:
-    """While it is entered, a Ctrl-C, SIGTERM or closed terminal is counted, and only a second one raises Forced."""
+    """While entered, the first Ctrl-C, SIGTERM or closed terminal is only counted; the next raises Forced."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

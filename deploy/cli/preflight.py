@@ -52,7 +52,7 @@ def check_ray_address(address: str) -> None:
 
 
 def check_urls(urls: tuple[str, ...]) -> None:
-    """ConfigError unless each URL reaches a Redis (or Valkey) of its own that is new enough and lets us in."""
+    """ConfigError unless each URL reaches a Redis or Valkey of its own that is new enough and lets us in."""
     from replay.errors import ShardError
     from replay.shard import connect_shards
 

@@ -165,10 +165,10 @@ def _run(config: Config, folder: RunFolder, *, resume: bool) -> int:
             with fleet_errors(folder):
                 status = _watch(config, client, interrupts, resume=resume)
         except Forced:
-            client.shutdown()
             print(f"ended at once. Go on from the last checkpoint: {commands_for(folder, 'resume')}")
             return FORCED_CODE
-        client.shutdown()
+        finally:
+            client.shutdown()
     return _report(status, folder)
 
 

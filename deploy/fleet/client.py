@@ -148,7 +148,7 @@ def _start_supervisor(folder: RunFolder) -> Any:
 
     here = ray.get_runtime_context().get_node_id()
     strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
-    remote = ray.remote(Supervisor).options(
+    remote: Any = ray.remote(Supervisor).options(
         name=_actor_name(folder),
         namespace=cluster.NAMESPACE,
         lifetime="detached",

@@ -1,15 +1,18 @@
 """The supervisor's view of one running role: is it alive, what does it report, how did it end."""
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from deploy.fleet.roles import ActorRole, Assignment, LearnerRole, Report
 
-SILENT_SECONDS = 60.0
+BEAT_SECONDS, SILENT_SECONDS = 0.5, 60.0
+"""Between two heartbeats; without an answer for so long a role counts as dead."""
+LAST_SECONDS = 5.0
 # run, heartbeat, stop and mark_dead at the same time.
 CONCURRENCY = 4
 
@@ -40,6 +43,7 @@ class RoleHandle:
     _run: Any
     _beat: Any = None
     _heard: float = field(default_factory=time.monotonic)
+    _asked: float = 0.0
     report: Report | None = None
     """The last heartbeat's answer."""
     end: End | None = None
@@ -66,6 +70,11 @@ class RoleHandle:
         """Wait for its end, at most that long."""
         ray.wait([self._run], timeout=max(seconds, 0.0))
 
+    def ask_last(self) -> None:
+        """Get the report of a role whose `run` has returned, so that its last numbers count."""
+        with contextlib.suppress(RayError, GetTimeoutError):
+            self.report = ray.get(self.actor.heartbeat.remote(), timeout=LAST_SECONDS)
+
     def kill(self) -> None:
         """End its process at once; harmless when it is gone."""
         ray.kill(self.actor)
@@ -90,7 +99,8 @@ class RoleHandle:
             except RayError:
                 pass  # its process is gone: the end of `run` tells how
             self._beat = None
-        if self._beat is None:
+        if self._beat is None and time.monotonic() - self._asked >= BEAT_SECONDS:
+            self._asked = time.monotonic()
             self._beat = self.actor.heartbeat.remote()
         return episodes
 

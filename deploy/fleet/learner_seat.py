@@ -33,7 +33,7 @@ class LearnerSeat:
         self._backoff = Backoff()
         self._handle: RoleHandle | None = None
         self.outcome = ""
-        """`finished`, `stopped` or `failed` once the learner will not run again."""
+        """`finished` or `failed` once the learner will not run again."""
         self.message = ""
         """Why it failed, in one line."""
 
@@ -53,10 +53,10 @@ class LearnerSeat:
         if self._handle is not None and incarnations:
             self._handle.actor.mark_dead.remote(incarnations)
 
-    def stop(self, seconds: float) -> None:
-        """Tell it to save a checkpoint and end; kills it when that takes longer."""
+    def stop(self, seconds: float) -> dict[str, float]:
+        """Tell it to save a checkpoint and end, and give its last metrics; kills it when that takes longer."""
         if self._handle is None:
-            return
+            return {}
         if self._handle.end is None:
             self._handle.stop()
             self._handle.wait(seconds)
@@ -64,8 +64,12 @@ class LearnerSeat:
         if self._handle.end is None or self._handle.end.error is not None:
             reason = self._handle.end.reason if self._handle.end else f"not done after {seconds:.0f} s"
             self._note(f"the learner ended without a last checkpoint: {reason}")
+        else:
+            self._handle.ask_last()
+        metrics = self._handle.metrics
         self._handle.kill()
         self._handle = None
+        return metrics
 
     @property
     def ready(self) -> bool:
@@ -83,10 +87,12 @@ class LearnerSeat:
         return self._handle.metrics if self._handle is not None else {}
 
     def _ended(self, end: End, now: float) -> None:
-        if end.error is None:
-            self.outcome = str(end.answer)
-            return
         assert self._handle is not None
+        if end.answer == "finished":
+            self._handle.ask_last()
+            self.outcome = "finished"
+            return
+        # One that ended by itself has not heard from us for a while: it goes on like one that died.
         self._handle.kill()
         self._handle = None
         self._backoff.failed(now)

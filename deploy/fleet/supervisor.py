@@ -174,20 +174,30 @@ class Supervisor:
         return not self._config.run.detach and time.monotonic() - self._heard > ABANDONED_SECONDS
 
     def _wind_down(self, outcome: str, message: str) -> None:
-        """Actors first, so that what they have written is known to the last checkpoint."""
+        """Actors drain, then the learner saves; whatever fails here, the servers are stopped after it."""
         self._state, self._message = "stopping", message
         self._publish_status()
         try:
             if self._actors is not None:
                 self._telemetry.add_episodes(self._actors.drain(DRAIN_SECONDS))
             if self._learner is not None:
-                metrics = self._learner.metrics
-                self._learner.stop(LAST_SAVE_SECONDS)
+                metrics = self._learner.stop(LAST_SAVE_SECONDS)
                 self._telemetry.update(metrics, [], target=self._fleet_state.target, alive=0, restarts=0)
             self._telemetry.write()
             self._telemetry.close()
-        except Exception:  # the servers have to be stopped whatever happens here
+            if self._config.run.detach:  # else the command draws it
+                self._draw_curve()
+        except Exception:  # nobody is left to handle it, and the servers have to be stopped
             logger.exception("winding down after %s", outcome)
+
+    def _draw_curve(self) -> None:
+        # Here, because matplotlib would hold up every start.
+        from deploy.reports.curves import CurveError, draw_learning_curve
+
+        try:
+            draw_learning_curve(self._folder.path)
+        except CurveError as error:
+            logger.info("no learning curve: %s", error)
 
     def _leave(self) -> None:
         """End this Ray actor for good, and before it the Ray that the run started for itself."""
@@ -216,9 +226,9 @@ class Supervisor:
     def _publish_status(self) -> None:
         rows = self._actors.rows() if self._actors is not None else []
         seat = self._learner
-        status = self._telemetry.publish(self._state, self._message, self._fleet_state.target, rows)
         learner = {"pid": seat.pid, "ready": seat.ready} if seat is not None else {}
-        self._status = status | {"learner": learner}
+        target = self._fleet_state.target
+        self._status = self._telemetry.publish(self._state, self._message, target, rows, learner)
         self._published = time.monotonic()
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from deploy.config import Config
+from deploy.fleet.run_state import FINAL_STATES
 from deploy.monitor.metrics import MetricsSink
 from deploy.run_folder import RunFolder
 
@@ -24,16 +25,16 @@ class Telemetry:
 
     def __init__(self, config: Config, folder: RunFolder, ray_address: str) -> None:
         self._config, self._folder, self._ray_address = config, folder, ray_address
-        before: dict[str, float] = (folder.read_json("status.json", None) or {}).get("metrics", {})
-        self._seconds_before = before.get("progress/seconds", 0.0)
+        # Only what adds up over the commands is taken over; the learner tells the rest once it has restored.
+        self._before: dict[str, float] = (folder.read_json("status.json", None) or {}).get("metrics", {})
+        self._seconds_before = self._before.get("progress/seconds", 0.0)
         self._started = time.monotonic()
-        self._count = int(before.get("episode/count", 0))
+        self._count = int(self._before.get("episode/count", 0))
         self._episodes: deque[tuple[float, int]] = deque(maxlen=EPISODES)
         self._notes: deque[str] = deque(maxlen=NOTES)
         self._sink = MetricsSink(folder.path)
         self._sink_due = time.monotonic()
-        self.metrics: dict[str, float] = dict(before)
-        """The latest value of every metric."""
+        self._metrics: dict[str, float] = {}
 
     def note(self, text: str) -> None:
         """Tell people about an event: in the log and among the status's notes."""
@@ -71,22 +72,27 @@ class Telemetry:
         if self._episodes:
             own["episode/return_mean_100"] = statistics.fmean(episode[0] for episode in self._episodes)
             own["episode/length_mean_100"] = statistics.fmean(episode[1] for episode in self._episodes)
+        if self._count:
             own["episode/count"] = float(self._count)
-        self.metrics.update({**learner, **own})
+        self._metrics.update({**learner, **own})
         if learner and time.monotonic() >= self._sink_due:
             self.write()
 
     def write(self, more: Mapping[str, float] | None = None) -> None:
         """Append the metrics, or only `more`, to metrics.jsonl and TensorBoard."""
         if more is not None:
-            self.metrics.update(more)
-        env_steps = int(self.metrics.get("progress/env_steps", 0))
-        self._sink.write(self.metrics if more is None else more, env_steps=env_steps)
+            self._metrics.update(more)
+        env_steps = int(self._metrics.get("progress/env_steps", 0))
+        self._sink.write(self._metrics if more is None else more, env_steps=env_steps)
         if more is None:
             self._sink_due = time.monotonic() + SINK_SECONDS
 
-    def publish(self, state: str, message: str, target: int, actors: list[dict[str, Any]]) -> dict[str, Any]:
+    def publish(
+        self, state: str, message: str, target: int, actors: list[dict[str, Any]], learner: dict[str, Any]
+    ) -> dict[str, Any]:
         """Write status.json and give the same."""
+        # A run that ended before its learner had restored is where it was.
+        known = self._before if state in FINAL_STATES else {}
         status = {
             "run": self._config.run.name,
             "state": state,
@@ -96,7 +102,8 @@ class Telemetry:
             "ray_address": self._ray_address,
             "target_actors": target,
             "actors": actors,
-            "metrics": dict(self.metrics),
+            "learner": learner,
+            "metrics": {**known, **self._metrics},
             "total_env_steps": self._config.run.total_env_steps,
             "notes": list(self._notes),
         }

@@ -8,6 +8,7 @@ import pytest
 
 from actors.config import EnvironmentConfig
 from actors.policy import Policy
+from replay.config import ReplayConfig
 from tests.helpers.acting import CATCH, RETURNS, RecordingWriter, Watch, WeightsQueue, make_actor, weights
 from tests.helpers.brute_force import brute_force_items
 from tests.helpers.deadline import until
@@ -38,9 +39,12 @@ def test_every_step_becomes_one_item_just_as_the_policy_saw_it(environment, acto
         assert any(not r.valid[env] for r in watch.results)
 
 
-def test_sequence_numbers_are_written_in_order_under_the_actors_identity() -> None:
+@pytest.mark.parametrize("actor_priorities", [False, True])
+def test_sequence_numbers_are_written_in_order_under_the_actors_identity(actor_priorities) -> None:
     writer = RecordingWriter()
-    actor = make_actor(TRUNCATED, writer, actor_priorities=True)
+    staggered = EnvironmentConfig(env="tests.helpers.catch:make_staggered")
+    replay = ReplayConfig(segment_steps=2, n_step=3)
+    actor = make_actor(staggered, writer, actor_priorities=actor_priorities, replay=replay)
     for _ in range(60):
         actor.step()
     actor.drain()

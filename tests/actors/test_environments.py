@@ -11,11 +11,8 @@ from actors.environments import (
     AtariEnvironment,
     describe_environment,
     environment_seeds,
-    list_games,
     make_environment,
-    normalise_game,
 )
-from actors.environments import EnvironmentError as ActorsEnvironmentError
 
 
 def atari(game="breakout", num_envs=1, seeds=None, **settings) -> AtariEnvironment:
@@ -103,25 +100,6 @@ def test_after_a_time_limit_a_new_game_goes_on_as_any_other() -> None:
         alone = atari(seeds=[seed], max_frames_per_episode=640)
         _, results = play(alone, actions[:, env : env + 1])
         assert np.array_equal([r.frames[env] for r in limited], [r.frames[0] for r in results])
-
-
-def test_a_partial_reset_leaves_a_finished_neighbour_to_its_own_reset() -> None:
-    """What our time limit relies on in the library, at the one moment where both meet."""
-    env = library(num_envs=2, noop_max=0)
-    env.reset(seed=np.array([3, 4]))
-    terminated = np.zeros(2, bool)
-    for step in range(800):
-        terminated = env.step(np.array([0, step % 4 == 0], np.int64))[2]
-        if terminated.any():
-            break
-    assert terminated.tolist() == [False, True]
-    _, info = env.reset(options={"reset_mask": np.array([True, False])})
-    assert info["episode_frame_number"][0] < 10
-    assert info["lives"].tolist() == [5, 0]
-    _, _, terminated, _, info = env.step(np.zeros(2, np.int64))
-    assert info["lives"].tolist() == [5, 5]
-    assert not terminated.any()
-    assert env.step(np.zeros(2, np.int64))[4]["episode_frame_number"][1] < 10
 
 
 def episode_lengths(results):
@@ -256,21 +234,6 @@ def test_seeds_decide_the_stream() -> None:
     assert np.array_equal(frames[:, 2], [r.frames[0] for r in alone])
 
 
-def test_unseeded_and_integer_seeded_library_envs_share_streams() -> None:
-    """Why seeds are a hashed array: unseeded environments are alike, integer seeds overlap between actors."""
-    actions = random_actions(40, 1).repeat(2, axis=1)
-
-    def frames(seed):
-        env = library(num_envs=2, repeat_action_probability=0.25, noop_max=0)
-        env.reset(seed=seed)
-        return np.array([env.step(row)[0][:, -1] for row in actions])
-
-    unseeded, actor_0, actor_1 = frames(None), frames(0), frames(1)
-    assert np.array_equal(unseeded[:, 0], unseeded[:, 1])
-    assert np.array_equal(actor_0[:, 1], actor_1[:, 0])
-    assert not np.array_equal(actor_0[:, 0], actor_0[:, 1])
-
-
 def test_no_two_environments_of_a_fleet_share_a_seed() -> None:
     seeds = np.concatenate(
         [
@@ -298,29 +261,6 @@ def test_each_action_reaches_its_own_environment_and_answers_come_in_order() -> 
         assert [t.rewards[i] for t in together] == [a.rewards[0] for a in alone]
 
 
-def test_send_answers_the_last_recv() -> None:
-    """Asynchronously, actions go to the environments of the last recv; so ours are one batch."""
-    halves = library("pong", num_envs=4, batch_size=2, noop_max=0)
-    whole = library("pong", num_envs=4, noop_max=0)
-    up_for_the_last_two = np.array([0, 0, 2, 2])
-    expected = [whole.reset(seed=np.arange(4))[0]]
-    for _ in range(15):
-        observations, _, _, _, info = whole.step(up_for_the_last_two)
-        assert info["env_id"].tolist() == [0, 1, 2, 3]
-        expected.append(observations)
-    _, info = halves.reset(seed=np.arange(4))
-    answers = dict.fromkeys(range(4), 0) | dict.fromkeys(info["env_id"].tolist(), 1)
-    for _ in range(28):
-        asked = info["env_id"]
-        halves.send(up_for_the_last_two[asked])
-        observations, _, _, _, info = halves.recv()
-        assert not np.array_equal(asked, info["env_id"])  # the answer is about others
-        for env, observation in zip(info["env_id"].tolist(), observations, strict=True):
-            assert np.array_equal(observation, expected[answers[env]][env])
-            answers[env] += 1
-    assert not np.array_equal(expected[-1][0], expected[-1][2])
-
-
 def test_frames_of_earlier_steps_stay_as_they_were() -> None:
     env = atari(num_envs=2)
     first = env.reset()
@@ -337,27 +277,6 @@ def test_the_action_set_is_minimal_unless_asked_otherwise(game, full, expected) 
     spec = describe_environment(EnvironmentConfig(game=game, full_action_space=full, frame_height=42))
     assert spec.num_actions == expected
     assert spec.frame_shape == (42, 84)
-
-
-@pytest.mark.parametrize(
-    "name", ["ms_pacman", "MsPacman", "ms-pacman", "Ms Pacman", "ALE/MsPacman-v5", "MsPacmanNoFrameskip-v4"]
-)
-def test_a_game_may_be_written_in_many_ways(name) -> None:
-    assert normalise_game(name) == "ms_pacman"
-
-
-def test_every_game_normalises_to_itself() -> None:
-    games = list_games()
-    assert len(games) > 100
-    assert [normalise_game(game) for game in games] == games
-
-
-@pytest.mark.parametrize(("name", "hint"), [("pongg", "did you mean pong"), ("xyzzy", "not an Atari game")])
-def test_an_unknown_game_is_one_line_that_names_the_flag(name, hint) -> None:
-    with pytest.raises(ActorsEnvironmentError, match=hint) as caught:
-        make_environment(EnvironmentConfig(game=name), 1, np.zeros(1, np.int64))
-    assert "--environment.game" in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_our_environment_declares_what_it_does() -> None:

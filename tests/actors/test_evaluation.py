@@ -46,6 +46,13 @@ def test_noise_is_off_and_epsilon_is_the_protocols() -> None:
     assert check.steps == 6
 
 
+def test_short_games_do_not_count_more_often() -> None:
+    """Environments whose games are shorter play as many as the others, not as many as they could."""
+    staggered = EnvironmentConfig(env="tests.helpers.catch:make_staggered")
+    played = evaluate(policy(), staggered, episodes=12, num_envs=3, seed=0)
+    assert sorted((e.env_slot, e.length) for e in played) == [(0, 3)] * 4 + [(1, 4)] * 4 + [(2, 5)] * 4
+
+
 def test_games_are_whole_and_long_ones_are_not_left_out() -> None:
     """Breakout's games differ in length; whoever is slow still plays its two, to the last life."""
     played = evaluate(policy(4, (4, 44, 44)), BREAKOUT, episodes=4, num_envs=2, seed=1, epsilon=0.5)

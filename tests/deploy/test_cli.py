@@ -84,6 +84,7 @@ class ScriptedRun:
 def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("deploy.cli.follow.PERIOD_SECONDS", 0.01)
+    monkeypatch.setattr("deploy.cli.preflight.ANSWER_SECONDS", 0.2)
     return tmp_path
 
 

@@ -1,4 +1,4 @@
-"""kill -9 of `apexpert train`: 30 s later nothing of the run is left, and `apexpert resume` goes on with it."""
+"""kill -9 of `apexpert train`: 30 s later nothing of the run is left, and `apexpert resume` goes on."""
 
 import json
 import os

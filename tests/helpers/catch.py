@@ -27,9 +27,9 @@ class Catch(VectorEnv):
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (Gymnasium's own form)
 
-    def __init__(self, num_envs: int, *, time_limit: int = 0) -> None:
+    def __init__(self, num_envs: int, *, time_limit: int | NDArray[np.int64] = 0) -> None:
         self.num_envs = num_envs
-        self.time_limit = time_limit
+        self.time_limit = np.full(num_envs, time_limit)
         self.single_observation_space = gymnasium.spaces.Box(0, 255, (BOARD * CELL, BOARD * CELL), np.uint8)
         self.single_action_space = gymnasium.spaces.Discrete(3)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -88,3 +88,8 @@ def make(num_envs: int) -> Catch:
 def make_truncated(num_envs: int) -> Catch:
     """Episodes that a time limit ends after 4 steps."""
     return Catch(num_envs, time_limit=4)
+
+
+def make_staggered(num_envs: int) -> Catch:
+    """Time limits of 3, 4 and 5 steps in turns, so that episodes do not end together."""
+    return Catch(num_envs, time_limit=3 + np.arange(num_envs) % 3)

@@ -6,7 +6,7 @@ from tests.helpers.runs import metric
 
 
 def test_catch_is_learned_to_eight_tenths_of_the_optimum(start_run):
-    client, folder = start_run(run__total_env_steps=6_000, evaluation__every_env_steps=5_000)
+    client, folder = start_run(run__total_env_steps=6_000, evaluation__every_env_steps=2_000)
     status = client.wait_finished(280)
     assert status["state"] == "finished", status["message"]
     assert metric(status, "episode/return_mean_100") >= 0.8, status["metrics"]
@@ -21,4 +21,7 @@ def test_catch_is_learned_to_eight_tenths_of_the_optimum(start_run):
     assert returns[0] < 0.0 < 0.8 <= returns[-1], "it began by missing"
     checkpoint = CheckpointStore(folder.checkpoints).load_newest()
     assert checkpoint is not None
+    assert metric(status, "evaluation/env_steps") >= 2_000 - 500
+    assert -1.0 <= metric(status, "evaluation/return_mean") <= 1.0
+    assert CheckpointStore(folder.checkpoints).best() is not None
     assert checkpoint.document["env_steps"] == metric(status, "replay/inserted")

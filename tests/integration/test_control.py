@@ -32,7 +32,6 @@ def test_scale_up_and_down_then_stop_then_resume(start_run):
         resumed = follow(
             again, lambda s: s["learner"].get("ready") and s["state"] == "running", "resumed", 90
         )
-        # The old status's numbers stand until the learner has told new ones; none may go back.
         assert metric(resumed, "progress/env_steps") >= at_stop
         assert metric(resumed, "replay/size") >= size
         on = follow(again, lambda s: metric(s, "progress/env_steps") > at_stop + 300, "going on", 90)

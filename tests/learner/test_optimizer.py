@@ -6,7 +6,7 @@ import torch
 
 from learner.config import LearnerConfig
 from learner.flat_parameters import named_views, pack
-from learner.optimizer import build_optimizer, optimizer_state, restore_optimizer
+from learner.optimizer import FlatAdam
 from models.config import NetworkConfig
 from models.q_network import build_network
 
@@ -33,12 +33,12 @@ def test_adam_by_hand_without_weight_decay():
     network = _network()
     flat = pack(network)
     config = LearnerConfig(learning_rate=0.01, adam_eps=0.5)
-    optimizer = build_optimizer(flat, config)
+    optimizer = FlatAdam(flat, config)
     value = flat[0].item()
     first_moment = second_moment = 0.0
     for step, gradient in enumerate((1.0, 3.0), start=1):
-        flat.grad.fill_(gradient)
-        optimizer.step()
+        optimizer.gradient.fill_(gradient)
+        optimizer.step(0)
         first_moment = 0.9 * first_moment + 0.1 * gradient
         second_moment = 0.999 * second_moment + 0.001 * gradient**2
         scale = math.sqrt(second_moment / (1 - 0.999**step)) + 0.5
@@ -46,22 +46,26 @@ def test_adam_by_hand_without_weight_decay():
         assert math.isclose(flat[0].item(), value, rel_tol=1e-5)
 
 
-def test_state_round_trip():
+def _step(optimizer, gradient):
+    optimizer.gradient.copy_(gradient)
+    for part in range(len(optimizer.slices)):
+        optimizer.step(part)
+
+
+def test_parts_and_a_state_round_trip_change_nothing():
     networks = [_network(0), _network(0)]
     flats = [pack(network) for network in networks]
-    optimizers = [build_optimizer(flat, LearnerConfig()) for flat in flats]
+    optimizers = [FlatAdam(flat, LearnerConfig(), parts) for flat, parts in zip(flats, (1, 3), strict=True)]
     gradient = torch.randn(len(flats[0]), generator=torch.Generator().manual_seed(1))
     for _ in range(3):
-        flats[0].grad.copy_(gradient)
-        optimizers[0].step()
-    state = optimizer_state(optimizers[0], networks[0])
+        _step(optimizers[0], gradient)
+    state = optimizers[0].state(networks[0])
     assert state["step"].item() == 3
     assert all(tensor.is_contiguous() for tensor in state.values())
-    restore_optimizer(optimizers[1], networks[1], state)
+    optimizers[1].restore(networks[1], state)
     with torch.no_grad():
         flats[1].copy_(flats[0])
-    for flat, optimizer in zip(flats, optimizers, strict=True):
-        flat.grad.copy_(-gradient)
-        optimizer.step()
+    for optimizer in optimizers:
+        _step(optimizer, -gradient)
     views = [named_views(network, flat) for network, flat in zip(networks, flats, strict=True)]
     assert all(torch.equal(views[0][name], views[1][name]) for name in views[0])

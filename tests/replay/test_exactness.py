@@ -31,6 +31,8 @@ def every_item_once(run: Run) -> list[Batch]:
         while sampler.ingest():
             pass
         assert sampler.inserted == sampler.size == size
+        rows = sampler.table.slots[sampler.table.in_order()]
+        assert (rows["num_steps"] < rows["num_items"] + run.config.n_step).all()  # no more than needed
         batch = sampler.sample()
         assert len(np.unique(batch.leaf)) == size
         run.check(sampler, batch)

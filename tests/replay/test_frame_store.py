@@ -21,11 +21,15 @@ def frames(key: int, count: int) -> np.ndarray:
 @given(
     num_rows=st.integers(0, 40),
     script=st.lists(
-        st.tuples(st.sampled_from(["put", "put", "put", "touch", "drop"]), st.integers(0, 9), st.integers(0, 14)),
+        st.tuples(
+            st.sampled_from(["put", "put", "put", "touch", "drop"]), st.integers(0, 9), st.integers(0, 14)
+        ),
         max_size=60,
     ),
 )
-def test_it_holds_what_the_oldest_use_leaves_room_for(num_rows: int, script: list[tuple[str, int, int]]) -> None:
+def test_it_holds_what_the_oldest_use_leaves_room_for(
+    num_rows: int, script: list[tuple[str, int, int]]
+) -> None:
     store = HostFrameStore(SHAPE, num_rows * FRAME_BYTES + 7)
     model: dict[int, np.ndarray] = {}  # in order of use
     for step, (action, key, count) in enumerate(script):

@@ -157,12 +157,14 @@ class TestKills:
     ) -> None:
         command = [sys.executable, "-c", OWNER, str(tmp_path), server_programs()[program]]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
-            assert owner.stdout is not None
-            url, _, *pids = owner.stdout.readline().split()
-            written = fill(Shard(url, run="r", index=0), 30)
-            with pytest.raises(ServerError, match=f"in use by the servers of process {owner.pid}$"):
-                embedded(tmp_path, program).start()
-            owner.kill()
+            try:
+                assert owner.stdout is not None
+                url, _, *pids = owner.stdout.readline().split()
+                written = fill(Shard(url, run="r", index=0), 30)
+                with pytest.raises(ServerError, match=f"in use by the servers of process {owner.pid}$"):
+                    embedded(tmp_path, program).start()
+            finally:
+                owner.kill()
         began = time.monotonic()
         with embedded(tmp_path, program) as servers:
             assert all_gone([int(pid) for pid in pids])

@@ -1,5 +1,8 @@
 import os
 import signal
+import socket
+import subprocess
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -197,6 +200,26 @@ def test_tcp_tls_and_names(program: str) -> None:
         assert Shard(url, run="r", index=0).address == address
     with pytest.raises(ShardError, match="run name"):
         Shard("redis://h", run="a{b}", index=0)
+
+
+def test_tcp_server_of_the_users_own(program: str, tmp_path: Path) -> None:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    configuration = tmp_path / "own.conf"
+    configuration.write_text(f"bind 127.0.0.1\nport {port}\nrequirepass pw\ndir {tmp_path}\n")
+    command = [server_programs()[program], str(configuration)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+        try:
+            url = f"redis://:pw@127.0.0.1:{port}"
+            shards = connect_shards([f"{url}/0", f"{url}/1"], run="r")
+            shards[0].commit(ONE, b"zero", 1, 1)
+            shards[1].commit(ONE, b"one", 1, 1)
+            assert [shard.fetch([ONE]) for shard in shards] == [[b"zero"], [b"one"]]
+            with pytest.raises(ShardError, match="same server and database"):
+                connect_shards([url, f"redis://:pw@localhost:{port}/0"], run="r")
+        finally:
+            server.kill()
 
 
 def test_interrupted_connections_are_transparent(shards: list[Shard], program: str) -> None:
