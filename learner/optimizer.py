@@ -1,5 +1,6 @@
 """Adam over flat parameters, in parts that threads can take one each."""
 
+import itertools
 from collections.abc import Mapping
 
 import torch
@@ -14,8 +15,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class FlatAdam:
     """Adam (Kingma and Ba, 2015) without weight decay over the flat float32 parameters (see `pack`).
 
-    The fused kernel takes one pass over parameters, gradient and both moments, on the CPU as on a GPU. Write the
-    gradient into `gradient`, then call `step` once for each part: how many parts there are changes no number.
+    The fused kernel takes one pass over parameters, gradient and both moments, on the CPU as on a GPU. Write
+    the gradient into `gradient`, then call `step` once for each part: the parts change no number.
     """
 
     def __init__(self, flat: Tensor, config: LearnerConfig, parts: int = 1) -> None:
@@ -39,7 +40,7 @@ class FlatAdam:
         self._optimizers[part].step()
 
     def state(self, network: nn.Module) -> dict[str, Tensor]:
-        """Copies of the moments, `exp_avg/<parameter name>` and `exp_avg_sq/...`, and of the `step` count ()."""
+        """Copies of the moments, `exp_avg/<parameter>` and `exp_avg_sq/<parameter>`, and of `step` ()."""
         copies = {"step": self._steps()[0].detach().cpu().clone()}
         for moment, flat in self._moments.items():
             for name, view in named_views(network, flat).items():
@@ -61,4 +62,4 @@ class FlatAdam:
 def _slices(size: int, parts: int) -> list[slice]:
     """`parts` slices of about equal, aligned length that cover 0 to `size`."""
     cuts = [size * part // parts // ALIGNMENT * ALIGNMENT for part in range(parts)] + [size]
-    return [slice(start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(cuts)]

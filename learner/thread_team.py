@@ -14,9 +14,10 @@ MIN_ROWS = 8
 class ThreadTeam:
     """`size` threads, each running whole operators by itself; a team of one works in the caller's thread.
 
-    The other way to use the cores, threads inside of every operator, meets at a barrier several hundred times an
-    update. When anything else wants a core, an actor for instance, each barrier waits for the thread that lost its
-    core: on two busy cores an update then takes ten times as long as on a single thread. A team meets twice.
+    The other way to use the cores, threads inside of every operator, meets at a barrier several hundred times
+    an update. When anything else wants a core, an actor for instance, each barrier waits for the thread that
+    lost its core: on two busy cores an update then took ten times as long as on a single thread. A team meets
+    twice an update.
     """
 
     def __init__(self, size: int, threads_each: int = 1) -> None:
@@ -29,7 +30,7 @@ class ThreadTeam:
 
     @classmethod
     def for_batch(cls, num_threads: int, batch_size: int) -> "ThreadTeam":
-        """The team that divides `num_threads` for batches of `batch_size`: threads left over go into operators."""
+        """A team for batches of `batch_size`; what it leaves of `num_threads` goes into its operators."""
         size = max(1, min(num_threads, batch_size // MIN_ROWS))
         return cls(size, num_threads // size)
 

@@ -47,8 +47,6 @@ class TensorBatch(NamedTuple):
     discount: Tensor
     next_observation: Tensor
     importance_weight: Tensor
-    batch_size: int
-    """B of the whole batch, of which this may be a share."""
 
 
 class UpdateNoise(NamedTuple):
@@ -60,6 +58,9 @@ class UpdateNoise(NamedTuple):
     """Of the online network on the next observations: it chooses the next action."""
     judge: Noise | None = None
     """Of the target network on the next observations: it judges the action."""
+
+
+NO_NOISE = UpdateNoise()
 
 
 def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -111,9 +112,9 @@ class ComputeCopy:
 class TrainStep:
     """Online and target network, optimizer and noise; `step` makes one update of the algorithm.
 
-    Not thread-safe, though on a CPU it shares the batch out to a team of threads. It draws from its own generator
-    only. On a CPU its updates are reproducible bit by bit for the same number of threads, also over `state` and
-    `restore`; the number is torch's (`torch.set_num_threads`) when the object is built.
+    Not thread-safe, though on a CPU it shares the batch out to a team of threads. It draws from its own
+    generator only. On a CPU its updates are reproducible bit by bit for the same number of threads, also over
+    `state` and `restore`; the number is torch's (`torch.set_num_threads`) when the object is built.
     """
 
     def __init__(
@@ -150,16 +151,15 @@ class TrainStep:
 
     def step(self, batch: Batch) -> UpdateResult:
         """One update: target, loss, gradient, Adam. A loss that is not finite changes no weight."""
-        shares = _split(self.to_device(batch), self._team.size)
-        noise = self.sample_noise()
-        results = self._team.run(
-            lambda member: self._differentiate(member, shares[member], noise), len(shares)
-        )
+        columns = (column.chunk(self._team.size) for column in self.to_device(batch))
+        shares = [TensorBatch(*share) for share in zip(*columns, strict=True)]
+        noise, scale = self.sample_noise(), 1.0 / len(batch.action)
+        results = self._team.run(lambda i: self._differentiate(i, shares[i], noise, scale), len(shares))
         sample_losses, weighted, q_values = (torch.cat(parts) for parts in zip(*results, strict=True))
         loss, q_mean = torch.stack([weighted.mean(), q_values.mean()]).tolist()
         if not math.isfinite(loss):
             return UpdateResult(sample_losses.cpu().numpy(), loss, q_mean, math.nan)
-        norms = self._team.run(lambda member: self._apply(member, len(shares)))
+        norms = self._team.run(lambda i: self._apply(i, len(shares)))
         grad_norm = torch.linalg.vector_norm(torch.stack(norms)).item()
         return UpdateResult(sample_losses.cpu().numpy(), loss, q_mean, grad_norm)
 
@@ -168,7 +168,7 @@ class TrainStep:
         return UpdateNoise(*(self.online_network.sample_noise(self._generator) for _ in range(3)))
 
     @torch.no_grad()
-    def target(self, data: TensorBatch, noise: UpdateNoise = UpdateNoise()) -> Tensor:
+    def target(self, data: TensorBatch, noise: UpdateNoise = NO_NOISE) -> Tensor:
         """What the loss regresses to: (B, Z) distributions or (B,) values; without noise if none is given."""
         image = self._target.network.to_image(data.next_observation)
         judge: NetworkOutput = self._target.network(image, noise.judge)
@@ -180,9 +180,9 @@ class TrainStep:
         return losses.c51_target(judge.logits, action, data.reward, data.discount, support)
 
     def _differentiate(
-        self, member: int, data: TensorBatch, noise: UpdateNoise
+        self, member: int, data: TensorBatch, noise: UpdateNoise, scale: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One member's share: loss and gradient, which stays in its buffer as a part of the batch's mean.
+        """One member's share: losses, and the gradient of `scale` times their weighted sum in its buffer.
 
         Returns losses (B,), weighted losses (B,) and values (B, A), B being the rows of the share.
         """
@@ -193,7 +193,7 @@ class TrainStep:
         else:
             sample_losses = losses.c51_loss(output.logits, data.action, target)
         weighted = data.importance_weight * sample_losses
-        gradients = torch.autograd.grad(weighted.sum() / data.batch_size, self._online.parameters)
+        gradients = torch.autograd.grad(scale * weighted.sum(), self._online.parameters)
         torch._foreach_copy_(self._buffers[member][1], gradients)
         return sample_losses.detach(), weighted.detach(), output.q_values.detach()
 
@@ -205,17 +205,17 @@ class TrainStep:
         gradient.copy_(self._buffers[0][0][part])
         for buffer, _ in self._buffers[1:shares]:
             gradient.add_(buffer[part])
-        norm = torch.linalg.vector_norm(gradient)
+        norm: Tensor = torch.linalg.vector_norm(gradient)
         self.optimizer.step(member)
         self._online.refresh(part)
         return norm
 
     def to_device(self, batch: Batch) -> TensorBatch:
         """The batch's arrays as tensors on the device; on the CPU they share the arrays' memory."""
-        tensors = [torch.from_numpy(getattr(batch, name)) for name in TensorBatch._fields[:-1]]
+        tensors = [torch.from_numpy(getattr(batch, name)) for name in TensorBatch._fields]
         if self.device.type == "cuda":
             tensors = [tensor.pin_memory().to(self.device, non_blocking=True) for tensor in tensors]
-        return TensorBatch(*tensors, batch_size=len(batch.action))
+        return TensorBatch(*tensors)
 
     def copy_target(self) -> None:
         """Copy the online network's weights into the target network."""
@@ -264,9 +264,3 @@ class TrainStep:
         self._generator.set_state(tensors["noise_generator"].to(torch.uint8).cpu())
         self._online.refresh()
         self._target.refresh()
-
-
-def _split(data: TensorBatch, shares: int) -> list[TensorBatch]:
-    """At most `shares` contiguous shares of a batch, which remember the size of the whole."""
-    columns = (column.chunk(shares) for column in data[:-1])
-    return [TensorBatch(*rows, batch_size=data.batch_size) for rows in zip(*columns, strict=True)]

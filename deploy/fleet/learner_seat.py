@@ -54,7 +54,7 @@ class LearnerSeat:
             self._handle.actor.mark_dead.remote(incarnations)
 
     def stop(self, seconds: float) -> dict[str, float]:
-        """Tell it to save a checkpoint and end, and give its last metrics; kills it when that takes longer."""
+        """Tell it to save a checkpoint and end; gives its last metrics. Kills it when that takes longer."""
         if self._handle is None:
             return {}
         if self._handle.end is None:

@@ -81,6 +81,42 @@ def test_resume_is_bit_identical(precision, noisy):
         assert torch.equal(tensor, second.state()[0][name]), name
 
 
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("size", [1, 5, 16])
+def test_threads_share_the_batch_without_changing_the_update(threads, size):
+    results, steps = [], []
+    for count in (1, 2, 3):
+        threads(count)
+        step = _step(seed=3)
+        results.append([step.step(_batch(seed, size=size)) for seed in range(2)][-1])
+        steps.append(step)
+    for result, step in zip(results[1:], steps[1:], strict=True):
+        np.testing.assert_allclose(result.priorities, results[0].priorities, rtol=1e-4)
+        assert result.loss == pytest.approx(results[0].loss, rel=1e-5)
+        assert result.q_mean == pytest.approx(results[0].q_mean, rel=1e-3, abs=1e-6)
+        assert result.grad_norm == pytest.approx(results[0].grad_norm, rel=1e-4)
+        np.testing.assert_allclose(step.parameters(), steps[0].parameters(), atol=2e-6)
+
+
+@pytest.mark.parametrize("precision", DTYPES)
+def test_resume_is_bit_identical_with_threads(threads, precision):
+    threads(2)
+    first = _step(seed=1, precision=precision)
+    first.step(_batch(0, size=16))
+    second = _step(seed=2, precision=precision)
+    second.restore(*first.state())
+    for step in (first, second):
+        for seed in (1, 2):
+            step.step(_batch(seed, size=16))
+    np.testing.assert_array_equal(first.parameters(), second.parameters())
+
+
 def test_state_is_a_copy():
     step = _step()
     tensors, _ = step.state()

@@ -24,31 +24,37 @@ from tests.helpers.streams import random_stream
 TINY = Signature(frame_shape=(1, 1), stack=2, n_step=3, num_actions=4)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
-    capacity=st.integers(6, 60),
-    script=st.lists(st.tuples(st.sampled_from("iiiid"), st.integers(1, 6), st.integers(0, 9)), max_size=80),
+    capacity=st.integers(6, 40),
+    lengths=st.sampled_from([(1, 2), (1, 2), (1, 1, 1, 2, 6), (6,), (1, 2, 3, 4, 5, 6)]),
+    seed=st.integers(0, 2**32),
 )
-def test_the_ring_of_leaves(capacity: int, script: list[tuple[str, int, int]]) -> None:
-    """Segments of all lengths in, oldest or any out: places never overlap, masses are where they belong."""
+def test_the_ring_of_leaves(capacity: int, lengths: tuple[int, ...], seed: int) -> None:
+    """Segments in, oldest or any out, several times round: places never overlap, masses are where they
+    belong.
+
+    Short segments have many columns that start no item: it is the ring that gets full with them.
+    """
     table = ItemTable(capacity, 6, 3, HostFrameStore((1, 1), 0), num_shards=2)
     live: deque[int] = deque()
     masses: dict[int, np.ndarray] = {}
-    for number, (action, num_items, which) in enumerate(script):
-        if action == "d" and live:
-            slot = live[which % len(live)]
+    rng = np.random.default_rng(seed)
+    for number in range(150):
+        if live and rng.random() < 0.1:
+            slot = live[int(rng.integers(len(live)))]
             live.remove(slot)
             table.remove(slot)
-        elif action == "i":
-            segment = make_segment(number, num_items=num_items, signature=TINY)
-            while not table.has_room(num_items, num_items + 2):
-                assert table.oldest() == live[0]
-                table.remove(live.popleft())
-            masses_ = np.arange(1.0, num_items + 1) + number
-            header = decode_header(encode(segment, "run", TINY))
-            slot = table.insert(segment, header, masses_, shard=which % 2, log_id="1-0", num_bytes=10)
-            live.append(slot)
-            masses[slot] = masses_
+        num_items = int(rng.choice(lengths))
+        while not table.has_room(num_items, num_items + 2):
+            assert table.oldest() == live[0]
+            table.remove(live.popleft())
+        segment = make_segment(number, num_items=num_items, signature=TINY)
+        header = decode_header(encode(segment, "run", TINY))
+        new = np.arange(1.0, num_items + 1) + number
+        slot = table.insert(segment, header, new, shard=number % 2, log_id="1-0", num_bytes=10)
+        live.append(slot)
+        masses[slot] = new
         check_table(table, live, masses)
 
 

@@ -1,16 +1,14 @@
-"""The sampler on real servers: proportions, weights, updates, what is gone, limits, and restores."""
+"""The sampler on real servers: proportions, importance weights, priority updates, copies and limits."""
 
 import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import redis
 from scipy.stats import chisquare
 
-from replay.errors import NotEnoughData
 from replay.sampler import Sampler
-from replay.types import Batch, Segment, SegmentIdentity
+from replay.types import Batch, SegmentIdentity
 from replay.writer import Writer
 from tests.helpers.deadline import until
 from tests.helpers.samplers import Run, ingest_all, located, new_run
@@ -204,66 +202,6 @@ def test_uniform(urls: list[str]) -> None:
     assert (batch.probability == 1 / 32).all()
     assert (batch.importance_weight == 1.0).all()
     run.check(sampler, batch)
-
-
-def raw_keys(run: Run, segments: list[Segment], shard: int) -> tuple[redis.Redis, list[str]]:
-    client = redis.Redis.from_url(run.urls[shard])
-    keys = [f"apexpert:{{{run.name}:{shard}}}:seg:{segment.identity}" for segment in segments]
-    assert client.exists(*keys) == len(keys)
-    return client, keys
-
-
-def test_segments_found_missing_are_dropped_and_drawn_again(urls: list[str]) -> None:
-    run = new_run(urls)
-    gone = run.fill(0, 60, actor=0)
-    run.fill(1, 90, actor=1)
-    sampler = run.sampler(store_bytes=0, batch_size=64)
-    ingest_all(sampler)
-    client, keys = raw_keys(run, gone, 0)
-    client.delete(*keys)
-    batch = sampler.sample()
-    run.check(sampler, batch)
-    assert {run.shard_of[identity] for identity, _ in located(sampler, batch)} == {1}
-    assert (batch.probability == 1 / sampler.size).all()
-    dropped = sampler.metrics()["replay/missing"]
-    assert 0 < dropped <= len(gone)
-    for _ in range(20):
-        run.check(sampler, sampler.sample())
-    assert sampler.metrics()["replay/missing"] == len(gone)
-    assert sampler.size == 90
-    assert sampler.inserted == 150
-
-
-def test_damaged_blocks_are_dropped_and_drawn_again(urls: list[str]) -> None:
-    run = new_run(urls)
-    bad = run.fill(0, 40, actor=0)
-    run.fill(2, 40, actor=1)
-    sampler = run.sampler(store_bytes=0, batch_size=64)
-    ingest_all(sampler)
-    client, keys = raw_keys(run, bad, 0)
-    for key in keys:
-        client.setrange(key, client.strlen(key) - 20, b"\x00" * 20)
-    for _ in range(20):
-        run.check(sampler, sampler.sample())
-    assert sampler.metrics()["replay/missing"] == 0
-    # Only blocks that were asked for are noticed: others of the same segment are still good.
-    assert 0 < sampler.metrics()["replay/rejected"] <= len(bad)
-
-
-def test_nothing_left_to_draw(urls: list[str]) -> None:
-    run = new_run(urls)
-    sampler = run.sampler(store_bytes=0)
-    assert not sampler.can_sample()
-    with pytest.raises(NotEnoughData, match="no batch of 32 yet"):
-        sampler.sample()
-    gone = run.fill(0, 30, actor=0)
-    ingest_all(sampler)
-    client, keys = raw_keys(run, gone, 0)
-    client.delete(*keys)
-    with pytest.raises(NotEnoughData, match="gone"):
-        sampler.sample()
-    assert not sampler.can_sample()
-    assert sampler.sampled == sampler.size == sampler.table.num_segments == 0
 
 
 def test_a_copy_on_another_shard_counts_once(urls: list[str]) -> None:
