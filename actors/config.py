@@ -11,7 +11,7 @@ class EnvironmentConfig:
     game: str = "pong"
     """Atari game by its ROM name (`ms_pacman`); `MsPacman` and `ms-pacman` are understood too."""
     env: str = ""
-    """Another vector environment in place of Atari: a Gymnasium id or `module:callable`; frames must be uint8."""
+    """Another vector environment than Atari: a Gymnasium id or `module:callable`, with uint8 frames."""
     repeat_action_probability: float = 0.25
     """Sticky actions (Machado et al., 2018)."""
     frame_skip: int = 4
@@ -59,6 +59,6 @@ class ActorConfig:
     weights_poll_steps: int = 100
     """Vector steps between two looks for newer weights."""
     actor_priorities: bool = False
-    """Actors send the TD error of each item as its first priority (Ape-X); else items enter with the largest."""
+    """Actors send each item's TD error as its first priority (Ape-X); else items enter with the largest."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of acting; `auto` is bfloat16 where the CPU has instructions for it."""

@@ -1,1 +1,1 @@
-"""Everything that composes the system: configuration, command line, Ray fleet, monitoring, reports, benchmarks."""
+"""What composes the system: configuration, command line, Ray fleet, monitoring, reports, benchmarks."""

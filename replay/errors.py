@@ -1,16 +1,16 @@
 """Everything that replay raises.
 
-    ReplayError
-      SegmentError            bytes that are not a segment of ours
-        CorruptSegment        checksum, size or structure is wrong
-        ForeignSegment        another format version, run or signature
-      ShardError              a shard cannot do what was asked
-        ShardUnavailable      it cannot be reached, after bounded retries
-        ShardFull             it refuses writes: out of memory or disk
-      SignatureMismatch       stack or n_step raised, or another frame shape, on existing data
-      ServerError             an embedded server cannot be found, started or locked
-      WriterStopped           the writer was told to stop while it waited
-      NotEnoughData           a batch was asked for that the limiter does not allow yet
+ReplayError
+  SegmentError            bytes that are not a segment of ours
+    CorruptSegment        checksum, size or structure is wrong
+    ForeignSegment        another format version, run or signature
+  ShardError              a shard cannot do what was asked
+    ShardUnavailable      it cannot be reached, after bounded retries
+    ShardFull             it refuses writes: out of memory or disk
+  SignatureMismatch       stack or n_step raised, or another frame shape, on existing data
+  ServerError             an embedded server cannot be found, started or locked
+  WriterStopped           the writer was told to stop while it waited
+  NotEnoughData           a batch was asked for that the limiter does not allow yet
 """
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 class SegmentIdentity(NamedTuple):
-    """Names one segment for ever: which actor slot, which incarnation of it, and its place in that one's sequence."""
+    """Names one segment for ever: actor slot, incarnation of it, and place in that one's sequence."""
 
     actor: int
     incarnation: int
@@ -43,9 +43,9 @@ class Segment:
 
     Item i (0 <= i < num_items) starts at column i; its newest frame is `frames[lead + i]`. Columns past
     `num_items` are the up to `n_step - 1` further steps that the last items' returns need, so
-    `num_items <= num_steps <= num_items + n_step - 1`. A segment that was ended by an episode's end or by a drain
-    has `num_steps == num_items`: its last starts have shorter windows. Frames before `frames[0]` are zeros when
-    `lead < stack - 1` (the episode's beginning).
+    `num_items <= num_steps <= num_items + n_step - 1`. A segment that was ended by an episode's end or by a
+    drain has `num_steps == num_items`: its last starts have shorter windows. Frames before `frames[0]` are
+    zeros when `lead < stack - 1` (the episode's beginning).
     """
 
     identity: SegmentIdentity
