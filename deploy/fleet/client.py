@@ -15,7 +15,7 @@ from deploy.fleet.errors import FleetError
 from deploy.fleet.run_state import FINAL_STATES, FleetState, forget_ray, load_ray, save_ray
 from deploy.run_folder import RunFolder
 
-ANSWER_SECONDS, START_SECONDS = 5.0, 120.0
+ANSWER_SECONDS, START_SECONDS, GONE_SECONDS = 5.0, 120.0, 10.0
 CONCURRENCY = 16
 
 
@@ -68,6 +68,7 @@ class RunClient:
         if self._supervisor is not None and self._local is None:
             with contextlib.suppress(RayError):
                 ray.kill(self._supervisor, no_restart=True)
+            _wait_gone(self._folder)
         self._let_go()
         if self._local is not None:
             self._local.end()
@@ -142,7 +143,21 @@ def _actor_name(folder: RunFolder) -> str:
     return f"supervisor:{Path(folder.path).resolve()}"
 
 
+def _wait_gone(folder: RunFolder) -> bool:
+    """Wait until Ray has forgotten the run's supervisor, which takes a moment; False when it lives on."""
+    deadline = time.monotonic() + GONE_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            ray.get_actor(_actor_name(folder), cluster.NAMESPACE)
+        except ValueError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def _start_supervisor(folder: RunFolder) -> Any:
+    if not _wait_gone(folder):
+        raise FleetError(f"{folder.name} is at work already: see apexpert status {folder.name}")
     # Here, because the other commands have no use for all that it imports.
     from deploy.fleet.supervisor import Supervisor
 

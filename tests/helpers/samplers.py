@@ -1,7 +1,6 @@
 """Runs with known contents on real servers, and what a sampler must answer about them."""
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,9 +18,8 @@ from replay.servers import EmbeddedServers
 from replay.shard import Shard
 from replay.types import Batch, Segment, SegmentIdentity, Signature
 from tests.helpers.brute_force import BruteForceItem, RecordedStep, brute_force_items
+from tests.helpers.servers import fresh_run
 from tests.helpers.streams import FRAME_SHAPE, build_segments, random_stream
-
-RUN_NUMBERS = itertools.count()
 
 
 @contextmanager
@@ -38,7 +36,7 @@ class Run:
     urls: Sequence[str]
     signature: Signature
     config: ReplayConfig
-    name: str = field(default_factory=lambda: f"test-{os.getpid()}-{next(RUN_NUMBERS)}")
+    name: str = field(default_factory=fresh_run)
     items: dict[SegmentIdentity, list[BruteForceItem]] = field(default_factory=dict)
     segments: dict[SegmentIdentity, Segment] = field(default_factory=dict)
     shard_of: dict[SegmentIdentity, int] = field(default_factory=dict)
