@@ -100,10 +100,11 @@ def launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
     """Start the run in `folder` (whose saved config counts) and give its client once its supervisor answers.
 
     Without `run.ray_address` it gets a Ray of its own. `resume` clears what a crash left behind. Raises
-    FleetError.
+    FleetError, and RunBusy when the run is at work already.
     """
-    if resume:
-        _clear_leftovers(folder)
+    with folder.lock():
+        if resume:
+            _clear_leftovers(folder)
     FleetState(folder).target = config.actors.num_actors
     address, local = config.run.ray_address, None
     if not address:
@@ -184,7 +185,7 @@ def _start_supervisor(folder: RunFolder) -> Any:
 
 
 def _clear_leftovers(folder: RunFolder) -> None:
-    """A Ray of this run that a crash left behind; the caller has seen that nobody holds the run's lock."""
+    """A Ray of this run that a crash left behind; the caller holds the run's lock, so nobody is at work."""
     _, local = load_ray(folder)
     if local is not None:
         local.end()

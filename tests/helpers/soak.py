@@ -1,0 +1,124 @@
+"""`make soak MINUTES=n`: a run on Catch whose processes are killed at random for n minutes, then resumed.
+
+After every kill the run has to make updates again and to have lost nothing that it had counted; at the end it
+is stopped, and a resumed run has to go on from there. Prints one line a kill and a report as JSON.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from deploy.config import with_values
+from deploy.fleet import RunClient, launch
+from deploy.run_folder import RunFolder
+from tests.helpers.runs import catch_config, follow, metric
+
+VICTIMS = ("actor", "learner", "supervisor", "server", "guardian")
+RECOVERY_SECONDS = 180.0
+
+
+def pid_of(victim: str, status: dict[str, Any], folder: RunFolder, chance: random.Random) -> int | None:
+    """The process to kill, or None when it is not there at this moment."""
+    if victim == "actor":
+        pids = [row["pid"] for row in status["actors"] if row["state"] == "running"]
+        return chance.choice(pids) if pids else None
+    if victim == "learner":
+        return int(status["learner"]["pid"]) if status["learner"]["ready"] else None
+    if victim == "supervisor":
+        return int(status["pid"])
+    servers = folder.read_json("replay/state.json", {})
+    server = chance.choice([pid for pid in servers["pids"] if pid])
+    if victim == "guardian":
+        return psutil.Process(server).ppid() if psutil.pid_exists(server) else None
+    return int(server)
+
+
+def recovered(client: RunClient, before: dict[str, Any]) -> dict[str, Any]:
+    """The status once the run has everything back and makes updates again."""
+    inserted = metric(before, "replay/inserted")
+    status = follow(
+        client,
+        lambda s: s["state"] == "running" and metric(s, "replay/inserted") >= inserted,
+        "everything that was inserted",
+        RECOVERY_SECONDS,
+    )
+    start = metric(status, "progress/updates")
+    return follow(client, lambda s: metric(s, "progress/updates") >= start + 20, "updates", RECOVERY_SECONDS)
+
+
+def soak(minutes: float, seed: int, runs_dir: Path) -> dict[str, Any]:
+    chance = random.Random(seed)
+    config = catch_config(runs_dir, run__name="soak", run__total_env_steps=10**9, actors__num_actors=2)
+    folder = RunFolder.create(config)
+    client = launch(config, folder, resume=False)
+    kills: Counter[str] = Counter()
+    slowest = 0.0
+    follow(client, lambda s: metric(s, "progress/updates") > 120, "the first updates", RECOVERY_SECONDS)
+    end = time.monotonic() + 60 * minutes
+    while time.monotonic() < end:
+        status = client.status()
+        victim = chance.choice(VICTIMS)
+        pid = pid_of(victim, status, folder, chance)
+        if pid is None:
+            continue
+        start = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        after = recovered(client, status)
+        took = time.monotonic() - start
+        kills[victim] += 1
+        slowest = max(slowest, took)
+        lost = {name: metric(after, f"replay/{name}") for name in ("missing", "rejected")}
+        assert not any(lost.values()), f"after killing the {victim}: {lost}"
+        print(f"{victim:<10} killed, back in {took:5.1f} s; {metric(after, 'replay/inserted'):,.0f} inserted")
+        sys.stdout.flush()
+    client.stop()
+    stopped = client.wait_finished(60)
+    client.shutdown()
+    assert stopped["state"] == "stopped", stopped["message"]
+    resumed = resume_once(folder, stopped)
+    return {
+        "minutes": minutes,
+        "seed": seed,
+        "kills": dict(kills),
+        "slowest_recovery_s": round(slowest, 1),
+        "inserted": metric(stopped, "replay/inserted"),
+        "updates": metric(stopped, "progress/updates"),
+        "missing": metric(stopped, "replay/missing"),
+        "rejected": metric(stopped, "replay/rejected"),
+        "inserted_after_resume": metric(resumed, "replay/inserted"),
+    }
+
+
+def resume_once(folder: RunFolder, stopped: dict[str, Any]) -> dict[str, Any]:
+    """The status of the resumed run once it has everything and goes on; it is stopped again."""
+    config = with_values(folder.load_config(), actors__num_actors=1)
+    client = launch(config, folder, resume=True)
+    status = recovered(client, stopped)
+    client.stop()
+    client.wait_finished(60)
+    client.shutdown()
+    return status
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="apexpert-soak-") as runs_dir:
+        print(json.dumps(soak(arguments.minutes, arguments.seed, Path(runs_dir)), indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
