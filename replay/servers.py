@@ -25,7 +25,7 @@ from redis.retry import Retry
 from replay.errors import ServerError
 from replay.folder_lock import lock_folder
 from replay.guardian import shard_folder, write_atomically
-from replay.server_binary import ServerBinary, find_server
+from replay.server_binary import OLDEST_VERSION, ServerBinary, find_server
 
 __all__ = ["EmbeddedServers", "ServerBinary", "find_server"]
 
@@ -83,7 +83,7 @@ class EmbeddedServers:
         """
         if self._guardian is not None:
             return self.urls
-        server = find_server(self._server)
+        server = find_server(self._server, oldest=self._oldest_server())
         self._folder.mkdir(parents=True, exist_ok=True)
         self._folder.chmod(0o700)
         lock = lock_folder(self._folder / "lock")
@@ -141,12 +141,22 @@ class EmbeddedServers:
             state = {"pids": [None] * self._shards, "exits": [0] * self._shards}
         return state
 
+    def _record(self) -> dict[str, Any]:
+        """Who wrote the folder's files, {} when there are none."""
+        path = self._folder / "record.json"
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    def _oldest_server(self) -> tuple[int, ...]:
+        """First version that reads the folder's files: those of 7 and later do not load in 6.2."""
+        written_by = int(str(self._record().get("version", "0")).split(".")[0])
+        return (7,) if written_by >= 7 else OLDEST_VERSION
+
     def _check_record(self, server: ServerBinary) -> None:
         """Refuse what the files' format forbids, and note who writes from now on."""
         path = self._folder / "record.json"
-        record = json.loads(path.read_text()) if path.exists() else {}
+        record = self._record()
         version, shards = str(record.get("version", "0")), int(record.get("shards", 0))
-        if int(version.split(".")[0]) >= 7 and server.numbers < (7,):
+        if server.numbers < self._oldest_server():
             reason = f"files of 7 and later do not load in {server.version} ({server.path})"
             raise ServerError(f"{self._folder} was written by a server of version {version}: {reason}")
         if shards > self._shards:

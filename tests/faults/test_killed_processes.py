@@ -12,6 +12,7 @@ import pytest
 
 from deploy.fleet import RunClient, launch
 from deploy.run_folder import RunFolder
+from learner.checkpoint import CheckpointStore
 from replay.shard import Shard
 from tests.helpers.runs import catch_config, follow, metric
 
@@ -21,7 +22,14 @@ SECONDS = 90
 @pytest.fixture(scope="module")
 def run(shared_ray: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunClient, RunFolder]]:
     path = tmp_path_factory.mktemp("runs")
-    config = catch_config(path, run__ray_address=shared_ray, run__name="faults", actors__num_actors=2)
+    config = catch_config(
+        path,
+        run__ray_address=shared_ray,
+        run__name="faults",
+        actors__num_actors=2,
+        learner__publish_period=10,
+        learner__checkpoint_period=300,
+    )
     folder = RunFolder.create(config)
     client = launch(config, folder, resume=False)
     yield client, folder
@@ -69,24 +77,43 @@ def test_a_killed_actor_is_replaced_and_its_tickets_are_taken_back(run):
     follow(client, reclaimed, "the dead actor's tickets", SECONDS)
 
 
+def versions_since_checkpoint(folder: RunFolder, status: dict) -> float:
+    checkpoint = CheckpointStore(folder.checkpoints).load_newest()
+    published = metric(status, "learner/weights_version")
+    return published - checkpoint.document["weights_version"] if checkpoint is not None else 0.0
+
+
 def test_a_killed_learner_goes_on_from_its_checkpoint_and_the_replay_is_whole(run):
     client, folder = run
-    before = follow(client, lambda s: folder.newest_checkpoint() is not None, "a checkpoint", SECONDS)
-    pid = before["learner"]["pid"]
+    before = follow(
+        client,
+        lambda s: 15 <= versions_since_checkpoint(folder, s) <= 22,
+        "weights after a checkpoint",
+        SECONDS,
+    )
+    pid, version = before["learner"]["pid"], metric(before, "learner/weights_version")
     os.kill(pid, signal.SIGKILL)
     after = follow(
         client, lambda s: s["learner"]["ready"] and s["learner"]["pid"] != pid, "another learner", SECONDS
     )
-    assert metric(after, "progress/updates") > 0
-    follow(
+    start = metric(after, "progress/updates")
+    assert start > 0
+    newer = follow(
+        client,
+        lambda s: any(row["weights_version"] > version for row in s["actors"]),
+        "weights that the actors take",
+        SECONDS,
+    )
+    # Counting on from the checkpoint's version, the learner would not be listened to for 150 updates and more.
+    assert metric(newer, "progress/updates") < start + 110
+    on = follow(
         client,
         lambda s: metric(s, "replay/inserted") >= metric(before, "replay/inserted"),
         "all that was inserted before",
         SECONDS,
     )
-    on = trains(client)
     assert metric(on, "replay/missing") == 0
-    assert metric(on, "learner/weights_version") > metric(before, "learner/weights_version")
+    trains(client)
 
 
 def test_a_killed_shard_server_comes_back_with_its_data(run):

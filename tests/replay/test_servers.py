@@ -233,6 +233,19 @@ class TestRefusals:
             embedded(tmp_path, "redis62", shards=1).start()
         assert "\n" not in str(caught.value)
 
+    @pytest.mark.skipif(len(server_programs()) < 2, reason="needs both server programs")
+    def test_an_older_server_on_path_is_passed_over_where_it_cannot_read_the_files(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PATH", str(Path(server_programs()["redis62"]).parent))
+        settings = {"shards": 1, "append_fsync": "everysec", "maxmemory": 2**26}
+        with EmbeddedServers(tmp_path / "old", **settings) as servers:
+            version = Shard(servers.urls[0], run="r", index=0).info()["version"]
+            assert str(version).startswith("6.2")
+        embedded(tmp_path / "new", "valkey", shards=1).__enter__().stop()
+        with EmbeddedServers(tmp_path / "new", **settings):
+            assert json.loads((tmp_path / "new" / "record.json").read_text())["version"].startswith("8.")
+
     def test_unreadable_file_is_reported_with_the_servers_own_words(
         self, program: str, tmp_path: Path
     ) -> None:
