@@ -114,7 +114,7 @@ class TrainStep:
 
     Not thread-safe, though on a CPU it shares the batch out to a team of threads. It draws from its own
     generator only. On a CPU its updates are reproducible bit by bit for the same number of threads, also over
-    `state` and `restore`; the number is torch's (`torch.set_num_threads`) when the object is built.
+    `state` and `restore`: `config.num_threads`, or torch's own number when the object is built.
     """
 
     def __init__(
@@ -133,9 +133,8 @@ class TrainStep:
         self.device = choose_device(config.device) if device is None else torch.device(device)
         self.dtype = choose_dtype(config.precision, self.device)
         on_cpu = self.device.type == "cpu"
-        self._team = (
-            ThreadTeam.for_batch(torch.get_num_threads(), config.batch_size) if on_cpu else ThreadTeam(1)
-        )
+        threads = config.num_threads or torch.get_num_threads()
+        self._team = ThreadTeam.for_batch(threads, config.batch_size) if on_cpu else ThreadTeam(1)
         if on_cpu:
             keep_freed_memory()
         network = build_network(network_config, num_actions, observation_shape=observation_shape, seed=seed)
@@ -153,7 +152,7 @@ class TrainStep:
         """One update: target, loss, gradient, Adam. A loss that is not finite changes no weight."""
         columns = (column.chunk(self._team.size) for column in self.to_device(batch))
         shares = [TensorBatch(*share) for share in zip(*columns, strict=True)]
-        # Also drawn by the team: one parallel operator here, and its threads spin on the cores that the team needs.
+        # Drawn by the team too: a parallel operator here leaves threads that spin on the team's cores.
         (noise,) = self._team.run(lambda _: self.sample_noise(), 1)
         scale = 1.0 / len(batch.action)
         results = self._team.run(lambda i: self._differentiate(i, shares[i], noise, scale), len(shares))

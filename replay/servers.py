@@ -75,6 +75,11 @@ class EmbeddedServers:
         """Process id of the guardian while the servers run."""
         return self._guardian.pid if self._guardian else None
 
+    @property
+    def alive(self) -> bool:
+        """Whether the guardian runs, which starts servers again that die."""
+        return self._guardian is not None and self._guardian.poll() is None
+
     def start(self) -> list[str]:
         """Start the servers, wait until their data is loaded, and return their URLs.
 

@@ -30,7 +30,7 @@ class RunClient:
         status = self._ask()
         if status is None:
             status = self._folder.read_json("status.json", {})
-        if status.get("state") in FINAL_STATES:
+        if status.get("state") in FINAL_STATES and self._local is not None:
             self._let_go()
         return status
 

@@ -7,6 +7,7 @@ folder: servers on their files, learner from its checkpoint, actors as new incar
 
 import contextlib
 import logging
+import os
 import threading
 import time
 from pathlib import Path
@@ -54,6 +55,7 @@ class Supervisor:
         self._telemetry = Telemetry(self._config, self._folder, self._ray_address)
         self._actors: ActorFleet | None = None
         self._learner: LearnerSeat | None = None
+        self._servers: EmbeddedServers | None = None
         self._published = 0.0
         self._publish_status()
         threading.Thread(target=self._live, name="supervisor", daemon=True).start()
@@ -103,7 +105,7 @@ class Supervisor:
         config = self._config
         node_id = ray.get_runtime_context().get_node_id()
         urls = config.replay.urls or tuple(self._start_servers(stack))
-        store = create_weight_store(node_id)
+        store = create_weight_store(node_id, self._folder.log_path)
         stack.callback(ray.kill, store)
         assignment = Assignment(config, str(self._folder.path), urls, store)
         note = self._telemetry.note
@@ -143,6 +145,7 @@ class Supervisor:
         )
         urls = servers.start()
         stack.callback(servers.stop)
+        self._servers = servers
         return urls
 
     def _supervise(self) -> tuple[str, str]:
@@ -150,6 +153,7 @@ class Supervisor:
         assert self._learner is not None
         assert self._actors is not None
         while True:
+            self._begin_over_without_servers()
             self._learner.step()
             if self._learner.outcome:
                 return self._learner.outcome, self._learner.message
@@ -169,6 +173,15 @@ class Supervisor:
             self._evaluator.step(self._learner.metrics)
             self._tell()
             self._stop_asked.wait(TURN_SECONDS)
+
+    def _begin_over_without_servers(self) -> None:
+        """When the servers' guardian has died, and so the servers: as after a death of the supervisor itself.
+
+        They come back under other addresses, so every role has to be started again. Ray does the rest.
+        """
+        if self._servers is not None and not self._servers.alive:
+            logger.error("the guardian of the embedded servers is gone: beginning over")
+            os._exit(1)
 
     def _abandoned(self) -> bool:
         return not self._config.run.detach and time.monotonic() - self._heard > ABANDONED_SECONDS

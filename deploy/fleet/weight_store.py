@@ -8,10 +8,13 @@ something newer, so that actors look at a pending answer without waiting and nob
 import asyncio
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
+
+from deploy.fleet.log import log_to
 
 if TYPE_CHECKING:
     from models.arrays import Weights
@@ -34,14 +37,15 @@ class Published:
 class WeightStore:
     """Holds the newest weights; a Ray actor (`create_weight_store`), its methods are calls over Ray."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: Path) -> None:
+        log_to(log, "weights")
         self._newest: Published | None = None
         self._changed = asyncio.Event()
 
     async def publish(self, version: int, env_steps: int, parameters: np.ndarray) -> bool:
         """Take new weights; False, and nothing changes, when `version` is not above the newest."""
         if self._newest is not None and version <= self._newest.version:
-            logger.warning("weights %d refused: %d are there already", version, self._newest.version)
+            logger.warning("version %d refused: %d is there already", version, self._newest.version)
             return False
         self._newest = Published(version, env_steps, [ray.put(parameters)])
         self._changed.set()
@@ -62,12 +66,12 @@ class WeightStore:
         return self._newest
 
 
-def create_weight_store(node_id: str) -> Any:
-    """Start a store on that Ray node; gives its handle."""
+def create_weight_store(node_id: str, log: Path) -> Any:
+    """Start a store on that Ray node, with the run's log; gives its handle."""
     strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
     # Every actor has one question pending, each a coroutine in the store.
     remote = ray.remote(WeightStore).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=strategy)
-    return remote.remote()
+    return remote.remote(log)
 
 
 class StoredWeights:

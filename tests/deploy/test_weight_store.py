@@ -15,8 +15,8 @@ def weights(version: int) -> Weights:
 
 
 @pytest.fixture
-def store(shared_ray):
-    handle = create_weight_store(ray.get_runtime_context().get_node_id())
+def store(shared_ray, tmp_path):
+    handle = create_weight_store(ray.get_runtime_context().get_node_id(), tmp_path / "log.txt")
     yield handle
     ray.kill(handle)
 
@@ -50,7 +50,7 @@ def test_waiting_ends_when_something_is_published(store):
     assert until(lambda: source.poll(wait=True), "weights").version == 0
 
 
-def test_an_older_version_is_refused(store):
+def test_an_older_version_is_refused_and_logged(store, tmp_path):
     publisher = WeightPublisher(store)
     assert publisher.newest_version() == -1
     publisher.publish(weights(5))
@@ -59,6 +59,8 @@ def test_an_older_version_is_refused(store):
     assert publisher.newest_version() == 5
     late = StoredWeights(store)
     assert until(late.poll, "weights").parameters[0] == 5.0
+    refused = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "refused" in line]
+    assert len(refused) == 2
 
 
 @ray.remote(num_cpus=0)

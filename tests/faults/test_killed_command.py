@@ -6,10 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+import pytest
 
+from deploy.fleet.run_state import load_ray
 from deploy.run_folder import RunFolder
 from tests.helpers.deadline import until
 from tests.helpers.runs import CATCH, flags
@@ -45,8 +48,18 @@ def start(arguments: list[str], log: Path) -> subprocess.Popen:
         )
 
 
-def test_nothing_is_left_after_30_seconds_and_resume_goes_on(tmp_path):
-    folder, log = RunFolder(tmp_path / "killed"), tmp_path / "out.txt"
+@pytest.fixture
+def ended(tmp_path) -> Iterator[RunFolder]:
+    """The run's folder; what a failing test leaves of its Ray is ended."""
+    folder = RunFolder(tmp_path / "killed")
+    yield folder
+    _, local = load_ray(folder)
+    if local is not None:
+        local.end()
+
+
+def test_nothing_is_left_after_30_seconds_and_resume_goes_on(tmp_path, ended):
+    folder, log = ended, tmp_path / "out.txt"
     run = CATCH["run"] | {"runs_dir": str(tmp_path), "name": "killed"}
     command = start(["train", "--preset", "laptop", *flags(CATCH | {"run": run})], log)
     try:

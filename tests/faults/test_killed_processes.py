@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from deploy.fleet import RunClient, launch
@@ -27,8 +28,6 @@ def run(shared_ray: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         run__ray_address=shared_ray,
         run__name="faults",
         actors__num_actors=2,
-        learner__publish_period=10,
-        learner__checkpoint_period=300,
     )
     folder = RunFolder.create(config)
     client = launch(config, folder, resume=False)
@@ -87,25 +86,16 @@ def test_a_killed_learner_goes_on_from_its_checkpoint_and_the_replay_is_whole(ru
     client, folder = run
     before = follow(
         client,
-        lambda s: 15 <= versions_since_checkpoint(folder, s) <= 22,
+        lambda s: versions_since_checkpoint(folder, s) >= 3,
         "weights after a checkpoint",
         SECONDS,
     )
-    pid, version = before["learner"]["pid"], metric(before, "learner/weights_version")
+    pid = before["learner"]["pid"]
     os.kill(pid, signal.SIGKILL)
     after = follow(
         client, lambda s: s["learner"]["ready"] and s["learner"]["pid"] != pid, "another learner", SECONDS
     )
-    start = metric(after, "progress/updates")
-    assert start > 0
-    newer = follow(
-        client,
-        lambda s: any(row["weights_version"] > version for row in s["actors"]),
-        "weights that the actors take",
-        SECONDS,
-    )
-    # Counting on from the checkpoint's version, the learner would not be listened to for 150 updates and more.
-    assert metric(newer, "progress/updates") < start + 110
+    assert metric(after, "progress/updates") > 0
     on = follow(
         client,
         lambda s: metric(s, "replay/inserted") >= metric(before, "replay/inserted"),
@@ -114,6 +104,8 @@ def test_a_killed_learner_goes_on_from_its_checkpoint_and_the_replay_is_whole(ru
     )
     assert metric(on, "replay/missing") == 0
     trains(client)
+    # It counts its weights on from the newest published, not from the checkpoint's.
+    assert "refused" not in folder.log_path.read_text()
 
 
 def test_a_killed_shard_server_comes_back_with_its_data(run):
@@ -121,9 +113,14 @@ def test_a_killed_shard_server_comes_back_with_its_data(run):
     before = trains(client)
     pids = json.loads((folder.replay / "state.json").read_text())["pids"]
     os.kill(pids[0], signal.SIGKILL)
-    after = trains(client, 40)
+    trains(client)
+    after = follow(
+        client,
+        lambda s: metric(s, "replay/inserted") > metric(before, "replay/inserted"),
+        "new items",
+        SECONDS,
+    )
     assert json.loads((folder.replay / "state.json").read_text())["pids"][0] not in (None, pids[0])
-    assert metric(after, "replay/inserted") > metric(before, "replay/inserted")
     assert metric(after, "replay/missing") == 0
     assert after["learner"]["pid"] == before["learner"]["pid"]
 
@@ -140,6 +137,27 @@ def test_a_killed_supervisor_begins_over_from_the_folder(run):
     )
     old = {(row["slot"], row["incarnation"]) for row in before["actors"]}
     assert not old & {(row["slot"], row["incarnation"]) for row in after["actors"]}
+    follow(
+        client,
+        lambda s: metric(s, "replay/inserted") > metric(before, "replay/inserted"),
+        "new items on top of the old",
+        SECONDS,
+    )
+    trains(client)
+
+
+def test_a_killed_guardian_takes_the_servers_along_and_all_begins_over(run):
+    client, folder = run
+    before = trains(client)
+    server = json.loads((folder.replay / "state.json").read_text())["pids"][0]
+    os.kill(psutil.Process(server).ppid(), signal.SIGKILL)
+    after = follow(
+        client,
+        lambda s: s["pid"] != before["pid"] and s["state"] == "running" and s["learner"]["ready"],
+        "another supervisor",
+        SECONDS,
+    )
+    assert metric(after, "replay/missing") == 0
     follow(
         client,
         lambda s: metric(s, "replay/inserted") > metric(before, "replay/inserted"),

@@ -94,7 +94,7 @@ def test_threads_share_the_batch_without_changing_the_update(threads, size):
     for count in (1, 2, 3):
         threads(count)
         step = _step(seed=3)
-        results.append([step.step(_batch(seed, size=size)) for seed in range(2)][-1])
+        results.append([step.step(_batch(size=rows)) for rows in (16, size)][-1])
         steps.append(step)
     for result, step in zip(results[1:], steps[1:], strict=True):
         np.testing.assert_allclose(result.priorities, results[0].priorities, rtol=1e-4)
