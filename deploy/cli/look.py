@@ -61,7 +61,9 @@ def evaluate(argv: Sequence[str]) -> int:
     """Evaluate a checkpoint; gives the exit code."""
     arguments = parse(EvaluateArguments, argv, command="evaluate")
     if arguments.episodes < 0:
-        raise ConfigError(f"--episodes {arguments.episodes}: must be 1 or more")
+        raise ConfigError(
+            f"--episodes {arguments.episodes}: must be 1 or more, or 0 for the run's own number"
+        )
     folder = RunFolder.open(arguments.run, arguments.runs_dir)
     config = folder.load_config()
     episodes = arguments.episodes or config.evaluation.episodes

@@ -15,6 +15,7 @@ def preflight(config: Config) -> Config:
     """`config` with the game's canonical name; ConfigError when what it names is not there or not fit."""
     config = with_checked_environment(config)
     check_ray_address(config.run.ray_address)
+    check_device(config)
     if config.replay.urls:
         check_urls(config.replay.urls)
     return config
@@ -36,6 +37,16 @@ def with_checked_environment(config: Config) -> Config:
         hint = "" if "did you mean" in str(error) or config.environment.env else GAMES_HINT
         raise ConfigError(f"{error}{hint}") from None
     return config
+
+
+def check_device(config: Config) -> None:
+    """ConfigError when a GPU is asked for on a local Ray and this machine has none that torch can use."""
+    if config.learner.device != "cuda" or config.run.ray_address:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError("--learner.device cuda: torch finds no GPU here; use auto or cpu (apexpert doctor)")
 
 
 def check_ray_address(address: str) -> None:

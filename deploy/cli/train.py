@@ -114,6 +114,9 @@ def resumed_config(folder: RunFolder, arguments: ResumeArguments) -> Config:
     total = arguments.total_env_steps or config.run.total_env_steps
     if status.get("state") == "finished" and total <= config.run.total_env_steps:
         raise ConfigError(f"--total-env-steps {total}: the run is finished already; give a larger number")
+    done = int(status.get("metrics", {}).get("progress/env_steps", 0))
+    if arguments.total_env_steps and total < done:
+        raise ConfigError(f"--total-env-steps {total}: the run has made {done} already; give a larger number")
     address = arguments.ray_address or config.run.ray_address
     config = with_values(
         config,

@@ -36,7 +36,8 @@ class Console:
 
     def update(self, status: Mapping[str, Any]) -> None:
         """Show `status` (the supervisor's, see its `status`)."""
-        self._pace.add(status["metrics"].get("progress/env_steps", 0.0))
+        if status["state"] == "running" and "progress/env_steps" in status["metrics"]:
+            self._pace.add(status["metrics"]["progress/env_steps"])
         left = seconds_left(status, self._pace.rate)
         for note in status.get("notes", ()):
             if note not in self._notes_shown:
@@ -74,6 +75,8 @@ class Pace:
     @property
     def rate(self) -> float:
         """Env steps a second; 0 before two points are there."""
+        if not self._points:
+            return 0.0
         (t0, n0), (t1, n1) = self._points[0], self._points[-1]
         return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
 

@@ -533,3 +533,13 @@ def test_disk_estimates_follow_the_measured_bytes() -> None:
     assert replay == pytest.approx(3 * 0.68e9, rel=0.1)
     assert 0.1e9 < checkpoints < 2e9
     assert disk_estimate(with_values(PAPER_RAINBOW, replay__urls=("redis://a",)))[0] == 0
+
+
+def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_started(
+    capsys: pytest.CaptureFixture[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, _, error = run_line(capsys, "train", "--learner.device", "cuda")
+    assert code == 2
+    assert error.startswith("apexpert: --learner.device cuda: torch finds no GPU")
+    assert list(in_tmp.iterdir()) == []

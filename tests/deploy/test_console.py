@@ -78,3 +78,16 @@ def test_time_left():
     assert seconds_left(status(), 75.0) == 10.0
     assert seconds_left(status(), 0.0) is None
     assert duration(3723.0) == "1:02:03"
+
+
+def test_the_time_left_after_a_resume_knows_only_the_steps_it_saw(monkeypatch):
+    out, now = io.StringIO(), [0.0]
+    monkeypatch.setattr("deploy.monitor.console.time.monotonic", lambda: now[0])
+    console = Console("pong", plain=True, out=RichConsole(file=out, width=400))
+    for state, metrics, now[0] in (
+        ("starting", {}, 100.0),
+        ("running", {"progress/env_steps": 500.0}, 120.0),
+        ("running", {"progress/env_steps": 520.0}, 140.0),
+    ):
+        console.update(status(state=state, metrics=metrics))
+    assert out.getvalue().splitlines()[-1].startswith("running: 520/1,000 env steps | 0:08:00 left")

@@ -88,8 +88,12 @@ def test_nothing_is_left_after_30_seconds_and_resume_goes_on(tmp_path, ended):
         until(lambda: updates(folder) > goal or resumed.poll() is not None, "updates after resume", 120)
         assert resumed.poll() is None, log.read_text()
         assert status(folder)["metrics"]["replay/size"] >= at_kill["replay/size"]
+        before, asked = folder.newest_checkpoint(), time.monotonic()
         os.kill(resumed.pid, signal.SIGINT)
         assert resumed.wait(60) == 0, log.read_text()
+        assert time.monotonic() - asked < 15, "Ctrl-C ends it within 15 s"
+        assert folder.newest_checkpoint() != before, "with a checkpoint"
+        assert f"apexpert resume {folder.path}" in log.read_text()
     finally:
         resumed.kill()
     assert status(folder)["state"] == "stopped"
