@@ -125,4 +125,9 @@ def test_weights_of_another_network_are_refused() -> None:
 def test_read_only_weights_are_taken() -> None:
     weights = weights_of(build_network(PLAIN, 5, observation_shape=SHAPE, seed=0))
     weights.parameters.flags.writeable = False
-    policy().load(weights)
+    reader, writer = policy(), policy()
+    reader.load(weights)
+    writer.load(weights_of(build_network(PLAIN, 5, observation_shape=SHAPE, seed=0)))
+    observations = np.random.default_rng(0).integers(0, 256, (4, *SHAPE), np.uint8)
+    assert reader.weights_version == weights.version
+    np.testing.assert_array_equal(reader.act(observations, 0.0).q_max, writer.act(observations, 0.0).q_max)
