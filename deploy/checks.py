@@ -67,7 +67,6 @@ RULES: dict[str, Rule] = {
     "learner.publish_period": POSITIVE,
     "learner.checkpoint_period": POSITIVE,
     "learner.keep_checkpoints": POSITIVE,
-    "learner.updates_in_flight": POSITIVE,
     "learner.num_threads": NOT_NEGATIVE,
     "evaluation.every_env_steps": NOT_NEGATIVE,
     "evaluation.episodes": POSITIVE,

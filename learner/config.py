@@ -26,8 +26,9 @@ class LearnerConfig:
     """Updates between two checkpoints; one more is written when the run stops."""
     keep_checkpoints: int = 3
     """Newest checkpoints kept, besides the best by evaluation."""
-    updates_in_flight: int = 1
-    """Updates whose new priorities may be outstanding when the next batch is drawn."""
+    updates_in_flight: Literal[0, 1] = 1
+    """Updates whose new priorities may be outstanding when the next batch is drawn: 1 draws it while the
+    update is computed, 0 after it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks live; `auto` takes a GPU when there is one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

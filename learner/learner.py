@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from learner.checkpoint import Checkpoint, CheckpointStore, network_tensors, with_prefix
 from learner.config import LearnerConfig
@@ -59,6 +60,7 @@ class Learner:
         self.weights_version = -1
         self._published_env_steps = -1
         self._num_checkpoints = 0
+        self._next_batch: Batch | None = None
         self._next_ingest = 0.0
         self._wait_seconds = WAIT_SECONDS[0]
         self._speed = SpeedWindow()
@@ -79,14 +81,12 @@ class Learner:
             if should_stop():
                 self.save()
                 return "stopped"
-            self._ingest()
-            batch = self._draw()
+            batch = self._take_batch()
             if batch is None:
                 self._idle()
                 continue
-            result = self._train_step.step(batch)
+            result = self._train_step.step(batch, meanwhile=self._draw_ahead)
             self._refuse_nan(batch, result)
-            # Applied before the next draw, whatever `updates_in_flight` allows: none is ever outstanding.
             self._sampler.update_priorities(batch.leaf, batch.generation, result.priorities)
             self.updates += 1
             if self.updates % self._config.target_update_period == 0:
@@ -104,7 +104,8 @@ class Learner:
     def finished(self) -> bool:
         """All env steps are in and the samples have caught up with them, to within one batch."""
         inserted = self._sampler.inserted
-        return inserted >= self._total_env_steps and not self._earned(inserted)
+        done = inserted >= self._total_env_steps and not self._earned(inserted)
+        return done and self._next_batch is None
 
     def metrics(self) -> dict[str, float]:
         """The latest metrics of learner and sampler under the run's metric names; any thread may call it."""
@@ -133,9 +134,10 @@ class Learner:
             "sampler": sampler_document,
             "config": self._run_document,
         }
-        path = self._checkpoints.save(
-            self.updates, {**tensors, **with_prefix(sampler_arrays, "sampler")}, document
-        )
+        tensors |= with_prefix(sampler_arrays, "sampler")
+        if self._next_batch is not None:
+            tensors |= with_prefix(vars(self._next_batch), "next_batch")
+        path = self._checkpoints.save(self.updates, tensors, document)
         self._write_metrics()
         logger.info("checkpoint %s at %d env steps", path.name, self._sampler.inserted)
         return path
@@ -152,8 +154,9 @@ class Learner:
         self._check_network(checkpoint)
         document = checkpoint.document
         self._train_step.restore(checkpoint.tensors, document["train_step"])
-        arrays = {name: t.numpy() for name, t in network_tensors(checkpoint.tensors, "sampler").items()}
-        report = self._sampler.restore(document["sampler"], arrays)
+        report = self._sampler.restore(document["sampler"], _arrays(checkpoint, "sampler"))
+        drawn = _arrays(checkpoint, "next_batch")
+        self._next_batch = Batch(**drawn) if drawn else None
         self.updates = int(document["update"])
         self.weights_version = int(document["weights_version"])
         self._num_checkpoints = int(document["checkpoints"])
@@ -188,6 +191,20 @@ class Learner:
         if not self._lockstep:
             inserted = max(inserted, self._total_env_steps)
         return self._earned(inserted) and self._sampler.can_sample()
+
+    def _take_batch(self) -> Batch | None:
+        """The batch that was drawn ahead, else a new one if one may be drawn."""
+        if self._next_batch is None:
+            self._ingest()
+            return self._draw()
+        batch, self._next_batch = self._next_batch, None
+        return batch
+
+    def _draw_ahead(self) -> None:
+        """Draws the next batch while an update is computed, whose priorities it cannot know yet."""
+        if self._config.updates_in_flight and not self._lockstep:
+            self._ingest()
+            self._next_batch = self._draw()
 
     def _draw(self) -> Batch | None:
         """A batch if one may be drawn; None as well when all that was indexed turned out to be gone."""
@@ -262,3 +279,7 @@ class Learner:
             "learner/checkpoints": float(self._num_checkpoints),
         }
         self._board.write(self._sampler.metrics() | own)
+
+
+def _arrays(checkpoint: Checkpoint, prefix: str) -> dict[str, NDArray[Any]]:
+    return {name: tensor.numpy() for name, tensor in network_tensors(checkpoint.tensors, prefix).items()}

@@ -34,16 +34,27 @@ class ThreadTeam:
         size = max(1, min(num_threads, batch_size // MIN_ROWS))
         return cls(size, num_threads // size)
 
-    def run(self, function: Callable[[int], T], count: int | None = None) -> list[T]:
+    def run(
+        self,
+        function: Callable[[int], T],
+        count: int | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> list[T]:
         """[function(0), ..., function(count - 1)], all at once; `count` is the team's size if not given.
 
-        Raises what the first failing call raised, after all have ended.
+        `meanwhile` runs in the caller's thread while the team works (after it, in a team of one). Raises what
+        `meanwhile` or else the first failing call raised, after all have ended.
         """
         members = range(self.size if count is None else count)
         if self._pool is None:
-            return [function(member) for member in members]
+            results = [function(member) for member in members]
+            meanwhile()
+            return results
         futures = [self._pool.submit(function, member) for member in members]
-        errors = [future.exception() for future in futures]
+        try:
+            meanwhile()
+        finally:
+            errors = [future.exception() for future in futures]
         for error in errors:
             if error is not None:
                 raise error

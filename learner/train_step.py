@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -148,14 +148,19 @@ class TrainStep:
         (noise_seed,) = np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)
         self._generator = torch.Generator(self.device).manual_seed(int(noise_seed >> np.uint64(1)))
 
-    def step(self, batch: Batch) -> UpdateResult:
-        """One update: target, loss, gradient, Adam. A loss that is not finite changes no weight."""
+    def step(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> UpdateResult:
+        """One update: target, loss, gradient, Adam. A loss that is not finite changes no weight.
+
+        `meanwhile` is called once, in the caller's thread, while the gradient is computed.
+        """
         columns = (column.chunk(self._team.size) for column in self.to_device(batch))
         shares = [TensorBatch(*share) for share in zip(*columns, strict=True)]
         # Drawn by the team too: a parallel operator here leaves threads that spin on the team's cores.
         (noise,) = self._team.run(lambda _: self.sample_noise(), 1)
         scale = 1.0 / len(batch.action)
-        results = self._team.run(lambda i: self._differentiate(i, shares[i], noise, scale), len(shares))
+        results = self._team.run(
+            lambda i: self._differentiate(i, shares[i], noise, scale), len(shares), meanwhile
+        )
         sample_losses, weighted, q_values = (torch.cat(parts) for parts in zip(*results, strict=True))
         loss, q_mean = torch.stack([weighted.mean(), q_values.mean()]).tolist()
         if not math.isfinite(loss):

@@ -46,7 +46,7 @@ class FakeSampler:
         self.events.append("sample")
         size, observation = self.batch_size, np.zeros((self.batch_size, 1, 2, 2), np.uint8)
         ones = np.ones(size, np.float32)
-        leaf = np.arange(size, dtype=np.int64)
+        leaf = np.arange(size, dtype=np.int64) + self.sampled  # names the batch
         zeros = np.zeros(size, np.int64)
         return Batch(
             observation, zeros, ones, ones, observation, ones.astype(np.float64), ones, leaf, leaf, zeros
@@ -80,11 +80,13 @@ class FakeTrainStep:
 
     def __init__(self, *, losses=(), seconds=0.0):
         self.observation_shape, self.num_actions = (1, 2, 2), 3
-        self.steps, self.copied_at = 0, []
+        self.steps, self.copied_at, self.batches = 0, [], []
         self._losses, self._seconds = list(losses), seconds
 
-    def step(self, batch):
+    def step(self, batch, meanwhile):
+        meanwhile()
         self.steps += 1
+        self.batches.append(batch)
         time.sleep(self._seconds)
         loss = self._losses.pop(0) if self._losses else 0.5
         priorities = np.full(len(batch.leaf), self.steps, np.float32)
@@ -171,12 +173,17 @@ def test_the_ratio_is_exact_in_whole_numbers(tmp_path):
     assert setup.sampler.sampled == 800
 
 
-def test_each_batch_gets_its_priorities_before_the_next_draw(tmp_path):
-    setup = Setup(tmp_path, [60], total=60)
+@pytest.mark.parametrize("in_flight", [0, 1])
+def test_no_more_updates_are_in_flight_at_a_draw_than_allowed(tmp_path, in_flight):
+    setup = Setup(tmp_path, [60], total=60, updates_in_flight=in_flight)
     setup.learner.run(never)
     drawn = [event for event in setup.sampler.events if event in ("sample", "priorities")]
-    assert drawn == ["sample", "priorities"] * 10
+    if in_flight == 0:
+        assert drawn == ["sample", "priorities"] * 10
+    else:
+        assert drawn == ["sample"] + ["sample", "priorities"] * 9 + ["priorities"]
     assert [p[0] for p in setup.sampler.updated] == list(range(1, 11))
+    assert [batch.leaf[0] for batch in setup.train_step.batches] == list(range(8, 81, 8))
 
 
 def test_target_copies_publications_and_checkpoints_keep_their_periods(tmp_path):
@@ -195,12 +202,27 @@ def test_version_zero_is_published_before_anything_is_drawn(tmp_path):
     assert setup.sampler.events[0] == "publish 0"
 
 
-def test_a_checkpoint_is_a_barrier(tmp_path):
+def test_the_batch_drawn_ahead_is_in_the_checkpoint_and_is_the_next_to_be_learned(tmp_path):
+    first = Setup(tmp_path, [60], total=120)
+    first.learner.run(lambda: first.learner.updates >= 5)
+    assert first.sampler.sampled == 6 * 8
+    second = Setup(tmp_path, [60], total=120)
+    second.learner.restore()
+    second.learner.run(never)
+    assert [batch.leaf[0] for batch in second.train_step.batches] == list(range(48, 201, 8))
+    batch = second.train_step.batches[0]
+    assert all(
+        getattr(batch, name).dtype == value.dtype for name, value in vars(first.sampler.sample()).items()
+    )
+    assert second.train_step.steps == 25
+
+
+def test_every_priority_is_in_before_a_checkpoint(tmp_path):
     setup = Setup(tmp_path, [60], total=60, checkpoint_period=1)
     setup.learner.run(never)
     events = setup.sampler.events
-    for place in (i for i, event in enumerate(events) if event == "state"):
-        assert events[:place].count("sample") == events[:place].count("priorities")
+    for number, place in enumerate(i for i, event in enumerate(events) if event == "state"):
+        assert events[:place].count("priorities") == min(number + 1, 10)
 
 
 def test_the_document_of_a_checkpoint(tmp_path):

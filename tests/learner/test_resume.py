@@ -195,8 +195,8 @@ def test_a_resumed_run_is_bit_identical_to_one_that_never_stopped(filled, stoppe
     assert learner.updates == STOP_AT
     learner.run(lambda: learner.updates >= END_AT)
     _, all_draws, other_sampler, other_step = unbroken
-    assert len(before.draws) == STOP_AT
-    assert len(all_draws.draws) == END_AT
+    assert len(before.draws) == STOP_AT + 1  # one was drawn ahead, and is in the checkpoint
+    assert len(all_draws.draws) == END_AT + 1
     for ours, theirs in zip(before.draws + after.draws, all_draws.draws, strict=True):
         for field in dataclasses.fields(theirs):
             assert np.array_equal(getattr(ours, field.name), getattr(theirs, field.name)), field.name

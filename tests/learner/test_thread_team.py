@@ -45,6 +45,37 @@ def test_an_error_comes_back_after_all_have_ended():
     assert ended.is_set()
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_meanwhile_runs_once_in_the_callers_thread(size):
+    callers = []
+    results = ThreadTeam(size).run(
+        lambda member: member, meanwhile=lambda: callers.append(threading.get_ident())
+    )
+    assert results == list(range(size))
+    assert callers == [threading.get_ident()]
+
+
+def test_the_team_works_while_the_caller_does_something_else():
+    started = threading.Barrier(3, timeout=20)
+    ThreadTeam(2).run(lambda member: started.wait(), meanwhile=started.wait)
+
+
+def test_an_error_of_the_caller_comes_back_after_the_team_has_ended():
+    release, ended = threading.Event(), threading.Event()
+
+    def work(member):
+        release.wait(20)
+        ended.set()
+
+    def fail():
+        release.set()
+        raise ZeroDivisionError("meanwhile")
+
+    with pytest.raises(ZeroDivisionError, match="meanwhile"):
+        ThreadTeam(2).run(work, meanwhile=fail)
+    assert ended.is_set()
+
+
 @pytest.mark.parametrize(
     ("threads", "batch", "size"), [(1, 32, 1), (2, 32, 2), (16, 32, 4), (2, 8, 1), (4, 4, 1), (64, 512, 64)]
 )
