@@ -61,6 +61,7 @@ class Learner:
         self._published_env_steps = -1
         self._num_checkpoints = 0
         self._next_batch: Batch | None = None
+        self._in_flight: tuple[Batch, UpdateResult] | None = None
         self._next_ingest = 0.0
         self._wait_seconds = WAIT_SECONDS[0]
         self._speed = SpeedWindow()
@@ -87,7 +88,7 @@ class Learner:
                 continue
             result = self._train_step.step(batch, meanwhile=self._draw_ahead)
             self._refuse_nan(batch, result)
-            self._sampler.update_priorities(batch.leaf, batch.generation, result.priorities)
+            self._in_flight = (batch, result)
             self.updates += 1
             if self.updates % self._config.target_update_period == 0:
                 self._train_step.copy_target()
@@ -118,6 +119,7 @@ class Learner:
 
     def save(self) -> Path:
         """Writes a checkpoint of everything that a bit-identical continuation needs; returns its folder."""
+        self._update_priorities()
         tensors, train_document = self._train_step.state()
         sampler_document, sampler_arrays = self._sampler.state()
         self._num_checkpoints += 1
@@ -195,6 +197,7 @@ class Learner:
     def _take_batch(self) -> Batch | None:
         """The batch that was drawn ahead, else a new one if one may be drawn."""
         if self._next_batch is None:
+            self._update_priorities()
             self._ingest()
             return self._draw()
         batch, self._next_batch = self._next_batch, None
@@ -203,8 +206,15 @@ class Learner:
     def _draw_ahead(self) -> None:
         """Draws the next batch while an update is computed, whose priorities it cannot know yet."""
         if self._config.updates_in_flight and not self._lockstep:
+            self._update_priorities()
             self._ingest()
             self._next_batch = self._draw()
+
+    def _update_priorities(self) -> None:
+        """Those of the last update, if they are not in yet."""
+        if self._in_flight is not None:
+            (batch, result), self._in_flight = self._in_flight, None
+            self._sampler.update_priorities(batch.leaf, batch.generation, result.priorities)
 
     def _draw(self) -> Batch | None:
         """A batch if one may be drawn; None as well when all that was indexed turned out to be gone."""

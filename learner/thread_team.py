@@ -1,5 +1,6 @@
 """Data parallelism over the cores of one machine: every thread computes its own share of the batch."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -36,25 +37,39 @@ class ThreadTeam:
 
     def run(
         self,
-        function: Callable[[int], T],
-        count: int | None = None,
+        first: Callable[[int], None],
+        between: Callable[[], None],
+        second: Callable[[int], T],
         meanwhile: Callable[[], None] = lambda: None,
     ) -> list[T]:
-        """[function(0), ..., function(count - 1)], all at once; `count` is the team's size if not given.
+        """first(i) of all members at once, then between() by one of them, then second(i) of all at once.
 
-        `meanwhile` runs in the caller's thread while the team works (after it, in a team of one). Raises what
-        `meanwhile` or else the first failing call raised, after all have ended.
+        Returns what `second` returned. `meanwhile` runs in the caller's thread while the team works (in a
+        team of one before `between`). Raises the first error after all have ended.
         """
-        members = range(self.size if count is None else count)
         if self._pool is None:
-            results = [function(member) for member in members]
+            first(0)
             meanwhile()
-            return results
-        futures = [self._pool.submit(function, member) for member in members]
+            between()
+            return [second(0)]
+        barrier = threading.Barrier(self.size, between)
+
+        def work(member: int) -> T:
+            try:
+                first(member)
+                barrier.wait()
+            except BaseException:
+                barrier.abort()
+                raise
+            return second(member)
+
+        futures = [self._pool.submit(work, member) for member in range(self.size)]
         try:
             meanwhile()
         finally:
             errors = [future.exception() for future in futures]
+        # A member that fails breaks the barrier for those that wait there: theirs are not the cause.
+        errors.sort(key=lambda error: isinstance(error, threading.BrokenBarrierError))
         for error in errors:
             if error is not None:
                 raise error

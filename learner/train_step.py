@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -47,6 +47,17 @@ class TensorBatch(NamedTuple):
     discount: Tensor
     next_observation: Tensor
     importance_weight: Tensor
+
+
+class SharePart(NamedTuple):
+    """What one member of the team computed for the B rows of its share."""
+
+    losses: Tensor
+    """(B,)"""
+    weighted: Tensor
+    """(B,) losses times importance weights."""
+    q_values: Tensor
+    """(B, A)"""
 
 
 class UpdateNoise(NamedTuple):
@@ -146,7 +157,10 @@ class TrainStep:
         self.optimizer = FlatAdam(self._online_flat, config, self._team.size)
         self._buffers = [self._online.gradient_buffer() for _ in range(self._team.size)]
         (noise_seed,) = np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)
-        self._generator = torch.Generator(self.device).manual_seed(int(noise_seed >> np.uint64(1)))
+        self._generators = [
+            torch.Generator(self.device).manual_seed(int(noise_seed >> np.uint64(1)))
+            for _ in range(self._team.size)
+        ]
 
     def step(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> UpdateResult:
         """One update: target, loss, gradient, Adam. A loss that is not finite changes no weight.
@@ -155,23 +169,31 @@ class TrainStep:
         """
         columns = (column.chunk(self._team.size) for column in self.to_device(batch))
         shares = [TensorBatch(*share) for share in zip(*columns, strict=True)]
-        # Drawn by the team too: a parallel operator here leaves threads that spin on the team's cores.
-        (noise,) = self._team.run(lambda _: self.sample_noise(), 1)
-        scale = 1.0 / len(batch.action)
-        results = self._team.run(
-            lambda i: self._differentiate(i, shares[i], noise, scale), len(shares), meanwhile
-        )
-        sample_losses, weighted, q_values = (torch.cat(parts) for parts in zip(*results, strict=True))
-        loss, q_mean = torch.stack([weighted.mean(), q_values.mean()]).tolist()
-        if not math.isfinite(loss):
-            return UpdateResult(sample_losses.cpu().numpy(), loss, q_mean, math.nan)
-        norms = self._team.run(lambda i: self._apply(i, len(shares)))
-        grad_norm = torch.linalg.vector_norm(torch.stack(norms)).item()
-        return UpdateResult(sample_losses.cpu().numpy(), loss, q_mean, grad_norm)
+        parts: list[SharePart | None] = [None] * len(shares)
+        seen: list[UpdateResult] = []
 
-    def sample_noise(self) -> UpdateNoise:
-        """Independent draws, shared by the rows of a batch, for the three forward passes of an update."""
-        return UpdateNoise(*(self.online_network.sample_noise(self._generator) for _ in range(3)))
+        def differentiate(member: int) -> None:
+            noise = self.sample_noise(member)
+            if member < len(shares):
+                parts[member] = self._differentiate(member, shares[member], noise, 1.0 / len(batch.action))
+
+        def judge() -> None:
+            seen.append(_result_of([part for part in parts if part is not None]))
+
+        def apply(member: int) -> Tensor:
+            return self._apply(member, len(shares)) if math.isfinite(seen[0].loss) else torch.tensor(math.nan)
+
+        norms = self._team.run(differentiate, judge, apply, meanwhile)
+        return replace(seen[0], grad_norm=torch.linalg.vector_norm(torch.stack(norms)).item())
+
+    def sample_noise(self, member: int = 0) -> UpdateNoise:
+        """Independent draws, shared by the rows of a batch, for the three forward passes of an update.
+
+        Every member of the team draws the same numbers, from a generator of its own: waiting for the one that
+        would draw for all takes longer.
+        """
+        generator = self._generators[member]
+        return UpdateNoise(*(self.online_network.sample_noise(generator) for _ in range(3)))
 
     @torch.no_grad()
     def target(self, data: TensorBatch, noise: UpdateNoise = NO_NOISE) -> Tensor:
@@ -185,13 +207,8 @@ class TrainStep:
         support = self._target.network.support
         return losses.c51_target(judge.logits, action, data.reward, data.discount, support)
 
-    def _differentiate(
-        self, member: int, data: TensorBatch, noise: UpdateNoise, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """One member's share: losses, and the gradient of `scale` times their weighted sum in its buffer.
-
-        Returns losses (B,), weighted losses (B,) and values (B, A), B being the rows of the share.
-        """
+    def _differentiate(self, member: int, data: TensorBatch, noise: UpdateNoise, scale: float) -> SharePart:
+        """One member's share: losses, and the gradient of `scale` times their weighted sum in its buffer."""
         target = self.target(data, noise)
         output: NetworkOutput = self._online.network(data.observation, noise.online)
         if output.logits is None:
@@ -201,7 +218,7 @@ class TrainStep:
         weighted = data.importance_weight * sample_losses
         gradients = torch.autograd.grad(scale * weighted.sum(), self._online.parameters)
         torch._foreach_copy_(self._buffers[member][1], gradients)
-        return sample_losses.detach(), weighted.detach(), output.q_values.detach()
+        return SharePart(sample_losses.detach(), weighted.detach(), output.q_values.detach())
 
     @torch.no_grad()
     def _apply(self, member: int, shares: int) -> Tensor:
@@ -242,7 +259,7 @@ class TrainStep:
 
         Tensors: `online/<parameter>`, `target/<parameter>`, `optimizer/...`, `noise_generator` (uint8).
         """
-        tensors = {"noise_generator": self._generator.get_state()}
+        tensors = {"noise_generator": self._generators[0].get_state()}
         for prefix, network in (("online", self.online_network), ("target", self.target_network)):
             for name, parameter in network.named_parameters():
                 tensors[f"{prefix}/{name}"] = parameter.detach().cpu().contiguous().clone()
@@ -267,6 +284,14 @@ class TrainStep:
         prefix = "optimizer/"
         own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         self.optimizer.restore(self.online_network, own)
-        self._generator.set_state(tensors["noise_generator"].to(torch.uint8).cpu())
+        for generator in self._generators:
+            generator.set_state(tensors["noise_generator"].to(torch.uint8).cpu())
         self._online.refresh()
         self._target.refresh()
+
+
+def _result_of(parts: list[SharePart]) -> UpdateResult:
+    """The whole batch's result, the gradient's norm not known yet; waits for the device."""
+    sample_losses, weighted, q_values = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    loss, q_mean = torch.stack([weighted.mean(), q_values.mean()]).tolist()
+    return UpdateResult(sample_losses.cpu().numpy(), loss, q_mean, math.nan)

@@ -181,7 +181,7 @@ def test_no_more_updates_are_in_flight_at_a_draw_than_allowed(tmp_path, in_fligh
     if in_flight == 0:
         assert drawn == ["sample", "priorities"] * 10
     else:
-        assert drawn == ["sample"] + ["sample", "priorities"] * 9 + ["priorities"]
+        assert drawn == ["sample", "sample"] + ["priorities", "sample"] * 8 + ["priorities"] * 2
     assert [p[0] for p in setup.sampler.updated] == list(range(1, 11))
     assert [batch.leaf[0] for batch in setup.train_step.batches] == list(range(8, 81, 8))
 

@@ -8,6 +8,10 @@ import torch
 from learner.thread_team import ThreadTeam
 
 
+def nothing(*members):
+    pass
+
+
 def test_results_come_in_order_from_threads_that_run_at_once():
     meeting = threading.Barrier(3, timeout=20)
 
@@ -15,49 +19,62 @@ def test_results_come_in_order_from_threads_that_run_at_once():
         meeting.wait()
         return member, threading.get_ident(), torch.get_num_threads()
 
-    results = ThreadTeam(3).run(work)
+    results = ThreadTeam(3).run(nothing, nothing, work)
     assert [member for member, _, _ in results] == [0, 1, 2]
     assert len({thread for _, thread, _ in results}) == 3
     assert {threads for _, _, threads in results} == {1}
 
 
 def test_a_team_of_one_works_in_the_callers_thread():
-    assert ThreadTeam(1).run(lambda member: threading.get_ident()) == [threading.get_ident()]
+    assert ThreadTeam(1).run(nothing, nothing, lambda member: threading.get_ident()) == [
+        threading.get_ident()
+    ]
 
 
-def test_fewer_calls_than_members():
-    assert ThreadTeam(3).run(lambda member: member, 2) == [0, 1]
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_what_is_between_comes_once_after_all_first_and_before_any_second(size):
+    events = []
+    team = ThreadTeam(size)
+    for _ in range(20):
+        team.run(
+            lambda member: events.append("first"),
+            lambda: events.append("between"),
+            lambda member: events.append("second"),
+        )
+    assert events == (["first"] * size + ["between"] + ["second"] * size) * 20
 
 
-def test_an_error_comes_back_after_all_have_ended():
-    ended = threading.Event()
-    release = threading.Event()
+@pytest.mark.parametrize("fails", ["first", "between", "second"])
+def test_an_error_comes_back_after_all_have_ended_and_the_team_goes_on(fails):
+    team, running = ThreadTeam(2), []
 
-    def work(member):
-        if member == 0:
-            release.set()
-            raise ZeroDivisionError("of member 0")
-        release.wait(20)
-        ended.set()
+    def phase(name, member=1):
+        running.append(name)
+        try:
+            if name == fails and member == 1:
+                raise ZeroDivisionError(name)
+        finally:
+            running.remove(name)
 
-    with pytest.raises(ZeroDivisionError, match="member 0"):
-        ThreadTeam(2).run(work)
-    assert ended.is_set()
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError, match=fails):
+            team.run(
+                lambda member: phase("first", member), lambda: phase("between"), lambda m: phase("second", m)
+            )
+        assert running == []
+    assert team.run(nothing, nothing, lambda member: member) == [0, 1]
 
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_meanwhile_runs_once_in_the_callers_thread(size):
     callers = []
-    results = ThreadTeam(size).run(
-        lambda member: member, meanwhile=lambda: callers.append(threading.get_ident())
-    )
-    assert results == list(range(size))
+    ThreadTeam(size).run(nothing, nothing, nothing, lambda: callers.append(threading.get_ident()))
     assert callers == [threading.get_ident()]
 
 
 def test_the_team_works_while_the_caller_does_something_else():
     started = threading.Barrier(3, timeout=20)
-    ThreadTeam(2).run(lambda member: started.wait(), meanwhile=started.wait)
+    ThreadTeam(2).run(lambda member: started.wait(), nothing, nothing, started.wait)
 
 
 def test_an_error_of_the_caller_comes_back_after_the_team_has_ended():
@@ -72,7 +89,7 @@ def test_an_error_of_the_caller_comes_back_after_the_team_has_ended():
         raise ZeroDivisionError("meanwhile")
 
     with pytest.raises(ZeroDivisionError, match="meanwhile"):
-        ThreadTeam(2).run(work, meanwhile=fail)
+        ThreadTeam(2).run(work, nothing, nothing, fail)
     assert ended.is_set()
 
 

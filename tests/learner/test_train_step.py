@@ -136,7 +136,7 @@ def test_same_seed_same_updates_and_no_global_random_state():
 
 
 def test_noise_differs_between_the_networks_and_between_updates():
-    step = _step(learning_rate=0.0, network=dataclasses.replace(NETWORK, noisy_sigma=2.0))
+    step = _step(learning_rate=0.0, network=dataclasses.replace(NETWORK, noisy_sigma=2.0), num_threads=1)
     drawn = []
     original = step.online_network.sample_noise
     step.online_network.sample_noise = lambda *a: drawn.append(original(*a)) or drawn[-1]
@@ -145,6 +145,13 @@ def test_noise_differs_between_the_networks_and_between_updates():
     assert len(drawn) == 6
     factors = torch.stack([noise.output.inputs[0] for noise in drawn])
     assert len({tuple(row.tolist()) for row in factors}) == 6
+
+
+def test_every_member_of_the_team_draws_the_same_noise():
+    step = _step(num_threads=4, batch_size=32)
+    for _ in range(2):
+        draws = [step.sample_noise(member).online.output.inputs for member in range(4)]
+        assert all(torch.equal(draw, draws[0]) for draw in draws)
 
 
 @pytest.mark.parametrize("distributional", [True, False])
