@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import psutil
 import pytest
@@ -14,14 +15,16 @@ import pytest
 from deploy.fleet import RunClient, launch
 from deploy.run_folder import RunFolder
 from learner.checkpoint import CheckpointStore
-from replay.shard import Shard
+from replay.shard import LOG_START, Shard
+from replay.types import SegmentIdentity
 from tests.helpers.runs import catch_config, follow, metric
 
 SECONDS = 90
+Running = tuple[RunClient, RunFolder]
 
 
 @pytest.fixture(scope="module")
-def run(shared_ray: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunClient, RunFolder]]:
+def run(shared_ray: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     path = tmp_path_factory.mktemp("runs")
     config = catch_config(
         path,
@@ -39,7 +42,7 @@ def run(shared_ray: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
     assert metric(status, "replay/rejected") == 0
 
 
-def trains(client: RunClient, updates: int = 15) -> dict:
+def trains(client: RunClient, updates: int = 15) -> dict[str, Any]:
     """Wait until the run makes progress; gives the status then."""
     start = client.status()["metrics"].get("progress/updates", 0.0)
     return follow(client, lambda s: metric(s, "progress/updates") >= start + updates, "updates", SECONDS)
@@ -52,7 +55,7 @@ def shards(folder: RunFolder) -> list[Shard]:
     return [Shard(url, run=folder.name, index=i) for i, url in enumerate(urls)]
 
 
-def test_a_killed_actor_is_replaced_and_its_tickets_are_taken_back(run):
+def test_a_killed_actor_is_replaced_and_its_tickets_are_taken_back(run: Running) -> None:
     client, folder = run
     status = trains(client)
     victim = next(row for row in status["actors"] if row["slot"] == 0)
@@ -68,7 +71,7 @@ def test_a_killed_actor_is_replaced_and_its_tickets_are_taken_back(run):
     )
     trains(client)
 
-    def reclaimed(_: dict) -> bool:
+    def reclaimed(_: dict[str, Any]) -> bool:
         tickets = [ticket for shard in shards(folder) for ticket in shard.tickets().outstanding]
         waiting = [ticket.identity for ticket in tickets]
         return not any((i.actor, i.incarnation) == (0, victim["incarnation"]) for i in waiting)
@@ -76,13 +79,13 @@ def test_a_killed_actor_is_replaced_and_its_tickets_are_taken_back(run):
     follow(client, reclaimed, "the dead actor's tickets", SECONDS)
 
 
-def versions_since_checkpoint(folder: RunFolder, status: dict) -> float:
+def versions_since_checkpoint(folder: RunFolder, status: dict[str, Any]) -> float:
     checkpoint = CheckpointStore(folder.checkpoints).load_newest()
     published = metric(status, "learner/weights_version")
     return published - checkpoint.document["weights_version"] if checkpoint is not None else 0.0
 
 
-def test_a_killed_learner_goes_on_from_its_checkpoint_and_the_replay_is_whole(run):
+def test_a_killed_learner_goes_on_from_its_checkpoint_and_the_replay_is_whole(run: Running) -> None:
     client, folder = run
     before = follow(
         client,
@@ -108,24 +111,47 @@ def test_a_killed_learner_goes_on_from_its_checkpoint_and_the_replay_is_whole(ru
     assert "refused" not in folder.log_path.read_text()
 
 
-def test_a_killed_shard_server_comes_back_with_its_data(run):
+def server_pid(folder: RunFolder) -> int | None:
+    """Process id of shard 0's server, None while it is being started."""
+    pid: int | None = json.loads((folder.replay / "state.json").read_text())["pids"][0]
+    return pid
+
+
+def logged(shard: Shard) -> dict[SegmentIdentity, int]:
+    """Items of every segment that the shard's log names and that is there, oldest first."""
+    items = {e.identity: e.num_items for e in shard.read_log(LOG_START, 1_000_000) if e.identity is not None}
+    segments = dict(zip(items, shard.fetch(list(items)), strict=True))
+    return {identity: items[identity] for identity in items if segments[identity] is not None}
+
+
+def test_a_killed_shard_server_comes_back_with_its_data(run: Running) -> None:
+    """What its log named before the kill, and so was acknowledged, is there after it or was evicted."""
     client, folder = run
     before = trains(client)
-    pids = json.loads((folder.replay / "state.json").read_text())["pids"]
-    os.kill(pids[0], signal.SIGKILL)
-    trains(client)
+    shard, pid = shards(folder)[0], server_pid(folder)
+    acknowledged = logged(shard)
+    assert pid is not None
+    assert len(acknowledged) > 10
+    os.kill(pid, signal.SIGKILL)
+    follow(client, lambda _: server_pid(folder) not in (None, pid), "another server", SECONDS)
+    kept = logged(shard)
+    gone = [identity for identity in acknowledged if identity not in kept]
+    assert gone == list(acknowledged)[: len(gone)], "others than the oldest are gone"
+    after = trains(client)
+    evicted = metric(after, "replay/evicted") - metric(before, "replay/evicted")
+    assert sum(acknowledged[identity] for identity in gone) <= evicted
+    follow(client, lambda _: bool(logged(shard).keys() - acknowledged.keys()), "new segments there", SECONDS)
     after = follow(
         client,
         lambda s: metric(s, "replay/inserted") > metric(before, "replay/inserted"),
         "new items",
         SECONDS,
     )
-    assert json.loads((folder.replay / "state.json").read_text())["pids"][0] not in (None, pids[0])
     assert metric(after, "replay/missing") == 0
     assert after["learner"]["pid"] == before["learner"]["pid"]
 
 
-def test_a_killed_supervisor_begins_over_from_the_folder(run):
+def test_a_killed_supervisor_begins_over_from_the_folder(run: Running) -> None:
     client, _ = run
     before = trains(client)
     os.kill(before["pid"], signal.SIGKILL)
@@ -146,11 +172,10 @@ def test_a_killed_supervisor_begins_over_from_the_folder(run):
     trains(client)
 
 
-def test_a_killed_guardian_takes_the_servers_along_and_all_begins_over(run):
+def test_a_killed_guardian_takes_the_servers_along_and_all_begins_over(run: Running) -> None:
     client, folder = run
     before = trains(client)
-    server = json.loads((folder.replay / "state.json").read_text())["pids"][0]
-    os.kill(psutil.Process(server).ppid(), signal.SIGKILL)
+    os.kill(psutil.Process(server_pid(folder)).ppid(), signal.SIGKILL)
     after = follow(
         client,
         lambda s: s["pid"] != before["pid"] and s["state"] == "running" and s["learner"]["ready"],

@@ -44,7 +44,13 @@ class WeightsQueue:
         return self.queue.popleft() if self.queue else None
 
 
-def weights(version=0, env_steps=0, num_actions=3, shape=(4, 84, 84), seed=0):
+def weights(
+    version: int = 0,
+    env_steps: int = 0,
+    num_actions: int = 3,
+    shape: tuple[int, int, int] = (4, 84, 84),
+    seed: int = 0,
+) -> Weights:
     network = build_network(NETWORK, num_actions, observation_shape=shape, seed=seed)
     return Weights(version, flatten(network), env_steps)
 
@@ -58,7 +64,7 @@ def make_actor(environment=CATCH, writer=None, source=None, *, num_envs=3, repla
         NETWORK,
         replay or ReplayConfig(segment_steps=8, n_step=3, gamma=0.9, min_size=100),
         slot=settings.pop("slot", 2),
-        incarnation=5,
+        incarnation=settings.pop("incarnation", 5),
         seed=settings.pop("seed", 1),
         writer=writer or RecordingWriter(),
         weights=source or WeightsQueue(weights()),

@@ -70,6 +70,12 @@ class Run:
             next_seq=lambda: next(numbers),
         )
         segments = build_segments(builder, stream)
+        self.expect(stream, segments)
+        return segments
+
+    def expect(self, stream: Sequence[RecordedStep], segments: Sequence[Segment]) -> None:
+        """Note what the segments of one slot, in order, must hold: its stream's items by brute force."""
+        rules = self.config
         expected = brute_force_items(
             stream,
             stack=self.signature.stack,
@@ -81,9 +87,9 @@ class Run:
         starts = np.cumsum([0, *(segment.num_items for segment in segments)])
         assert starts[-1] == len(expected)
         for segment, start in zip(segments, starts, strict=False):
+            assert segment.first_step == expected[start].step
             self.segments[segment.identity] = segment
             self.items[segment.identity] = expected[start : start + segment.num_items]
-        return segments
 
     def write(self, segments: Iterable[Segment], shard: int, data: Signature | None = None) -> None:
         """Commit segments to one shard."""
@@ -92,7 +98,7 @@ class Run:
             self.shards[shard].commit(segment.identity, encoded, segment.num_items, segment.num_steps)
             self.shard_of.setdefault(segment.identity, shard)
 
-    def fill(self, shard: int, steps: int, *, actor: int, seed: int = 0, **chances: float) -> list[Segment]:
+    def fill(self, shard: int, steps: int, *, actor: int, seed: int = 0, **chances: Any) -> list[Segment]:
         """Record a random stream and commit it to one shard."""
         stream = random_stream(1000 * seed + actor, steps, frame_shape=self.signature.frame_shape, **chances)
         segments = self.record(stream, actor=actor)
@@ -114,7 +120,11 @@ class Run:
 
     def check(self, sampler: Sampler, batch: Batch) -> None:
         """Every row of a batch is exactly the transition that the brute force makes of the stream."""
-        for i, (identity, place) in enumerate(located(sampler, batch)):
+        self.check_rows(located(sampler, batch), batch)
+
+    def check_rows(self, places: Sequence[tuple[SegmentIdentity, int]], batch: Batch) -> None:
+        """The same for a batch of which `located` told the places when it was drawn."""
+        for i, (identity, place) in enumerate(places):
             item = self.items[identity][place]
             assert np.array_equal(batch.observation[i], item.observation)
             assert np.array_equal(batch.next_observation[i], item.next_observation)

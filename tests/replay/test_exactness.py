@@ -1,19 +1,30 @@
 """Batches are the brute force's transitions bit for bit, their frames coming from the store or from Redis."""
 
-from dataclasses import replace
+import ast
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from ale_py.vector_env import AtariVectorEnv
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from actors.config import EnvironmentConfig
+from replay.inspection import summarise_shards
 from replay.sampler import Sampler
-from replay.types import Batch, Signature
+from replay.types import Batch, Segment
+from tests.helpers import brute_force
 from tests.helpers.brute_force import RecordedStep
-from tests.helpers.samplers import Run, replay_config, same_batches, small_signature
+from tests.helpers.recording import RecordedAtari
+from tests.helpers.samplers import Run, ingest_all, replay_config, same_batches, small_signature
 from tests.helpers.servers import shared_urls
 from tests.helpers.streams import streams
+
+SMALL_STORE = 1_000_000
+"""Bytes for a few segments' frames."""
 
 
 @pytest.fixture(scope="module")
@@ -21,24 +32,23 @@ def urls() -> list[str]:
     return shared_urls()
 
 
-def every_item_once(run: Run) -> list[Batch]:
-    """Batches of all items, each once, with all frames in the store, those of one segment, and none."""
+def every_item_once(run: Run) -> None:
+    """All items, each once: the brute force's, with all frames in the store, with some, and with none."""
     size = sum(map(len, run.items.values()))
+    full: Batch | None = None
     longest = max(segment.frames.nbytes for segment in run.segments.values())
-    batches = []
     for store_bytes in (None, longest, 0):
         sampler = run.sampler(store_bytes=store_bytes, batch_size=size)
-        while sampler.ingest():
-            pass
+        ingest_all(sampler)
         assert sampler.inserted == sampler.size == size
         rows = sampler.table.slots[sampler.table.in_order()]
         assert (rows["num_steps"] < rows["num_items"] + run.config.n_step).all()  # no more than needed
         batch = sampler.sample()
         assert len(np.unique(batch.leaf)) == size
-        run.check(sampler, batch)
         check_misses(sampler, store_bytes, size)
-        batches.append(batch)
-    return batches
+        run.check(sampler, batch)
+        full = full or batch
+        assert same_batches(full, batch)
 
 
 def check_misses(sampler: Sampler, store_bytes: int | None, size: int) -> None:
@@ -79,61 +89,144 @@ def test_all_ways_are_the_brute_force(
         segments = run.record(stream, actor=slot % 2, env_slot=slot, num_slots=len(recorded), data=data)
         for i, segment in enumerate(segments):
             run.write([segment], shard=(slot + i // 3) % 2, data=data)
-    full, small, none = every_item_once(run)
-    assert same_batches(full, small)
-    assert same_batches(full, none)
+    every_item_once(run)
 
 
-def play_atari(num_steps: int, max_frames: int) -> tuple[list[list[RecordedStep]], int]:
-    """Two games of Breakout by random play, as recorded streams, and the number of actions."""
-    envs = AtariVectorEnv(
-        "breakout",
-        2,
-        stack_num=1,
-        noop_max=0,
-        max_num_frames_per_episode=max_frames,
-        repeat_action_probability=0.25,
-    )
-    num_actions = int(envs.single_action_space.n)
-    rng = np.random.default_rng(3)
-    streams: list[list[RecordedStep]] = [[], []]
-    frames, info = envs.reset(seed=np.array([1, 2]))
-    begun, lives = np.ones(2, np.bool_), info["lives"]
-    for _ in range(num_steps):
-        actions = rng.integers(0, num_actions, 2)
-        answer = envs.step(actions)
-        after, rewards, terminated, truncated, info = answer
-        for env in np.flatnonzero(begun):
-            step = RecordedStep(
-                frame=frames[env, -1].copy(),
-                action=int(actions[env]),
-                reward=float(rewards[env]),
-                terminated=bool(terminated[env]),
-                truncated=bool(truncated[env]),
-                life_lost=bool(info["lives"][env] < lives[env]),
-                next_frame=after[env, -1].copy(),
-            )
-            streams[env].append(step)
-        begun, lives, frames = ~(terminated | truncated), info["lives"], after.copy()
-    envs.close()
-    return streams, num_actions
+CASES = {
+    "true end", "time limit", "both ends and a lost life in one stream", "lost life inside an episode",
+    "drain inside an episode", "next incarnation", "reward clipped", "negative reward",
+    "stack at an episode's start, after another episode", "stack over a border",
+    "window cut by a true end", "window cut by a time limit", "window cut by a drain",
+    "window cut by a lost life", "window over a border",
+}  # fmt: skip
+NO_CLIPPING = {"reward clipped", "negative reward"}
+NO_WINDOWS = {name for name in CASES if name.startswith("window")}
+NO_LIVES = {
+    "true end", "both ends and a lost life in one stream", "lost life inside an episode", "reward clipped",
+    "window cut by a true end", "window cut by a lost life",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize(("max_frames", "n_step"), [(108_000, 3), (240, 10)])
-def test_recorded_atari_is_the_brute_force(urls: list[str], max_frames: int, n_step: int) -> None:
-    """Breakout's random games lose lives, end (5 lives) and, with a limit of 60 steps, are truncated."""
-    recorded, num_actions = play_atari(400, max_frames)
-    ends = [step for stream in recorded for step in stream if step.terminated or step.truncated]
-    assert any(step.truncated for step in ends) == (max_frames == 240)
-    assert any(step.terminated for step in ends) == (max_frames != 240)
-    assert any(step.life_lost for stream in recorded for step in stream)
-    config = replay_config(
-        prioritized=False, n_step=n_step, segment_steps=32, life_loss_terminates=n_step == 10
-    )
-    config = replace(config, frame_store_bytes=128 * 1024**2)
-    run = Run(urls, Signature((84, 84), 4, n_step, num_actions), config)
-    for slot, stream in enumerate(recorded):
-        run.write(run.record(stream, env_slot=slot, num_slots=2), shard=slot)
-    full, small, none = every_item_once(run)
-    assert same_batches(full, small)
-    assert same_batches(full, none)
+@dataclass(frozen=True)
+class Game:
+    """A game to record: with this limit (env steps) random play ends truly at times, at others by it."""
+
+    name: str
+    limit: int
+    n_step: int
+    lacks: set[str]
+    readers: tuple[tuple[int, int], ...] = ()
+    """Further stacks and n-steps to read it with."""
+    actor_priorities: bool = False
+
+
+GAMES = [
+    Game("breakout", 140, 1, NO_CLIPPING | NO_WINDOWS),
+    Game("road_runner", 150, 3, {"negative reward"}),
+    Game("breakout", 140, 10, NO_CLIPPING, readers=((2, 3), (1, 1)), actor_priorities=True),
+    Game("pong", 100, 3, NO_LIVES),
+]
+
+
+@pytest.fixture(scope="module", params=GAMES, ids=lambda game: f"{game.name}-{game.n_step}")
+def game(request: pytest.FixtureRequest) -> Game:
+    game: Game = request.param
+    return game
+
+
+@pytest.fixture(scope="module")
+def recorded(urls: list[str], game: Game) -> RecordedAtari:
+    environment = EnvironmentConfig(game=game.name, max_frames_per_episode=4 * game.limit)
+    config = replay_config(prioritized=False, n_step=game.n_step, segment_steps=32)
+    recorded = RecordedAtari(urls, environment, config, actor_priorities=game.actor_priorities)
+    recorded.play()
+    return recorded
+
+
+def cases(run: Run, segments: list[Segment], stream: list[RecordedStep]) -> Iterator[str]:
+    """Which cases one environment's stream, segments and items (by brute force) truly have."""
+    items = [item for segment in segments for item in run.items[segment.identity]]
+    stack, n_step, clip = run.signature.stack, run.signature.n_step, run.config.reward_clip
+    for at, (step, item) in enumerate(zip(stream, items, strict=True)):
+        ends = step.terminated or step.truncated
+        yield from ["true end"] * step.terminated + ["time limit"] * step.truncated
+        yield from ["lost life inside an episode"] * (step.life_lost and not ends)
+        yield from ["reward clipped"] * (abs(step.reward) > clip) + ["negative reward"] * (step.reward < 0)
+        if step.drained_after and not ends and at + 1 < len(stream):
+            yield "drain inside an episode"
+        if item.episode > 0 and item.step < stack - 1:
+            yield "stack at an episode's start, after another episode"
+        if item.num_window_steps < n_step:
+            last = stream[at + item.num_window_steps - 1]
+            cuts = {
+                "true end": last.terminated,  # which is the loss of the last life as well
+                "time limit": last.truncated,
+                "lost life": last.life_lost and not last.terminated,
+                "drain": last.drained_after,
+            }
+            if sum(cuts.values()) == 1:  # nothing else explains it
+                yield from (f"window cut by a {name}" for name, cut in cuts.items() if cut)
+    for before, segment in itertools.pairwise(segments):
+        if segment.first_step == before.first_step + before.num_items:
+            yield from ["stack over a border"] * (segment.lead == stack - 1)
+            yield from ["window over a border"] * (before.num_steps > before.num_items)
+
+
+def test_the_recordings_have_every_case(recorded: RecordedAtari, game: Game) -> None:
+    run = recorded.read_as(life_loss_terminates=True)
+    found: Counter[str] = Counter()
+    for player in recorded.players:
+        found["next incarnation"] += player.writer.segments[0].identity.incarnation > 0
+        for env, stream in enumerate(player.environment.streams):
+            segments = [segment for segment in player.writer.segments if segment.env_slot == env]
+            own = Counter(cases(run, segments, stream))
+            both = {"true end", "time limit", "lost life inside an episode"} <= own.keys()
+            found += own + Counter({"both ends and a lost life in one stream": int(both)})
+    assert set(found) == CASES - game.lacks
+    sampler = run.sampler()
+    ingest_all(sampler)
+    loads = [summary.items for summary in summarise_shards(sampler.table, len(run.shards))]
+    assert len(loads) == 3
+    assert min(loads) > 100
+    assert max(loads) > 2 * min(loads)
+    assert {segment.env_slot for segment in run.segments.values()} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("life_loss_terminates", [False, True])
+def test_recorded_atari_is_the_brute_force(
+    recorded: RecordedAtari, game: Game, life_loss_terminates: bool
+) -> None:
+    """As recorded, and with the lowered stacks and n-steps; once each item, then at random."""
+    for stack, n_step in [(4, game.n_step), *game.readers]:
+        run = recorded.read_as(stack=stack, n_step=n_step, life_loss_terminates=life_loss_terminates)
+        every_item_once(run)
+        run.config = replace(run.config, prioritized=True)
+        for store_bytes in (None, SMALL_STORE, 0):
+            sampler = run.sampler(store_bytes=store_bytes)
+            ingest_all(sampler)
+            rng = np.random.default_rng(1)
+            for _ in range(8):
+                batch = sampler.sample()
+                run.check(sampler, batch)
+                sampler.update_priorities(batch.leaf, batch.generation, rng.exponential(size=32) ** 3)
+
+
+def test_draws_while_actors_play_are_the_brute_force(recorded: RecordedAtari) -> None:
+    """Each batch was drawn from what was there at the time; later steps change nothing of it."""
+    assert recorded.drawn
+    run = recorded.read_as()
+    for places, batch in recorded.drawn:
+        run.check_rows(places, batch)
+
+
+def test_the_brute_force_shares_no_code_with_the_replay() -> None:
+    tree = ast.parse(Path(brute_force.__file__).read_text())
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+        )
+    }
+    assert imported == {"collections", "dataclasses", "numpy"}
