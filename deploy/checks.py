@@ -9,9 +9,14 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from deploy.config import Config, ConfigError, flag_of, leaves
+from deploy.config import Config, ConfigError, flag_of, leaves, with_values
+from models.config import ENCODERS, HEADS, MOE_HEADS, NetworkConfig, is_imported
+from models.geometry import LAYERS, smallest_image
 
 Rule = tuple[str, Callable[[Any], bool]]
+
+MOST_ACTORS = 10_000
+"""Each keeps a question pending at the weight store and a heartbeat at the supervisor, one process each."""
 
 POSITIVE: Rule = ("greater than 0", lambda x: x > 0)
 NOT_NEGATIVE: Rule = ("0 or more", lambda x: x >= 0)
@@ -34,7 +39,20 @@ RULES: dict[str, Rule] = {
     "environment.frame_height": ("16 or more", lambda x: x >= 16),
     "environment.frame_width": ("16 or more", lambda x: x >= 16),
     "environment.stack": ("1 to 32", lambda x: 1 <= x <= 32),
+    "network.encoder_width_scale": (
+        "1/16 or more, so that every convolution keeps a channel",
+        lambda x: x >= 1 / 16,
+    ),
+    "network.patch_size": POSITIVE,
+    "network.patch_width": NOT_NEGATIVE,
     "network.num_experts": POSITIVE,
+    "network.expert_width_scale": POSITIVE,
+    "network.capacity_factor": POSITIVE,
+    "network.selected_experts": POSITIVE,
+    "network.router_noise": NOT_NEGATIVE,
+    "network.importance_loss_weight": NOT_NEGATIVE,
+    "network.load_loss_weight": NOT_NEGATIVE,
+    "network.entropy_loss_weight": NOT_NEGATIVE,
     "network.expert_hidden_units": POSITIVE,
     "network.dense_hidden_units": POSITIVE,
     "network.num_atoms": TWO_OR_MORE,
@@ -56,7 +74,10 @@ RULES: dict[str, Rule] = {
     "exploration.epsilon_decay_steps": POSITIVE,
     "exploration.ladder_base": SHARE,
     "exploration.ladder_exponent": NOT_NEGATIVE,
-    "actors.num_actors": POSITIVE,
+    "actors.num_actors": (
+        f"1 to {MOST_ACTORS}, which is what one supervisor and one weight store are made for",
+        lambda x: 1 <= x <= MOST_ACTORS,
+    ),
     "actors.envs_per_actor": POSITIVE,
     "actors.weights_poll_steps": POSITIVE,
     "learner.batch_size": POSITIVE,
@@ -67,6 +88,7 @@ RULES: dict[str, Rule] = {
     "learner.publish_period": POSITIVE,
     "learner.checkpoint_period": POSITIVE,
     "learner.keep_checkpoints": POSITIVE,
+    "learner.diagnostics_period": NOT_NEGATIVE,
     "learner.num_threads": NOT_NEGATIVE,
     "evaluation.every_env_steps": NOT_NEGATIVE,
     "evaluation.episodes": POSITIVE,
@@ -85,7 +107,7 @@ def check(config: Config) -> None:
         if path in RULES:
             allowed, holds = RULES[path]
             _require(holds(value), path, value, f"must be {allowed}")
-    for complaint in (_network, _replay, _limiter, _shards, _fleet):
+    for complaint in (_network, _arm, _replay, _limiter, _shards, _fleet):
         complaint(config)
 
 
@@ -104,6 +126,27 @@ def smallest_error_buffer(config: Config) -> float:
     return (config.learner.batch_size + config.samples_per_insert * (config.replay.segment_steps + 1)) / 2
 
 
+def check_frame_shape(config: Config, frame_shape: tuple[int, int]) -> None:
+    """Raise ConfigError when frames of (height, width) pixels leave the encoder nothing to look at."""
+    network, environment = config.network, config.environment
+    if network.encoder not in LAYERS:
+        return
+    patch = network.patch_size if network.tokens == "per_patch" else 1
+    smallest = smallest_image(network.encoder, network.padding, patch)
+    if min(frame_shape) >= smallest:
+        return
+    height, width = frame_shape
+    side = "environment.frame_height" if height < smallest else "environment.frame_width"
+    flag = f"--environment.env {environment.env!r}" if environment.env else flag_of(side)
+    if min(frame_shape) >= smallest_image(network.encoder, network.padding):
+        flag = f"{flag_of('network.patch_size')} {patch}"
+    raise ConfigError(
+        f"{flag}: frames are {height}x{width}, and both sides must be {smallest} or more with"
+        f" --network.encoder {network.encoder} --network.padding {network.padding}"
+        + (f" --network.tokens per_patch --network.patch-size {patch}" if patch > 1 else "")
+    )
+
+
 def _require(holds: bool, path: str, value: Any, sentence: str) -> None:
     if not holds:
         shown = repr(value) if isinstance(value, str) else value
@@ -115,16 +158,58 @@ def _network(config: Config) -> None:
     if network.distributional:
         sentence = f"must be smaller than --network.v-max ({network.v_max:g})"
         _require(network.v_min < network.v_max, "network.v_min", network.v_min, sentence)
-    if network.encoder == "nature" and network.padding == "valid":
-        # 8 by 8 with stride 4, 4 by 4 with stride 2, 3 by 3: 36 pixels leave one position.
-        sentence = "must be 36 or more with --network.encoder nature --network.padding valid"
-        for path in ("environment.frame_height", "environment.frame_width"):
-            size = leaves(config)[path]
-            _require(size >= 36, path, size, sentence)
+    if not environment.env:
+        check_frame_shape(config, (environment.frame_height, environment.frame_width))
     if environment.frame_skip > environment.max_frames_per_episode:
         sentence = f"must be at least --environment.frame-skip ({environment.frame_skip})"
         path = "environment.max_frames_per_episode"
         _require(False, path, environment.max_frames_per_episode, sentence)
+
+
+ONLY_WITH_HEADS: dict[str, tuple[str, ...]] = {
+    "slim_experts": MOE_HEADS,
+    "expert_width_scale": MOE_HEADS,
+    "capacity_factor": MOE_HEADS,
+    "normalize": ("soft_moe",),
+    "selected_experts": ("top_k_moe",),
+    "router_noise": ("top_k_moe",),
+    "importance_loss_weight": ("top_k_moe",),
+    "load_loss_weight": ("top_k_moe",),
+    "entropy_loss_weight": ("top_k_moe",),
+    "scale_dense": ("dense",),
+}
+"""Options of single heads: with another built-in head they would silently do nothing."""
+
+
+def _arm(config: Config) -> None:
+    """The encoder and the head are there, and each option fits the arm it is given with."""
+    network, default = config.network, NetworkConfig()
+    for name, known in (("encoder", ENCODERS), ("head", HEADS)):
+        value = getattr(network, name)
+        module, _, attribute = value.partition(":")
+        own = attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
+        sentence = f"must be one of {', '.join(known)} or module:callable{near_matches(value, known)}"
+        _require(own or value in known, f"network.{name}", value, sentence)
+    for name, heads in ONLY_WITH_HEADS.items():
+        value = getattr(network, name)
+        fits = network.head in heads or is_imported(network.head) or value == getattr(default, name)
+        sentence = f"does nothing with --network.head {network.head}; it is for {' and '.join(heads)}"
+        _require(fits, f"network.{name}", value, sentence)
+    if network.head in MOE_HEADS:
+        _experts(network)
+
+
+def _experts(network: NetworkConfig) -> None:
+    experts = f"--network.num-experts ({network.num_experts})"
+    units = int(network.expert_hidden_units * network.expert_width_scale)
+    sentence = f"leaves an expert of {network.expert_hidden_units} hidden units none"
+    _require(units > 0, "network.expert_width_scale", network.expert_width_scale, sentence)
+    divides = not network.slim_experts or units % network.num_experts == 0
+    sentence = f"{units} hidden units of an expert cannot be divided by {experts}"
+    _require(divides, "network.slim_experts", network.slim_experts, sentence)
+    sentence = f"must be at most {experts}"
+    chosen = network.selected_experts
+    _require(chosen <= network.num_experts, "network.selected_experts", chosen, sentence)
 
 
 def _replay(config: Config) -> None:
@@ -161,6 +246,8 @@ def _shards(config: Config) -> None:
     for url in urls:
         sentence = f"must start with {', '.join(URL_SCHEMES)}"
         _require(url.startswith(URL_SCHEMES), "replay.urls", hide_password(url), sentence)
+        if any(character.isspace() for character in url):
+            raise ConfigError("--replay.urls: a URL holds a space; in a password it is written %20")
     if len(set(urls)) < len(urls):
         raise ConfigError("--replay.urls: names one shard twice; every shard must be a Redis of its own")
     # The number of shards is the number of URLs; another number that was asked for contradicts it.
@@ -191,6 +278,16 @@ def _fleet(config: Config) -> None:
         _require(value == 1, path, value, "must be 1 with --lockstep")
 
 
-def hide_password(url: str) -> str:
-    """`url` with the password, if any, replaced by `***`: safe to print and log."""
-    return re.sub(r"(://[^:@/]*):[^@/]*@", r"\1:***@", url)
+def hide_password(text: str) -> str:
+    """`text` with the passwords of all URLs in it replaced by `***`: safe to print and log.
+
+    Everything between the user's name and the last `@` of a URL counts as the password, so that one with
+    characters that should have been escaped is hidden as a whole; so is the option `?password=`.
+    """
+    hidden = re.sub(r"(://[^\s:@/]*):\S*@", r"\1:***@", text)
+    return re.sub(r"([?&]\w*password=)[^\s&]+", r"\1***", hidden)
+
+
+def without_passwords(config: Config) -> Config:
+    """A copy to print and to store where others may look; it cannot be run."""
+    return with_values(config, replay__urls=tuple(map(hide_password, config.replay.urls)))

@@ -20,6 +20,7 @@ PAPER_RAINBOW = Config(
     network=NetworkConfig(
         encoder="impala",
         padding="same",
+        patch_width=64,
         head="soft_moe",
         num_experts=4,
         expert_hidden_units=512,
@@ -125,6 +126,7 @@ DER = Config(
         learning_rate=1e-4,
         adam_eps=1.5e-4,
         updates_in_flight=1,
+        diagnostics_period=2_500,
     ),
 )
 
@@ -205,6 +207,7 @@ LAPTOP = Config(
         learning_rate=1e-4,
         adam_eps=1.5e-4,
         checkpoint_period=5_000,
+        diagnostics_period=1_000,
     ),
 )
 

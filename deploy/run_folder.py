@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import threading
 import time
 from collections.abc import Iterator
@@ -54,6 +55,11 @@ class RunFolder:
     def name(self) -> str:
         """The run's name, which is its folder's."""
         return self.path.name
+
+    @property
+    def reference(self) -> str:
+        """How a command line names it from here, quoted for a shell: its name in `runs/`, else its path."""
+        return shlex.quote(self.name if self.path.parent == Path("runs").absolute() else str(self.path))
 
     @classmethod
     def create(cls, config: Config) -> Self:
@@ -133,13 +139,33 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise RunBusy(f"{self.name} is at work already: see apexpert status {self.name}") from None
+                see = f"see apexpert status {self.reference}"
+                raise RunBusy(f"{self.name} is at work already: {see}") from None
             yield
 
     def newest_checkpoint(self) -> Path | None:
         """The checkpoint with the most updates, by its name; its content is not looked at."""
-        found = sorted(path for path in self.checkpoints.glob("update-*") if "." not in path.name)
-        return found[-1] if found else None
+        return next(iter(self._checkpoints()), None)
+
+    def counts_of_newest_checkpoint(self) -> dict[str, float]:
+        """Env steps and updates of the newest readable checkpoint, as metrics; nothing without one.
+
+        To be shown only: nothing is verified.
+        """
+        for path in self._checkpoints():
+            try:
+                document = json.loads((path / "document.json").read_bytes())
+                counts = {"progress/env_steps": document["env_steps"], "progress/updates": document["update"]}
+                return {name: float(value) for name, value in counts.items()}
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # whoever resumes passes over it too, and says why
+        return {}
+
+    def _checkpoints(self) -> list[Path]:
+        """Newest first."""
+        numbers = {path: path.name.removeprefix("update-") for path in self.checkpoints.glob("update-*")}
+        found = [path for path, number in numbers.items() if number.isdigit()]
+        return sorted(found, key=lambda path: int(numbers[path]), reverse=True)
 
 
 def list_runs(runs_dir: str | Path) -> list[RunFolder]:

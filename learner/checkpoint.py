@@ -5,6 +5,8 @@ A checkpoint is a folder `update-000012345` of three files: `tensors.safetensors
 a crash leaves either no folder or a whole one; whatever happens to the bytes later is found by the manifest.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -12,7 +14,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,8 +49,9 @@ class Checkpoint:
 class CheckpointStore:
     """The checkpoints of one run. One process saves; any number may load and mark the best."""
 
-    def __init__(self, folder: Path, keep: int = 3) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, keep: int = 3, *, note: Callable[[str], None] = logger.warning) -> None:
+        """`keep` newest ones stay; `note` is told what people should hear of, such as a broken checkpoint."""
+        self.folder, self._note = folder, note
         self._keep = max(keep, 1)
         self._broken: set[str] = set()
 
@@ -72,13 +75,13 @@ class CheckpointStore:
         return target
 
     def load_newest(self) -> Checkpoint | None:
-        """The newest checkpoint that verifies, or None; broken ones are logged with a reason and skipped."""
+        """The newest checkpoint that verifies, or None; broken ones are noted with a reason and skipped."""
         for path in self.paths():
             try:
                 return self.load(path)
             except CheckpointError as error:
                 self._broken.add(path.name)
-                logger.warning("skipping broken checkpoint %s: %s", path.name, error)
+                self._note(f"skipping broken checkpoint {path.name}: {error}")
         return None
 
     def load(self, path: Path) -> Checkpoint:
@@ -100,10 +103,28 @@ class CheckpointStore:
         found.sort(key=lambda entry: (int(entry[0][1]), entry[0][2] is None), reverse=True)
         return [path for _, path in found]
 
+    @contextlib.contextmanager
+    def pinned(self, path: Path) -> Iterator[None]:
+        """While entered, no save removes `path`, whichever process saves; nothing for one that is gone.
+
+        A shared lock on its manifest, which the kernel frees when its holder dies.
+        """
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(FileNotFoundError):
+                file = stack.enter_context((path / MANIFEST).open("rb"))
+                fcntl.flock(file, fcntl.LOCK_SH)
+            yield
+
     def mark_best(self, path: Path, score: float) -> bool:
-        """Keeps `path` for good unless one with as high a `score` is marked already; says whether it did."""
+        """Keeps `path` for good unless one with as high a `score` is marked already; says whether it did.
+
+        To be called with `path` pinned.
+        """
+        if not path.is_dir():
+            self._note(f"{path.name} scored {score:g}, but it is gone and cannot be kept as the best")
+            return False
         best = self.best()
-        if not math.isfinite(score) or not path.is_dir() or (best is not None and best[1] >= score):
+        if not math.isfinite(score) or (best is not None and best[1] >= score):
             return False
         temporary = self.folder / f"{TEMPORARY}{BEST}.{os.getpid()}"
         _write_synced(temporary, _to_json({"name": path.name, "score": float(score)}))
@@ -162,11 +183,28 @@ class CheckpointStore:
         paths = self.paths()
         whole = [path for path in paths if path.name not in self._broken]
         kept = set(whole[: self._keep]) | {saved}
-        best = self.best()
         oldest = _number(min(kept, key=_number))
         for path in paths:
-            if path not in kept and _number(path) <= oldest and (best is None or path != best[0]):
-                shutil.rmtree(path, ignore_errors=True)
+            # In this order: whoever holds it marks it as the best before letting go.
+            if path in kept or _number(path) > oldest or _is_pinned(path) or self._is_best(path):
+                continue
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _is_best(self, path: Path) -> bool:
+        best = self.best()
+        return best is not None and best[0] == path
+
+
+def _is_pinned(path: Path) -> bool:
+    """Whether somebody holds `path` (see `CheckpointStore.pinned`)."""
+    try:
+        with (path / MANIFEST).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 def _number(path: Path) -> int:

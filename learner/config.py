@@ -26,6 +26,8 @@ class LearnerConfig:
     """Updates between two checkpoints; one more is written when the run stops."""
     keep_checkpoints: int = 3
     """Newest checkpoints kept, besides the best by evaluation."""
+    diagnostics_period: int = 10_000
+    """Updates between two diagnoses (dormant neurons, ranks, empirical NTK, experts, norms); 0: none."""
     updates_in_flight: Literal[0, 1] = 1
     """Updates whose new priorities may be outstanding when the next batch is drawn: 1 draws it while the
     update is computed, 0 after it."""

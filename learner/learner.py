@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from learner.checkpoint import Checkpoint, CheckpointStore, network_tensors, with_prefix
 from learner.config import LearnerConfig
+from learner.diagnostics import Diagnostics
 from learner.errors import CheckpointError, LearnerError
 from learner.telemetry import MetricsBoard, SpeedWindow
 from learner.train_step import TrainStep, UpdateResult
@@ -49,13 +50,15 @@ class Learner:
         total_env_steps: int,
         run_document: dict[str, Any],
         lockstep: bool = False,
+        note: Callable[[str], None] = logger.warning,
     ) -> None:
+        """`note` is told what people should hear of, such as a resume that is not exact."""
         self._config, self._network, self._replay = config, network, replay
         self._sampler, self._train_step = sampler, train_step
         self._publish_weights, self._checkpoints = publish, checkpoints
         self._total_env_steps = total_env_steps
         self._run_document = run_document
-        self._lockstep = lockstep
+        self._lockstep, self._note = lockstep, note
         self.updates = 0
         self.weights_version = -1
         self._published_env_steps = -1
@@ -66,6 +69,9 @@ class Learner:
         self._wait_seconds = WAIT_SECONDS[0]
         self._speed = SpeedWindow()
         self._board = MetricsBoard()
+        self._diagnostics = Diagnostics(
+            train_step, config.diagnostics_period, folder=checkpoints.folder.parent, write=self._board.write
+        )
         self._lock = threading.Lock()
         self._dead: set[tuple[int, int]] = set()
 
@@ -86,7 +92,8 @@ class Learner:
             if batch is None:
                 self._idle()
                 continue
-            result = self._train_step.step(batch, meanwhile=self._draw_ahead)
+            with self._diagnostics.watch(self.updates + 1, self._sampler.inserted, batch):
+                result = self._train_step.step(batch, meanwhile=self._draw_ahead)
             self._refuse_nan(batch, result)
             self._in_flight = (batch, result)
             self.updates += 1
@@ -164,9 +171,9 @@ class Learner:
         self._num_checkpoints = int(document["checkpoints"])
         name = checkpoint.path.name
         if not report.exact:
-            logger.warning("resume from %s is not exact: %d items are gone since", name, report.dropped)
+            self._note(f"resume from {name} is not exact: {report.dropped} items are gone since")
         if (threads := document["train_step"].get("num_threads")) not in (None, torch.get_num_threads()):
-            logger.warning("resume from %s is not bit-exact: it was made with %d threads", name, threads)
+            self._note(f"resume from {name} is not bit-exact: it was made with {threads} threads")
         return report
 
     def _check_network(self, checkpoint: Checkpoint) -> None:
@@ -233,8 +240,9 @@ class Learner:
             dead, self._dead = self._dead, set()
         if dead:
             self._sampler.mark_dead(dead)
-        if self._sampler.ingest():
+        if arrived := self._sampler.ingest():
             self._wait_seconds = WAIT_SECONDS[0]
+            self._speed.count(arrived=arrived)
         self._next_ingest = time.monotonic() + INGEST_SECONDS
 
     def _idle(self) -> None:
@@ -285,6 +293,7 @@ class Learner:
             "progress/updates": float(self.updates),
             "speed/updates_per_s": self._speed.updates_per_s,
             "learner/waiting_share": self._speed.waiting_share,
+            "replay/burst_updates": self._speed.largest_arrival / self._config.update_period,
             "learner/weights_version": float(self.weights_version),
             "learner/checkpoints": float(self._num_checkpoints),
         }

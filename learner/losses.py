@@ -84,3 +84,10 @@ def huber_loss(q_values: Tensor, action: Tensor, target: Tensor) -> Tensor:
     chosen = of_action(q_values, action)
     _check("target", target, tuple(chosen.shape))
     return functional.huber_loss(chosen, target, reduction="none", delta=1.0)
+
+
+def sample_losses(q_values: Tensor, logits: Tensor | None, action: Tensor, target: Tensor) -> Tensor:
+    """Losses (B,) of a network's outputs: `c51_loss` where it gives logits (B, A, Z), else `huber_loss`."""
+    if logits is None:
+        return huber_loss(q_values, action, target)
+    return c51_loss(logits, action, target)

@@ -7,36 +7,41 @@ from collections.abc import Callable, Mapping
 
 
 class SpeedWindow:
-    """Updates and waiting of the last `seconds`, kept in buckets of one second."""
+    """Updates, waiting and arrivals of the last `seconds`, kept in buckets of one second."""
 
     def __init__(self, seconds: float = 20.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
         self._clock = clock
         self._start = clock()
-        self._buckets: deque[tuple[float, int, float]] = deque()
+        self._buckets: deque[tuple[float, int, float, int]] = deque()
 
-    def count(self, *, updates: int = 0, waited: float = 0.0) -> None:
-        """Adds updates made and seconds waited that ended just now."""
+    def count(self, *, updates: int = 0, waited: float = 0.0, arrived: int = 0) -> None:
+        """Adds updates made, seconds waited that ended just now, or items that arrived at once."""
         now = self._clock()
         if self._buckets and now - self._buckets[-1][0] < 1.0:
-            since, u, w = self._buckets[-1]
-            self._buckets[-1] = (since, u + updates, w + waited)
+            since, u, w, a = self._buckets[-1]
+            self._buckets[-1] = (since, u + updates, w + waited, max(a, arrived))
         else:
-            self._buckets.append((now, updates, waited))
+            self._buckets.append((now, updates, waited, arrived))
         while self._buckets[0][0] < now - self._seconds:
             self._buckets.popleft()
 
     @property
     def updates_per_s(self) -> float:
         """Updates a second over the window (over the time since the start while that is shorter)."""
-        return sum(u for _, u, _ in self._recent()) / self._length()
+        return sum(u for _, u, _, _ in self._recent()) / self._length()
 
     @property
     def waiting_share(self) -> float:
         """Share of the window's time spent waiting for data or allowance, in [0, 1]."""
-        return min(sum(w for _, _, w in self._recent()) / self._length(), 1.0)
+        return min(sum(w for _, _, w, _ in self._recent()) / self._length(), 1.0)
 
-    def _recent(self) -> list[tuple[float, int, float]]:
+    @property
+    def largest_arrival(self) -> int:
+        """Most items that arrived at once within the window."""
+        return max((a for _, _, _, a in self._recent()), default=0)
+
+    def _recent(self) -> list[tuple[float, int, float, int]]:
         horizon = self._clock() - self._seconds
         return [bucket for bucket in self._buckets if bucket[0] >= horizon]
 

@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,14 +13,15 @@ from torch import Tensor
 
 from learner import losses
 from learner.config import LearnerConfig
-from learner.flat_parameters import named_views, pack, views
+from learner.flat_parameters import named_views, pack
 from learner.optimizer import FlatAdam
+from learner.precision import ComputeCopy, choose_device, choose_dtype
 from learner.thread_team import ThreadTeam
 from models.arrays import flatten
 from models.config import NetworkConfig
 from models.memory import keep_freed_memory
 from models.noisy import Noise
-from models.q_network import NetworkOutput, QNetwork, build_network
+from models.q_network import NetworkOutput, build_network
 from replay.types import Batch
 
 
@@ -31,7 +32,8 @@ class UpdateResult:
     priorities: NDArray[np.float32]
     """(B,) raw priorities: the loss of each sample, not weighted."""
     loss: float
-    """Mean of importance weight times loss; not finite if something broke, and then no weight was changed."""
+    """Mean of importance weight times loss, plus the experts' balancing losses; not finite if something
+    broke, and then no weight was changed."""
     q_mean: float
     """Mean of the online network's values over batch and actions."""
     grad_norm: float
@@ -55,7 +57,7 @@ class SharePart(NamedTuple):
     losses: Tensor
     """(B,)"""
     weighted: Tensor
-    """(B,) losses times importance weights."""
+    """(B,) losses times importance weights, plus the experts' balancing losses: what the update minimises."""
     q_values: Tensor
     """(B, A)"""
 
@@ -70,54 +72,12 @@ class UpdateNoise(NamedTuple):
     judge: Noise | None = None
     """Of the target network on the next observations: it judges the action."""
 
+    def rows(self, part: slice) -> "UpdateNoise":
+        """The noise for a part of the batch's rows."""
+        return UpdateNoise(*(noise and noise.rows(part) for noise in self))
+
 
 NO_NOISE = UpdateNoise()
-
-
-def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device a `LearnerConfig.device` means on this machine."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
-
-
-def choose_dtype(precision: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype:
-    """What forward and backward compute in; `auto` takes bfloat16 where the hardware multiplies it."""
-    if precision != "auto":
-        return torch.float32 if precision == "float32" else torch.bfloat16
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if fast else torch.float32
-
-
-class ComputeCopy:
-    """The network that computes: the float32 network itself, or a copy of it in a smaller dtype.
-
-    Casting all weights once an update is cheaper than autocast, which casts them in each of the three forward
-    passes, and rounds the same numbers in the same places.
-    """
-
-    def __init__(self, network: QNetwork, flat: Tensor, dtype: torch.dtype) -> None:
-        self._source = flat
-        self._flat = flat
-        self.network = network
-        if dtype != flat.dtype:
-            self.network = copy.deepcopy(network).to(dtype)
-            self._flat = pack(self.network)
-        self.parameters = list(self.network.parameters())
-
-    @torch.no_grad()
-    def refresh(self, part: slice = slice(None)) -> None:
-        """Take over the float32 weights, or a part of the flat ones, as they are now."""
-        if self._flat is not self._source:
-            self._flat[part].copy_(self._source[part])
-
-    def gradient_buffer(self) -> tuple[Tensor, list[Tensor]]:
-        """A flat gradient in the network's dtype, and its view for each parameter."""
-        flat = torch.zeros_like(self._flat, requires_grad=False)
-        return flat, views(self.network, flat)
 
 
 class TrainStep:
@@ -169,13 +129,16 @@ class TrainStep:
         """
         columns = (column.chunk(self._team.size) for column in self.to_device(batch))
         shares = [TensorBatch(*share) for share in zip(*columns, strict=True)]
+        rows = len(batch.action)
         parts: list[SharePart | None] = [None] * len(shares)
         seen: list[UpdateResult] = []
 
         def differentiate(member: int) -> None:
-            noise = self.sample_noise(member)
+            noise = self.sample_noise(member, rows)
             if member < len(shares):
-                parts[member] = self._differentiate(member, shares[member], noise, 1.0 / len(batch.action))
+                first = member * len(shares[0].action)
+                noise = noise.rows(slice(first, first + len(shares[member].action)))
+                parts[member] = self._differentiate(member, shares[member], noise, 1.0 / rows)
 
         def judge() -> None:
             seen.append(_result_of([part for part in parts if part is not None]))
@@ -186,14 +149,21 @@ class TrainStep:
         norms = self._team.run(differentiate, judge, apply, meanwhile)
         return replace(seen[0], grad_norm=torch.linalg.vector_norm(torch.stack(norms)).item())
 
-    def sample_noise(self, member: int = 0) -> UpdateNoise:
-        """Independent draws, shared by the rows of a batch, for the three forward passes of an update.
+    @property
+    def team(self) -> ThreadTeam:
+        """The threads that share the work of an update; idle between updates."""
+        return self._team
 
+    def sample_noise(self, member: int = 0, routed_rows: int = 0) -> UpdateNoise:
+        """Independent draws for the three forward passes of an update; the rows share them.
+
+        A noisy router's alone are those of each of `routed_rows` rows, the whole batch's.
         Every member of the team draws the same numbers, from a generator of its own: waiting for the one that
         would draw for all takes longer.
         """
         generator = self._generators[member]
-        return UpdateNoise(*(self.online_network.sample_noise(generator) for _ in range(3)))
+        draws = (self.online_network.sample_noise(generator, routed_rows=routed_rows) for _ in range(3))
+        return UpdateNoise(*draws)
 
     @torch.no_grad()
     def target(self, data: TensorBatch, noise: UpdateNoise = NO_NOISE) -> Tensor:
@@ -211,12 +181,13 @@ class TrainStep:
         """One member's share: losses, and the gradient of `scale` times their weighted sum in its buffer."""
         target = self.target(data, noise)
         output: NetworkOutput = self._online.network(data.observation, noise.online)
-        if output.logits is None:
-            sample_losses = losses.huber_loss(output.q_values, data.action, target)
-        else:
-            sample_losses = losses.c51_loss(output.logits, data.action, target)
+        sample_losses = losses.sample_losses(output.q_values, output.logits, data.action, target)
         weighted = data.importance_weight * sample_losses
-        gradients = torch.autograd.grad(scale * weighted.sum(), self._online.parameters)
+        if output.moe is not None and output.moe.auxiliary_loss is not None:
+            weighted = weighted + output.moe.auxiliary_loss
+        total = scale * weighted.sum()
+        # A user's own encoder or head may have a parameter that this batch does not reach.
+        gradients = torch.autograd.grad(total, self._online.parameters, materialize_grads=True)
         torch._foreach_copy_(self._buffers[member][1], gradients)
         return SharePart(sample_losses.detach(), weighted.detach(), output.q_values.detach())
 
@@ -275,9 +246,7 @@ class TrainStep:
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any] | None = None) -> None:
         """Inverse of `state`; other tensors in the mapping are ignored. Raises KeyError for a missing one."""
-        del (
-            document
-        )  # Says under which threads and dtype the updates that follow are bit-identical; for people.
+        del document  # For people: the threads and dtype with which later updates are bit-identical.
         for prefix, network in (("online", self.online_network), ("target", self.target_network)):
             for name, parameter in network.named_parameters():
                 parameter.copy_(tensors[f"{prefix}/{name}"])

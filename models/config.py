@@ -3,26 +3,70 @@
 from dataclasses import dataclass
 from typing import Literal
 
+ENCODERS = ("impala", "nature")
+MOE_HEADS = ("soft_moe", "top_k_moe")
+HEADS = (*MOE_HEADS, "dense", "pooled")
+
+Tokens = Literal["per_conv", "per_feature_map", "per_sample", "per_patch"]
+Combine = Literal["flatten", "mean", "sum"]
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """A Q-network: encoder, head (Soft MoE or dense) and output layer.
+    """A Q-network: encoder, tokens, head (a mixture of experts or a control) and output layer.
 
-    Source of the architecture: Obando-Ceron et al., 2024, arXiv 2402.08609.
+    Sources: Obando-Ceron et al., 2024 (arXiv 2402.08609) for the arms; Sokar et al., 2024 (arXiv 2410.01930)
+    and Sokar and Castro, 2025 (arXiv 2505.17749) for the controls. docs/arms.md lists them with their flags.
     """
 
-    encoder: Literal["impala", "nature"] = "impala"
-    """Convolutional encoder: `impala` (Espeholt et al., 2018) or `nature` (Mnih et al., 2015)."""
+    encoder: str = "impala"
+    """Convolutions: impala (Espeholt et al., 2018), nature (Mnih et al., 2015) or module:callable."""
     padding: Literal["same", "valid"] = "same"
-    """Padding of the convolutions; 84x84 frames give 11x11 tokens with `same`, 7x7 with `valid`."""
-    head: Literal["soft_moe", "dense"] = "soft_moe"
-    """What stands between encoder and output: a Soft MoE layer, or one dense hidden layer (the baseline)."""
+    """Padding of the convolutions; 84x84 frames give 11x11 positions with `same`, 7x7 with `valid`."""
+    encoder_width_scale: float = 1.0
+    """Factor on the channels of every convolution of the encoder."""
+    tokens: Tokens = "per_conv"
+    """What a token is: a position of the feature map (per_conv), one of its channels (per_feature_map), all
+    of it (per_sample) or a square of positions (per_patch)."""
+    patch_size: int = 3
+    """Positions on a side of a patch; what is left over at the right and at the bottom is cut off."""
+    patch_embedding: Literal["average", "learned"] = "learned"
+    """How a patch becomes a token: the average of its positions, or a learned linear map (a convolution)."""
+    patch_width: int = 0
+    """Width of learned patch tokens; 0 takes the encoder's number of channels. The paper's code has 32 for
+    its Impala DQN and 64 for its other networks."""
+    head: str = "soft_moe"
+    """Between tokens and output: soft_moe, top_k_moe, dense (one hidden layer, the baseline), pooled (nothing
+    but the combined tokens) or module:callable."""
+    combine: Combine = "flatten"
+    """How tokens become one vector: those that leave the experts, or enter a dense or pooled head."""
     num_experts: int = 4
-    """Experts of the Soft MoE head."""
+    """Experts of a mixture."""
     expert_hidden_units: int = 512
     """Hidden units of each expert."""
+    expert_width_scale: float = 1.0
+    """Factor on the hidden units of each expert; with one expert this is the scaled single expert."""
+    slim_experts: bool = False
+    """Divide the hidden units of each expert by the number of experts: as many parameters as one expert."""
+    capacity_factor: float = 1.0
+    """Slots of an expert: ceil(capacity_factor * tokens / experts)."""
+    normalize: bool = False
+    """Soft MoE: tokens and phi of unit length and a learned scale (Puigcerver et al., 2023, section 2.3)."""
+    selected_experts: int = 1
+    """Top-k MoE: experts that a token chooses."""
+    router_noise: float = 0.0
+    """Top-k MoE: in training, scale of the normal noise on the router's logits, divided by the number of
+    experts; 0 turns it off, the usual scale is 1 (Riquelme et al., 2021)."""
+    importance_loss_weight: float = 0.0
+    """Top-k MoE: weight of the loss that evens out the experts' probabilities."""
+    load_loss_weight: float = 0.0
+    """Top-k MoE: weight of the loss that evens out the experts' chances to be chosen."""
+    entropy_loss_weight: float = 0.0
+    """Top-k MoE: weight of the loss that evens out the experts' numbers of choices."""
     dense_hidden_units: int = 512
     """Hidden units of the dense head."""
+    scale_dense: bool = False
+    """Multiply the dense head's hidden units by the number of experts: the parameter-matched baseline."""
     distributional: bool = True
     """C51 (Bellemare et al., 2017): a distribution over `num_atoms` atoms an action; else one value."""
     num_atoms: int = 51
@@ -37,3 +81,19 @@ class NetworkConfig:
     """Factorised noise (Fortunato et al., 2018) in the output layer and the head's (experts') first layer."""
     noisy_sigma: float = 0.1
     """Initial scale of the noise, divided by the square root of the layer's inputs."""
+
+    @property
+    def hidden_of_an_expert(self) -> int:
+        """H: hidden units of each expert, scaled and slimmed as asked for."""
+        units = int(self.expert_hidden_units * self.expert_width_scale)
+        return units // self.num_experts if self.slim_experts else units
+
+    @property
+    def hidden_of_the_dense_head(self) -> int:
+        """Hidden units of the dense head, scaled as asked for."""
+        return self.dense_hidden_units * (self.num_experts if self.scale_dense else 1)
+
+
+def is_imported(name: str) -> bool:
+    """Whether an encoder or head is the user's own, given as `module:callable`."""
+    return ":" in name

@@ -1,22 +1,24 @@
-"""Parameters of the reference code (Dopamine's labs/moes, flax) to and from a `QNetwork`.
+"""Networks and parameters of the reference code (Dopamine's labs/moes, flax) to and from a `QNetwork`.
 
 Flax paths are joined with slashes, as `params/encoder/_stacks_0/Conv_0/kernel`. Its kernels are (height,
-width, in, out) and (in, out); its dueling streams are two layers, `Dense_0` the advantages and `Dense_1` the
-value. Its Soft MoE has a `scalar` that only its optional normalisation reads: it is ignored here and written
-as 1.
+width, in, out) and (in, out), those of experts are stacked in front; its dueling streams are two layers, the
+advantages before the value.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.dopamine_options import Options, count, kind, network_config
 from models.encoders import Convolution, ImpalaEncoder
-from models.heads import SoftMoEHead
+from models.heads import DenseHead, MoEHead
 from models.noisy import NoisyLinear
-from models.q_network import QNetwork
+from models.q_network import QNetwork, build_network
+from models.soft_moe import SoftMoE
 
 Arrays = dict[str, NDArray[np.float32]]
 NOISY_NAMES = {
@@ -26,111 +28,166 @@ NOISY_NAMES = {
     "bias_sigma": "bias_sigma",
 }
 PLAIN_NAMES = {"weight": "kernel", "bias": "bias"}
+# Read by the normalisation of tokens and phi; there without it too, then ignored here and written as 1.
+SOFT_MOE_SCALE = "params/SoftMoE_0/scalar"
 
 
-def load_dopamine(network: QNetwork, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+class Layout(NamedTuple):
+    """How one array of the reference lies in ours."""
+
+    read: Callable[[Tensor], Tensor]
+    write: Callable[[Tensor], Tensor]
+
+
+SAME = Layout(lambda array: array, lambda parameter: parameter)
+TRANSPOSED = Layout(lambda array: array.T, lambda parameter: parameter.T)
+CONVOLUTION = Layout(lambda a: a.permute(3, 2, 0, 1), lambda p: p.permute(2, 3, 1, 0))
+EXPERT_BIAS = Layout(lambda array: array.unsqueeze(1), lambda parameter: parameter.squeeze(1))
+
+
+class Entry(NamedTuple):
+    """One of our parameters with the reference's: several are stacked along our first axis, of `sizes`."""
+
+    name: str
+    paths: list[str]
+    layout: Layout
+    sizes: list[int] | None = None
+
+
+def build_dopamine(options: Options, arrays: Mapping[str, NDArray[np.generic]]) -> QNetwork:
+    """The network of a case's `meta` with its parameters (by path, any float dtype).
+
+    Raises UnsupportedOption, KeyError or ValueError as `network_config` and `load_dopamine` do.
+    """
+    network = build_network(network_config(options), count(options, "num_actions"))
+    load_dopamine(network, arrays, agent=kind(options))
+    return network
+
+
+def load_dopamine(
+    network: QNetwork, arrays: Mapping[str, NDArray[np.generic]], *, agent: str | None = None
+) -> None:
     """Copy the reference's parameters (any float dtype) into the network.
 
-    Raises KeyError for a parameter that is missing, ValueError for one of another shape.
+    `agent` is dqn or rainbow, the reference's network that the names are of; None takes rainbow for a
+    distributional network. Raises KeyError for a parameter that is missing, ValueError for one of another
+    shape and for one that the network lacks.
     """
-    network.load_state_dict(_from_dopamine(network, arrays), strict=True)
-
-
-def _from_dopamine(network: QNetwork, arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, Tensor]:
-    def read(path: str) -> Tensor:
-        return torch.from_numpy(np.asarray(arrays[path], dtype=np.float32).copy())
-
-    state: dict[str, Tensor] = {}
-    for name, path in _convolutions(network, arrays):
-        state[f"{name}.weight"] = read(f"{path}/kernel").permute(3, 2, 0, 1)
-        state[f"{name}.bias"] = read(f"{path}/bias")
-    for name, path in _expert_parameters(network):
-        value = read(path)
-        state[name] = value.unsqueeze(1) if value.ndim == 2 else value
-    if isinstance(network.head, SoftMoEHead):
-        state["head.soft_moe.phi"] = read("params/SoftMoE_0/phi_weights").flatten(1)
-    for name, paths in _linear_layers(network):
-        for parameter, leaf in _linear_names(network, name).items():
-            value = torch.cat([read(f"{path}/{leaf}") for path in paths], dim=-1)
-            state[f"{name}.{parameter}"] = value.T if value.ndim == 2 else value
-    return state
+    unused = set(arrays)
+    values: dict[str, Tensor] = {}
+    parameters = dict(network.named_parameters())
+    for entry in _entries(network, agent):
+        unused -= set(entry.paths)
+        parts = [_read(arrays, path) for path in entry.paths]
+        wanted = [tuple(part.shape) for part in _parts(entry, parameters[entry.name])]
+        for path, part, shape in zip(entry.paths, parts, wanted, strict=True):
+            if part.shape != shape:
+                raise ValueError(f"{path}: shape {tuple(part.shape)}, the network has {shape}")
+        values[entry.name] = torch.cat([entry.layout.read(part) for part in parts])
+    if _is_soft_moe(network):
+        unused.discard(SOFT_MOE_SCALE)
+    if unused:
+        raise ValueError(f"{min(unused)}: the network has no such parameter")
+    network.load_state_dict(values, strict=True)
 
 
 def to_dopamine(
-    network: QNetwork, values: Mapping[str, Tensor] | None = None, *, encoder_scope: str = "encoder/"
+    network: QNetwork, values: Mapping[str, Tensor] | None = None, *, agent: str | None = None
 ) -> Arrays:
     """Inverse of `load_dopamine`: parameters under the reference's paths and shapes, float32.
 
     `values` (by parameter name) takes the place of the parameters, to rename gradients for instance.
-    `encoder_scope` is "" for the reference's Nature DQN network, whose convolutions stand at the top.
     """
     source = values if values is not None else dict(network.named_parameters())
     arrays: Arrays = {}
-
-    def write(path: str, value: Tensor) -> None:
-        arrays[path] = value.detach().float().cpu().contiguous().numpy()
-
-    for name, path in _convolutions(network, None, encoder_scope):
-        write(f"{path}/kernel", source[f"{name}.weight"].permute(2, 3, 1, 0))
-        write(f"{path}/bias", source[f"{name}.bias"])
-    for name, path in _expert_parameters(network):
-        write(path, source[name].squeeze(1) if "bias" in name else source[name])
-    if isinstance(network.head, SoftMoEHead):
-        phi = source["head.soft_moe.phi"]
-        write("params/SoftMoE_0/phi_weights", phi.view(len(phi), network.head.soft_moe.num_experts, -1))
-        write("params/SoftMoE_0/scalar", torch.full((1,), 1.0 if values is None else 0.0))
-    for name, paths in _linear_layers(network):
-        for parameter, leaf in _linear_names(network, name).items():
-            value = source[f"{name}.{parameter}"]
-            for path, part in zip(
-                paths, torch.split(value, _stream_sizes(network, value, len(paths))), strict=True
-            ):
-                write(f"{path}/{leaf}", part.T if part.ndim == 2 else part)
+    for entry in _entries(network, agent):
+        for path, part in zip(entry.paths, _parts(entry, source[entry.name]), strict=True):
+            arrays[path] = part.detach().float().cpu().contiguous().numpy()
+    if _is_soft_moe(network) and SOFT_MOE_SCALE not in arrays:
+        arrays[SOFT_MOE_SCALE] = np.full(1, 1.0 if values is None else 0.0, np.float32)
     return arrays
 
 
-def _convolutions(
-    network: QNetwork, arrays: Mapping[str, NDArray[np.generic]] | None, scope: str = "encoder/"
-) -> Iterator[tuple[str, str]]:
-    """Names of our convolutions with the reference's paths."""
-    names = [n for n, module in network.encoder.named_modules() if isinstance(module, Convolution)]
-    if isinstance(network.encoder, ImpalaEncoder):
-        for index, name in enumerate(names):
-            yield f"encoder.{name}", f"params/encoder/_stacks_{index // 5}/Conv_{index % 5}"
+def _read(arrays: Mapping[str, NDArray[np.generic]], path: str) -> Tensor:
+    if path not in arrays:
+        raise KeyError(f"{path}: is missing")
+    return torch.from_numpy(np.array(arrays[path], dtype=np.float32))
+
+
+def _parts(entry: Entry, parameter: Tensor) -> list[Tensor]:
+    """The reference's arrays in our parameter."""
+    stacked = [parameter] if entry.sizes is None else torch.split(parameter, entry.sizes)
+    return [entry.layout.write(part) for part in stacked]
+
+
+def _is_soft_moe(network: QNetwork) -> bool:
+    return isinstance(network.head, MoEHead) and isinstance(network.head.moe, SoftMoE)
+
+
+def _entries(network: QNetwork, agent: str | None) -> Iterator[Entry]:
+    """Every parameter of the network. Raises ValueError for one that the reference does not have."""
+    agent = agent or ("rainbow" if network.config.distributional else "dqn")
+    entries = [*_convolutions(network, agent), *_mixture(network), *_linear_layers(network)]
+    foreign = {name for name, _ in network.named_parameters()} - {entry.name for entry in entries}
+    if foreign:
+        raise ValueError(f"{min(foreign)}: the reference has no such parameter")
+    yield from entries
+
+
+def _convolutions(network: QNetwork, agent: str) -> Iterator[Entry]:
+    encoder = network.encoder
+    names = [name for name, module in encoder.named_modules() if isinstance(module, Convolution)]
+    # The reference's Nature DQN network has its convolutions at the top.
+    scope = "params/encoder/" if agent == "rainbow" else "params/"
+    pairs = [(f"encoder.{name}", f"{scope}Conv_{index}") for index, name in enumerate(names)]
+    if isinstance(encoder, ImpalaEncoder):
+        paths = [f"params/encoder/_stacks_{index // 5}/Conv_{index % 5}" for index in range(len(names))]
+        pairs = [(f"encoder.{name}", path) for name, path in zip(names, paths, strict=True)]
+    if network.tokenizer.embedding is not None:
+        pairs.append(("tokenizer.embedding", "params/embedding"))
+    for name, path in pairs:
+        yield Entry(f"{name}.weight", [f"{path}/kernel"], CONVOLUTION)
+        yield Entry(f"{name}.bias", [f"{path}/bias"], SAME)
+
+
+def _mixture(network: QNetwork) -> Iterator[Entry]:
+    """Experts and routing of a mixture; nothing for another head."""
+    if not isinstance(network.head, MoEHead):
         return
-    if arrays is not None and "params/Conv_0/kernel" in arrays:
-        scope = ""
-    for index, name in enumerate(names):
-        yield f"encoder.{name}", f"params/{scope}Conv_{index}"
-
-
-def _expert_parameters(network: QNetwork) -> Iterator[tuple[str, str]]:
-    if not isinstance(network.head, SoftMoEHead):
+    moe, path = network.head.moe, "params/ExpertModel_0"
+    for ours, leaf in (NOISY_NAMES if moe.experts.noisy else PLAIN_NAMES).items():
+        what, _, sigma = ours.partition("_")
+        name = f"head.moe.experts.{what}_in{'_sigma' if sigma else ''}"
+        yield Entry(name, [f"{path}/net/{leaf}"], EXPERT_BIAS if what == "bias" else SAME)
+    yield Entry("head.moe.experts.weight_out", [f"{path}/Dense_0/kernel"], SAME)
+    yield Entry("head.moe.experts.bias_out", [f"{path}/Dense_0/bias"], EXPERT_BIAS)
+    if not isinstance(moe, SoftMoE):
+        yield Entry("head.moe.router", ["params/MoE_0/router/Dense_0/kernel"], SAME)
         return
-    prefix, path = "head.soft_moe.experts", "params/ExpertModel_0"
-    names = NOISY_NAMES if network.head.soft_moe.experts.noisy else PLAIN_NAMES
-    for ours, leaf in names.items():
-        kind, _, sigma = ours.partition("_")
-        yield f"{prefix}.{kind}_in{'_sigma' if sigma else ''}", f"{path}/net/{leaf}"
-    yield f"{prefix}.weight_out", f"{path}/Dense_0/kernel"
-    yield f"{prefix}.bias_out", f"{path}/Dense_0/bias"
+    slots = (-1, moe.num_experts, moe.num_slots)
+    phi = Layout(lambda array: array.flatten(1), lambda parameter: parameter.reshape(slots))
+    yield Entry("head.moe.phi", ["params/SoftMoE_0/phi_weights"], phi)
+    if moe.scale is not None:
+        yield Entry("head.moe.scale", [SOFT_MOE_SCALE], SAME)
 
 
-def _linear_layers(network: QNetwork) -> Iterator[tuple[str, list[str]]]:
-    """Our linear layers with the reference's: the output layer is its value and its advantage layer."""
-    kind = "NoisyNetwork" if isinstance(network.output.linear, NoisyLinear) else "Dense"
+def _linear_layers(network: QNetwork) -> Iterator[Entry]:
+    """Dense layers, numbered in the order in which the reference makes them."""
+    noisy = isinstance(network.output.linear, NoisyLinear)
+    layer, names = ("NoisyNetwork", NOISY_NAMES) if noisy else ("Dense", PLAIN_NAMES)
     first = 0
-    if not isinstance(network.head, SoftMoEHead):
-        yield "head.hidden", [f"params/{kind}_0"]
+    if isinstance(network.head, DenseHead):
+        for ours, leaf in names.items():
+            yield _linear(f"head.hidden.{ours}", [f"params/{layer}_0/{leaf}"])
         first = 1
+    # Ours has the value's rows first.
     streams = [first + 1, first] if network.output.dueling else [first]
-    yield "output.linear", [f"params/{kind}_{index}" for index in streams]
+    sizes = None
+    if network.output.dueling:
+        sizes = [network.output.num_atoms, network.num_actions * network.output.num_atoms]
+    for ours, leaf in names.items():
+        yield _linear(f"output.linear.{ours}", [f"params/{layer}_{index}/{leaf}" for index in streams], sizes)
 
 
-def _linear_names(network: QNetwork, name: str) -> dict[str, str]:
-    return NOISY_NAMES if isinstance(network.get_submodule(name), NoisyLinear) else PLAIN_NAMES
-
-
-def _stream_sizes(network: QNetwork, value: Tensor, streams: int) -> list[int]:
-    atoms = network.output.num_atoms
-    return [len(value)] if streams == 1 else [atoms, len(value) - atoms]
+def _linear(name: str, paths: list[str], sizes: list[int] | None = None) -> Entry:
+    return Entry(name, paths, TRANSPOSED if "weight" in name else SAME, sizes)

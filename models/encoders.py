@@ -1,14 +1,13 @@
 """Convolutional encoders: uint8 observations (B, K, H, W) to feature maps (B, C, h, w)."""
 
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.geometry import Padding, positions, scaled_channels
 from models.initializers import lecun_normal_, xavier_uniform_
-
-Padding = Literal["same", "valid"]
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -21,15 +20,11 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def output_size(size: int, kernel: int, stride: int, padding: Padding) -> int:
-    """Positions along one axis after a convolution or a pooling; 0 if the input is too small."""
-    if padding == "same":
-        return -(-size // stride)
-    return max((size - kernel) // stride + 1, 0)
-
-
 class Convolution(nn.Module):
-    """Square convolution with `same` (XLA's) or `valid` padding, and its own generator at birth."""
+    """Square convolution with `same` (XLA's) or `valid` padding, and its own generator at birth.
+
+    Kernels are xavier uniform, or with `lecun` lecun normal: what the reference code has where it names none.
+    """
 
     def __init__(
         self,
@@ -40,7 +35,7 @@ class Convolution(nn.Module):
         padding: Padding,
         *,
         generator: torch.Generator,
-        residual: bool = False,
+        lecun: bool = False,
     ) -> None:
         super().__init__()
         self._kernel, self._stride, self._same = kernel, stride, padding == "same"
@@ -48,7 +43,7 @@ class Convolution(nn.Module):
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         area = kernel * kernel
-        if residual:
+        if lecun:
             lecun_normal_(self.weight, area * in_channels, generator)
         else:
             xavier_uniform_(self.weight, area * in_channels, area * out_channels, generator)
@@ -94,27 +89,29 @@ def _max_of_three(features: Tensor, dim: int) -> Tensor:
 
 
 class NatureEncoder(nn.Module):
-    """Three convolutions, 32, 64 and 64 channels (Mnih et al., 2015); ReLU after each."""
+    """Three convolutions, 32, 64, 64 channels (Mnih et al., 2015), times `width_scale`; ReLU after each."""
 
-    channels = 64
-
-    def __init__(self, in_channels: int, padding: Padding, generator: torch.Generator) -> None:
+    def __init__(
+        self, in_channels: int, padding: Padding, generator: torch.Generator, width_scale: float = 1.0
+    ) -> None:
         super().__init__()
-        self._padding = padding
-        layers = ((in_channels, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1))
+        self._padding: Padding = padding
+        first, self.channels = (scaled_channels(width, width_scale) for width in (32, 64))
+        layers = (
+            (in_channels, first, 8, 4),
+            (first, self.channels, 4, 2),
+            (self.channels, self.channels, 3, 1),
+        )
         self.convolutions = nn.ModuleList(
             Convolution(*layer, padding, generator=generator) for layer in layers
         )
 
     def positions(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the feature map for an image of `height` x `width`."""
-        for kernel, stride in ((8, 4), (4, 2), (3, 1)):
-            height = output_size(height, kernel, stride, self._padding)
-            width = output_size(width, kernel, stride, self._padding)
-        return height, width
+        return positions("nature", height, self._padding), positions("nature", width, self._padding)
 
     def forward(self, image: Tensor, scale: float) -> Tensor:
-        """Features (B, 64, h, w) of the image (B, K, H, W) times `scale`."""
+        """Features (B, C, h, w) of the image (B, K, H, W) times `scale`."""
         features = image
         for index, convolution in enumerate(self.convolutions):
             features = functional.relu(convolution(features, scale if index == 0 else 1.0), inplace=True)
@@ -126,8 +123,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.first = Convolution(channels, channels, 3, 1, "same", generator=generator, residual=True)
-        self.second = Convolution(channels, channels, 3, 1, "same", generator=generator, residual=True)
+        self.first = Convolution(channels, channels, 3, 1, "same", generator=generator, lecun=True)
+        self.second = Convolution(channels, channels, 3, 1, "same", generator=generator, lecun=True)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, h, w) to the same shape."""
@@ -152,39 +149,47 @@ class ImpalaStack(nn.Module):
 
 
 class ImpalaEncoder(nn.Module):
-    """Three residual stacks, 16, 32 and 32 channels (Espeholt et al., 2018), ReLU at the end.
+    """Three residual stacks, 16, 32 and 32 channels (Espeholt et al., 2018), times `width_scale`, then ReLU.
 
     With `valid` padding the stacks' first convolutions and pools are unpadded; residual convolutions stay
     `same`.
     """
 
-    channels = 32
-
-    def __init__(self, in_channels: int, padding: Padding, generator: torch.Generator) -> None:
+    def __init__(
+        self, in_channels: int, padding: Padding, generator: torch.Generator, width_scale: float = 1.0
+    ) -> None:
         super().__init__()
         self._padding: Padding = padding
-        widths = ((in_channels, 16), (16, 32), (32, 32))
+        first, self.channels = (scaled_channels(width, width_scale) for width in (16, 32))
+        widths = ((in_channels, first), (first, self.channels), (self.channels, self.channels))
         self.stacks = nn.ModuleList(ImpalaStack(*width, padding, generator) for width in widths)
 
     def positions(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the feature map for an image of `height` x `width`."""
-        for _ in self.stacks:
-            for kernel, stride in ((3, 1), (3, 2)):
-                height = output_size(height, kernel, stride, self._padding)
-                width = output_size(width, kernel, stride, self._padding)
-        return height, width
+        return positions("impala", height, self._padding), positions("impala", width, self._padding)
 
     def forward(self, image: Tensor, scale: float) -> Tensor:
-        """Features (B, 32, h, w) of the image (B, K, H, W) times `scale`."""
+        """Features (B, C, h, w) of the image (B, K, H, W) times `scale`."""
         features = image
         for index, stack in enumerate(self.stacks):
             features = stack(features, scale if index == 0 else 1.0)
         return functional.relu(features)
 
 
+ENCODER_CLASSES: dict[str, type[ImpalaEncoder] | type[NatureEncoder]] = {
+    "impala": ImpalaEncoder,
+    "nature": NatureEncoder,
+}
+
+
 def build_encoder(
-    name: Literal["impala", "nature"], in_channels: int, padding: Padding, generator: torch.Generator
+    name: str,
+    in_channels: int,
+    padding: Padding,
+    generator: torch.Generator,
+    width_scale: float = 1.0,
 ) -> ImpalaEncoder | NatureEncoder:
-    """The encoder called `name` for images of `in_channels` stacked frames."""
-    kind = ImpalaEncoder if name == "impala" else NatureEncoder
-    return kind(in_channels, padding, generator)
+    """The built-in encoder called `name` for images of `in_channels` stacked frames; else a ValueError."""
+    if name not in ENCODER_CLASSES:
+        raise ValueError(f"encoder {name!r}: must be one of {', '.join(ENCODER_CLASSES)} or module:callable")
+    return ENCODER_CLASSES[name](in_channels, padding, generator, width_scale)

@@ -1,25 +1,18 @@
-"""What stands between the encoder and the values: a head, then the output layer."""
-
-from typing import NamedTuple
+"""What stands between the tokens and the values: a head, then the output layer."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.balancing import LossWeights
+from models.config import HEADS, NetworkConfig, is_imported
+from models.head_output import HeadOutput
+from models.imported import ImportedHead
 from models.initializers import xavier_uniform_
-from models.noisy import LayerNoise, NoisyLinear
-from models.soft_moe import SoftMoE, SoftMoEOutput
-from models.tokens import position_tokens
-
-
-class HeadOutput(NamedTuple):
-    """Features for the output layer, and what diagnostics look at."""
-
-    features: Tensor
-    """(B, F)"""
-    hidden: Tensor
-    """Hidden activations: (B, E, S, H) of experts, (B, H) of a dense layer."""
-    soft_moe: SoftMoEOutput | None
+from models.noisy import LayerNoise, Noise, NoisyLinear
+from models.soft_moe import SoftMoE
+from models.sparse_moe import TopKMoE
+from models.tokens import combine_tokens, combined_size
 
 
 class Linear(nn.Module):
@@ -45,55 +38,128 @@ def build_linear(
     return NoisyLinear(in_features, out_features, sigma, generator)
 
 
-class SoftMoEHead(nn.Module):
-    """Tokens of the feature map through one Soft MoE layer, flattened."""
+class MoEHead(nn.Module):
+    """Tokens through a mixture of experts, then combined."""
 
     def __init__(
         self,
-        channels: int,
-        positions: tuple[int, int],
+        config: NetworkConfig,
+        num_tokens: int,
+        width: int,
         *,
-        num_experts: int,
-        hidden: int,
         sigma: float | None,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        num_tokens = positions[0] * positions[1]
-        self.out_features = num_tokens * channels
-        self.noise_sizes = None if sigma is None else (channels, hidden)
-        self.soft_moe = SoftMoE(
-            num_tokens, channels, num_experts=num_experts, hidden=hidden, generator=generator, sigma=sigma
-        )
+        self._combine = config.combine
+        self.out_features = combined_size(num_tokens, width, config.combine)
+        self.noise_sizes = None if sigma is None else (width, config.hidden_of_an_expert)
+        self.moe = _build_moe(config, num_tokens, width, sigma, generator)
+        self.router_shape = self.moe.router_shape
 
-    def forward(self, feature_map: Tensor, noise: LayerNoise | None) -> HeadOutput:
-        """(B, C, h, w) to features (B, T * C)."""
-        result = self.soft_moe(position_tokens(feature_map), noise)
-        return HeadOutput(result.tokens.flatten(1), result.hidden, result)
+    def forward(self, tokens: Tensor, noise: Noise | None) -> HeadOutput:
+        """Tokens (B, T, D) to features (B, F)."""
+        result = self.moe(tokens, noise)
+        return HeadOutput(combine_tokens(result.tokens, self._combine), result.hidden, result)
+
+
+def _build_moe(
+    config: NetworkConfig, num_tokens: int, width: int, sigma: float | None, generator: torch.Generator
+) -> SoftMoE | TopKMoE:
+    sizes = (config.num_experts, config.hidden_of_an_expert, config.capacity_factor)
+    num_experts, hidden, capacity_factor = sizes
+    if config.head == "soft_moe":
+        return SoftMoE(
+            num_tokens,
+            width,
+            num_experts=num_experts,
+            hidden=hidden,
+            generator=generator,
+            sigma=sigma,
+            capacity_factor=capacity_factor,
+            normalize=config.normalize,
+        )
+    return TopKMoE(
+        num_tokens,
+        width,
+        num_experts=num_experts,
+        hidden=hidden,
+        generator=generator,
+        sigma=sigma,
+        capacity_factor=capacity_factor,
+        num_selected=config.selected_experts,
+        router_noise=config.router_noise,
+        loss_weights=LossWeights(
+            config.importance_loss_weight, config.load_loss_weight, config.entropy_loss_weight
+        ),
+    )
 
 
 class DenseHead(nn.Module):
-    """The baseline: the flattened feature map through one hidden layer."""
+    """The baseline: combined tokens (flattened, in the baseline) through one hidden layer."""
+
+    router_shape: tuple[int, int] | None = None
 
     def __init__(
         self,
-        channels: int,
-        positions: tuple[int, int],
+        config: NetworkConfig,
+        num_tokens: int,
+        width: int,
         *,
-        hidden: int,
         sigma: float | None,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.out_features = hidden
-        in_features = channels * positions[0] * positions[1]
-        self.noise_sizes = None if sigma is None else (in_features, hidden)
-        self.hidden = build_linear(in_features, hidden, sigma, generator)
+        self._combine = config.combine
+        self.out_features = config.hidden_of_the_dense_head
+        in_features = combined_size(num_tokens, width, config.combine)
+        self.noise_sizes = None if sigma is None else (in_features, self.out_features)
+        self.hidden = build_linear(in_features, self.out_features, sigma, generator)
 
-    def forward(self, feature_map: Tensor, noise: LayerNoise | None) -> HeadOutput:
-        """(B, C, h, w) to features (B, H)."""
-        hidden = functional.relu(self.hidden(position_tokens(feature_map).flatten(1), noise))
+    def forward(self, tokens: Tensor, noise: Noise | None) -> HeadOutput:
+        """Tokens (B, T, D) to features (B, H)."""
+        vector = combine_tokens(tokens, self._combine)
+        hidden = functional.relu(self.hidden(vector, None if noise is None else noise.hidden))
         return HeadOutput(hidden, hidden, None)
+
+
+class PooledHead(nn.Module):
+    """The control without experts: nothing but the combined tokens; it has no parameters."""
+
+    noise_sizes: tuple[int, int] | None = None
+    router_shape: tuple[int, int] | None = None
+
+    def __init__(self, config: NetworkConfig, num_tokens: int, width: int) -> None:
+        super().__init__()
+        self._combine = config.combine
+        self.out_features = combined_size(num_tokens, width, config.combine)
+
+    def forward(self, tokens: Tensor, noise: Noise | None) -> HeadOutput:
+        """Tokens (B, T, D) to features (B, F)."""
+        features = combine_tokens(tokens, self._combine)
+        return HeadOutput(features, features, None)
+
+
+Head = MoEHead | DenseHead | PooledHead | ImportedHead
+
+
+def build_head(
+    config: NetworkConfig,
+    num_tokens: int,
+    width: int,
+    *,
+    sigma: float | None,
+    generator: torch.Generator,
+) -> Head:
+    """The head that `config` names, for tokens (B, `num_tokens`, `width`); noisy where `sigma` is given."""
+    if is_imported(config.head):
+        return ImportedHead(config, num_tokens, width, generator)
+    if config.head not in HEADS:
+        raise ValueError(f"head {config.head!r}: must be one of {', '.join(HEADS)} or module:callable")
+    if config.head == "pooled":
+        return PooledHead(config, num_tokens, width)
+    kind = DenseHead if config.head == "dense" else MoEHead
+    return kind(config, num_tokens, width, sigma=sigma, generator=generator)
 
 
 class OutputLayer(nn.Module):

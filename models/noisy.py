@@ -28,8 +28,19 @@ class Noise(NamedTuple):
 
     hidden: LayerNoise | None
     """Of the hidden layer of the head: shared by all experts, as in the reference code."""
-    output: LayerNoise
+    output: LayerNoise | None
     """Of the output layer."""
+    router: Tensor | None = None
+    """(R, T, E) unit normals for the logits of a Top-k mixture's router; only drawn in training."""
+
+    def rows(self, part: slice) -> "Noise":
+        """The noise for a part of the batch's rows; what one draw shares among all rows stays whole."""
+
+        def cut(noise: Tensor) -> Tensor:
+            return noise if len(noise) == 1 else noise[part]
+
+        hidden, output = (layer and LayerNoise(*map(cut, layer)) for layer in (self.hidden, self.output))
+        return Noise(hidden, output, None if self.router is None else cut(self.router))
 
 
 def draw_factors(sizes: list[int], rows: int, generator: torch.Generator) -> list[Tensor]:

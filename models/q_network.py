@@ -1,4 +1,4 @@
-"""The Q-network: encoder, head and output layer, built from a `NetworkConfig`."""
+"""The Q-network: encoder, tokens, head and output layer, built from a `NetworkConfig`."""
 
 from collections.abc import Callable
 from typing import NamedTuple, Self
@@ -6,11 +6,14 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from models.config import NetworkConfig
+from models.config import NetworkConfig, is_imported
 from models.encoders import ImpalaEncoder, NatureEncoder, build_encoder
-from models.heads import DenseHead, HeadOutput, OutputLayer, SoftMoEHead
+from models.head_output import HeadOutput
+from models.heads import OutputLayer, build_head
+from models.imported import ImportedEncoder
+from models.moe_output import MoEOutput
 from models.noisy import LayerNoise, Noise, draw_factors
-from models.soft_moe import SoftMoEOutput
+from models.tokens import Tokenizer
 
 
 class NetworkOutput(NamedTuple):
@@ -21,8 +24,10 @@ class NetworkOutput(NamedTuple):
     logits: Tensor | None
     """(B, A, Z), or None if the network is not distributional."""
     hidden: Tensor
-    """Hidden activations of the head: (B, E, S, H) of experts, (B, H) of a dense layer."""
-    soft_moe: SoftMoEOutput | None
+    """Hidden activations of the head: (B, E, S, H) of experts, (B, H) of a dense layer, else what enters the
+    output layer (B, F)."""
+    moe: MoEOutput | None
+    """None if the head is no mixture of experts."""
 
 
 class QNetwork(nn.Module):
@@ -42,15 +47,22 @@ class QNetwork(nn.Module):
         self.config = config
         self.num_actions = num_actions
         self.observation_shape = observation_shape
-        stack, height, width = observation_shape
-        self.encoder = build_encoder(config.encoder, stack, config.padding, generator)
-        self.head = _build_head(config, self.encoder, self.encoder.positions(height, width), generator)
+        sigma = config.noisy_sigma if config.noisy else None
+        self.encoder = _build_encoder(config, observation_shape, generator)
+        positions = self.encoder.positions(*observation_shape[1:])
+        if min(positions) < 1:
+            raise ValueError(
+                f"observations are too small for the {config.encoder} encoder: no position is left"
+            )
+        self.tokenizer = Tokenizer(config, self.encoder.channels, positions, generator=generator)
+        size = (self.tokenizer.num_tokens, self.tokenizer.width)
+        self.head = build_head(config, *size, sigma=sigma, generator=generator)
         self.output = OutputLayer(
             self.head.out_features,
             num_actions,
             config.num_atoms if config.distributional else 1,
             dueling=config.dueling,
-            sigma=_sigma(config),
+            sigma=sigma,
             generator=generator,
         )
         support = torch.linspace(config.v_min, config.v_max, config.num_atoms)
@@ -63,14 +75,14 @@ class QNetwork(nn.Module):
         already turned into an image by `to_image` is taken as it is.
         """
         image = observation if observation.is_floating_point() else self.to_image(observation)
-        feature_map = self.encoder(image, scale=1.0 / 255.0)
-        head: HeadOutput = self.head(feature_map, None if noise is None else noise.hidden)
+        tokens = self.tokenizer(self.encoder(image, scale=1.0 / 255.0))
+        head: HeadOutput = self.head(tokens, noise)
         outputs = self.output(head.features, None if noise is None else noise.output)
         if not self.config.distributional:
-            return NetworkOutput(outputs.squeeze(2), None, head.hidden, head.soft_moe)
+            return NetworkOutput(outputs.squeeze(2), None, head.hidden, head.moe)
         # Not a matmul: autocast would round the support to bfloat16.
         q_values = (outputs.softmax(dim=2) * self.support).sum(dim=2)
-        return NetworkOutput(q_values, outputs, head.hidden, head.soft_moe)
+        return NetworkOutput(q_values, outputs, head.hidden, head.moe)
 
     def to_image(self, observation: Tensor) -> Tensor:
         """Channels-last image (B, K, H, W), 0 to 255 in the network's dtype, of a uint8 observation."""
@@ -86,44 +98,35 @@ class QNetwork(nn.Module):
         self.support = support.to(self.support.device)  # The support stays float32 in a bfloat16 network.
         return self
 
-    def sample_noise(self, generator: torch.Generator, batch_size: int | None = None) -> Noise | None:
-        """A fresh draw for the noisy layers, or None if there are none.
+    def sample_noise(
+        self, generator: torch.Generator, batch_size: int | None = None, *, routed_rows: int = 0
+    ) -> Noise | None:
+        """A fresh draw for the noisy layers and the router, or None if nothing is noisy.
 
-        `batch_size` None: one draw shared by every row (training); B: an independent draw for each row
-        (acting, one for each environment slot). The generator must be on the network's device.
+        `batch_size` None: one draw of the layers shared by every row (training); B: an independent draw for
+        each row (acting, one for each environment slot). `routed_rows`: rows whose routing is noisy, each
+        with a draw of its own (training); 0 routes without noise. The generator must be on the network's
+        device.
         """
-        if self.output.noise_sizes is None or self.head.noise_sizes is None:
-            return None
-        sizes = [*self.head.noise_sizes, *self.output.noise_sizes]
-        factors = draw_factors(sizes, batch_size or 1, generator)
-        return Noise(hidden=LayerNoise(factors[0], factors[1]), output=LayerNoise(factors[2], factors[3]))
+        layers = (self.head.noise_sizes, self.output.noise_sizes)
+        sizes = [size for layer in layers if layer is not None for size in layer]
+        factors = iter(draw_factors(sizes, batch_size or 1, generator) if sizes else [])
+        hidden, output = (layer and LayerNoise(next(factors), next(factors)) for layer in layers)
+        router = None
+        if routed_rows and self.head.router_shape is not None:
+            shape = (routed_rows, *self.head.router_shape)
+            router = torch.randn(shape, generator=generator, device=generator.device)
+        noise = Noise(hidden, output, router)
+        return None if noise == (None, None, None) else noise
 
 
-def _sigma(config: NetworkConfig) -> float | None:
-    return config.noisy_sigma if config.noisy else None
-
-
-def _build_head(
-    config: NetworkConfig,
-    encoder: ImpalaEncoder | NatureEncoder,
-    positions: tuple[int, int],
-    generator: torch.Generator,
-) -> SoftMoEHead | DenseHead:
-    if min(positions) < 1:
-        raise ValueError(f"observations are too small for the {config.encoder} encoder: no position is left")
-    if config.head == "dense":
-        hidden = config.dense_hidden_units
-        return DenseHead(
-            encoder.channels, positions, hidden=hidden, sigma=_sigma(config), generator=generator
-        )
-    return SoftMoEHead(
-        encoder.channels,
-        positions,
-        num_experts=config.num_experts,
-        hidden=config.expert_hidden_units,
-        sigma=_sigma(config),
-        generator=generator,
-    )
+def _build_encoder(
+    config: NetworkConfig, observation_shape: tuple[int, int, int], generator: torch.Generator
+) -> ImpalaEncoder | NatureEncoder | ImportedEncoder:
+    if is_imported(config.encoder):
+        return ImportedEncoder(config, observation_shape, generator)
+    scale = config.encoder_width_scale
+    return build_encoder(config.encoder, observation_shape[0], config.padding, generator, scale)
 
 
 def build_network(

@@ -1,6 +1,64 @@
-"""From feature maps to the tokens that experts see."""
+"""From feature maps (B, C, h, w) to the tokens (B, T, D) that experts see, and from tokens to one vector."""
 
-from torch import Tensor
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.config import Combine, NetworkConfig
+from models.encoders import Convolution
+
+
+class Tokenizer(nn.Module):
+    """Cuts feature maps into tokens in one of the paper's ways (arXiv 2402.08609, section 3.2).
+
+    `grid` holds the rows and columns of the tokens on the feature map, or None where a token has no place.
+    """
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        channels: int,
+        positions: tuple[int, int],
+        *,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.kind, self.patch_size = config.tokens, config.patch_size
+        self.embedding: Convolution | None = None
+        self.grid: tuple[int, int] | None = None
+        area = positions[0] * positions[1]
+        if config.tokens == "per_patch":
+            rows, columns = positions[0] // config.patch_size, positions[1] // config.patch_size
+            if not rows or not columns:
+                raise ValueError(f"patches of {config.patch_size} positions do not fit on {positions}")
+            self.grid, self.num_tokens, self.width = (rows, columns), rows * columns, channels
+            if config.patch_embedding == "learned":
+                self.width = config.patch_width or channels
+                size = config.patch_size
+                self.embedding = Convolution(
+                    channels, self.width, size, size, "valid", generator=generator, lecun=True
+                )
+        elif config.tokens == "per_sample":
+            self.num_tokens, self.width = 1, area * channels
+        elif config.tokens == "per_feature_map":
+            self.num_tokens, self.width = channels, area
+        else:
+            self.grid, self.num_tokens, self.width = positions, area, channels
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, T, D)."""
+        if self.kind == "per_feature_map":
+            return features.flatten(2)
+        if self.kind == "per_sample":
+            return position_tokens(features).flatten(1).unsqueeze(1)
+        if self.kind == "per_patch":
+            if self.embedding is None:
+                features = functional.avg_pool2d(features, self.patch_size)
+            else:
+                features = cast(Tensor, self.embedding(features))
+        return position_tokens(features)
 
 
 def position_tokens(features: Tensor) -> Tensor:
@@ -9,3 +67,15 @@ def position_tokens(features: Tensor) -> Tensor:
     A view, without a copy, when the features are channels-last.
     """
     return features.flatten(2).transpose(1, 2)
+
+
+def combine_tokens(tokens: Tensor, how: Combine) -> Tensor:
+    """One vector of all tokens (B, T, D): (B, T * D) flattened, or (B, D) their mean or sum."""
+    if how == "flatten":
+        return tokens.flatten(1)
+    return tokens.mean(dim=1) if how == "mean" else tokens.sum(dim=1)
+
+
+def combined_size(num_tokens: int, width: int, how: Combine) -> int:
+    """Length of what `combine_tokens` makes of (B, T, D)."""
+    return num_tokens * width if how == "flatten" else width

@@ -1,6 +1,6 @@
 """What replay keeps and how it is drawn from; every field is one command-line flag."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -8,8 +8,9 @@ from typing import Literal
 class ReplayConfig:
     """Shards, capacity, items and the distribution they are drawn from."""
 
-    urls: tuple[str, ...] = ()
-    """Redis URLs of the shards (`redis://`, `rediss://`, `unix://`); none starts embedded servers."""
+    urls: tuple[str, ...] = field(default=(), repr=False)
+    """Redis URLs of the shards (`redis://`, `rediss://`, `unix://`); none starts embedded servers.
+    They may hold passwords, and are left out where the configuration is shown as text."""
     shards: int = 2
     """Embedded Redis servers, when no URLs are given."""
     append_fsync: Literal["everysec", "always"] = "everysec"

@@ -56,6 +56,10 @@ class ServerError(ReplayError):
     """An embedded server cannot be found, started or locked."""
 
 
+class ServersStopped(ServerError):
+    """Embedded servers were told to stop before they had loaded their data."""
+
+
 class WriterStopped(ReplayError):
     """The writer was told to stop while it waited for allowance or for a shard."""
 

@@ -22,7 +22,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from replay.errors import ServerError
+from replay.errors import ServerError, ServersStopped
 from replay.folder_lock import lock_folder
 from replay.guardian import shard_folder, write_atomically
 from replay.server_binary import OLDEST_VERSION, ServerBinary, find_server
@@ -40,18 +40,24 @@ class EmbeddedServers:
     """`shards` Redis servers on UNIX sockets, with their files in `folder`; they end with this process.
 
     `append_fsync` says how often files are synced to disk ("everysec" or "always"), `maxmemory` is bytes a
-    server, `server` the path of another program than find_server's.
+    server, `server` the path of another program than find_server's; `should_stop` is asked while they load.
     """
 
     def __init__(
-        self, folder: Path | str, *, shards: int, append_fsync: str, maxmemory: int, server: str | None = None
+        self,
+        folder: Path | str,
+        *,
+        shards: int,
+        append_fsync: str,
+        maxmemory: int,
+        server: str | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._folder = Path(folder).resolve()
-        self._shards, self._append_fsync, self._maxmemory = shards, append_fsync, maxmemory
-        self._server = server
+        self._folder, self._shards = Path(folder).resolve(), shards
+        self._append_fsync, self._maxmemory = append_fsync, maxmemory
+        self._server, self._should_stop = server, should_stop
         self._guardian: subprocess.Popen[bytes] | None = None
-        self._sockets = Path()
-        self._password = ""
+        self._sockets, self._password = Path(), ""
 
     def __enter__(self) -> Self:
         self.start()
@@ -84,7 +90,7 @@ class EmbeddedServers:
         """Start the servers, wait until their data is loaded, and return their URLs.
 
         Raises ServerError when the folder is in use or was written by a later server, or when a server does
-        not start.
+        not start; ServersStopped when `should_stop` says so.
         """
         if self._guardian is not None:
             return self.urls
@@ -241,8 +247,7 @@ class EmbeddedServers:
             socket_timeout=5.0,
             retry=Retry(NoBackoff(), 0),
         )
-        exits = self._state()["exits"][index]
-        loading = False
+        exits, loading = self._state()["exits"][index], False
 
         def ready() -> bool:
             nonlocal loading
@@ -268,6 +273,8 @@ class EmbeddedServers:
             limit = limit_s() if callable(limit_s) else limit_s
             if self._guardian.poll() is not None or time.monotonic() - began > limit:
                 raise self._failure(index)
+            if self._should_stop():
+                raise ServersStopped("told to stop before the embedded servers were ready")
             time.sleep(0.005)
 
     def _failure(self, index: int) -> ServerError:
@@ -275,8 +282,8 @@ class EmbeddedServers:
         path = shard_folder(self._folder, index) / "server.log"
         if self._guardian is not None and self._guardian.poll():
             path = self._folder / "guardian.log"
-        lines = path.read_text(errors="replace").split("\n") if path.exists() else []
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing in its log")
+        text = path.read_text(errors="replace").strip() if path.exists() else ""
+        last = text.rpartition("\n")[2] or "nothing in its log"
         return ServerError(f"embedded server {index} did not start: {last[:200]} (see {path})")
 
 

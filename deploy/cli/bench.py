@@ -8,13 +8,15 @@ from typing import Annotated, Any
 
 import tyro
 
+from deploy.checks import without_passwords
+from deploy.cli import summary
 from deploy.cli.errors import CommandFailed, UsageError
 from deploy.cli.parsing import as_typed
 from deploy.cli.preflight import with_checked_environment
 from deploy.cli.train import TrainArguments, config_of, parse_config
-from deploy.config import Config, ConfigError
+from deploy.config import Config, ConfigError, from_json, to_json
 
-WHAT = ("actor", "learner", "end-to-end")
+WHAT = ("actor", "learner", "diagnostics", "end-to-end")
 
 
 @dataclass(frozen=True)
@@ -24,18 +26,19 @@ class BenchOptions:
     json: bool = False
     """Print the result as JSON."""
     seconds: float = 0.0
-    """Length of each measurement; 0 takes 10 (actor, learner) or 60 seconds (end-to-end)."""
+    """Length of each measurement; 0 takes 10 (actor, learner), 4 (diagnostics) or 60 seconds (end-to-end)."""
     repeats: int = 3
     """Runs that end-to-end takes the median of."""
 
 
 @dataclass(frozen=True)
 class BenchArguments(TrainArguments):
-    """Measure this machine with the production classes: apexpert bench actor, learner or end-to-end.
+    """Measure this machine with the production classes: apexpert bench WHAT, where WHAT is one of
 
-      actor       one actor on one core, and its environments and its policy alone
-      learner     updates with the real sampler, and the train step and the sampler alone
-      end-to-end  a whole run, beside the limit that its parts allow
+      actor        one actor on one core, and its environments and its policy alone
+      learner      updates with the real sampler, and the train step and the sampler alone
+      diagnostics  a diagnosis of every preset's network, and the share of time it takes at its period
+      end-to-end   a whole run, beside the limit that its parts allow
 
     Without --preset: Nature, Soft MoE with 4 experts, Rainbow, batch 32 every 4 steps, Breakout, one actor
     with 8 games. Every flag of `apexpert train` is understood.
@@ -50,10 +53,12 @@ def bench(argv: Sequence[str]) -> int:
     arguments, config = configure(rest)
     measure = _benchmark(what, arguments.bench)
     result = measure(config)
+    # What was measured: a benchmark shortens the warm-up, for one.
+    measured = without_passwords(from_json(result["config"]))
     if arguments.bench.json:
-        print(json.dumps(result, indent=1))
+        print(json.dumps(result | {"config": to_json(measured)}, indent=1))
     else:
-        _print(result)
+        _print(result, measured)
     return 0
 
 
@@ -83,7 +88,7 @@ def _what(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 def _benchmark(what: str, options: BenchOptions) -> Callable[[Config], dict[str, Any]]:
     given: dict[str, Any] = {"seconds": options.seconds} if options.seconds else {}
-    from deploy.bench import actor, end_to_end, learner
+    from deploy.bench import actor, diagnostics, end_to_end, learner
 
     def whole(config: Config) -> dict[str, Any]:
         try:
@@ -94,6 +99,7 @@ def _benchmark(what: str, options: BenchOptions) -> Callable[[Config], dict[str,
     runs: dict[str, Callable[[Config], dict[str, Any]]] = {
         "actor": lambda config: actor.run(config, **given),
         "learner": lambda config: learner.run(config, **given),
+        "diagnostics": lambda config: diagnostics.run(config, **given),
         "end-to-end": whole,
     }
     return runs[what]
@@ -103,7 +109,9 @@ def _progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _print(result: Mapping[str, Any]) -> None:
+def _print(result: Mapping[str, Any], measured: Config) -> None:
+    for line in summary.config_lines(measured):
+        print(f"  {line}")
     for name, value in result.items():
         if not isinstance(value, dict | list):
             print(f"  {name:<28} {f'{value:,.2f}' if isinstance(value, float) else value}")

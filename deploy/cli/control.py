@@ -9,10 +9,12 @@ from typing import Annotated, Any
 import tyro
 
 from deploy import run_folder
+from deploy.checks import MOST_ACTORS
+from deploy.cli import summary
 from deploy.cli.errors import CommandFailed
 from deploy.cli.follow import FINAL_STATES, Interrupts, RunClient
 from deploy.cli.parsing import parse
-from deploy.cli.train import fleet_errors
+from deploy.cli.train import commands_for, fleet_errors
 from deploy.config import ConfigError
 from deploy.run_folder import RunError, RunFolder
 
@@ -86,13 +88,18 @@ def scale(argv: Sequence[str]) -> int:
     arguments = parse(ScaleArguments, argv, command="scale")
     if arguments.actors < 1:
         raise ConfigError(f"--actors {arguments.actors}: must be 1 or more; to end the run: apexpert stop")
+    if arguments.actors > MOST_ACTORS:
+        raise ConfigError(f"--actors {arguments.actors}: must be at most {MOST_ACTORS}")
     folder = RunFolder.open(arguments.run, arguments.runs_dir)
-    if folder.load_config().run.lockstep and arguments.actors != 1:
+    config = folder.load_config()
+    if config.run.lockstep and arguments.actors != 1:
         raise ConfigError(f"--actors {arguments.actors}: must be 1, because {folder.name} runs in lockstep")
     _require_live(folder)
     with _connected(folder) as client:
         client.scale(arguments.actors)
-    print(f"{folder.name}: {arguments.actors} actors asked for; see apexpert status {arguments.run}")
+    print(f"{folder.name}: {arguments.actors} actors asked for; see {commands_for(folder, 'status')}")
+    if not config.run.ray_address and (warning := summary.crowding(arguments.actors)):
+        print(warning)
     return 0
 
 
@@ -110,7 +117,7 @@ def stop(argv: Sequence[str]) -> int:
         print(f"{folder.name}: stopping", flush=True)
         final = _wait_for_end(folder)
     print(f"{folder.name}: {final['state']}; checkpoint {folder.newest_checkpoint() or '-'}")
-    print(f"go on with it: apexpert resume {arguments.run}")
+    print(f"go on with it: {commands_for(folder, 'resume')}")
     return 0
 
 
@@ -138,7 +145,7 @@ def read_status(folder: RunFolder) -> dict[str, Any]:
         return {"run": folder.name, "state": "not started", "metrics": {}, "message": "", "time": 0.0}
     age = time.time() - status["time"]
     if status["state"] not in FINAL_STATES and age > STALE_SECONDS:
-        lost = f"no sign of it for {age:.0f} s; go on with it: apexpert resume {folder.name}"
+        lost = f"no sign of it for {age:.0f} s; go on with it: {commands_for(folder, 'resume')}"
         return status | {"state": "lost", "message": lost}
     return status
 

@@ -1,5 +1,6 @@
 """Watching a run from the foreground: shows it, keeps it alive, and ends it cleanly on Ctrl-C."""
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -82,7 +83,7 @@ def follow(
     The first interrupt asks the run to stop and goes on showing it; a second one raises Forced. Also raises
     CommandFailed when nothing was heard of the run for a minute.
     """
-    stopping = told = False
+    told = False
     while True:
         status = client.status()
         if time.time() - status["time"] > LOST_SECONDS:
@@ -96,20 +97,17 @@ def follow(
         if interrupts.count == 1 and not told:
             say("stopping: actors drain, the learner saves a checkpoint (Ctrl-C again ends it at once)")
             told = True
-        if told and not stopping:
-            stopping = _asked_to_stop(client)
+        if told and status["state"] != "stopping":
+            _ask_to_stop(client)
         time.sleep(PERIOD_SECONDS)
 
 
-def _asked_to_stop(client: RunClient) -> bool:
-    """Whether the run has heard it: its supervisor may just be starting again."""
+def _ask_to_stop(client: RunClient) -> None:
+    """To be repeated until the run is seen to stop: a supervisor that starts again has forgotten it."""
     from deploy.fleet.errors import FleetError
 
-    try:
+    with contextlib.suppress(FleetError):
         client.stop()
-    except FleetError:
-        return False
-    return True
 
 
 class ResumeNotice:

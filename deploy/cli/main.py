@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import NamedTuple
 
+from deploy import import_path
+
 
 class Command(NamedTuple):
     """Where a subcommand lives (module, function) and what it is for."""
@@ -73,6 +75,8 @@ def help_text() -> str:
 
 def run_command(name: str, argv: Sequence[str]) -> int:
     """Run one subcommand; expected errors become one line on stderr and their exit code."""
+    # Before anything of ours is imported: PYTHONPATH may name a folder with a `models` of its own.
+    import_path.search_ours_first()
     from deploy.checks import near_matches
     from deploy.cli.errors import CommandFailed, UsageError
     from deploy.config import ConfigError
@@ -97,8 +101,10 @@ def run_command(name: str, argv: Sequence[str]) -> int:
 
 def fail(message: str, code: int) -> int:
     """Say in one line on stderr what is wrong; gives `code`."""
+    from deploy.checks import hide_password
+
     # Below the command line `run.seed` is a field; typed it is `--seed`.
-    line = " ".join(message.split()).replace("--run.", "--")
+    line = hide_password(" ".join(message.split()).replace("--run.", "--"))
     print(f"apexpert: {line}", file=sys.stderr)
     return code
 

@@ -1,14 +1,17 @@
 """What can only be found out by trying, before anything is started: environment, Redis and Ray."""
 
+import os
 import socket
-import sys
-from pathlib import Path
 
+from deploy import import_path
+from deploy.checks import check_frame_shape
 from deploy.config import Config, ConfigError, with_values
+from models.config import is_imported
 
 GAMES_HINT = "; allowed are the games of ale-py, such as pong, breakout, ms_pacman or MsPacman"
 ANSWER_SECONDS = 3.0
 OLDEST_REDIS = (6, 2)
+URLS_VARIABLE = "APEXPERT_REDIS_URLS"
 
 
 def preflight(config: Config) -> Config:
@@ -22,21 +25,47 @@ def preflight(config: Config) -> Config:
 
 
 def with_checked_environment(config: Config) -> Config:
-    """`config` with the game's canonical name; ConfigError when the environment cannot be made."""
+    """`config` with the game's canonical name.
+
+    Raises ConfigError when the environment cannot be made, or gives frames too small for the encoder.
+    """
     from actors.environments import EnvironmentError, describe_environment, normalise_game
 
-    if config.environment.env and str(Path.cwd()) not in sys.path:
-        # A console script's import path lacks the folder it is called in, where a user's own environment is.
-        sys.path.append(str(Path.cwd()))
+    # A console script's import path lacks the folder it is called in, where a user's own environment is.
+    import_path.search_also(import_path.users_folders())
     try:
         if not config.environment.env:
             game = normalise_game(config.environment.game)
             config = with_values(config, environment__game=game)
-        describe_environment(config.environment)
+        spec = describe_environment(config.environment)
     except EnvironmentError as error:
         hint = "" if "did you mean" in str(error) or config.environment.env else GAMES_HINT
         raise ConfigError(f"{error}{hint}") from None
+    check_frame_shape(config, spec.frame_shape)
+    check_own_network(config, spec.frame_shape)
     return config
+
+
+def check_own_network(config: Config, frame_shape: tuple[int, int]) -> None:
+    """ConfigError when the user's own encoder or head cannot be made or does not fit the frames."""
+    if not (is_imported(config.network.encoder) or is_imported(config.network.head)):
+        return
+    from models.q_network import build_network
+
+    shape = (config.environment.stack, *frame_shape)
+    try:
+        build_network(config.network, num_actions=1, observation_shape=shape)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def with_urls_of_environment(config: Config) -> Config:
+    """`config` with the shards of $APEXPERT_REDIS_URLS (separated by spaces) unless it names its own.
+
+    Unlike a process's arguments, its environment is not shown to the machine's other users.
+    """
+    urls = tuple(os.environ.get(URLS_VARIABLE, "").split())
+    return with_values(config, replay__urls=urls) if urls and not config.replay.urls else config
 
 
 def check_device(config: Config) -> None:

@@ -1,5 +1,6 @@
 """What is printed before a run starts and after it ended."""
 
+import os
 import shutil
 import textwrap
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ BYTES_PER_STEP = 680
 """Compressed bytes of one 84x84 env step of a busy game (Ms. Pacman) in Redis; Pong needs a quarter."""
 LOG_GROWTH = 3
 """An append-only file is rewritten when it has doubled, and the new one stands beside it until it is done."""
+CROWDED = 2
+"""Actors a core above which more of them only cost memory and switching."""
 ACTIONS = 18
 """Actions assumed when a network's size is estimated: Atari's largest number."""
 
@@ -105,6 +108,14 @@ def memory_line(config: Config) -> str:
     )
     tight = redis + frames > available
     return line + (": WARNING, may not be enough; lower --replay.frame-store-bytes" if tight else "")
+
+
+def crowding(num_actors: int) -> str:
+    """A warning when so many actors would crowd this machine's cores, else an empty string."""
+    cores = len(os.sched_getaffinity(0))
+    if num_actors <= CROWDED * cores:
+        return ""
+    return f"WARNING: {num_actors:,} actors on {cores} cores: one a core is as fast, and each takes memory"
 
 
 def end_lines(status: Mapping[str, Any]) -> list[str]:

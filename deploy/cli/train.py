@@ -2,22 +2,20 @@
 
 import contextlib
 import dataclasses
-import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from deploy import presets
-from deploy.checks import check
+from deploy.checks import check, hide_password
 from deploy.cli import summary
 from deploy.cli.errors import CommandFailed, UsageError
 from deploy.cli.follow import FORCED_CODE, Forced, Interrupts, ResumeNotice, RunClient, follow
 from deploy.cli.parsing import as_typed, expand_short, flag_value, parse
-from deploy.cli.preflight import preflight
+from deploy.cli.preflight import URLS_VARIABLE, preflight, with_urls_of_environment
 from deploy.config import Config, ConfigError, RunConfig, with_values
 from deploy.run_folder import RunError, RunFolder
 
@@ -68,25 +66,33 @@ def train(argv: Sequence[str]) -> int:
     folder = RunFolder.create(config)
     config = folder.load_config()
     _announce(config, folder)
-    return _run(config, folder, resume=False)
+    if any(hide_password(word) != word for word in argv):
+        print(f"note: other users of this machine see a password in arguments; ${URLS_VARIABLE} hides it")
+    return _run(config, folder)
 
 
 def resume(argv: Sequence[str]) -> int:
     """Go on with an existing run; gives the exit code."""
     arguments = parse(ResumeArguments, argv, command="resume")
     folder = RunFolder.open(arguments.run, arguments.runs_dir)
-    with folder.lock():
-        config = resumed_config(folder, arguments)
-        folder.save_config(config)
+    try:
+        with folder.lock():
+            before = folder.load_config()
+            config = resumed_config(folder, arguments)
+            folder.save_config(config)
+    except ConfigError as error:
+        raise ConfigError(as_typed(str(error), argv)) from None
     _announce(config, folder)
-    return _run(config, folder, resume=True)
+    return _run(config, folder, before=before)
 
 
 def configure(argv: Sequence[str]) -> Config:
     """The checked configuration that `argv` asks for: preset first, then every flag given."""
     default = presets.PRESETS[presets.DEFAULT]
     arguments = parse_config(TrainArguments, argv, command="train", default=lambda: default)
-    return preflight(config_of(arguments))
+    config = with_urls_of_environment(config_of(arguments))
+    check(config)
+    return preflight(config)
 
 
 def parse_config(kind: type[T], argv: Sequence[str], *, command: str, default: Callable[[], Config]) -> T:
@@ -133,11 +139,7 @@ def resumed_config(folder: RunFolder, arguments: ResumeArguments) -> Config:
 
 def commands_for(folder: RunFolder, verb: str) -> str:
     """The exact command line that does `verb` with this run from here."""
-    return f"apexpert {verb} {shlex.quote(_reference(folder))}"
-
-
-def _reference(folder: RunFolder) -> str:
-    return folder.name if folder.path.parent == Path("runs").absolute() else str(folder.path)
+    return f"apexpert {verb} {folder.reference}"
 
 
 def _sections(config: Config) -> dict[str, Any]:
@@ -153,11 +155,15 @@ def _announce(config: Config, folder: RunFolder) -> None:
     print(summary.burst_line(config))
     print(summary.memory_line(config))
     print(summary.disk_line(config, folder.path), flush=True)
+    if not config.run.ray_address and (warning := summary.crowding(config.actors.num_actors)):
+        print(warning, flush=True)
 
 
-def _run(config: Config, folder: RunFolder, *, resume: bool) -> int:
+def _run(config: Config, folder: RunFolder, *, before: Config | None = None) -> int:
+    """`before`: it is resumed, and this was its configuration until now."""
+    resume = before is not None
     with Interrupts() as interrupts:
-        client = _launch(config, folder, resume=resume)
+        client = _launch(config, folder, before)
         interrupts.arm()
         if config.run.detach:
             client.close()
@@ -175,17 +181,21 @@ def _run(config: Config, folder: RunFolder, *, resume: bool) -> int:
     return _report(status, folder)
 
 
-def _launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
-    """Start the run; what keeps it from starting because of a flag is a wrong value, and leaves no folder."""
+def _launch(config: Config, folder: RunFolder, before: Config | None) -> RunClient:
+    """Start the run; one that cannot start because of a flag leaves no folder, or the one that was there."""
     from deploy.fleet import launch
+    from deploy.fleet.errors import WrongFlag
 
     try:
         with fleet_errors(folder):
-            return launch(config, folder, resume=resume)
+            return launch(config, folder, resume=before is not None)
     except CommandFailed as failure:
-        if resume or "--" not in str(failure.__cause__):
+        if before is not None:
+            folder.save_config(before)
+        if not isinstance(failure.__cause__, WrongFlag):
             raise
-        shutil.rmtree(folder.path)
+        if before is None:
+            shutil.rmtree(folder.path)
         raise ConfigError(str(failure.__cause__)) from None
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
+from deploy import import_path
 from deploy.config import Config
-from deploy.fleet import cluster
-from deploy.fleet.cluster import LOGICAL_CPUS, LocalRay
+from deploy.fleet import cluster, nodes
+from deploy.fleet.cluster import LocalRay
 from deploy.fleet.errors import FleetError
 from deploy.fleet.run_state import FINAL_STATES, FleetState, forget_ray, load_ray, save_ray
 from deploy.run_folder import RunFolder
@@ -100,7 +101,8 @@ def launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
     """Start the run in `folder` (whose saved config counts) and give its client once its supervisor answers.
 
     Without `run.ray_address` it gets a Ray of its own. `resume` clears what a crash left behind. Raises
-    FleetError, and RunBusy when the run is at work already.
+    FleetError (WrongFlag when the configuration does not fit that Ray, where nothing was started then), and
+    RunBusy when the run is at work already.
     """
     with folder.lock():
         if resume:
@@ -108,11 +110,12 @@ def launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
     FleetState(folder).target = config.actors.num_actors
     address, local = config.run.ray_address, None
     if not address:
-        local = cluster.start_local(max(LOGICAL_CPUS, 4 * config.actors.num_actors))
+        local = cluster.start_local()
         address = local.address
     save_ray(folder, local, address)
     try:
         cluster.connect(address, local)
+        nodes.check_nodes(config)
         supervisor = _start_supervisor(folder)
         if local is not None:
             local.claim()
@@ -162,8 +165,6 @@ def _start_supervisor(folder: RunFolder) -> Any:
     # Here, because the other commands have no use for all that it imports.
     from deploy.fleet.supervisor import Supervisor
 
-    here = ray.get_runtime_context().get_node_id()
-    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
     remote: Any = ray.remote(Supervisor).options(
         name=_actor_name(folder),
         namespace=cluster.NAMESPACE,
@@ -172,9 +173,9 @@ def _start_supervisor(folder: RunFolder) -> Any:
         max_concurrency=CONCURRENCY,
         max_restarts=-1,
         max_task_retries=0,
-        scheduling_strategy=strategy,
+        scheduling_strategy=nodes.only_on(nodes.here()),
     )
-    supervisor = remote.remote(str(folder.path))
+    supervisor = remote.remote(str(folder.path), import_path.users_folders())
     try:
         ray.get(supervisor.heartbeat.remote(), timeout=START_SECONDS)
     except (RayError, GetTimeoutError) as error:

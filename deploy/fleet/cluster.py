@@ -26,12 +26,15 @@ import ray
 from ray import _raylet
 from ray._private import ray_constants
 
+from deploy import import_path
+from deploy.checks import MOST_ACTORS
 from deploy.fleet import keeper
-from deploy.fleet.errors import FleetError
+from deploy.fleet.errors import FleetError, WrongFlag
 
 NAMESPACE = "apexpert"
 OBJECT_STORE_BYTES = 256 * 1024**2
-LOGICAL_CPUS = 512
+LOGICAL_CPUS = MOST_ACTORS + 16
+"""More than any machine has, so that `apexpert scale` is never refused on a Ray of our own."""
 START_SECONDS, START_ATTEMPTS = 90.0, 3
 # Below its folder Ray makes sockets of 68 characters; the system's limit for a socket's path is 107.
 SOCKET_SUFFIX, SOCKET_LIMIT = 68, 107
@@ -89,10 +92,7 @@ class LocalRay:
 
 
 def start_local(num_cpus: int = LOGICAL_CPUS, num_gpus: int | None = None) -> LocalRay:
-    """Start a Ray of our own; raises FleetError when it does not come up.
-
-    `num_cpus` are logical: more than the machine has, so that `apexpert scale` is never refused here.
-    """
+    """Start a Ray of our own with so many logical CPUs; raises FleetError when it does not come up."""
     for attempts_left in reversed(range(START_ATTEMPTS)):
         try:
             return _start_local(num_cpus, num_gpus)
@@ -154,8 +154,9 @@ def _ray_environment(token: Path) -> dict[str, str]:
         # Threads that wait must not spin: actors and the learner share the cores.
         "OMP_WAIT_POLICY": "PASSIVE",
         "GOMP_SPINCOUNT": "0",
-        # Users' own environments (`--environment.env module:callable`) are found from where the command ran.
-        "PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")])),  # noqa: PTH109
+        "PYTHONPATH": import_path.python_path(),
+        # No Python program of Ray's looks into the current folder, which is the user's, before all others.
+        "PYTHONSAFEPATH": "1",
     }
 
 
@@ -192,10 +193,14 @@ def connect(address: str, local: LocalRay | None = None) -> None:
     if local is not None:
         _use_token(Path(local.folder) / "token")
     try:
-        with _loopback() if local is not None else contextlib.nullcontext():
+        loopback = _loopback() if local is not None else contextlib.nullcontext()
+        # Ray has workers search the driver's current folder before everything: ours is that for a moment.
+        with contextlib.chdir(import_path.ROOT), loopback:
             ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise FleetError(f"no Ray answers at {address} (--run.ray-address)") from error
+        if local is not None:
+            raise FleetError(f"the Ray of this run does not answer at {address}") from error
+        raise WrongFlag(f"--ray-address: no Ray answers at {address}") from error
 
 
 def _use_token(token: Path) -> None:

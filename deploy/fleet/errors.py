@@ -3,3 +3,7 @@
 
 class FleetError(Exception):
     """Ray, the supervisor or a role cannot do what was asked; the message is one line for the user."""
+
+
+class WrongFlag(FleetError):
+    """A value of the configuration does not fit the Ray that was found; the message names the flag."""

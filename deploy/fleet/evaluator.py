@@ -1,64 +1,106 @@
-"""Evaluation of checkpoints while the run goes on, as a Ray task beside it."""
+"""Evaluation of checkpoints while the run goes on, and of the last one at its end, as a Ray task."""
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from deploy.config import Config
+from deploy import import_path
 from deploy.fleet.log import log_to
+from deploy.fleet.nodes import only_on
+from deploy.fleet.roles import Assignment
 from deploy.fleet.telemetry import Telemetry
 from deploy.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
+WAIT_SECONDS = 0.2
 
-@ray.remote(num_cpus=1, max_retries=0)
-def evaluate_newest(config: Config, folder: str, after_update: int) -> dict[str, Any] | None:
+
+def evaluate_newest(assignment: Assignment, after_update: int) -> dict[str, Any] | None:
     """Evaluate the newest checkpoint, mark it if it is the best; None if not newer than `after_update`."""
     import torch
 
     from deploy.reports.evaluation import evaluate_checkpoint
     from learner.checkpoint import CheckpointStore
 
-    run = RunFolder(Path(folder))
+    config, run = assignment.config, RunFolder(Path(assignment.folder))
+    import_path.search_also(assignment.users_folders)
     log_to(run.log_path, "evaluation")
     torch.set_num_threads(1)
     store = CheckpointStore(run.checkpoints, config.learner.keep_checkpoints)
     checkpoint = store.load_newest()
     if checkpoint is None or checkpoint.update <= after_update:
         return None
-    episodes, seed = config.evaluation.episodes, config.run.seed
-    report = evaluate_checkpoint(config, checkpoint, episodes=episodes, seed=seed).to_json()
-    store.mark_best(checkpoint.path, float(report["return_mean"]))
+    # The learner goes on and saves others meanwhile: this one must still be there to be marked as the best.
+    with store.pinned(checkpoint.path):
+        episodes, seed = config.evaluation.episodes, config.run.seed
+        report = evaluate_checkpoint(config, checkpoint, episodes=episodes, seed=seed).to_json()
+        store.mark_best(checkpoint.path, float(report["return_mean"]))
     logger.info("evaluated %s in process %d: %s", checkpoint.path.name, os.getpid(), report)
     return {**report, "update": checkpoint.update, "env_steps": int(checkpoint.document["env_steps"])}
 
 
 class Evaluator:
-    """Starts an evaluation every so many env steps, one at a time."""
+    """Starts an evaluation every so many env steps, one at a time, on the node where the run's folder is."""
 
-    def __init__(self, config: Config, folder: RunFolder, telemetry: Telemetry) -> None:
-        self._config, self._folder, self._telemetry = config, folder, telemetry
-        self._due = config.evaluation.every_env_steps
+    def __init__(self, assignment: Assignment, node_id: str, telemetry: Telemetry) -> None:
+        self._assignment, self._telemetry = assignment, telemetry
+        self._every = assignment.config.evaluation.every_env_steps
+        # No CPU of Ray's: on a node whose cores are all taken by actors it would wait for ever.
+        self._remote: Any = ray.remote(evaluate_newest).options(
+            num_cpus=0, max_retries=0, scheduling_strategy=only_on(node_id)
+        )
+        self._due = 0.0
+        self._after(telemetry.before.get("evaluation/env_steps", 0.0))
         self._update = -1
         self._task: Any = None
 
     def step(self, learner: Mapping[str, float]) -> None:
         """Start what is due, and take in what is done."""
-        every = self._config.evaluation.every_env_steps
         env_steps = learner.get("progress/env_steps", 0.0)
-        if self._task is not None and ray.wait([self._task], timeout=0)[0]:
-            self._take()
-        elif self._task is None and every and env_steps >= self._due:
-            self._due = (int(env_steps) // every + 1) * every
-            self._task = evaluate_newest.remote(self._config, str(self._folder.path), self._update)
+        if self._task is not None:
+            self._look(0)
+        elif self._every and env_steps >= self._due:
+            self._after(env_steps)
+            self._start()
 
-    def _take(self) -> None:
+    def finish(self, gives_up: Callable[[], bool]) -> None:
+        """Wait for what is under way, then evaluate the last checkpoint, until `gives_up` says otherwise."""
+        if not self._every:
+            return
+        self._wait(gives_up)
+        if not gives_up():
+            self._start()
+            self._wait(gives_up)
+
+    def cancel(self) -> None:
+        """End what is under way."""
+        if self._task is not None:
+            ray.cancel(self._task, force=True)
+            self._task = None
+            self._telemetry.note("the run ends before its last evaluation did")
+
+    def _after(self, env_steps: float) -> None:
+        if self._every:
+            self._due = (env_steps // self._every + 1) * self._every
+
+    def _start(self) -> None:
+        self._task = self._remote.remote(self._assignment, self._update)
+
+    def _wait(self, gives_up: Callable[[], bool]) -> None:
+        while self._task is not None and not gives_up():
+            self._look(WAIT_SECONDS)
+        self.cancel()
+
+    def _look(self, seconds: float) -> None:
+        """Take in what is done within that time."""
+        if not ray.wait([self._task], timeout=seconds)[0]:
+            return
         task, self._task = self._task, None
         try:
             report = ray.get(task)

@@ -8,10 +8,11 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
+from deploy.fleet.nodes import only_on
 from deploy.fleet.roles import ActorRole, Assignment, LearnerRole, Report
 
 BEAT_SECONDS, SILENT_SECONDS = 0.5, 60.0
-"""Between two heartbeats; without an answer for so long a role counts as dead."""
+"""Between two heartbeats; a role that has answered and then does not for so long counts as dead."""
 LAST_SECONDS = 5.0
 # run, heartbeat, stop and mark_dead at the same time.
 CONCURRENCY = 4
@@ -48,6 +49,7 @@ class RoleHandle:
     """The last heartbeat's answer."""
     end: End | None = None
     """Set once the role has ended or was found dead."""
+    _notes: list[str] = field(default_factory=list)
 
     def poll(self) -> list[tuple[float, int]]:
         """Look for the end and for an answered heartbeat, and ask for the next; gives episodes just told."""
@@ -55,12 +57,22 @@ class RoleHandle:
             return []
         episodes = self._take_beat()
         self._take_end()
-        if self.end is None and time.monotonic() - self._heard > SILENT_SECONDS:
+        # Before its first answer it may be waiting for a free core of the cluster, for as long as that takes.
+        silent = self.report is not None and time.monotonic() - self._heard > SILENT_SECONDS
+        if self.end is None and silent:
             self.kill()
             self.end = End(error=TimeoutError(f"no heartbeat for {SILENT_SECONDS:.0f} s"))
-        if self.end is not None and isinstance(self.end.answer, list):
-            episodes = episodes + self.end.answer
+        if self.end is not None:
+            # An answer under way has taken along what is not in the last one.
+            episodes = episodes + self._receive()
+            if isinstance(self.end.answer, list):
+                episodes = episodes + self.end.answer
         return episodes
+
+    def take_notes(self) -> list[str]:
+        """Events that it told and that nobody has taken yet."""
+        notes, self._notes = self._notes, []
+        return notes
 
     def stop(self) -> None:
         """Tell it to end cleanly."""
@@ -72,8 +84,8 @@ class RoleHandle:
 
     def ask_last(self) -> None:
         """Get the report of a role whose `run` has returned, so that its last numbers count."""
-        with contextlib.suppress(RayError, GetTimeoutError):
-            self.report = ray.get(self.actor.heartbeat.remote(), timeout=LAST_SECONDS)
+        self._beat = self.actor.heartbeat.remote()
+        self._receive()
 
     def kill(self) -> None:
         """End its process at once; harmless when it is gone."""
@@ -92,17 +104,24 @@ class RoleHandle:
     def _take_beat(self) -> list[tuple[float, int]]:
         episodes: list[tuple[float, int]] = []
         if self._beat is not None and _is_ready(self._beat):
-            try:
-                self.report = report = ray.get(self._beat)
-                episodes = report["episodes"]
-                self._heard = time.monotonic()
-            except RayError:
-                pass  # its process is gone: the end of `run` tells how
-            self._beat = None
+            episodes = self._receive()
         if self._beat is None and time.monotonic() - self._asked >= BEAT_SECONDS:
             self._asked = time.monotonic()
             self._beat = self.actor.heartbeat.remote()
         return episodes
+
+    def _receive(self) -> list[tuple[float, int]]:
+        """The episodes of the answer under way, if there is one and it comes soon."""
+        beat, self._beat = self._beat, None
+        if beat is None:
+            return []
+        # An error is no news: when its process is gone, the end of `run` tells how.
+        with contextlib.suppress(RayError, GetTimeoutError):
+            self.report = report = ray.get(beat, timeout=LAST_SECONDS)
+            self._notes += report["notes"]
+            self._heard = time.monotonic()
+            return report["episodes"]
+        return []
 
     def _take_end(self) -> None:
         if not _is_ready(self._run):
@@ -138,15 +157,11 @@ def start_actor(
 
 
 def _role(cls: type, *, num_gpus: float, node_id: str | None) -> Any:
-    strategy: Any = "DEFAULT"
-    if node_id is not None:
-        affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        strategy = affinity(node_id, soft=False)
     return ray.remote(cls).options(
         num_cpus=1,
         num_gpus=num_gpus,
         max_concurrency=CONCURRENCY,
         max_restarts=0,
         max_task_retries=0,
-        scheduling_strategy=strategy,
+        scheduling_strategy="DEFAULT" if node_id is None else only_on(node_id),
     )

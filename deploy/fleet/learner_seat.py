@@ -11,6 +11,7 @@ from learner.errors import LearnerError
 from replay.errors import SignatureMismatch
 
 FAILURES = 5
+RESTORING_SECONDS, WAIT_SECONDS = 3.0, 0.2
 HOPELESS = (LearnerError, SignatureMismatch, EnvironmentError)
 """Errors that a new start would only repeat."""
 
@@ -41,7 +42,7 @@ class LearnerSeat:
         """Look at the learner; start one when none runs and the wait is over."""
         now = time.monotonic()
         if self._handle is not None:
-            self._handle.poll()
+            self._poll(self._handle)
             if self._handle.end is not None:
                 self._ended(self._handle.end, now)
         elif not self.outcome and self._backoff.may_start(now):
@@ -53,23 +54,33 @@ class LearnerSeat:
         if self._handle is not None and incarnations:
             self._handle.actor.mark_dead.remote(incarnations)
 
-    def stop(self, seconds: float) -> dict[str, float]:
-        """Tell it to save a checkpoint and end; gives its last metrics. Kills it when that takes longer."""
+    def stop(self, seconds: float, waiting: Callable[[], object] = lambda: None) -> dict[str, float]:
+        """Tell it to save a checkpoint and end; gives its last metrics. Kills it when that takes longer.
+
+        One that still restores is killed after `RESTORING_SECONDS`: it has nothing new that it could save.
+        `waiting` is called several times a second meanwhile.
+        """
         if self._handle is None:
             return {}
-        if self._handle.end is None:
-            self._handle.stop()
-            self._handle.wait(seconds)
-            self._handle.poll()
-        if self._handle.end is None or self._handle.end.error is not None:
-            reason = self._handle.end.reason if self._handle.end else f"not done after {seconds:.0f} s"
-            self._note(f"the learner ended without a last checkpoint: {reason}")
+        handle, self._handle = self._handle, None
+        if handle.end is None:
+            handle.stop()
+        asked = time.monotonic()
+        while handle.end is None:
+            if time.monotonic() - asked > (seconds if handle.ready else min(seconds, RESTORING_SECONDS)):
+                break
+            handle.wait(WAIT_SECONDS)
+            self._poll(handle)
+            waiting()
+        if handle.end is not None and handle.end.error is None:
+            self._ask_last(handle)
+        elif handle.end is None and not handle.ready:
+            self._note("stopped before the learner was ready: no new checkpoint, those before stay")
         else:
-            self._handle.ask_last()
-        metrics = self._handle.metrics
-        self._handle.kill()
-        self._handle = None
-        return metrics
+            reason = handle.end.reason if handle.end else f"not done after {seconds:.0f} s"
+            self._note(f"the learner ended without a last checkpoint: {reason}")
+        handle.kill()
+        return handle.metrics
 
     @property
     def ready(self) -> bool:
@@ -86,10 +97,20 @@ class LearnerSeat:
         """What it reported last."""
         return self._handle.metrics if self._handle is not None else {}
 
+    def _poll(self, handle: RoleHandle) -> None:
+        handle.poll()
+        for text in handle.take_notes():
+            self._note(text)
+
+    def _ask_last(self, handle: RoleHandle) -> None:
+        handle.ask_last()
+        for text in handle.take_notes():
+            self._note(text)
+
     def _ended(self, end: End, now: float) -> None:
         assert self._handle is not None
         if end.answer == "finished":
-            self._handle.ask_last()
+            self._ask_last(self._handle)
             self.outcome = "finished"
             return
         # One that ended by itself has not heard from us for a while: it goes on like one that died.

@@ -4,6 +4,15 @@ import logging
 import sys
 from pathlib import Path
 
+from deploy.checks import hide_password
+
+
+class _Discreet(logging.Formatter):
+    """Hides the passwords of URLs, wherever in a record (or in a traceback's last line) they are."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return hide_password(super().format(record))
+
 
 def log_to(path: Path, role: str) -> None:
     """Send this process's log records of level INFO and above to `path`, each line naming `role`.
@@ -16,7 +25,7 @@ def log_to(path: Path, role: str) -> None:
         handler = logging.FileHandler(path, encoding="utf-8")
     else:
         handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(f"%(asctime)s {role} %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Discreet(f"%(asctime)s {role} %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)

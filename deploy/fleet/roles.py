@@ -7,14 +7,17 @@ to.
 The supervisor loads this module too and has no use for torch: what only the roles need is imported in them.
 """
 
+import logging
 import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from deploy import import_path
+from deploy.checks import without_passwords
 from deploy.config import Config, to_json
 from deploy.fleet.log import log_to
 from deploy.fleet.weight_store import StoredWeights, WeightPublisher
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from actors.actor import Actor
     from learner.learner import Learner
 
+logger = logging.getLogger(__name__)
+
 LOST_SECONDS = 20.0
 
 
@@ -35,10 +40,12 @@ class Assignment:
 
     config: Config
     folder: str
-    urls: tuple[str, ...]
-    """One an shard, in order; with passwords, so it goes only from process to process."""
+    urls: tuple[str, ...] = field(repr=False)
+    """One a shard, in order; with passwords, so it goes only from process to process."""
     store: Any
     """Handle of the weight store."""
+    users_folders: tuple[str, ...] = ()
+    """Where the user's own modules are (`import_path.users_folders`)."""
 
 
 class Report(TypedDict):
@@ -50,6 +57,8 @@ class Report(TypedDict):
     metrics: dict[str, float]
     episodes: list[tuple[float, int]]
     """Return and length of the episodes that ended since the last answer (actors only)."""
+    notes: list[str]
+    """Events since the last answer that people should hear of (the learner only)."""
 
 
 class Role:
@@ -61,6 +70,8 @@ class Role:
         self._folder = RunFolder(Path(assignment.folder))
         self._told_to_stop = threading.Event()
         self._heard = time.monotonic()
+        self._notes: list[str] = []
+        import_path.search_also(assignment.users_folders)
         log_to(self._folder.log_path, name)
 
     def stop(self) -> None:
@@ -74,7 +85,14 @@ class Role:
     def _report(self, source: "Actor | Learner | None") -> Report:
         self._heard = time.monotonic()
         metrics = source.metrics() if source is not None else {}
-        return Report(pid=os.getpid(), ready=source is not None, metrics=metrics, episodes=[])
+        notes = self._notes[:]
+        del self._notes[: len(notes)]
+        return Report(pid=os.getpid(), ready=source is not None, metrics=metrics, episodes=[], notes=notes)
+
+    def _note(self, text: str) -> None:
+        """Tell people, by the log and by the next heartbeat."""
+        logger.warning(text)
+        self._notes.append(text)
 
     def _shards(self) -> list[Shard]:
         run = self._config.run.name
@@ -146,7 +164,9 @@ class LearnerRole(Role):
             observation_shape=(signature.stack, *signature.frame_shape),
             seed=config.run.seed,
         )
-        checkpoints = CheckpointStore(self._folder.checkpoints, config.learner.keep_checkpoints)
+        checkpoints = CheckpointStore(
+            self._folder.checkpoints, config.learner.keep_checkpoints, note=self._note
+        )
         return Learner(
             config.learner,
             config.network,
@@ -156,8 +176,9 @@ class LearnerRole(Role):
             publish=publisher.publish,
             checkpoints=checkpoints,
             total_env_steps=total,
-            run_document=to_json(config),
+            run_document=to_json(without_passwords(config)),
             lockstep=config.run.lockstep,
+            note=self._note,
         )
 
 

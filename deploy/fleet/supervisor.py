@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,16 @@ import ray
 
 from deploy.config import Config
 from deploy.fleet.actor_fleet import ActorFleet
-from deploy.fleet.errors import FleetError
 from deploy.fleet.evaluator import Evaluator
 from deploy.fleet.learner_seat import LearnerSeat
 from deploy.fleet.log import log_to
+from deploy.fleet.nodes import learner_gpus
 from deploy.fleet.roles import Assignment
 from deploy.fleet.run_state import FINAL_STATES, FleetState, forget_ray, load_ray
 from deploy.fleet.telemetry import Telemetry
 from deploy.fleet.weight_store import create_weight_store
 from deploy.run_folder import RunBusy, RunFolder
+from replay.errors import ServersStopped
 from replay.servers import EmbeddedServers
 
 logger = logging.getLogger(__name__)
@@ -41,7 +43,9 @@ FINAL_SEEN_SECONDS = 3.0
 class Supervisor:
     """Runs in a thread of its own; the public methods are calls over Ray and answer at once."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, users_folders: Sequence[str] = ()) -> None:
+        """`users_folders`: where the modules of the user who started the run are (see `import_path`)."""
+        self._users_folders = tuple(users_folders)
         self._folder = RunFolder(Path(folder))
         log_to(self._folder.log_path, "supervisor")
         self._config: Config = self._folder.load_config()
@@ -55,6 +59,7 @@ class Supervisor:
         self._telemetry = Telemetry(self._config, self._folder, self._ray_address)
         self._actors: ActorFleet | None = None
         self._learner: LearnerSeat | None = None
+        self._evaluator: Evaluator | None = None
         self._servers: EmbeddedServers | None = None
         self._published = 0.0
         self._publish_status()
@@ -89,6 +94,9 @@ class Supervisor:
             try:
                 self._set_up(stack)
                 outcome, message = self._supervise()
+            except ServersStopped:
+                outcome = "stopped"
+                self._telemetry.note("stopped before the replay was loaded: everything stays as it is")
             except Exception as error:  # whatever it is, the run has to end in good order and to say why
                 logger.exception("the supervisor failed")
                 message = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -107,7 +115,7 @@ class Supervisor:
         urls = config.replay.urls or tuple(self._start_servers(stack))
         store = create_weight_store(node_id, self._folder.log_path)
         stack.callback(ray.kill, store)
-        assignment = Assignment(config, str(self._folder.path), urls, store)
+        assignment = Assignment(config, str(self._folder.path), urls, store, self._users_folders)
         note = self._telemetry.note
         # Embedded servers are reached by their sockets, on this node alone.
         actors_node = None if config.replay.urls else node_id
@@ -115,11 +123,11 @@ class Supervisor:
         self._learner = LearnerSeat(
             assignment,
             node_id=node_id,
-            num_gpus=_gpus(config, node_id),
+            num_gpus=learner_gpus(config, node_id),
             dead=lambda: self._fleet_state.dead_incarnations(self._actors.started if self._actors else set()),
             note=note,
         )
-        self._evaluator = Evaluator(config, self._folder, self._telemetry)
+        self._evaluator = Evaluator(assignment, node_id, self._telemetry)
 
     def _lock(self, stack: contextlib.ExitStack) -> None:
         """The run's lock; a supervisor that has just died may hold it for another moment."""
@@ -134,14 +142,13 @@ class Supervisor:
                 time.sleep(0.1)
 
     def _start_servers(self, stack: contextlib.ExitStack) -> list[str]:
-        if len(_nodes()) > 1:
-            raise FleetError("--replay.urls: needed on several Ray nodes, because embedded servers are local")
         replay = self._config.replay
         servers = EmbeddedServers(
             self._folder.replay,
             shards=replay.shards,
             append_fsync=replay.append_fsync,
             maxmemory=replay.shard_memory_bytes,
+            should_stop=self._still_waiting,
         )
         urls = servers.start()
         stack.callback(servers.stop)
@@ -152,6 +159,7 @@ class Supervisor:
         """Turn until the run has ended; gives the final state and, for a failure, why."""
         assert self._learner is not None
         assert self._actors is not None
+        assert self._evaluator is not None
         while True:
             self._begin_over_without_servers()
             self._learner.step()
@@ -186,6 +194,12 @@ class Supervisor:
     def _abandoned(self) -> bool:
         return not self._config.run.detach and time.monotonic() - self._heard > ABANDONED_SECONDS
 
+    def _still_waiting(self) -> bool:
+        """While something takes long: shows that this process lives, and says whether the run has to end."""
+        if time.monotonic() - self._published >= STATUS_SECONDS:
+            self._publish_status()
+        return self._stop_asked.is_set() or self._abandoned()
+
     def _wind_down(self, outcome: str, message: str) -> None:
         """Actors drain, then the learner saves; whatever fails here, the servers are stopped after it."""
         self._state, self._message = "stopping", message
@@ -194,14 +208,25 @@ class Supervisor:
             if self._actors is not None:
                 self._telemetry.add_episodes(self._actors.drain(DRAIN_SECONDS))
             if self._learner is not None:
-                metrics = self._learner.stop(LAST_SAVE_SECONDS)
+                metrics = self._learner.stop(LAST_SAVE_SECONDS, self._still_waiting)
                 self._telemetry.update(metrics, [], target=self._fleet_state.target, alive=0, restarts=0)
+            if self._evaluator is not None:
+                self._end_evaluations(outcome)
             self._telemetry.write()
             self._telemetry.close()
             if self._config.run.detach:  # else the command draws it
                 self._draw_curve()
         except Exception:  # nobody is left to handle it, and the servers have to be stopped
             logger.exception("winding down after %s", outcome)
+
+    def _end_evaluations(self, outcome: str) -> None:
+        """A finished run's last checkpoint is evaluated too, unless somebody wants the end at once."""
+        assert self._evaluator is not None
+        if outcome == "finished":
+            self._state, self._message = "evaluating", "the last checkpoint"
+            self._evaluator.finish(self._still_waiting)
+        else:
+            self._evaluator.cancel()
 
     def _draw_curve(self) -> None:
         # Here, because matplotlib would hold up every start.
@@ -243,18 +268,3 @@ class Supervisor:
         target = self._fleet_state.target
         self._status = self._telemetry.publish(self._state, self._message, target, rows, learner)
         self._published = time.monotonic()
-
-
-def _gpus(config: Config, node_id: str) -> float:
-    """GPUs that the learner takes: one of its node's, if there is one and it is wanted."""
-    here = next(node for node in _nodes() if node["NodeID"] == node_id)
-    found = here["Resources"].get("GPU", 0.0)
-    if config.learner.device == "cuda" and not found:
-        raise FleetError("--learner.device cuda: this node has no GPU that Ray knows of")
-    return 1.0 if found and config.learner.device != "cpu" else 0.0
-
-
-def _nodes() -> list[dict[str, Any]]:
-    """The cluster's nodes that are alive."""
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node for node in nodes if node["Alive"]]

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from deploy.checks import hide_password
 from deploy.config import Config
 from deploy.fleet.run_state import FINAL_STATES
 from deploy.monitor.metrics import MetricsSink
@@ -25,11 +26,16 @@ class Telemetry:
 
     def __init__(self, config: Config, folder: RunFolder, ray_address: str) -> None:
         self._config, self._folder, self._ray_address = config, folder, ray_address
-        # Only what adds up over the commands is taken over; the learner tells the rest once it has restored.
-        self._before: dict[str, float] = (folder.read_json("status.json", None) or {}).get("metrics", {})
-        self._seconds_before = self._before.get("progress/seconds", 0.0)
+        self.before: dict[str, float] = (folder.read_json("status.json", None) or {}).get("metrics", {})
+        """The metrics of the status before: of another command, or of a supervisor that died."""
+        # What is shown until the learner has restored: the checkpoint's counts, and what adds up.
+        kept = {name: x for name, x in self.before.items() if name.startswith(("progress/", "episode/"))}
+        self._known = kept | folder.counts_of_newest_checkpoint()
+        if "progress/env_steps" in self._known:
+            self._known |= self._num_frames(self._known)
+        self._seconds_before = self.before.get("progress/seconds", 0.0)
         self._started = time.monotonic()
-        self._count = int(self._before.get("episode/count", 0))
+        self._count = int(self.before.get("episode/count", 0))
         self._episodes: deque[tuple[float, int]] = deque(maxlen=EPISODES)
         self._notes: deque[str] = deque(maxlen=NOTES)
         self._sink = MetricsSink(folder.path)
@@ -39,7 +45,7 @@ class Telemetry:
     def note(self, text: str) -> None:
         """Tell people about an event: in the log and among the status's notes."""
         logger.info(text)
-        self._notes.append(f"{time.strftime('%H:%M:%S')} {text}")
+        self._notes.append(f"{time.strftime('%H:%M:%S')} {hide_password(text)}")
 
     def add_episodes(self, episodes: Iterable[tuple[float, int]]) -> None:
         """Episodes that ended: raw return and length in env steps."""
@@ -68,7 +74,7 @@ class Telemetry:
         if actors:
             own["actors/waiting_share"] = statistics.fmean(waiting_share(metrics) for metrics in actors)
         if "progress/env_steps" in learner:
-            own["progress/num_frames"] = learner["progress/env_steps"] * self._config.environment.frame_skip
+            own |= self._num_frames(learner)
         if self._episodes:
             own["episode/return_mean_100"] = statistics.fmean(episode[0] for episode in self._episodes)
             own["episode/length_mean_100"] = statistics.fmean(episode[1] for episode in self._episodes)
@@ -79,10 +85,15 @@ class Telemetry:
             self.write()
 
     def write(self, more: Mapping[str, float] | None = None) -> None:
-        """Append the metrics, or only `more`, to metrics.jsonl and TensorBoard."""
+        """Append the metrics, or only `more`, to metrics.jsonl and TensorBoard.
+
+        Nothing is written before the learner has said where the run is.
+        """
         if more is not None:
             self._metrics.update(more)
-        env_steps = int(self._metrics.get("progress/env_steps", 0))
+        if "progress/env_steps" not in self._metrics:
+            return
+        env_steps = int(self._metrics["progress/env_steps"])
         self._sink.write(self._metrics if more is None else more, env_steps=env_steps)
         if more is None:
             self._sink_due = time.monotonic() + SINK_SECONDS
@@ -92,23 +103,26 @@ class Telemetry:
     ) -> dict[str, Any]:
         """Write status.json and give the same."""
         # A run that ended before its learner had restored is where it was.
-        known = self._before if state in FINAL_STATES else {}
+        known = self.before | self._known if state in FINAL_STATES else self._known
         status = {
             "run": self._config.run.name,
             "state": state,
-            "message": message,
+            "message": hide_password(message),
             "time": time.time(),
             "pid": os.getpid(),
             "ray_address": self._ray_address,
             "target_actors": target,
             "actors": actors,
             "learner": learner,
-            "metrics": {**known, **self._metrics},
+            "metrics": known | self._metrics,
             "total_env_steps": self._config.run.total_env_steps,
             "notes": list(self._notes),
         }
         self._folder.write_json("status.json", status)
         return status
+
+    def _num_frames(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        return {"progress/num_frames": metrics["progress/env_steps"] * self._config.environment.frame_skip}
 
     def close(self) -> None:
         """Flush and close the files."""

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 
+from deploy.checks import MOST_ACTORS
 from deploy.fleet.log import log_to
+from deploy.fleet.nodes import only_on
 
 if TYPE_CHECKING:
     from models.arrays import Weights
@@ -68,9 +70,10 @@ class WeightStore:
 
 def create_weight_store(node_id: str, log: Path) -> Any:
     """Start a store on that Ray node, with the run's log; gives its handle."""
-    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
-    # Every actor has one question pending, each a coroutine in the store.
-    remote = ray.remote(WeightStore).options(num_cpus=0, max_concurrency=10_000, scheduling_strategy=strategy)
+    # Every actor has one question pending, a coroutine in the store; the learner must get in beside them.
+    remote = ray.remote(WeightStore).options(
+        num_cpus=0, max_concurrency=2 * MOST_ACTORS, scheduling_strategy=only_on(node_id)
+    )
     return remote.remote(log)
 
 

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 import deploy.fleet
 from deploy.cli.follow import Forced, Interrupts, ResumeNotice
 from deploy.cli.main import COMMANDS, main
 from deploy.cli.summary import config_lines, disk_estimate, num_parameters
-from deploy.config import Config, with_values
-from deploy.fleet.errors import FleetError
+from deploy.config import Config, to_json, with_values
+from deploy.fleet import nodes
+from deploy.fleet.errors import FleetError, WrongFlag
 from deploy.presets import LAPTOP, PAPER_RAINBOW, PRESETS
 from deploy.run_folder import RunFolder
 
@@ -159,12 +161,15 @@ MISTAKES = [
     (["scale", "none"], "--actors: needs a value; allowed is a whole number"),
     (["scale", "none", "--actors", "many"], "--actors: 'many' is not allowed"),
     (["scale", "none", "--actors", "0"], "--actors 0: must be 1 or more"),
+    (["scale", "none", "--actors", "10001"], "--actors 10001: must be at most 10000"),
+    (["train", "--actors", "10001"], "--actors 10001: must be 1 to 10000"),
+    (["train", "redis://:secret@h"], "'redis://:***@h': unexpected"),
     (["evaluate", "none"], "no run 'none'"),
     (["evaluate", "none", "--episodes", "-1"], "--episodes -1: must be 1 or more"),
     (["plot"], "RUN is missing"),
     (["plot", "none"], "no run 'none'"),
     (["bench"], "WHAT is missing"),
-    (["bench", "reply"], "allowed is one of actor, learner, end-to-end"),
+    (["bench", "reply"], "allowed is one of actor, learner, diagnostics, end-to-end"),
     (["doctor", "--fast"], "--fast: unknown flag"),
 ]
 
@@ -302,6 +307,22 @@ def test_a_stop_that_is_not_heard_is_repeated(launched: Any, capsys: pytest.Capt
     assert out.count("stopping:") == 1
 
 
+def test_a_stop_that_a_new_supervisor_has_forgotten_is_repeated(
+    launched: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Forgetful(ScriptedRun):
+        def stop(self) -> None:
+            super().stop()
+            again = self.calls.count("stop") == 2
+            self._statuses = [status("stopping"), status("stopped") if again else status("running")]
+
+    run = Forgetful([status("running")])
+    launched(run)
+    run.on_status = lambda asked: os.kill(os.getpid(), signal.SIGINT) if asked == 2 else None
+    assert run_line(capsys, "train", "--name", "r")[0] == 0
+    assert run.calls.count("stop") == 2
+
+
 def test_a_run_that_is_not_heard_of_any_more_is_exit_1(
     launched: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -335,12 +356,63 @@ def test_a_wrong_value_that_only_the_fleet_finds_is_exit_2_and_leaves_no_folder(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def launch(config: Config, folder: RunFolder, *, resume: bool) -> ScriptedRun:
-        raise FleetError(f"no Ray answers at {config.run.ray_address} (--run.ray-address)")
+        raise WrongFlag(f"--ray-address: no Ray answers at {config.run.ray_address}")
 
     monkeypatch.setattr(deploy.fleet, "launch", launch, raising=False)
     code, _, err = run_line(capsys, "train", "--name", "r", "--ray-address", "auto")
-    assert (code, err) == (2, "apexpert: no Ray answers at auto (--ray-address)\n")
+    assert (code, err) == (2, "apexpert: --ray-address: no Ray answers at auto\n")
     assert list(Path("runs").iterdir()) == []
+
+    folder = saved_run()
+    code, _, err = run_line(capsys, "resume", "r", "--ray-address", "auto", "--actors", "3")
+    assert (code, err) == (2, "apexpert: --ray-address: no Ray answers at auto\n")
+    assert folder.load_config().run.ray_address == "", "a resume that did not start changes nothing"
+    assert folder.load_config().actors == LAPTOP.actors
+
+
+def test_several_ray_nodes_need_shards_that_all_reach(
+    shared_ray: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = nodes.alive_nodes
+    monkeypatch.setattr(nodes, "alive_nodes", lambda: [*real(), {"NodeID": "other", "Resources": {}}])
+    code, _, err = run_line(capsys, "train", "--name", "r", "--ray-address", shared_ray)
+    assert code == 2
+    assert err.startswith("apexpert: --replay.urls: needed on this Ray of 2 nodes")
+    assert err.count("\n") == 1
+    assert list(Path("runs").iterdir()) == []
+    with pytest.raises(ValueError, match="Failed to look up"):
+        ray.get_actor(f"supervisor:{Path('runs/r').absolute()}", "apexpert")
+
+
+SMALL = """
+import gymnasium, numpy
+class Small(gymnasium.vector.VectorEnv):
+    metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.NEXT_STEP}
+    single_observation_space = gymnasium.spaces.Box(0, 255, (24, 40), numpy.uint8)
+    single_action_space = gymnasium.spaces.Discrete(3)
+def make(num_envs):
+    return Small()
+"""
+
+
+@pytest.mark.parametrize(("encoder", "smallest"), [("impala", 29), ("nature", 36)])
+def test_frames_too_small_for_the_encoder_are_found_before_anything_starts(
+    encoder: str,
+    smallest: int,
+    launched: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    calls = launched(ScriptedRun([status("finished")]))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("small_frames.py").write_text(SMALL)
+    argv = ["--env", "small_frames:make", "--network.padding", "valid", "--encoder", encoder]
+    code, _, err = run_line(capsys, "train", *argv)
+    assert (code, err.count("\n"), calls) == (2, 1, [])
+    assert err.startswith("apexpert: --env 'small_frames:make': frames are 24x40, and both")
+    assert f"must be {smallest} or more with --encoder {encoder}" in err
+    assert not Path("runs").exists()
+    sys.modules.pop("small_frames")
 
 
 def test_a_fleet_that_does_not_start_is_exit_1(
@@ -366,12 +438,19 @@ def test_detached_runs_are_left_alone(launched: Any, capsys: pytest.CaptureFixtu
 
 
 def test_runs_elsewhere_are_named_by_path(
-    tmp_path: Path, launched: Any, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, launched: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     launched(ScriptedRun([status("stopped")]))
     elsewhere = tmp_path / "other place"
     _, out, _ = run_line(capsys, "train", "--name", "r", "--runs-dir", str(elsewhere))
     assert f"apexpert resume '{elsewhere}/r'" in out
+    folder = RunFolder.open("r", elsewhere)
+    folder.write_json("status.json", status("running"))
+    launched(ScriptedRun([], after_stop=[status("stopped")]))
+    monkeypatch.setattr("deploy.cli.control._wait_for_end", lambda folder: status("stopped"))
+    for command in (["stop", "r"], ["scale", "r", "--actors", "2"]):
+        _, out, _ = run_line(capsys, *command, "--runs-dir", str(elsewhere))
+        assert f" '{elsewhere}/r'" in out, "without --runs-dir the name alone would not be found"
 
 
 def saved_run(state: str = "stopped", **more: Any) -> RunFolder:
@@ -471,6 +550,53 @@ def test_scale_and_stop_reach_the_run(launched: Any, capsys: pytest.CaptureFixtu
     assert "r: stopped; checkpoint -" in out
     assert run.calls == ["scale 3", "close", "stop", "close"]
     assert run_line(capsys, "stop", "r")[1] == "r: stopped already\n"
+
+
+def test_crowded_cores_are_warned_of(
+    launched: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    launched(ScriptedRun([status("finished")]))
+    crowded = "WARNING: 5 actors on 2 cores"
+    assert crowded in run_line(capsys, "train", "--name", "many", "--actors", "5")[1]
+    assert "WARNING: 4 actors" not in run_line(capsys, "train", "--name", "some", "--actors", "4")[1]
+    saved_run("running")
+    assert crowded in run_line(capsys, "scale", "r", "--actors", "5")[1]
+    assert "WARNING" not in run_line(capsys, "scale", "r", "--actors", "4")[1]
+
+
+def test_bench_prints_what_it_measured_without_passwords(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "deploy.bench.actor.run", lambda config, **_: {"speed": 2.0, "config": to_json(config)}
+    )
+    argv = ["bench", "actor", "--replay.urls", "redis://:secret@h:1", "--replay.min-size", "777"]
+    code, out, _ = run_line(capsys, *argv)
+    assert code == 0
+    assert "min_size=777" in out
+    assert "urls=redis://:***@h:1" in out
+    assert "speed" in out
+    _, text, _ = run_line(capsys, *argv, "--json")
+    assert json.loads(text)["config"]["replay"]["urls"] == ["redis://:***@h:1"]
+    assert "secret" not in out + text
+
+
+def test_redis_urls_come_from_the_environment_unless_they_are_given(
+    launched: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = launched(ScriptedRun([status("finished")]))
+    monkeypatch.setattr("deploy.cli.preflight.check_urls", lambda urls: None)
+    monkeypatch.setenv("APEXPERT_REDIS_URLS", "redis://:one@a:1  redis://:two@b:1")
+    out = run_line(capsys, "train", "--name", "a")[1]
+    assert calls[0][0].replay.urls == ("redis://:one@a:1", "redis://:two@b:1")
+    assert "note: other users" not in out
+    out += run_line(capsys, "train", "--name", "b", "--replay.urls", "redis://:three@c:1")[1]
+    assert calls[1][0].replay.urls == ("redis://:three@c:1",)
+    assert "note: other users of this machine see a password in arguments" in out
+    assert not any(password in out for password in ("one@", "two@", "three@"))
+    monkeypatch.setenv("APEXPERT_REDIS_URLS", "http://h")
+    assert "--replay.urls 'http://h': must start" in run_line(capsys, "train", "--name", "c")[2]
 
 
 def test_lockstep_runs_are_not_scaled(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import signal
@@ -9,17 +10,40 @@ from pathlib import Path
 import psutil
 import pytest
 
+import models
 from deploy.fleet import cluster
 from deploy.fleet.cluster import LocalRay
+from deploy.import_path import ROOT
 from tests.helpers.deadline import until
 
 CONNECT = """
-import json, os, sys, ray
+import json, os, sys
+import ray
 from deploy.fleet import cluster
 local = cluster.LocalRay.parse(json.loads(sys.argv[1]))
 cluster.connect(local.address, local)
-probe = ray.remote(num_cpus=0)(lambda: (os.environ["GOMP_SPINCOUNT"], os.getcwd() in sys.path))
-print(json.dumps([ray.cluster_resources()["CPU"], *ray.get(probe.remote())]))
+print(json.dumps([ray.cluster_resources()["CPU"], os.environ["RAY_AUTH_MODE"]]))
+"""
+
+FROM_THE_USERS_FOLDER = """
+import json, sys
+import ray
+from deploy import import_path
+from deploy.fleet import cluster
+from deploy.fleet.roles import Assignment, Role
+
+class Probe(Role):
+    def look(self):
+        import models, select, users_environment
+        from deploy.run_folder import RunFolder
+        return models.__file__, select.__file__, users_environment.make(3), sys.modules["deploy"].__file__
+
+local = cluster.LocalRay.parse(json.loads(sys.argv[1]))
+cluster.connect(local.address, local)
+from deploy.presets import LAPTOP
+assignment = Assignment(LAPTOP, sys.argv[2], (), None, import_path.users_folders())
+probe = ray.remote(num_cpus=0)(Probe).remote(assignment, "probe")
+print(json.dumps(ray.get(probe.look.remote())))
 """
 
 START = """
@@ -40,17 +64,42 @@ def wait_gone(those: list[psutil.Process]) -> None:
     until(lambda: not any(p.is_running() and p.status() != "zombie" for p in those), "Ray's end", 20)
 
 
+NOT_OURS = "raise ImportError('this is not the one that was meant')\n"
+
+
 @pytest.fixture(scope="module")
-def local():
-    started = cluster.start_local(num_cpus=33)
+def shadows(tmp_path_factory):
+    """A folder of PYTHONPATH with packages that are named like ours."""
+    folder = tmp_path_factory.mktemp("shadows")
+    for name in ("models", "replay"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text(NOT_OURS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def users_folder(tmp_path_factory):
+    """A folder with an environment of the user's, and modules that are named like ours and like Python's."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "users_environment.py").write_text("def make(num_envs):\n    return num_envs + 4\n")
+    for name in ("models", "deploy", "select"):
+        (folder / f"{name}.py").write_text(NOT_OURS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local(users_folder, shadows):
+    """A Ray that was started in the user's folder and with a PYTHONPATH."""
+    with contextlib.chdir(users_folder), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(shadows))
+        started = cluster.start_local(num_cpus=33)
     yield started
     started.end()
 
 
-def run(code: str, local: LocalRay, **environment: str) -> subprocess.CompletedProcess[str]:
-    record = json.dumps(vars(local))
+def run(code: str, local: LocalRay, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code, record],
+        [sys.executable, "-P", "-c", code, json.dumps(vars(local)), *arguments],
         env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
@@ -58,7 +107,27 @@ def run(code: str, local: LocalRay, **environment: str) -> subprocess.CompletedP
 def test_any_process_of_the_user_can_connect(local):
     answered = run(CONNECT, local)
     assert answered.returncode == 0, answered.stderr
-    assert json.loads(answered.stdout.splitlines()[-1]) == [33.0, "0", True]
+    assert json.loads(answered.stdout.splitlines()[-1]) == [33.0, "token"]
+
+
+def test_a_users_folder_serves_its_environment_and_shadows_nothing(local, users_folder, tmp_path):
+    with contextlib.chdir(users_folder):
+        answered = run(FROM_THE_USERS_FOLDER, local, str(tmp_path))
+    assert answered.returncode == 0, answered.stderr
+    ours, pythons, value, deploy = json.loads(answered.stdout.splitlines()[-1])
+    assert (Path(ours).parent, Path(deploy).parent) == (Path(ROOT) / "models", Path(ROOT) / "deploy")
+    assert Path(pythons).parent != users_folder
+    assert value == 7
+
+
+def test_our_packages_come_before_those_of_pythonpath(shadows):
+    code = "from deploy.cli.main import main; main(['list']); import models; print(models.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], env=os.environ | {"PYTHONPATH": str(shadows)},
+        cwd=shadows, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.splitlines()[-1]) == Path(models.__file__)
 
 
 def test_it_listens_on_the_loopback_address_alone(local):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.checks import RULES, check, hide_password, smallest_error_buffer
+from deploy.checks import RULES, check, hide_password, smallest_error_buffer, without_passwords
 from deploy.config import (
     Config,
     ConfigError,
@@ -52,7 +52,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"run__name": "a/b"}, "--name 'a/b'", "letters, digits"),
     ({"run__name": "../a"}, "--name '../a'", "letters, digits"),
     ({"run__name": ".hidden"}, "--name '.hidden'", "letters, digits"),
-    ({"actors__num_actors": 0}, "--actors.num-actors 0", "greater than 0"),
+    ({"actors__num_actors": 0}, "--actors.num-actors 0", "1 to 10000"),
+    ({"actors__num_actors": 10_001}, "--actors.num-actors 10001", "1 to 10000"),
+    ({"replay__urls": ("redis://:a b@h",)}, "--replay.urls", "%20"),
     ({"actors__envs_per_actor": -1}, "--actors.envs-per-actor -1", "greater than 0"),
     ({"learner__learning_rate": 0.0}, "--learner.learning-rate 0.0", "greater than 0"),
     ({"learner__learning_rate": float("nan")}, "--learner.learning-rate nan", "finite"),
@@ -85,8 +87,13 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"run__ray_address": "ray://a:10001"}, "--ray-address ray://a:10001", "--ray-address auto"),
     (
         {"environment__frame_height": 30},
-        "--environment.frame-height 30",
-        "36 or more with --network.encoder nature",
+        "--environment.frame-height",
+        "frames are 30x84, and both sides must be 36 or more with --network.encoder nature",
+    ),
+    (
+        {"environment__frame_width": 28, "network__encoder": "impala"},
+        "--environment.frame-width",
+        "29 or more with --network.encoder impala --network.padding valid",
     ),
     ({"environment__max_frames_per_episode": 3}, "--environment.max-frames-per-episode 3", "at least"),
 ]
@@ -191,7 +198,7 @@ def test_json_takes_whole_numbers_for_floats_and_defaults_for_missing_fields() -
         ({"replay": {"shards": 3.0}}, "allowed is a whole number"),
         ({"replay": {"gamma": True}}, "allowed is a number"),
         ({"replay": {"urls": "redis://a"}}, "a list of texts"),
-        ({"network": {"encoder": "resnet"}}, "one of impala, nature"),
+        ({"network": {"padding": "wide"}}, "one of same, valid"),
         ({"run": {"detach": 1}}, "true or false"),
         ({"run": []}, "expected a JSON object"),
         (None, "expected a JSON object"),
@@ -208,3 +215,12 @@ def test_passwords_are_hidden() -> None:
     assert hide_password("redis://user:secret@host:6379/0") == "redis://user:***@host:6379/0"
     assert hide_password("redis://:secret@host") == "redis://:***@host"
     assert hide_password("redis://host:6379") == "redis://host:6379"
+    assert hide_password("redis://:unescaped/p@ss:w@host:1") == "redis://:***@host:1"
+    assert hide_password("redis://host?db=1&password=secret&a=b") == "redis://host?db=1&password=***&a=b"
+    assert (
+        hide_password("at redis://:one@a and redis://u:two@b:1: no")
+        == "at redis://:***@a and redis://u:***@b:1: no"
+    )
+    config = with_values(LAPTOP, replay__urls=("redis://u:secret@host", "redis://other"))
+    assert without_passwords(config).replay.urls == ("redis://u:***@host", "redis://other")
+    assert "secret" not in repr(config)

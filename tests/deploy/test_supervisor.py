@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 import psutil
 import pytest
@@ -25,6 +26,7 @@ class Idle:
     def __init__(self, name: str, obeys: bool = True) -> None:
         self.stopped = threading.Event()
         self.name, self.obeys = name, obeys
+        self.notes = [f"{name} has a note"]
 
     def run(self):
         while not (self.stopped.wait(0.02) and self.obeys):
@@ -32,7 +34,14 @@ class Idle:
         return [(1.0, 6)]
 
     def heartbeat(self):
-        return {"pid": os.getpid(), "ready": True, "metrics": {"name": self.name}, "episodes": []}
+        notes, self.notes = self.notes, []
+        return {
+            "pid": os.getpid(),
+            "ready": self.name != "restoring",
+            "metrics": {"name": self.name},
+            "episodes": [],
+            "notes": notes,
+        }
 
     def stop(self):
         self.stopped.set()
@@ -128,6 +137,50 @@ def test_a_learner_that_cannot_run_is_given_up(shared_ray, monkeypatch, kind, st
     assert f"{kind} one" in seat.message
     assert "\n" not in seat.message
     assert len(started) == starts
+
+
+@pytest.fixture
+def seat_of(shared_ray, monkeypatch):
+    """Makes (seat, its notes, calls while it waits) whose learner is an `Idle` of that name."""
+
+    def make(name: str, obeys: bool) -> tuple[LearnerSeat, list[str], list[int]]:
+        monkeypatch.setattr(learner_seat, "start_learner", lambda *_: start(Idle, name, obeys))
+        notes: list[str] = []
+        seat = LearnerSeat(None, node_id="", num_gpus=0, dead=set, note=notes.append)
+        until(lambda: seat.step() or bool(notes), "the first heartbeat")
+        assert notes == [f"{name} has a note"], "what a learner tells reaches people, once"
+        return seat, notes, []
+
+    return make
+
+
+def test_a_learner_that_restores_does_not_hold_up_the_end(seat_of, monkeypatch):
+    monkeypatch.setattr(learner_seat, "RESTORING_SECONDS", 0.5)
+    seat, notes, calls = seat_of("restoring", False)
+    process = psutil.Process(seat.pid)
+    began = time.monotonic()
+    seat.stop(120, lambda: calls.append(1))
+    assert time.monotonic() - began < 10
+    assert calls, "whoever waits can tell that it lives"
+    assert "stopped before the learner was ready: no new checkpoint" in notes[1]
+    until(lambda: not process.is_running() or process.status() == "zombie", "its end", 10)
+
+
+def test_a_learner_that_saves_is_waited_for(seat_of, monkeypatch):
+    monkeypatch.setattr(learner_seat, "RESTORING_SECONDS", 0.0)
+    seat, notes, _ = seat_of("saving", True)
+    assert seat.stop(120)["name"] == "saving"
+    assert len(notes) == 1
+
+
+def test_an_actor_may_wait_for_a_free_core_as_long_as_it_takes(shared_ray, monkeypatch):
+    monkeypatch.setattr(handles, "SILENT_SECONDS", 0.2)
+    actor = ray.remote(Idle).options(num_cpus=10**6, max_concurrency=4).remote("waiting")
+    handle = RoleHandle(actor, actor.run.remote())
+    began = time.monotonic()
+    until(lambda: handle.poll() or time.monotonic() - began > 1.0, "a second")
+    assert handle.end is None
+    handle.kill()
 
 
 def test_a_run_that_cannot_be_says_why_and_leaves_nothing(shared_ray, tmp_path):

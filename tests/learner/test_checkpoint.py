@@ -124,6 +124,34 @@ def test_the_last_kept_and_the_best_stay(tmp_path):
     assert [path.name[-1] for path in store.paths()] == ["6", "5", "4"]
 
 
+def test_one_that_somebody_evaluates_is_not_removed_meanwhile(tmp_path):
+    learners, evaluators = CheckpointStore(tmp_path, keep=1), CheckpointStore(tmp_path, keep=1)
+    first = save(learners, 1)
+    with evaluators.pinned(first):
+        save(learners, 2)
+        save(learners, 3)
+        assert [path.name[-1] for path in learners.paths()] == ["3", "1"]
+        assert evaluators.mark_best(first, 5.0)
+    third = learners.paths()[0]
+    with evaluators.pinned(third):
+        save(learners, 4)
+        assert not evaluators.mark_best(third, 4.0)
+    save(learners, 5)
+    assert [path.name[-1] for path in learners.paths()] == ["5", "1"], "the pinned that was not best leaves"
+
+
+def test_a_good_one_that_is_gone_is_told_of(tmp_path):
+    notes = []
+    store = CheckpointStore(tmp_path, note=notes.append)
+    gone = tmp_path / "update-000000001"
+    with store.pinned(gone):
+        assert not store.mark_best(gone, 9.0)
+    assert notes == ["update-000000001 scored 9, but it is gone and cannot be kept as the best"]
+    (save(store, 2) / "document.json").unlink()
+    assert store.load_newest() is None
+    assert notes[1:] == ["skipping broken checkpoint update-000000002: document.json is missing"]
+
+
 def test_damage_to_the_mark_of_the_best_loses_only_the_mark(tmp_path, caplog):
     store = CheckpointStore(tmp_path)
     store.mark_best(save(store, 1), 5.0)

@@ -359,9 +359,21 @@ def test_the_speed_window_forgets():
         window.count(updates=2, waited=0.25)
     assert window.updates_per_s == pytest.approx(4.0, rel=0.15)
     assert window.waiting_share == pytest.approx(0.5, rel=0.15)
+    assert window.largest_arrival == 0
+    for arrived in (5, 40, 7):
+        window.count(arrived=arrived)
+        now[0] += 0.75
+    assert window.largest_arrival == 40
     now[0] += 30
     assert window.updates_per_s == 0
     assert window.waiting_share == 0
+    assert window.largest_arrival == 0
+
+
+def test_the_burst_is_the_updates_that_arrive_at_once(tmp_path):
+    setup = Setup(tmp_path, [20, 8, 48, 8], total=84)
+    setup.learner.run(never)
+    assert setup.learner.metrics()["replay/burst_updates"] == 48 / 4
 
 
 def test_the_metrics_board_hands_out_copies():

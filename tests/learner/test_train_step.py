@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from learner.config import LearnerConfig
-from learner.train_step import TrainStep, choose_dtype
+from learner.precision import choose_dtype
+from learner.train_step import TrainStep
 from models.arrays import load
 from models.config import NetworkConfig
 from models.q_network import build_network
@@ -139,7 +140,7 @@ def test_noise_differs_between_the_networks_and_between_updates():
     step = _step(learning_rate=0.0, network=dataclasses.replace(NETWORK, noisy_sigma=2.0), num_threads=1)
     drawn = []
     original = step.online_network.sample_noise
-    step.online_network.sample_noise = lambda *a: drawn.append(original(*a)) or drawn[-1]
+    step.online_network.sample_noise = lambda *a, **k: drawn.append(original(*a, **k)) or drawn[-1]
     first, second = step.step(_batch()), step.step(_batch())
     assert first.loss != second.loss
     assert len(drawn) == 6

@@ -1,4 +1,4 @@
-"""Flat arrays and the reference's parameter files: round trips."""
+"""Flat arrays: round trips."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import torch
 
 from models.arrays import flatten, load
 from models.config import NetworkConfig
-from models.dopamine import load_dopamine, to_dopamine
 from models.q_network import build_network
 
 SHAPE = (2, 44, 44)
@@ -44,23 +43,3 @@ def test_load_into_bfloat16():
 def test_wrong_size_is_refused():
     with pytest.raises(ValueError, match="parameters"):
         load(_network(1), np.zeros(7, np.float32))
-
-
-@pytest.mark.parametrize("encoder", ["impala", "nature"])
-@pytest.mark.parametrize("head", ["soft_moe", "dense"])
-@pytest.mark.parametrize("noisy", [True, False])
-@pytest.mark.parametrize("dueling", [True, False])
-@pytest.mark.parametrize("scope", ["encoder/", ""])
-def test_dopamine_round_trip(encoder, head, noisy, dueling, scope):
-    changes = {"encoder": encoder, "head": head, "noisy": noisy, "dueling": dueling}
-    source, copy = _network(1, **changes), _network(2, **changes)
-    load_dopamine(copy, to_dopamine(source, encoder_scope=scope))
-    for (name, a), b in zip(source.named_parameters(), copy.parameters(), strict=True):
-        assert torch.equal(a, b), name
-
-
-def test_a_missing_dopamine_parameter_is_named():
-    arrays = to_dopamine(_network(1))
-    del arrays["params/SoftMoE_0/phi_weights"]
-    with pytest.raises(KeyError, match="phi_weights"):
-        load_dopamine(_network(1), arrays)

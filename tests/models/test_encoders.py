@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from models.encoders import Convolution, build_encoder, max_pool, same_padding
+from models.geometry import smallest_image
 
 
 def _generator():
@@ -86,6 +87,33 @@ def test_shapes(name, padding, channels, positions):
     assert encoder(torch.zeros(2, 4, 84, 84), 1.0).shape == (2, channels, *positions)
 
 
+@pytest.mark.parametrize(
+    ("name", "scale", "widths"),
+    [("impala", 2.0, (32, 64, 64)), ("impala", 0.3, (4, 9, 9)), ("nature", 3.0, (96, 192, 192))],
+)
+def test_width_scale(name, scale, widths):
+    encoder = build_encoder(name, 4, "same", _generator(), scale)
+    assert encoder.channels == widths[-1]
+    assert encoder(torch.zeros(1, 4, 84, 84), 1.0).shape == (1, widths[-1], 11, 11)
+    found = [len(p) for n, p in encoder.named_parameters() if n.endswith("bias") and "blocks" not in n]
+    assert tuple(found) == widths
+
+
+@pytest.mark.parametrize("name", ["impala", "nature"])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_smallest_image(name, padding):
+    encoder = build_encoder(name, 1, padding, _generator())
+    for at_least in (1, 3):
+        size = smallest_image(name, padding, at_least)
+        assert min(encoder.positions(size, size)) == at_least
+        assert min(encoder.positions(size - 1, size)) < at_least
+
+
+def test_an_unknown_encoder_is_refused():
+    with pytest.raises(ValueError, match="'resnet': must be one of impala, nature or module:callable"):
+        build_encoder("resnet", 4, "same", _generator())
+
+
 @pytest.mark.parametrize("name", ["impala", "nature"])
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("size", [(36, 44), (41, 53)])
@@ -98,10 +126,12 @@ def _assert_xavier(weight, fan_in, fan_out):
     bound = math.sqrt(6 / (fan_in + fan_out))
     assert weight.abs().max() <= bound
     assert weight.abs().max() > 0.97 * bound
+    assert weight.mean().abs() < 0.05 * bound
     assert weight.var().item() == pytest.approx(bound**2 / 3, rel=0.1)
 
 
 def _assert_lecun_normal(weight, fan_in):
+    assert weight.mean().abs() < 0.1 / math.sqrt(fan_in)
     assert weight.var().item() == pytest.approx(1 / fan_in, rel=0.1)
     assert weight.abs().max() <= 2 / math.sqrt(fan_in) / 0.8796
     assert weight.abs().max() > 1.9 / math.sqrt(fan_in)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.noisy import LayerNoise, NoisyLinear, draw_factors
+from models.noisy import LayerNoise, Noise, NoisyLinear, draw_factors
 
 
 def _layer():
@@ -49,7 +49,30 @@ def test_initial_values():
     layer = NoisyLinear(400, 30, 0.1, torch.Generator().manual_seed(0))
     for mean in (layer.weight, layer.bias):
         assert mean.abs().max() <= 1 / 20
+    assert layer.weight.mean().abs() < 0.001
     assert layer.weight.abs().max() > 0.99 / 20
     assert layer.weight.var().item() == pytest.approx(1 / 400 / 3, rel=0.05)
     torch.testing.assert_close(layer.weight_sigma, torch.full((30, 400), 0.1 / 20))
     torch.testing.assert_close(layer.bias_sigma, torch.full((30,), 0.1 / 20))
+
+
+def test_the_noise_of_a_weight_has_mean_zero_and_its_sigma_and_factorises():
+    layer = _layer()
+    factors = draw_factors([5, 3], 40_000, torch.Generator().manual_seed(1))
+    outer = factors[1].unsqueeze(2) * factors[0].unsqueeze(1)  # (R, out, in)
+    changes = layer.weight_sigma.detach() * outer
+    # The variance of each factor is E |x| = sqrt(2 / pi) for a unit normal x.
+    expected = layer.weight_sigma.detach().square() * 2 / torch.pi
+    torch.testing.assert_close(changes.var(dim=0), expected, rtol=0.08, atol=1e-4)
+    assert changes.mean(dim=0).abs().max() < 0.02
+    assert torch.linalg.matrix_rank(outer[:50]).max() == 1
+
+
+def test_a_part_of_the_rows():
+    shared = LayerNoise(torch.randn(1, 5), torch.randn(1, 3))
+    single = LayerNoise(torch.randn(8, 5), torch.randn(8, 3))
+    noise = Noise(shared, single, torch.randn(8, 4, 2)).rows(slice(2, 5))
+    assert torch.equal(noise.hidden.inputs, shared.inputs)
+    assert torch.equal(noise.output.outputs, single.outputs[2:5])
+    assert noise.router.shape == (3, 4, 2)
+    assert Noise(None, shared).rows(slice(2, 5)) == Noise(None, shared)

@@ -1,7 +1,6 @@
-"""The network as a whole: shapes of every arm, determinism, noise, dueling, dtypes, initial values."""
+"""The network as a whole: outputs, determinism, noise, dueling, dtypes, initial values."""
 
 import dataclasses
-import itertools
 import math
 
 import pytest
@@ -27,19 +26,17 @@ def _network(seed=0, num_actions=4, **changes):
     )
 
 
-ARMS = list(itertools.product(["soft_moe", "dense"], [True, False], [True, False], [True, False]))
-
-
-@pytest.mark.parametrize(("head", "distributional", "dueling", "noisy"), ARMS)
-def test_every_arm(head, distributional, dueling, noisy):
-    network = _network(head=head, distributional=distributional, dueling=dueling, noisy=noisy)
+@pytest.mark.parametrize("distributional", [True, False])
+@pytest.mark.parametrize("dueling", [True, False])
+@pytest.mark.parametrize("noisy", [True, False])
+def test_every_output(distributional, dueling, noisy):
+    network = _network(distributional=distributional, dueling=dueling, noisy=noisy)
     noise = network.sample_noise(torch.Generator().manual_seed(1), 3)
     assert (noise is not None) == noisy
     output = network(_observation(), noise)
     assert output.q_values.shape == (3, 4)
     assert output.q_values.dtype == torch.float32
     assert (output.logits is None) != distributional
-    assert (output.soft_moe is None) == (head == "dense")
     loss = output.q_values.square().sum() if output.logits is None else output.logits.square().sum()
     gradients = torch.autograd.grad(loss, list(network.parameters()))
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
@@ -77,7 +74,7 @@ def test_noise_rows_are_independent_and_each_is_a_network_of_its_own():
     together = network(observation, noise).q_values
     assert (together[0] - together[1]).abs().max() > 1e-3
     for row in range(3):
-        own = type(noise)(*(type(part)(*(factor[row : row + 1] for factor in part)) for part in noise))
+        own = noise.rows(slice(row, row + 1))
         torch.testing.assert_close(
             network(observation[:1], own).q_values[0], together[row], atol=1e-5, rtol=1e-4
         )

@@ -7,92 +7,84 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.noisy import LayerNoise
-from models.soft_moe import Experts, SoftMoE
-from models.tokens import position_tokens
+from models.noisy import LayerNoise, Noise
+from models.soft_moe import SoftMoE
+from tests.helpers.mixtures import assert_same_gradients, expert_output, randomise
 
 
-def _layer(num_tokens=10, width=6, num_experts=3, hidden=5, sigma=None, seed=0):
+def _layer(num_tokens=10, width=6, num_experts=3, hidden=5, sigma=None, seed=0, **options):
     generator = torch.Generator().manual_seed(seed)
     layer = SoftMoE(
-        num_tokens, width, num_experts=num_experts, hidden=hidden, generator=generator, sigma=sigma
+        num_tokens,
+        width,
+        num_experts=num_experts,
+        hidden=hidden,
+        generator=generator,
+        sigma=sigma,
+        **options,
     )
-    with torch.no_grad():  # Biases that are not zero, so that they count.
-        layer.experts.bias_in.uniform_(-1, 1, generator=generator)
-        layer.experts.bias_out.uniform_(-1, 1, generator=generator)
-    return layer
+    return randomise(layer, generator)
 
 
-def _slow(layer, tokens, noise_in=None, noise_out=None):
-    """One sample, one expert and one slot after the other; noise (in,), (out,) of that sample."""
-    experts, slots = layer.num_experts, layer.num_slots
-    phi = layer.phi.view(-1, experts, slots)
+def _slow(layer, tokens, noise=None):
+    """One sample, one expert and one slot after the other."""
+    phi = layer.phi.view(-1, layer.num_experts, layer.num_slots)
+    if layer.scale is not None:
+        phi = layer.scale * phi / (phi.square().sum(dim=0, keepdim=True).sqrt() + 1e-6)
     rows = []
-    for sample in range(len(tokens)):
-        x = tokens[sample]
-        logits = torch.einsum("td,des->tes", x, phi)
-        exponentials = logits.exp()
+    for sample, x in enumerate(tokens):
+        directions = x if layer.scale is None else x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-6)
+        exponentials = torch.einsum("td,des->tes", directions, phi).exp()
         mixed = torch.zeros_like(x)
-        for e in range(experts):
-            weight, bias = layer.experts.weight_in[e], layer.experts.bias_in[e, 0]
-            if noise_in is not None:
-                weight = weight + layer.experts.weight_in_sigma[e] * torch.outer(
-                    noise_in[sample], noise_out[sample]
-                )
-                bias = bias + layer.experts.bias_in_sigma[e, 0] * noise_out[sample]
-            for s in range(slots):
+        for e in range(layer.num_experts):
+            for s in range(layer.num_slots):
                 dispatch = exponentials[:, e, s] / exponentials[:, e, s].sum()
-                hidden = (dispatch @ x @ weight + bias).clamp(min=0)
-                output = hidden @ layer.experts.weight_out[e] + layer.experts.bias_out[e, 0]
                 combine = exponentials[:, e, s] / exponentials.sum(dim=(1, 2))
-                mixed = mixed + combine[:, None] * output
+                mixed = mixed + combine[:, None] * expert_output(layer, e, dispatch @ x, noise, sample)
         rows.append(mixed)
     return torch.stack(rows)
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 5), st.integers(0, 1000))
-def test_forward_and_backward_are_those_of_the_loop(batch, num_tokens, num_experts, seed):
-    layer = _layer(num_tokens=num_tokens, num_experts=num_experts, seed=seed)
-    slow = _layer(num_tokens=num_tokens, num_experts=num_experts, seed=seed).double()
+@settings(max_examples=20, deadline=None)
+@given(
+    batch=st.integers(1, 4),
+    num_tokens=st.integers(1, 9),
+    num_experts=st.integers(1, 5),
+    capacity_factor=st.sampled_from([0.3, 1.0, 1.7]),
+    normalize=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_forward_and_backward_are_those_of_the_loop(
+    batch, num_tokens, num_experts, capacity_factor, normalize, seed
+):
+    options = {"num_tokens": num_tokens, "num_experts": num_experts, "capacity_factor": capacity_factor}
+    fast, exact = (_layer(**options, normalize=normalize, seed=seed) for _ in range(2))
     tokens = torch.randn(batch, num_tokens, 6, generator=torch.Generator().manual_seed(seed))
-    inputs, slow_inputs = tokens.clone().requires_grad_(), tokens.double().requires_grad_()
-    actual, expected = layer(inputs).tokens, _slow(slow, slow_inputs)
-    torch.testing.assert_close(actual, expected.float(), atol=1e-5, rtol=1e-4)
-    direction = torch.randn(actual.shape, generator=torch.Generator().manual_seed(seed + 1))
-    (actual * direction).sum().backward()
-    (expected * direction.double()).sum().backward()
-    torch.testing.assert_close(inputs.grad, slow_inputs.grad.float(), atol=1e-5, rtol=1e-4)
-    for (name, fast), exact in zip(layer.named_parameters(), slow.parameters(), strict=True):
-        torch.testing.assert_close(fast.grad, exact.grad.float(), atol=1e-5, rtol=1e-3, msg=name)
+    assert_same_gradients(fast, exact, tokens, lambda layer, x: layer(x).tokens, _slow)
 
 
 @pytest.mark.parametrize("rows", [1, 4])
 def test_noise_of_one_draw_and_of_a_draw_per_row(rows):
-    layer, batch = _layer(sigma=0.7), 4
-    slow = _layer(sigma=0.7).double()
     generator = torch.Generator().manual_seed(9)
-    tokens = torch.randn(batch, 10, 6, generator=generator)
-    noise = LayerNoise(torch.randn(rows, 6, generator=generator), torch.randn(rows, 5, generator=generator))
-    noise_in, noise_out = (part.double().expand(batch, -1) for part in noise)
-    actual, expected = layer(tokens, noise).tokens, _slow(slow, tokens.double(), noise_in, noise_out)
-    torch.testing.assert_close(actual, expected.float(), atol=1e-5, rtol=1e-4)
-    actual.square().sum().backward()
-    expected.square().sum().backward()
-    for (name, fast), exact in zip(layer.named_parameters(), slow.parameters(), strict=True):
-        torch.testing.assert_close(fast.grad, exact.grad.float(), atol=1e-4, rtol=1e-3, msg=name)
+    tokens = torch.randn(4, 10, 6, generator=generator)
+    draw = LayerNoise(torch.randn(rows, 6, generator=generator), torch.randn(rows, 5, generator=generator))
+    noise = Noise(draw, None)
+    assert_same_gradients(
+        _layer(sigma=0.7),
+        _layer(sigma=0.7),
+        tokens,
+        lambda layer, x: layer(x, noise).tokens,
+        lambda layer, x: _slow(layer, x, noise),
+    )
 
 
 def test_weights_sum_to_one_over_tokens_and_over_slots():
     result = _layer()(torch.randn(2, 10, 6))
     torch.testing.assert_close(result.dispatch_weights.sum(dim=1), torch.ones(2, 3, 4))
     torch.testing.assert_close(result.combine_weights.sum(dim=(2, 3)), torch.ones(2, 10))
+    torch.testing.assert_close(result.router_probabilities, result.combine_weights.mean(dim=3))
     assert result.hidden.shape == (2, 3, 4, 5)
-
-
-@pytest.mark.parametrize(("tokens", "experts", "slots"), [(121, 4, 31), (121, 8, 16), (49, 4, 13), (1, 4, 1)])
-def test_slots_per_expert(tokens, experts, slots):
-    assert _layer(num_tokens=tokens, num_experts=experts).num_slots == slots
+    assert result.auxiliary_loss is None
 
 
 def test_large_logits_do_not_overflow():
@@ -100,29 +92,34 @@ def test_large_logits_do_not_overflow():
     assert torch.isfinite(layer(torch.randn(1, 10, 6) * 1e4).tokens).all()
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+def test_tokens_that_are_zero_have_finite_gradients(normalize):
+    layer = _layer(normalize=normalize)
+    tokens = torch.randn(2, 10, 6)
+    tokens[:, 3] = 0.0
+    tokens.requires_grad_()
+    layer(tokens).tokens.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in (tokens, *layer.parameters()))
+
+
+def test_normalised_routing_does_not_depend_on_lengths():
+    layer = _layer(normalize=True)
+    tokens = torch.randn(2, 10, 6)
+    first, second = layer(tokens), layer(7.0 * tokens)
+    torch.testing.assert_close(first.dispatch_weights, second.dispatch_weights)
+    with torch.no_grad():
+        layer.phi.mul_(3.0)
+    torch.testing.assert_close(layer(tokens).combine_weights, first.combine_weights)
+    with torch.no_grad():
+        layer.scale.mul_(3.0)
+    assert (layer(tokens).combine_weights - first.combine_weights).abs().max() > 1e-3
+
+
 def test_initial_values():
-    layer = SoftMoE(121, 64, num_experts=4, hidden=512, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    layer = SoftMoE(121, 64, num_experts=4, hidden=16, generator=generator, normalize=True)
+    assert layer.phi.mean().abs() < 3e-3
     assert layer.phi.var().item() == pytest.approx(1 / (64 * 4), rel=0.1)
     assert layer.phi.abs().max() <= 2 / math.sqrt(64 * 4) / 0.8796
-    bound = math.sqrt(6 / (64 + 512))
-    for weight in (layer.experts.weight_in, layer.experts.weight_out):
-        assert 0.99 * bound < weight.abs().max() <= bound
-        assert weight.var().item() == pytest.approx(bound**2 / 3, rel=0.05)
-    assert not torch.equal(layer.experts.weight_in[0], layer.experts.weight_in[1])
-    assert not layer.experts.bias_in.any()
-    assert not layer.experts.bias_out.any()
-
-
-def test_initial_values_of_noisy_experts():
-    experts = Experts(4, 64, 512, torch.Generator().manual_seed(0), sigma=0.1)
-    for mean in (experts.weight_in, experts.bias_in):
-        assert 0.98 / 8 < mean.abs().max() <= 1 / 8
-        assert mean.var().item() == pytest.approx(1 / 64 / 3, rel=0.1)
-    for sigma in (experts.weight_in_sigma, experts.bias_in_sigma):
-        torch.testing.assert_close(sigma, torch.full_like(sigma, 0.1 / 8))
-    assert not experts.bias_out.any()
-
-
-def test_position_tokens_go_row_by_row():
-    features = torch.arange(12.0).view(1, 2, 2, 3)
-    assert position_tokens(features)[0].tolist() == [[0, 6], [1, 7], [2, 8], [3, 9], [4, 10], [5, 11]]
+    assert layer.scale.tolist() == [1.0]
+    assert SoftMoE(121, 64, num_experts=4, hidden=16, generator=generator).scale is None

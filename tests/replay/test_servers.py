@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from replay.errors import ServerError
+from replay.errors import ServerError, ServersStopped
 from replay.guardian import Guardian
 from replay.servers import EmbeddedServers, find_server
 from replay.shard import LOG_START, Shard, connect_shards
@@ -265,6 +265,29 @@ class TestRefusals:
         monkeypatch.setenv("APEXPERT_REDIS_SERVER", "/bin/true")
         with pytest.raises(ServerError, match="/bin/true is not a Redis"):
             find_server()
+
+
+def test_whoever_does_not_want_to_wait_is_not_made_to(tmp_path: Path) -> None:
+    asked: list[int] = []
+    servers = EmbeddedServers(
+        tmp_path,
+        shards=1,
+        append_fsync="everysec",
+        maxmemory=MEMORY,
+        should_stop=lambda: asked.append(1) or True,
+    )
+    with pytest.raises(ServersStopped):
+        servers.start()
+    assert asked
+    assert servers.guardian_pid is None
+    until(
+        lambda: (
+            not any(
+                str(tmp_path) in " ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"])
+            )
+        ),
+        "its end",
+    )
 
 
 def test_program_is_found_on_path_then_in_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

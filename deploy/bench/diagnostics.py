@@ -1,0 +1,79 @@
+"""`apexpert bench diagnostics`: what one diagnosis costs, and which share of the updates' time that is."""
+
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.environments import EnvironmentSpec, describe_environment
+from deploy.bench import limits
+from deploy.config import Config, to_json, with_values
+from deploy.presets import PRESETS
+from learner.diagnostics import Diagnostics
+from learner.train_step import TrainStep
+from replay.types import Batch
+
+
+def run(config: Config, *, seconds: float = 4.0) -> dict[str, Any]:
+    """For each preset's network and batch, on `config`'s environment, device, precision and threads: seconds
+    of an update and of a diagnosis (medians over about `seconds` each), and how many percent of a
+    learner's time diagnoses take at the preset's period when it does nothing but updates.
+
+    A run also acts, draws and waits: there it is less, and is the metric `diagnostics/time_share`.
+    """
+    spec = describe_environment(config.environment)
+    result: dict[str, Any] = {"benchmark": "diagnostics"}
+    for name, preset in PRESETS.items():
+        learner = config.learner
+        preset = with_values(
+            preset,
+            learner__device=learner.device,
+            learner__precision=learner.precision,
+            learner__num_threads=learner.num_threads,
+        )
+        result |= {f"{name}_{key}": value for key, value in _measure(preset, spec, seconds).items()}
+    result["largest_percent"] = max(result[f"{name}_percent"] for name in PRESETS)
+    return result | {"config": to_json(config)}
+
+
+def _measure(config: Config, spec: EnvironmentSpec, seconds: float) -> dict[str, float]:
+    train_step = limits.make_train_step(config, spec)
+    batch = limits.random_batch(config, spec, np.random.default_rng(config.run.seed))
+    threads = config.learner.num_threads or len(os.sched_getaffinity(0))
+    update = limits.with_threads(threads, lambda: _median_update(train_step, batch, seconds))
+    diagnosis = limits.with_threads(threads, lambda: _median_diagnosis(train_step, batch, seconds))
+    period = config.learner.diagnostics_period
+    percent = 100 * diagnosis / (period * update + diagnosis)
+    return {"update_seconds": update, "seconds": diagnosis, "period": float(period), "percent": percent}
+
+
+def _median_update(train_step: TrainStep, batch: Batch, seconds: float) -> float:
+    measured: list[float] = []
+    train_step.step(batch)
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds or not measured:
+        begun = time.perf_counter()
+        train_step.step(batch)
+        measured.append(time.perf_counter() - begun)
+    return statistics.median(measured)
+
+
+def _median_diagnosis(train_step: TrainStep, batch: Batch, seconds: float) -> float:
+    measured: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        diagnostics = Diagnostics(
+            train_step,
+            1,
+            folder=Path(folder),
+            write=lambda metrics: measured.append(metrics["diagnostics/seconds"]),
+        )
+        start, update = time.perf_counter(), 0
+        while time.perf_counter() - start < seconds or update < 2:  # The first one also warms up.
+            update += 1
+            with diagnostics.watch(update, 0, batch):
+                train_step.step(batch)
+    return statistics.median(measured[1:])

@@ -1,0 +1,44 @@
+"""The nodes of the Ray that a run is on, and what the configuration asks of them."""
+
+from typing import Any
+
+import ray
+
+from deploy.config import Config
+from deploy.fleet.errors import WrongFlag
+
+
+def here() -> str:
+    """The id of this process's node."""
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    """The cluster's nodes that are alive."""
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return [node for node in nodes if node["Alive"]]
+
+
+def check_nodes(config: Config) -> None:
+    """Raise WrongFlag when the run cannot be as configured on the Ray that this process is connected to."""
+    nodes = len(alive_nodes())
+    if nodes > 1 and not config.replay.urls:
+        raise WrongFlag(
+            f"--replay.urls: needed on this Ray of {nodes} nodes, because embedded servers are reached on one"
+            " node only; give the redis:// URLs of servers that all nodes reach"
+        )
+    learner_gpus(config, here())
+
+
+def learner_gpus(config: Config, node_id: str) -> float:
+    """GPUs that the learner takes: one of its node's, if there is one and it is wanted; else WrongFlag."""
+    node = next(node for node in alive_nodes() if node["NodeID"] == node_id)
+    found = node["Resources"].get("GPU", 0.0)
+    if config.learner.device == "cuda" and not found:
+        raise WrongFlag("--learner.device cuda: this node has no GPU that Ray knows of")
+    return 1.0 if found and config.learner.device != "cpu" else 0.0
+
+
+def only_on(node_id: str) -> Any:
+    """Ray's scheduling strategy for what has to be on that node."""
+    return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)

@@ -1,0 +1,35 @@
+"""Where Python looks for modules: our packages come before PYTHONPATH, the user's current folder comes last.
+
+Either may hold a `models/` of its own, which must not be taken for ours; and the current folder, where
+`--environment.env module:callable` is looked for, may hold a `select.py`, which is nobody else's business.
+"""
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = str(Path(__file__).resolve().parent.parent)
+"""The folder that holds models/, replay/, actors/, learner/ and deploy/."""
+
+
+def users_folders() -> tuple[str, ...]:
+    """Absolute folders where the caller's own modules are: PYTHONPATH, then the folder it works in."""
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return tuple(str(Path(folder).absolute()) for folder in [*filter(None, given), "."])
+
+
+def search_also(folders: Iterable[str]) -> None:
+    """Search `folders` too, after everything that is searched already."""
+    sys.path += [folder for folder in dict.fromkeys(folders) if folder not in sys.path]
+
+
+def search_ours_first() -> None:
+    """Let no folder of PYTHONPATH come before ours."""
+    if sys.path[:1] != [ROOT]:
+        sys.path.insert(0, ROOT)
+
+
+def python_path() -> str:
+    """PYTHONPATH for processes that import our packages: what it was, behind ours."""
+    return os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))

@@ -1,0 +1,61 @@
+"""TensorBoard events: numbers, and images, for which `tensorboard.summary` has no method of its own."""
+
+import io
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+from numpy.typing import NDArray
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary import DirectoryOutput, Writer
+
+CELL_PIXELS = 8
+
+
+class Events:
+    """The event file of one process in `folder`: numbers and images come to lie in the same file, because
+    TensorBoard reads the files of a folder one after the other, not side by side."""
+
+    def __init__(self, folder: Path) -> None:
+        self._output = DirectoryOutput(str(folder))
+        self._writer = Writer(self._output)
+
+    def add_scalar(self, name: str, value: float, env_steps: int, *, wall_time: float) -> None:
+        """One number; `wall_time` in seconds since the epoch."""
+        self._writer.add_scalar(name, value, env_steps, wall_time=wall_time)
+
+    def add_image(self, name: str, image: NDArray[np.uint8], env_steps: int, *, wall_time: float) -> None:
+        """One image (height, width, 3)."""
+        height, width, channels = image.shape
+        png = io.BytesIO()
+        imageio.imwrite(png, image, extension=".png")
+        content = Summary.Image(
+            height=height, width=width, colorspace=channels, encoded_image_string=png.getvalue()
+        )
+        event = Event(wall_time=wall_time, step=env_steps)
+        event.summary.value.append(Summary.Value(tag=name, image=content))
+        self._output._ev_writer.add_event(event)
+
+    def flush(self) -> None:
+        """Write out what is buffered."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        self._writer.close()
+
+
+def correlation_image(kernel: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A kernel (B, B) as an image (8 B, 8 B, 3): cosines, from blue (-1) over white (0) to red (1).
+
+    As gradient covariances are drawn in Lyle et al., 2022 (arXiv 2206.02126) and after. A sample whose own
+    entry is not positive has white rows.
+    """
+    lengths = np.sqrt(np.maximum(np.diagonal(kernel), 0.0, dtype=np.float64))
+    products = np.outer(lengths, lengths)
+    cosines = np.divide(kernel, products, out=np.zeros_like(products), where=products > 0)
+    against, along = np.clip(-cosines, 0.0, 1.0), np.clip(cosines, 0.0, 1.0)
+    colours = np.stack([1.0 - against, 1.0 - against - along, 1.0 - along], axis=2)
+    pixels = np.rint(255 * colours).astype(np.uint8)
+    return pixels.repeat(CELL_PIXELS, axis=0).repeat(CELL_PIXELS, axis=1)

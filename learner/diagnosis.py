@@ -1,0 +1,184 @@
+"""One diagnosis: what the network is like after an update, on a sample of the update's own batch.
+
+Noise is off and nothing is drawn from any generator of the training, so a diagnosed run and one that is not
+are the same bit by bit. It computes in float32 whatever the training's precision.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from learner.dormancy import EncoderActivity, dormant_neurons, head_activity
+from learner.empirical_ntk import SampleGradients, empirical_ntk, max_samples, sample_gradients
+from learner.gates import combine_entropy, dispatch_entropy, dropped_token_share, expert_shares
+from learner.losses import of_action, sample_losses
+from learner.norms import expert_gradient_norms, norms_by_part
+from learner.ranks import singular_values, srank
+from learner.reference_statistics import statistics_of
+from learner.train_step import TensorBatch, TrainStep
+from models.moe_output import MoEOutput
+from models.q_network import NetworkOutput
+from replay.types import Batch
+
+MAX_ROWS = 32
+"""Rows of a batch that a diagnosis looks at: the paper's batch."""
+QUANTILES = (0.5, 0.9)
+
+
+@dataclass(frozen=True)
+class Before:
+    """What has to be known from before the update."""
+
+    data: TensorBatch
+    """The rows of the batch that are looked at, in an order of chance."""
+    target: Tensor
+    """What their losses regress to, (B, Z) or (B,), without noise."""
+    parameters: dict[str, Tensor]
+    """Copies of the online network's."""
+
+
+@dataclass
+class Diagnosis:
+    """Metrics by their names without `diagnostics/`, and arrays worth keeping."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    arrays: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    def add(self, group: str, values: dict[str, float] | list[float] | list[Any]) -> None:
+        """Metrics `group/<name>`, or `group/<index>`."""
+        items = values.items() if isinstance(values, dict) else enumerate(values)
+        self.metrics |= {f"{group}/{name}": float(value) for name, value in items}
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Measures the body: `seconds/<part>`."""
+        start = time.perf_counter()
+        yield
+        self.metrics[f"seconds/{part}"] = time.perf_counter() - start
+
+
+def look_before(train_step: TrainStep, batch: Batch, seed: int) -> Before:
+    """To be called before the update on `batch`; `seed` chooses the rows."""
+    rows = np.random.default_rng(seed).permutation(len(batch.action))[:MAX_ROWS]
+    some = Batch(**{column.name: getattr(batch, column.name)[rows] for column in fields(batch)})
+
+    def look() -> Before:
+        data = train_step.to_device(some)
+        named = train_step.online_network.named_parameters()
+        return Before(data, train_step.target(data), {name: p.detach().clone() for name, p in named})
+
+    return _alone(train_step, look)
+
+
+def diagnose(train_step: TrainStep, before: Before) -> Diagnosis:
+    """To be called after the update, before anything else changes the network. Raises RuntimeError where
+    memory does not suffice or a number that is not finite has no singular values.
+    """
+    network, data = train_step.online_network, before.data
+    rows = min(len(data.action), max_samples(network))
+    columns = (data.observation, data.action, before.target)
+    shares = list(zip(*(column[:rows].chunk(train_step.team.size) for column in columns), strict=True))
+    parts: list[SampleGradients | None] = [None] * len(shares)
+    diagnosis, start = Diagnosis(), time.perf_counter()
+
+    def differentiate(member: int) -> None:
+        if member < len(shares):
+            parts[member] = sample_gradients(network, *shares[member])
+
+    def finish(member: int) -> None:
+        if member == 0:
+            kernel = empirical_ntk(SampleGradients.join([part for part in parts if part is not None]))
+            diagnosis.metrics["seconds/entk"] = time.perf_counter() - start
+            _add_all(diagnosis, train_step, before, kernel)
+
+    train_step.team.run(differentiate, lambda: None, finish)
+    return diagnosis
+
+
+@torch.no_grad()
+def _add_all(diagnosis: Diagnosis, train_step: TrainStep, before: Before, kernel: Tensor) -> None:
+    network, data = train_step.online_network, before.data
+    with diagnosis.timed("features"):
+        with EncoderActivity() as encoder:
+            output: NetworkOutput = network(data.observation)
+        losses = sample_losses(output.q_values, output.logits, data.action, before.target)
+        diagnosis.add("reference", statistics_of(network, output, losses, kernel))
+        diagnosis.add("dormant_share", dormant_shares(encoder.layers, output.hidden))
+        features = output.hidden if output.moe is None else output.moe.tokens
+        diagnosis.metrics["srank"] = float(srank(singular_values(features.flatten(1))))
+        diagnosis.metrics["entk_rank"] = float(srank(singular_values(kernel)))
+        diagnosis.metrics["entk_rows"] = float(len(kernel))
+        diagnosis.metrics |= td_error_statistics(
+            td_errors(output, data.action, before.target, network.support)
+        )
+    diagnosis.arrays["entk"] = kernel.cpu().numpy()
+    with diagnosis.timed("gates"):
+        _add_gates(diagnosis, output.moe)
+    with diagnosis.timed("norms"):
+        now = {name: parameter.detach() for name, parameter in network.named_parameters()}
+        gradients = train_step.gradients()
+        moved = {name: parameter - before.parameters[name] for name, parameter in now.items()}
+        for group, tensors in (("parameter", now), ("grad", gradients), ("update", moved)):
+            diagnosis.add(f"{group}_norm", norms_by_part(tensors))
+        diagnosis.add("expert_grad_norm", expert_gradient_norms(network, gradients))
+
+
+def _add_gates(diagnosis: Diagnosis, moe: MoEOutput | None) -> None:
+    shares = {"dispatch": torch.zeros(0), "combine": torch.zeros(0)}
+    if moe is not None:
+        shares = {
+            "dispatch": expert_shares(moe.dispatch_weights),
+            "combine": expert_shares(moe.combine_weights),
+        }
+        diagnosis.metrics["dispatch_entropy"] = dispatch_entropy(moe.dispatch_weights)
+        diagnosis.metrics["combine_entropy"] = combine_entropy(moe.combine_weights)
+        if moe.router_logits is not None:
+            diagnosis.metrics["dropped_token_share"] = dropped_token_share(moe.dispatch_weights)
+    for kind, share in shares.items():
+        diagnosis.add(f"{kind}_share", share.tolist())
+        diagnosis.arrays[f"{kind}_share"] = share.float().cpu().numpy()
+
+
+def dormant_shares(encoder_layers: list[Tensor], hidden: Tensor) -> dict[str, float]:
+    """Shares of dormant neurons, in [0, 1]: of `encoder.0`, `encoder.1`, ... (the encoder's ReLUs in order of
+    computation; activities (C,)), of the `head` (activations (B, H) or (B, E, S, H)), and of `all` of them.
+    """
+    layers = {f"encoder.{i}": activity for i, activity in enumerate(encoder_layers)}
+    layers["head"] = head_activity(hidden)
+    dormant = {name: dormant_neurons(activity) for name, activity in layers.items()}
+    shares = {name: dormant[name] / activity.numel() for name, activity in layers.items()}
+    return shares | {"all": sum(dormant.values()) / sum(activity.numel() for activity in layers.values())}
+
+
+def td_errors(output: NetworkOutput, action: Tensor, target: Tensor, support: Tensor) -> Tensor:
+    """Target value minus value of the action, (B,); of a target distribution (B, Z) its mean counts."""
+    value = target if output.logits is None else (target * support).sum(dim=1)
+    return value - of_action(output.q_values, action)
+
+
+def td_error_statistics(errors: Tensor) -> dict[str, float]:
+    """Mean and standard deviation of errors (B,); maximum and quantiles of their sizes."""
+    sizes = errors.double().abs()
+    statistics = {
+        "td_error_mean": errors.double().mean().item(),
+        "td_error_std": errors.double().std(correction=0).item(),
+        "td_error_max": sizes.max().item(),
+    }
+    return statistics | {f"td_error_p{q * 100:.0f}": sizes.quantile(q).item() for q in QUANTILES}
+
+
+def _alone(train_step: TrainStep, look: Callable[[], Before]) -> Before:
+    """What `look` gives, called by one member of the team: in the caller's thread an operator might use all
+    cores, and leave threads that spin on them."""
+    seen: list[Before] = []
+    train_step.team.run(
+        lambda member: seen.append(look()) if member == 0 else None, lambda: None, lambda member: None
+    )
+    return seen[0]

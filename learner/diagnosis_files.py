@@ -1,0 +1,60 @@
+"""The arrays of diagnoses in a run's folder: diagnostics/update-000012345.npz, a bounded number of files."""
+
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FOLDER = "diagnostics"
+NAME = re.compile(r"update-(\d{9,})\.npz")
+MAX_FILES = 64
+"""When there are more, one goes where they are closest: what stays covers the whole training."""
+
+
+def array_path(folder: Path, update: int) -> Path:
+    """Where the arrays of the diagnosis of `update` are, below the run's `folder`."""
+    return folder / FOLDER / f"update-{update:09d}.npz"
+
+
+def array_files(folder: Path) -> list[Path]:
+    """The arrays of all kept diagnoses of the run in `folder`, oldest first."""
+    if not (folder / FOLDER).is_dir():
+        return []
+    found = [(match, path) for path in (folder / FOLDER).iterdir() if (match := NAME.fullmatch(path.name))]
+    return [path for match, path in sorted(found, key=lambda entry: int(entry[0][1]))]
+
+
+def save_arrays(folder: Path, update: int, arrays: Mapping[str, NDArray[Any]]) -> Path:
+    """Write one file, whole or not at all, and thin out the older ones; raises OSError when it cannot."""
+    path = array_path(folder, update)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _thin_out(array_files(folder))
+    return path
+
+
+def _thin_out(paths: list[Path]) -> None:
+    """Remove files, never the first or the newest, until there are MAX_FILES."""
+    while len(paths) > MAX_FILES:
+        updates = [int(path.stem.partition("-")[2]) for path in paths]
+        gaps = [after - before for before, after in zip(updates, updates[2:], strict=False)]
+        paths.pop(1 + gaps.index(min(gaps))).unlink()
+
+
+def read_arrays(folder: Path, update: int) -> dict[str, NDArray[Any]]:
+    """The arrays of one diagnosis by name; none if the file is gone or cannot be read."""
+    try:
+        with np.load(array_path(folder, update), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        return {}

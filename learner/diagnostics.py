@@ -1,0 +1,89 @@
+"""Diagnoses during training, on a period: metrics `diagnostics/...`, arrays in files, and what they cost."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from learner.diagnosis import Before, diagnose, look_before
+from learner.diagnosis_files import save_arrays
+from learner.train_step import TrainStep
+from replay.types import Batch
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Diagnostics:
+    """Watches updates, every `period`-th of them closely (0: none); belongs to the learner's thread.
+
+    Its arrays go to a file below `folder` (`learner.diagnosis_files`): `entk` float32 (rows, rows),
+    `dispatch_share` and `combine_share` float32 (E,), `update` and `env_steps` int64 (). A diagnosis that
+    fails is logged and is the last one: training goes on.
+    """
+
+    def __init__(
+        self,
+        train_step: TrainStep,
+        period: int,
+        *,
+        folder: Path,
+        write: Callable[[Mapping[str, float]], None],
+    ) -> None:
+        """`write` takes the metrics of a diagnosis."""
+        self._train_step, self._period = train_step, period
+        self._folder, self._write = folder, write
+        self._seconds = 0.0
+        self._start: float | None = None
+
+    @contextmanager
+    def watch(self, update: int, env_steps: int, batch: Batch) -> Iterator[None]:
+        """Around the train step of this update (counted from 1) on this batch."""
+        if self._start is None:
+            self._start = time.monotonic()
+        if not self._period or update % self._period or len(batch.action) < 2:
+            yield
+            return
+        begun = time.monotonic()
+        before = self._attempt(lambda: look_before(self._train_step, batch, update))
+        spent = time.monotonic() - begun
+        yield
+        if before is not None:
+            self._attempt(lambda: self._diagnose(update, env_steps, before, spent))
+
+    def _diagnose(self, update: int, env_steps: int, before: Before, spent: float) -> None:
+        begun = time.monotonic()
+        diagnosis = diagnose(self._train_step, before)
+        counts = {"update": np.array(update), "env_steps": np.array(env_steps)}
+        save_arrays(self._folder, update, diagnosis.arrays | counts)
+        now = time.monotonic()
+        seconds = spent + now - begun
+        first, self._seconds = not self._seconds, self._seconds + seconds
+        metrics = diagnosis.metrics | {
+            "update": float(update),
+            "env_steps": float(env_steps),
+            "seconds": seconds,
+            "time_share": self._seconds / (now - (self._start or begun)),
+        }
+        self._write({f"diagnostics/{name}": value for name, value in metrics.items()})
+        if first:
+            logger.info(
+                "diagnostics: %.2f s every %d updates, %.1f %% of the time so far"
+                " (--learner.diagnostics-period, 0 turns them off)",
+                seconds,
+                self._period,
+                100 * metrics["time_share"],
+            )
+
+    def _attempt(self, work: Callable[[], T]) -> T | None:
+        try:
+            return work()
+        except (RuntimeError, OSError) as error:
+            # No memory, no room on the disk, or no singular values of numbers that are not finite.
+            self._period = 0
+            logger.warning("diagnostics are off from now on: %s", error)
+            return None

@@ -1,0 +1,99 @@
+"""A golden case: what the paper's reference code printed for one network and batch.
+
+A case is an `.npz` of arrays; `meta` is JSON in bytes. tests/golden/README.md says what each array holds.
+"""
+
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.dopamine_options import count, number
+from replay.types import Batch
+
+BATCH_ARRAYS = ("action", "reward", "terminal", "loss_weight")
+# What numpy and json raise for files that are something else, or cut short.
+UNREADABLE = (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error)
+
+
+class CaseError(Exception):
+    """A case that cannot be read, is incomplete or contradicts itself; the message is one line."""
+
+
+@dataclass(frozen=True)
+class GoldenCase:
+    """One case; every method raises CaseError, or UnsupportedOption, naming the array or option at fault."""
+
+    name: str
+    meta: dict[str, Any]
+    arrays: dict[str, NDArray[Any]] = field(repr=False)
+
+    @classmethod
+    def load(cls, path: Path) -> "GoldenCase":
+        """Read the file."""
+        try:
+            with np.load(path) as file:
+                arrays = {key: file[key] for key in file.files}
+            meta = json.loads(arrays.pop("meta").tobytes())
+        except KeyError:
+            raise CaseError("meta: is missing") from None
+        except FileNotFoundError:
+            raise CaseError("no such file") from None
+        except UNREADABLE as error:
+            raise CaseError(f"not a golden case: {one_line(error)}") from error
+        if not isinstance(meta, dict):
+            raise CaseError("meta: is not a JSON object")
+        return cls(str(meta.get("name", path.stem)), meta, arrays)
+
+    def section(self, prefix: str) -> dict[str, NDArray[Any]]:
+        """Arrays under `prefix/`, without it."""
+        return {k.removeprefix(f"{prefix}/"): v for k, v in self.arrays.items() if k.startswith(f"{prefix}/")}
+
+    def batch(self) -> Batch:
+        """The case's batch: the discount is the reference's cumulative gamma, 0 after a true end."""
+        size = len(self.observation())
+        action, reward, terminal, weight = (self._array(name, (size,)) for name in BATCH_ARRAYS)
+        num_actions = count(self.meta, "num_actions")
+        if action.dtype.kind not in "iu" or action.min() < 0 or action.max() >= num_actions:
+            raise CaseError(f"action: not integers from 0 to {num_actions - 1}")
+        gamma = number(self.meta, "cumulative_gamma", 0.0)
+        observation, next_observation = self.observation(), self.observation("next_state")
+        if next_observation.shape != observation.shape:
+            raise CaseError("next_state: not of the shape of state")
+        return Batch(
+            observation=observation,
+            action=action.astype(np.int64),
+            reward=reward.astype(np.float32),
+            discount=(gamma * (1.0 - terminal)).astype(np.float32),
+            next_observation=next_observation,
+            probability=np.full(size, 1.0 / size),
+            importance_weight=weight.astype(np.float32),
+            leaf=np.arange(size),
+            generation=np.zeros(size, np.int64),
+            weights_version=np.zeros(size, np.int64),
+        )
+
+    def observation(self, name: str = "state") -> NDArray[np.uint8]:
+        """(B, K, H, W) of the reference's (B, H, W, K)."""
+        state = self._array(name)
+        if state.dtype != np.uint8 or state.ndim != 4 or not state.size:
+            raise CaseError(f"{name}: {state.dtype} {state.shape}, not uint8 (B, H, W, K)")
+        return np.ascontiguousarray(state.transpose(0, 3, 1, 2))
+
+    def _array(self, name: str, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
+        if name not in self.arrays:
+            raise CaseError(f"{name}: is missing")
+        array = self.arrays[name]
+        if shape is not None and array.shape != shape:
+            raise CaseError(f"{name}: shape {array.shape}, not {shape}")
+        return array
+
+
+def one_line(error: Exception) -> str:
+    """The error's message without line breaks."""
+    return " ".join(str(error).split())

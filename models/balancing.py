@@ -1,0 +1,64 @@
+"""Losses that keep the experts of a Top-k mixture evenly busy, each (B,), one number a sample.
+
+They are those of the reference code of arXiv 2402.08609, which takes importance and load from Riquelme et
+al., 2021 (arXiv 2106.05974, appendix A.2). All are 0 where the experts are used evenly.
+
+Shapes: B batch, T tokens, E experts, k choices of a token.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+COUNT_FLOOR = 1e-6
+"""Added to every count before its logarithm is taken, as in the reference code."""
+
+
+class LossWeights(NamedTuple):
+    """Weights of the three losses; 0 leaves one out."""
+
+    importance: float = 0.0
+    load: float = 0.0
+    entropy: float = 0.0
+
+
+NO_LOSSES = LossWeights()
+
+
+def importance_loss(probabilities: Tensor) -> Tensor:
+    """Squared coefficient of variation of the experts' summed probabilities (B, T, E)."""
+    return _squared_variation(probabilities.sum(dim=1))
+
+
+def load_loss(logits: Tensor, noisy_logits: Tensor, noise_std: float, num_selected: int) -> Tensor:
+    """Squared coefficient of variation of the experts' chances to be chosen, if noise were drawn once more.
+
+    `logits` and `noisy_logits` (B, T, E): the router's, without and with normal noise of `noise_std`. A token
+    chooses an expert if its logit reaches the token's k-th largest noisy one.
+    """
+    threshold = noisy_logits.topk(num_selected, dim=2).values[:, :, -1:]
+    chances = torch.special.ndtr((logits - threshold) / noise_std)
+    return _squared_variation(chances.mean(dim=1))
+
+
+def entropy_loss(probabilities: Tensor, chosen: Tensor) -> Tensor:
+    """1 minus the entropy of the experts' shares of all choices, divided by its maximum, log(E).
+
+    `chosen` (B, T, E) is 1 where a token chose an expert. Counting has no gradient, so in the reference code
+    this loss moves nothing; here the probabilities' gradient goes straight through the counts.
+    """
+    num_experts = probabilities.shape[2]
+    if num_experts == 1:
+        return torch.zeros_like(probabilities[:, 0, 0])
+    soft = (probabilities * chosen.sum(dim=2, keepdim=True)).sum(dim=1)
+    counts = chosen.sum(dim=1).to(soft.dtype) + (soft - soft.detach()) + COUNT_FLOOR
+    shares = counts / counts.sum(dim=1, keepdim=True)
+    return 1.0 + (shares * shares.log()).sum(dim=1) / math.log(num_experts)
+
+
+def _squared_variation(values: Tensor) -> Tensor:
+    # Of (B, E). The variance, not the square of the deviation, whose gradient is not finite at 0.
+    variation: Tensor = values.var(dim=1, correction=0) / values.mean(dim=1).square()
+    return variation

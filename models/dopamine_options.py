@@ -1,0 +1,147 @@
+"""Options of the reference code (Dopamine's labs/moes), by the names they have there, as a `NetworkConfig`.
+
+A network there is ImpalaMoE or NatureDQNMoE (`kind` dqn) or FullRainbowMoENetwork (`kind` rainbow); what a
+case does not name has the value that the network has by default.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from models.config import NetworkConfig, Tokens
+
+Options = Mapping[str, Any]
+HEADS = {"BASELINE": "dense", "SOFTMOE": "soft_moe", "MOE": "top_k_moe"}
+TOKENS: dict[str, Tokens] = {
+    "PER_PIXEL": "per_conv",
+    "PER_FEATUREMAP": "per_feature_map",
+    "PER_SAMPLE": "per_sample",
+    "PER_PATCH": "per_patch",
+}
+ENCODERS = {"IMPALA": "impala", "CNN": "nature"}
+# What the reference can do and we have no arm for; the value is the only one that is taken.
+ONLY: dict[str, Any] = {
+    "use_extra_linear_layer": False,
+    "expert_type": "SMALL",
+    "use_random_phi": False,
+    "maintain_token_size": True,
+    "inputs_preprocessed": False,
+    "noisy_routing": False,
+    "loss_type": "huber",
+    "mse_loss": False,
+    "optimizer": "adam",
+}
+
+
+class UnsupportedOption(ValueError):
+    """An option, named in the message, that is missing, wrong or not among our arms."""
+
+
+def network_config(options: Options) -> NetworkConfig:
+    """Our configuration of the network that the reference builds from `options`.
+
+    Raises UnsupportedOption.
+    """
+    for name, only in ONLY.items():
+        if options.get(name, only) != only:
+            raise UnsupportedOption(f"{name}: {options[name]!r} is not supported, only {only!r}")
+    rainbow = kind(options) == "rainbow"
+    encoder = _one_of(options, "encoder_type" if "encoder_type" in options else "encoder", ENCODERS, "IMPALA")
+    noisy = flag(options, "noisy", rainbow)
+    if noisy and not rainbow:
+        raise UnsupportedOption("noisy: true is not supported for kind 'dqn' (noise in the experts alone)")
+    hidden = count(options, "expert_hidden_units", 512)
+    v_max = number(options, "vmax", 10.0)
+    return NetworkConfig(
+        encoder=encoder,
+        padding="same",
+        # The reference's Nature DQN network takes nn_scale and does not read it.
+        encoder_width_scale=number(options, "nn_scale", 1.0) if rainbow or encoder == "impala" else 1.0,
+        tokens=_one_of(options, "routing_type", TOKENS, "PER_PIXEL"),
+        patch_size=_patch_size(options),
+        patch_embedding="average" if flag(options, "use_avg_pool_for_tokens", False) else "learned",
+        patch_width=count(options, "embedding_size", 32 if encoder == "impala" and not rainbow else 64),
+        head=_one_of(options, "moe_type", HEADS, "SOFTMOE"),
+        num_experts=count(options, "num_experts", 8),
+        expert_hidden_units=hidden,
+        capacity_factor=number(options, "capacity_factor", 1.0),
+        normalize=flag(options, "normalization", False),
+        selected_experts=count(options, "num_selected_experts", 1),
+        dense_hidden_units=hidden,
+        scale_dense=flag(options, "scale_hidden_layer", False),
+        distributional=_distributional(options),
+        num_atoms=count(options, "num_atoms", 51),
+        v_min=number(options, "vmin", 0.0) or -v_max,
+        v_max=v_max,
+        dueling=rainbow and flag(options, "dueling", True),
+        noisy=noisy,
+    )
+
+
+def kind(options: Options) -> Literal["dqn", "rainbow"]:
+    """Which of the reference's two agents the options are for; raises UnsupportedOption."""
+    found = _one_of(options, "kind", {"dqn": "dqn", "rainbow": "rainbow"}, None)
+    return "rainbow" if found == "rainbow" else "dqn"
+
+
+def is_double(options: Options) -> bool:
+    """Whether the online network chooses the next action: the reference's Rainbow, unless told otherwise."""
+    rainbow = kind(options) == "rainbow"
+    double = flag(options, "double_dqn" if "double_dqn" in options else "double", rainbow)
+    if double and not rainbow:
+        raise UnsupportedOption("double: true is not supported for kind 'dqn'")
+    return double
+
+
+def count(options: Options, name: str, default: int | None = None) -> int:
+    """The option as a positive integer; raises UnsupportedOption, also if it is missing without a default."""
+    value = _get(options, name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UnsupportedOption(f"{name}: {value!r} is not a positive integer")
+    return value
+
+
+def number(options: Options, name: str, default: float | None = None) -> float:
+    """The option as a float; raises UnsupportedOption as `count` does."""
+    value = _get(options, name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UnsupportedOption(f"{name}: {value!r} is not a number")
+    return float(value)
+
+
+def flag(options: Options, name: str, default: bool) -> bool:
+    """The option as a bool; raises UnsupportedOption as `count` does."""
+    value = _get(options, name, default)
+    if not isinstance(value, bool):
+        raise UnsupportedOption(f"{name}: {value!r} is not true or false")
+    return value
+
+
+def _get(options: Options, name: str, default: Any) -> Any:
+    value = options.get(name, default)
+    if value is None:
+        raise UnsupportedOption(f"{name}: is missing")
+    return value
+
+
+def _one_of(options: Options, name: str, choices: Mapping[str, Any], default: str | None) -> Any:
+    value = _get(options, name, default)
+    if not isinstance(value, str) or value not in choices:
+        raise UnsupportedOption(f"{name}: {value!r} is not supported, only {', '.join(choices)}")
+    return choices[value]
+
+
+def _distributional(options: Options) -> bool:
+    if kind(options) == "dqn":
+        return False
+    distributional = flag(options, "distributional", True)
+    if not distributional and count(options, "num_atoms", 51) != 1:
+        raise UnsupportedOption("num_atoms: only 1 is supported with distributional false (a sum over atoms)")
+    return distributional
+
+
+def _patch_size(options: Options) -> int:
+    size = options.get("patch_size", 3)
+    sides = [size] if isinstance(size, int) else list(size) if isinstance(size, list | tuple) else []
+    if len(set(sides)) != 1:
+        raise UnsupportedOption(f"patch_size: {size!r} is not supported, only squares")
+    return count({"patch_size": sides[0]}, "patch_size")

@@ -1,0 +1,38 @@
+"""Sizes of feature maps, by arithmetic alone: what configurations are checked with before torch is loaded."""
+
+from typing import Literal
+
+Padding = Literal["same", "valid"]
+
+NATURE_LAYERS = ((8, 4), (4, 2), (3, 1))
+"""(kernel, stride) of the Nature encoder's convolutions."""
+IMPALA_LAYERS = ((3, 1), (3, 2)) * 3
+"""(kernel, stride) of each Impala stack's first convolution and pooling; residual blocks keep the size."""
+LAYERS = {"nature": NATURE_LAYERS, "impala": IMPALA_LAYERS}
+
+
+def output_size(size: int, kernel: int, stride: int, padding: Padding) -> int:
+    """Positions along one axis after a convolution or a pooling; 0 if the input is too small."""
+    if padding == "same":
+        return -(-size // stride)
+    return max((size - kernel) // stride + 1, 0)
+
+
+def positions(encoder: str, size: int, padding: Padding) -> int:
+    """Positions of the feature map along an axis of `size` pixels; `encoder` is impala or nature."""
+    for kernel, stride in LAYERS[encoder]:
+        size = output_size(size, kernel, stride, padding)
+    return size
+
+
+def smallest_image(encoder: str, padding: Padding, at_least: int = 1) -> int:
+    """Fewest pixels on a side that leave `at_least` positions."""
+    size = 1
+    while positions(encoder, size, padding) < at_least:
+        size += 1
+    return size
+
+
+def scaled_channels(channels: int, scale: float) -> int:
+    """Channels of a convolution times the encoder's width scale, rounded down as in the reference code."""
+    return int(channels * scale)

@@ -1,0 +1,18 @@
+"""What every head returns."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from models.moe_output import MoEOutput
+
+
+class HeadOutput(NamedTuple):
+    """Features for the output layer, and what diagnostics look at."""
+
+    features: Tensor
+    """(B, F)"""
+    hidden: Tensor
+    """Hidden activations: (B, E, S, H) of experts, (B, H) of a dense layer, else the features."""
+    moe: MoEOutput | None
+    """None if the head is no mixture of experts."""

@@ -1,0 +1,101 @@
+"""Every arm by its flags, and the one line that says why a combination makes no sense."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.checks import check
+from deploy.cli.errors import UsageError
+from deploy.cli.train import TrainArguments, config_of, parse_config
+from deploy.config import ConfigError, flag_of, with_values
+from deploy.presets import LAPTOP, PAPER_DQN, PAPER_RAINBOW
+from models.config import NetworkConfig
+from tests.helpers.arms import ARMS
+
+TABLE = (Path(__file__).parents[2] / "docs" / "arms.md").read_text()
+
+
+def flags(changes: dict[str, Any]) -> list[str]:
+    argv = []
+    for name, value in changes.items():
+        flag = flag_of(f"network.{name}")
+        argv += [flag] if value is True else [flag, str(value)]
+    return argv
+
+
+@pytest.mark.parametrize("preset", ["paper-rainbow", "paper-dqn", "laptop"])
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_arm_is_a_matter_of_flags(arm: str, preset: str) -> None:
+    argv = ["--preset", preset, *flags(ARMS[arm])]
+    config = config_of(parse_config(TrainArguments, argv, command="train", default=lambda: LAPTOP))
+    base = {"paper-rainbow": PAPER_RAINBOW, "paper-dqn": PAPER_DQN, "laptop": LAPTOP}[preset]
+    assert config == with_values(base, **{f"network__{name}": value for name, value in ARMS[arm].items()})
+
+
+def test_the_table_of_arms_names_every_option_of_an_arm() -> None:
+    agent = {"padding", "distributional", "num_atoms", "v_min", "v_max", "dueling", "noisy", "noisy_sigma"}
+    for field in dataclasses.fields(NetworkConfig):
+        if field.name not in agent:
+            assert f"{flag_of(f'network.{field.name}')}" in TABLE, field.name
+
+
+def test_the_table_of_arms_names_tests_that_are_there() -> None:
+    root = Path(__file__).parents[2]
+    named = set(re.findall(r"tests/\w+/test_\w+\.py", TABLE))
+    assert named
+    assert not [name for name in named if not (root / name).exists()]
+
+
+WRONG: list[tuple[dict[str, Any], str, str]] = [
+    ({"encoder": "resnet"}, "--network.encoder 'resnet'", "impala, nature or module:callable"),
+    ({"encoder": "natur"}, "--network.encoder 'natur'", "did you mean nature?"),
+    ({"head": "moe"}, "--network.head 'moe'", "soft_moe, top_k_moe, dense, pooled or module:callable"),
+    ({"head": "my module:head"}, "--network.head 'my module:head'", "or module:callable"),
+    ({"head": "module:"}, "--network.head 'module:'", "or module:callable"),
+    (
+        {"head": "top_k_moe", "selected_experts": 5},
+        "--network.selected-experts 5",
+        "at most --network.num-experts (4)",
+    ),
+    ({"selected_experts": 2}, "--network.selected-experts 2", "it is for top_k_moe"),
+    ({"head": "top_k_moe", "selected_experts": 0}, "--network.selected-experts 0", "greater than 0"),
+    ({"head": "dense", "normalize": True}, "--network.normalize", "it is for soft_moe"),
+    ({"head": "top_k_moe", "normalize": True}, "--network.normalize", "it is for soft_moe"),
+    ({"scale_dense": True}, "--network.scale-dense", "it is for dense"),
+    ({"head": "pooled", "slim_experts": True}, "--network.slim-experts", "for soft_moe and top_k_moe"),
+    (
+        {"num_experts": 3, "slim_experts": True},
+        "--network.slim-experts",
+        "divided by --network.num-experts (3)",
+    ),
+    ({"expert_width_scale": 0.001}, "--network.expert-width-scale 0.001", "leaves an expert of 512"),
+    ({"router_noise": 1.0}, "--network.router-noise 1.0", "it is for top_k_moe"),
+    ({"load_loss_weight": 1.0}, "--network.load-loss-weight 1.0", "it is for top_k_moe"),
+    ({"encoder_width_scale": 0.05}, "--network.encoder-width-scale 0.05", "1/16 or more"),
+    ({"capacity_factor": 0.0}, "--network.capacity-factor 0.0", "greater than 0"),
+    ({"tokens": "per_patch", "patch_size": 8}, "--network.patch-size 8", "both sides must be 92 or more"),
+]
+
+
+@pytest.mark.parametrize(("changes", "flag", "allowed"), WRONG, ids=[str(i) for i in range(len(WRONG))])
+def test_what_makes_no_sense_is_one_line(changes: dict[str, Any], flag: str, allowed: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(with_values(LAPTOP, **{f"network__{name}": value for name, value in changes.items()}))
+    text = str(caught.value)
+    assert text.startswith(flag)
+    assert allowed in text
+    assert "\n" not in text
+
+
+def test_a_module_of_ones_own_is_not_looked_up_by_the_checks_and_takes_every_option() -> None:
+    own = {"network__head": "anything.at:all", "network__normalize": True, "network__selected_experts": 2}
+    check(with_values(LAPTOP, **own))
+
+
+def test_an_unknown_kind_of_tokens_is_refused() -> None:
+    argv = ["--network.tokens", "per_pixel"]
+    with pytest.raises(UsageError, match="per_conv, per_feature_map, per_sample, per_patch"):
+        parse_config(TrainArguments, argv, command="train", default=lambda: LAPTOP)

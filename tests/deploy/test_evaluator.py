@@ -1,0 +1,91 @@
+"""The evaluator on real Ray tasks that play nothing, and the supervisor's view of them."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from deploy.config import with_values
+from deploy.fleet import evaluator
+from deploy.fleet.evaluator import Evaluator
+from deploy.fleet.roles import Assignment
+from deploy.fleet.telemetry import Telemetry
+from deploy.monitor.metrics import read_metrics
+from deploy.run_folder import RunFolder
+from tests.helpers.deadline import until
+from tests.helpers.runs import catch_config
+
+
+def evaluate(assignment: Assignment, after_update: int) -> dict[str, Any] | None:
+    """Finds update 7 at 700 env steps, unless it was told of it."""
+    return {"update": 7, "env_steps": 700, "return_mean": 0.5} if after_update < 7 else None
+
+
+def evaluate_for_ever(assignment: Assignment, after_update: int) -> None:
+    time.sleep(600)
+
+
+@dataclasses.dataclass
+class Setup:
+    evaluator: Evaluator
+    telemetry: Telemetry
+    folder: RunFolder
+
+    def evaluations(self) -> list[float]:
+        rows = read_metrics(self.folder.metrics_path)
+        return [row["evaluation/env_steps"] for row in rows if "evaluation/env_steps" in row]
+
+    def notes(self) -> str:
+        return str(self.telemetry.publish("running", "", 1, [], {})["notes"])
+
+
+@pytest.fixture
+def setup(shared_ray: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def make(function: Any) -> Setup:
+        monkeypatch.setattr(evaluator, "evaluate_newest", function)
+        config = with_values(catch_config(tmp_path), evaluation__every_env_steps=500)
+        folder = RunFolder.create(config)
+        telemetry = Telemetry(config, folder, "")
+        telemetry.update({"progress/env_steps": 900.0}, [], target=1, alive=1, restarts=0)
+        node = ray.get_runtime_context().get_node_id()
+        assignment = Assignment(config, str(folder.path), (), None)
+        return Setup(Evaluator(assignment, node, telemetry), telemetry, folder)
+
+    return make
+
+
+def test_one_is_made_at_each_period_and_the_last_checkpoint_is_not_left_out(setup):
+    made = setup(evaluate)
+    made.evaluator.step({"progress/env_steps": 499.0})
+    made.evaluator.finish(lambda: False)
+    assert made.evaluations() == [700.0]
+    made.evaluator.finish(lambda: False)
+    assert made.evaluations() == [700.0], "it was evaluated already"
+    status = made.telemetry.publish("running", "", 1, [], {})
+    made.folder.write_json("status.json", status)
+    again = Telemetry(made.telemetry._config, made.folder, "")
+    assert again.before["evaluation/env_steps"] == 700.0
+
+
+def test_after_a_resume_the_next_is_due_at_the_next_period(setup):
+    made = setup(evaluate)
+    made.telemetry.before["evaluation/env_steps"] = 700.0
+    node = ray.get_runtime_context().get_node_id()
+    resumed = Evaluator(made.evaluator._assignment, node, made.telemetry)
+    resumed.step({"progress/env_steps": 999.0})
+    resumed.finish(lambda: True)
+    assert made.evaluations() == []
+    resumed.step({"progress/env_steps": 1_000.0})
+    until(lambda: resumed.step({}) or bool(made.evaluations()), "an evaluation")
+
+
+def test_whoever_wants_the_end_at_once_gets_it(setup):
+    made = setup(evaluate_for_ever)
+    began = time.monotonic()
+    made.evaluator.finish(lambda: time.monotonic() - began > 0.5)
+    assert time.monotonic() - began < 10
+    assert "the run ends before its last evaluation did" in made.notes()
+    assert made.evaluations() == []

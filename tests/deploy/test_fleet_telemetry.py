@@ -1,0 +1,67 @@
+"""What the supervisor tells while a resumed run is not yet where it was."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from deploy.fleet.telemetry import Telemetry
+from deploy.run_folder import RunFolder
+from tests.helpers.runs import catch_config
+
+BEFORE = {
+    "progress/env_steps": 950.0,
+    "progress/updates": 95.0,
+    "progress/seconds": 60.0,
+    "episode/return_mean_100": 0.25,
+    "replay/size": 950.0,
+    "speed/updates_per_s": 9.0,
+}
+
+
+def resumed(tmp_path: Path, *checkpoints: tuple[int, Any]) -> tuple[Telemetry, RunFolder]:
+    config = catch_config(tmp_path, environment__frame_skip=4)
+    folder = RunFolder.create(config)
+    folder.write_json("status.json", {"state": "failed", "metrics": BEFORE})
+    for update, document in checkpoints:
+        path = folder.checkpoints / f"update-{update:09d}"
+        path.mkdir()
+        (path / "document.json").write_text(document if isinstance(document, str) else json.dumps(document))
+    return Telemetry(config, folder, ""), folder
+
+
+def shown(telemetry: Telemetry, state: str) -> dict[str, float]:
+    metrics: dict[str, float] = telemetry.publish(state, "", 1, [], {})["metrics"]
+    return metrics
+
+
+def test_the_checkpoints_counts_are_shown_until_the_learner_tells(tmp_path: Path) -> None:
+    whole, broken = {"env_steps": 900, "update": 90, "more": 1}, "{"
+    telemetry, folder = resumed(tmp_path, (80, {"env_steps": 800, "update": 80}), (90, whole), (95, broken))
+    metrics = shown(telemetry, "starting")
+    assert (metrics["progress/env_steps"], metrics["progress/updates"]) == (900.0, 90.0)
+    assert metrics["progress/num_frames"] == 3_600.0
+    assert metrics["episode/return_mean_100"] == 0.25
+    assert "speed/updates_per_s" not in metrics, "nothing has any speed yet"
+    assert shown(telemetry, "stopped")["replay/size"] == 950.0
+    assert folder.read_json("status.json", {})["metrics"]["progress/env_steps"] == 900.0
+    telemetry.update({"progress/env_steps": 910.0}, [], target=1, alive=1, restarts=0)
+    assert shown(telemetry, "running")["progress/env_steps"] == 910.0
+
+
+def test_nothing_is_recorded_before_the_learner_has_said_where_it_is(tmp_path: Path) -> None:
+    telemetry, folder = resumed(tmp_path)
+    telemetry.update({}, [], target=1, alive=0, restarts=0)
+    telemetry.write()
+    assert folder.metrics_path.read_text() == "", "a row at 0 env steps would spoil the curves"
+    telemetry.update({"progress/env_steps": 910.0}, [], target=1, alive=1, restarts=0)
+    telemetry.write()
+    assert '"env_steps": 910' in folder.metrics_path.read_text()
+
+
+def test_passwords_are_told_to_nobody(tmp_path: Path) -> None:
+    telemetry, folder = resumed(tmp_path)
+    telemetry.note("shard at redis://:secret@host is gone")
+    telemetry.publish("failed", "redis://:secret@host refused", 1, [], {})
+    told = folder.status_path.read_text()
+    assert "secret" not in told
+    assert "redis://:***@host refused" in told

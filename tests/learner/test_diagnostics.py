@@ -1,0 +1,303 @@
+"""Diagnoses during training: they change nothing, reach the metrics and the folder, and tell their cost."""
+
+import dataclasses
+import logging
+import math
+import random
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from learner import diagnosis, diagnostics
+from learner.checkpoint import CheckpointStore
+from learner.config import LearnerConfig
+from learner.diagnosis_files import array_files, read_arrays
+from learner.diagnostics import Diagnostics
+from learner.golden_case import GoldenCase
+from learner.learner import Learner
+from learner.parity import build_step
+from learner.reference_statistics import reference_statistics
+from learner.train_step import TrainStep
+from models.config import NetworkConfig
+from replay.config import ReplayConfig
+from replay.types import Batch
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "stats_rainbow_impala_softmoe4.npz"
+SHAPE = (2, 36, 36)
+NETWORK = NetworkConfig(
+    encoder="nature", num_experts=3, expert_hidden_units=8, dense_hidden_units=8, num_atoms=5
+)
+SIZE, UPDATES = 16, 6
+HEADS = {
+    "soft_moe": {},
+    "top_k_moe": {"head": "top_k_moe", "importance_loss_weight": 0.1, "router_noise": 1.0},
+    "dense": {"head": "dense", "distributional": False, "dueling": False},
+    "pooled": {"head": "pooled"},
+    "per_feature_map": {"tokens": "per_feature_map", "noisy": False},
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_batch(rng, size=SIZE):
+    return Batch(
+        observation=rng.integers(0, 256, (size, *SHAPE), dtype=np.uint8),
+        action=rng.integers(0, 3, size),
+        reward=rng.normal(size=size).astype(np.float32),
+        discount=rng.choice([0.0, 0.97], size).astype(np.float32),
+        next_observation=rng.integers(0, 256, (size, *SHAPE), dtype=np.uint8),
+        probability=np.full(size, 1 / size),
+        importance_weight=rng.uniform(0.1, 1, size).astype(np.float32),
+        leaf=np.arange(size),
+        generation=np.zeros(size, np.int64),
+        weights_version=np.zeros(size, np.int64),
+    )
+
+
+def make_step(threads=1, precision="float32", **network):
+    config = LearnerConfig(batch_size=SIZE, precision=precision, num_threads=threads)
+    network = dataclasses.replace(NETWORK, **network)
+    return TrainStep(network, config, num_actions=3, observation_shape=SHAPE, seed=4, device="cpu")
+
+
+class MemorySampler:
+    """All items are there from the start; what is drawn depends on the priorities given back."""
+
+    def __init__(self, total):
+        self.inserted, self.sampled, self.sum = total, 0, 0.0
+        self.batches = []
+
+    def ingest(self):
+        return 0
+
+    def can_sample(self):
+        return True
+
+    def sample(self):
+        self.sampled += SIZE
+        batch = make_batch(np.random.default_rng([self.sampled, int(1e6 * self.sum)]))
+        self.batches.append(batch)
+        return batch
+
+    def update_priorities(self, leaf, generation, priorities):
+        self.sum += float(priorities.sum())
+
+    def metrics(self):
+        return {"replay/size": float(self.inserted)}
+
+    def state(self):
+        return {}, {"sum": np.array([self.sum])}
+
+
+def train(folder, period, **options):
+    """A learner's whole run of UPDATES updates."""
+    train_step = make_step(**options)
+    sampler = MemorySampler(10 + UPDATES)
+    config = dataclasses.replace(train_step.config, update_period=1, diagnostics_period=period)
+    published = []
+    learner = Learner(
+        config,
+        train_step.online_network.config,
+        ReplayConfig(min_size=10),
+        sampler=sampler,
+        train_step=train_step,
+        publish=published.append,
+        checkpoints=CheckpointStore(folder / "checkpoints"),
+        total_env_steps=10 + UPDATES,
+        run_document={},
+    )
+    assert learner.run(lambda: False) == "finished"
+    assert learner.updates == UPDATES
+    return learner, train_step, sampler, published
+
+
+@pytest.mark.parametrize(
+    ("threads", "precision", "head"),
+    [(1, "float32", "soft_moe"), (2, "bfloat16", "soft_moe"), (2, "float32", "top_k_moe")],
+)
+def test_training_is_the_same_bit_by_bit(tmp_path, threads, precision, head):
+    runs = []
+    for period in (0, 2):
+        torch.manual_seed(0), np.random.seed(0), random.seed(0)  # noqa: NPY002
+        options = {"threads": threads, "precision": precision, **HEADS[head]}
+        learner, step, sampler, published = train(tmp_path / str(period), period, **options)
+        assert ("diagnostics/update" in learner.metrics()) == bool(period)
+        tensors, document = step.state()
+        state = {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}
+        others = torch.get_rng_state().numpy().tobytes(), repr(np.random.get_state()), random.getstate()  # noqa: NPY002
+        drawn = [batch.observation.tobytes() for batch in sampler.batches]
+        weights = [weights.parameters.tobytes() for weights in published]
+        runs.append((state, document, others, drawn, weights, sampler.sum, torch.get_num_threads()))
+        assert all(p.grad is None for p in step.online_network.parameters())
+    assert runs[0] == runs[1]
+
+
+def names_of(metrics):
+    return {n.removeprefix("diagnostics/") for n in metrics if n.startswith("diagnostics/")}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_has_its_metrics(tmp_path, head):
+    learner, *_ = train(tmp_path, 3, **HEADS[head])
+    metrics = learner.metrics()
+    names = names_of(metrics)
+    experts = 3 if "moe" in head or head == "per_feature_map" else 0
+    for kind in ("dispatch_share", "combine_share", "expert_grad_norm"):
+        assert {n for n in names if n.startswith(f"{kind}/")} == {f"{kind}/{e}" for e in range(experts)}
+    assert ("combine_entropy" in names) == ("dispatch_entropy" in names) == bool(experts)
+    assert ("dropped_token_share" in names) == (head == "top_k_moe")
+    assert {"srank", "entk_rank", "entk_rows", "td_error_mean", "td_error_p90", "update", "seconds"} <= names
+    assert {f"dormant_share/{layer}" for layer in ("encoder.0", "encoder.2", "head", "all")} <= names
+    parts = {"encoder", "output"} if head == "pooled" else {"encoder", "head", "output"}
+    for group in ("parameter_norm", "grad_norm", "update_norm"):
+        assert {n for n in names if n.startswith(f"{group}/")} == {f"{group}/{part}" for part in parts}
+    assert all(isinstance(metrics[f"diagnostics/{n}"], float) for n in names)
+    assert all(math.isfinite(metrics[f"diagnostics/{n}"]) for n in names)
+    for kind in ("dispatch_share", "combine_share"):
+        shares = [metrics[f"diagnostics/{kind}/{e}"] for e in range(experts)]
+        assert not shares or sum(shares) == pytest.approx(1.0)
+    arrays = read_arrays(tmp_path, 6)
+    assert (arrays["update"], arrays["env_steps"]) == (6, 10 + UPDATES)
+    assert (arrays["entk"].shape, arrays["entk"].dtype) == ((SIZE, SIZE), np.float32)
+    np.testing.assert_allclose(arrays["entk"], arrays["entk"].T, rtol=1e-4)
+    assert arrays["combine_share"].shape == (experts,)
+
+
+def test_a_diagnosis_is_of_the_network_after_the_update_and_the_target_before_it(tmp_path, monkeypatch):
+    """Against the plain function, on the same rows; in a team of two, in bfloat16 training."""
+    monkeypatch.setattr(diagnosis, "MAX_ROWS", 9)
+    step, batch = make_step(threads=2, precision="float32"), make_batch(np.random.default_rng(1))
+    step.step(make_batch(np.random.default_rng(2)))
+    before = {name: p.detach().clone() for name, p in step.online_network.named_parameters()}
+    rows = np.random.default_rng(7).permutation(SIZE)[:9]
+    data = step.to_device(Batch(**{n: getattr(batch, n)[rows] for n in Batch.__dataclass_fields__}))
+    target, written = step.target(data), {}
+    with Diagnostics(step, 7, folder=tmp_path, write=written.update).watch(7, 0, batch):
+        result = step.step(batch)
+    network = step.online_network
+    for name, value in reference_statistics(network, data.observation, data.action, target).items():
+        if not name.endswith("srank_0.0"):
+            found = written[f"diagnostics/reference/{name}"]
+            assert found == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    moved = {n: p.detach() - before[n] for n, p in network.named_parameters() if n.startswith("output.")}
+    norm = torch.cat([change.flatten() for change in moved.values()]).norm().item()
+    assert written["diagnostics/update_norm/output"] == pytest.approx(norm, rel=1e-4)
+    assert norm > 0
+    parts = [written[f"diagnostics/grad_norm/{part}"] for part in ("encoder", "head", "output")]
+    assert math.hypot(*parts) == pytest.approx(result.grad_norm, rel=1e-4)
+    assert math.hypot(*parts) > 0
+    assert written["diagnostics/entk_rows"] == 9
+
+
+def test_a_diagnosis_of_the_golden_case(tmp_path):
+    """The way that training takes, counts exactly; `srank_0.0` depends on rounding."""
+    case, written = GoldenCase.load(GOLDEN), {}
+    step, batch = build_step(case)[0], case.batch()
+    with Diagnostics(step, 1, folder=tmp_path, write=written.update).watch(1, 0, batch):
+        result = step.step(batch)
+    assert result.loss == pytest.approx(float(case.arrays["mean_td_loss"]), rel=1e-5)
+    np.testing.assert_allclose(result.priorities, case.arrays["td_loss"], rtol=1e-5)
+    for name, expected in case.section("statistics").items():
+        found = written[f"diagnostics/reference/{name}"]
+        if expected.dtype.kind == "i" and not name.endswith("srank_0.0"):
+            assert found == expected, name
+        elif expected.dtype.kind == "f":
+            assert found == pytest.approx(float(expected), rel=1e-4), name
+    assert written["diagnostics/entk_rank"] == 4.0
+    diagonal = np.diagonal(read_arrays(tmp_path, 1)["entk"])
+    assert diagonal.mean() == pytest.approx(80.73, rel=1e-3), "the kernel without the reference's outputs"
+
+
+def test_only_the_updates_of_the_period_are_looked_at(tmp_path):
+    step, batch, written = make_step(), make_batch(np.random.default_rng(1)), []
+    watching = Diagnostics(step, 4, folder=tmp_path, write=lambda m: written.append(m["diagnostics/update"]))
+    for update in range(1, 10):
+        with watching.watch(update, 10 * update, batch):
+            pass
+    assert written == [4, 8]
+    assert [path.name for path in array_files(tmp_path)] == ["update-000000004.npz", "update-000000008.npz"]
+    with Diagnostics(step, 0, folder=tmp_path, write=written.append).watch(4, 0, batch):
+        pass
+    with Diagnostics(step, 1, folder=tmp_path, write=written.append).watch(
+        1, 0, make_batch(np.random.default_rng(0), 1)
+    ):
+        pass
+    assert len(written) == 2, "0 is off, and one sample has no statistics"
+
+
+def test_the_cost_is_a_metric_and_is_logged_once(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, logger="learner.diagnostics")
+    now = [100.0]
+    monkeypatch.setattr(diagnostics.time, "monotonic", lambda: now[0])
+    step, batch, written = make_step(), make_batch(np.random.default_rng(1)), []
+
+    def slow(function, seconds):
+        def slower(*args):
+            now[0] += seconds
+            return function(*args)
+
+        return slower
+
+    monkeypatch.setattr(diagnostics, "look_before", slow(diagnostics.look_before, 0.5))
+    monkeypatch.setattr(diagnostics, "diagnose", slow(diagnostics.diagnose, 1.5))
+    watching = Diagnostics(step, 2, folder=tmp_path, write=written.append)
+    for update in range(1, 5):
+        with watching.watch(update, 0, batch):
+            now[0] += 9.0
+    assert [metrics["diagnostics/seconds"] for metrics in written] == [2.0, 2.0]
+    shares = [metrics["diagnostics/time_share"] for metrics in written]
+    assert shares == pytest.approx([2 / 20, 4 / 40])
+    assert all(metrics["diagnostics/seconds/entk"] > 0 for metrics in written)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [
+        "diagnostics: 2.00 s every 2 updates, 10.0 % of the time so far"
+        " (--learner.diagnostics-period, 0 turns them off)"
+    ]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), OSError("no space left")])
+@pytest.mark.parametrize("where", ["look_before", "diagnose", "save_arrays"])
+def test_a_diagnosis_that_fails_is_the_last_and_training_goes_on(tmp_path, monkeypatch, caplog, error, where):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(diagnostics, where, fail)
+    learner, *_ = train(tmp_path, 2)
+    assert not names_of(learner.metrics())
+    assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
+        f"diagnostics are off from now on: {error}"
+    ]
+
+
+def test_an_error_of_the_update_itself_is_not_swallowed(tmp_path):
+    watching = Diagnostics(make_step(), 1, folder=tmp_path, write=dict)
+    with (
+        pytest.raises(RuntimeError, match="of the update"),
+        watching.watch(1, 0, make_batch(np.random.default_rng(0))),
+    ):
+        raise RuntimeError("of the update")
+
+
+def test_the_team_does_the_work_each_with_its_share(tmp_path, monkeypatch):
+    """No operator runs in the caller's thread, where it would use all cores."""
+    step, callers = make_step(threads=2), []
+    plain = diagnosis.sample_gradients
+
+    def noted(network, observation, *args):
+        callers.append((threading.get_ident(), len(observation)))
+        return plain(network, observation, *args)
+
+    monkeypatch.setattr(diagnosis, "sample_gradients", noted)
+    with Diagnostics(step, 1, folder=tmp_path, write=dict).watch(1, 0, make_batch(np.random.default_rng(0))):
+        pass
+    assert sorted(rows for _, rows in callers) == [8, 8]
+    assert len({caller for caller, _ in callers} | {threading.get_ident()}) == 3
