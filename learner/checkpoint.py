@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from learner.errors import CheckpointError
+from models.config import NetworkConfig
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,21 @@ class Checkpoint:
     document: dict[str, Any]
     tensors: dict[str, torch.Tensor]
     """On the CPU, with their saved dtypes."""
+
+    def arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
+        """The tensors called `prefix/<name>` by that name."""
+        return {name: tensor.numpy() for name, tensor in network_tensors(self.tensors, prefix).items()}
+
+    def expect_network(
+        self, network: NetworkConfig, observation_shape: tuple[int, int, int], num_actions: int
+    ) -> None:
+        """Raises CheckpointError when it is of another network than this one."""
+        ours = (asdict(network), list(observation_shape), num_actions)
+        theirs = tuple(self.document[key] for key in ("network", "observation_shape", "num_actions"))
+        if ours != theirs:
+            raise CheckpointError(
+                f"{self.path.name} is of another network: it has {theirs}, the run asks for {ours}"
+            )
 
 
 class CheckpointStore:

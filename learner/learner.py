@@ -11,12 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from learner.checkpoint import Checkpoint, CheckpointStore, network_tensors, with_prefix
+from learner.checkpoint import CheckpointStore, with_prefix
 from learner.config import LearnerConfig
 from learner.diagnostics import Diagnostics
-from learner.errors import CheckpointError, LearnerError
+from learner.errors import LearnerError
 from learner.telemetry import MetricsBoard, SpeedWindow
 from learner.train_step import TrainStep, UpdateResult
 from models.arrays import Weights
@@ -160,12 +159,15 @@ class Learner:
         if checkpoint is None:
             self._sampler.rebuild()
             return None
-        self._check_network(checkpoint)
+        checkpoint.expect_network(
+            self._network, self._train_step.observation_shape, self._train_step.num_actions
+        )
         document = checkpoint.document
         self._train_step.restore(checkpoint.tensors, document["train_step"])
-        report = self._sampler.restore(document["sampler"], _arrays(checkpoint, "sampler"))
-        drawn = _arrays(checkpoint, "next_batch")
-        self._next_batch = Batch(**drawn) if drawn else None
+        report = self._sampler.restore(document["sampler"], checkpoint.arrays("sampler"))
+        drawn = checkpoint.arrays("next_batch")
+        same_size = bool(drawn) and len(drawn["leaf"]) == self._config.batch_size
+        self._next_batch = Batch(**drawn) if same_size else None
         self.updates = int(document["update"])
         self.weights_version = int(document["weights_version"])
         self._num_checkpoints = int(document["checkpoints"])
@@ -175,18 +177,6 @@ class Learner:
         if (threads := document["train_step"].get("num_threads")) not in (None, torch.get_num_threads()):
             self._note(f"resume from {name} is not bit-exact: it was made with {threads} threads")
         return report
-
-    def _check_network(self, checkpoint: Checkpoint) -> None:
-        ours = (
-            dataclasses.asdict(self._network),
-            list(self._train_step.observation_shape),
-            self._train_step.num_actions,
-        )
-        theirs = tuple(checkpoint.document[key] for key in ("network", "observation_shape", "num_actions"))
-        if ours != theirs:
-            raise CheckpointError(
-                f"{checkpoint.path.name} is of another network: it has {theirs}, the run asks for {ours}"
-            )
 
     def _earned(self, inserted: int) -> bool:
         """Whether `inserted` items pay for one more batch at the exact ratio (in whole numbers)."""
@@ -298,7 +288,3 @@ class Learner:
             "learner/checkpoints": float(self._num_checkpoints),
         }
         self._board.write(self._sampler.metrics() | own)
-
-
-def _arrays(checkpoint: Checkpoint, prefix: str) -> dict[str, NDArray[Any]]:
-    return {name: tensor.numpy() for name, tensor in network_tensors(checkpoint.tensors, prefix).items()}
