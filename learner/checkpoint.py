@@ -92,13 +92,18 @@ class CheckpointStore:
 
     def load_newest(self) -> Checkpoint | None:
         """The newest checkpoint that verifies, or None; broken ones are noted with a reason and skipped."""
+        found, broken = None, {}
         for path in self.paths():
             try:
-                return self.load(path)
+                found = self.load(path)
+                break
             except CheckpointError as error:
-                self._broken.add(path.name)
-                self._note(f"skipping broken checkpoint {path.name}: {error}")
-        return None
+                broken[path.name] = str(error)
+        self._broken |= broken.keys()
+        instead = f"; {found.path.name} is used, the newest that is whole" if found else ""
+        for name, reason in broken.items():
+            self._note(f"skipping broken checkpoint {name}: {reason}{instead}")
+        return found
 
     def load(self, path: Path) -> Checkpoint:
         """Reads and verifies one checkpoint; raises CheckpointError with the reason when it is not whole."""

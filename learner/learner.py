@@ -157,7 +157,8 @@ class Learner:
         """
         checkpoint = self._checkpoints.load_newest()
         if checkpoint is None:
-            self._sampler.rebuild()
+            if size := self._sampler.rebuild():
+                self._note(f"no whole checkpoint: a new network goes on with {size:,} transitions in replay")
             return None
         checkpoint.expect_network(
             self._network, self._train_step.observation_shape, self._train_step.num_actions
@@ -171,7 +172,8 @@ class Learner:
         self.updates = int(document["update"])
         self.weights_version = int(document["weights_version"])
         self._num_checkpoints = int(document["checkpoints"])
-        name = checkpoint.path.name
+        name, steps, size = checkpoint.path.name, self._sampler.inserted, self._sampler.size
+        self._note(f"resuming at {steps:,} env steps with {size:,} transitions in replay, from {name}")
         if not report.exact:
             self._note(f"resume from {name} is not exact: {report.dropped} items are gone since")
         if (threads := document["train_step"].get("num_threads")) not in (None, torch.get_num_threads()):

@@ -1,6 +1,10 @@
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.helpers.commands import Trained
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +19,11 @@ def shared_ray() -> Iterator[str]:
     yield local.address
     ray.shutdown()
     local.end()
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> "Trained":
+    """A run that `apexpert train` has brought to its end; to be copied before it is changed."""
+    from tests.helpers.commands import train
+
+    return train(tmp_path_factory.mktemp("trained"))

@@ -108,21 +108,3 @@ def _ask_to_stop(client: RunClient) -> None:
 
     with contextlib.suppress(FleetError):
         client.stop()
-
-
-class ResumeNotice:
-    """Says once, as soon as it is known, where a resumed run goes on."""
-
-    def __init__(self, say: Callable[[str], None] = print) -> None:
-        self._say = say
-        self._said = False
-
-    def __call__(self, status: Mapping[str, Any]) -> None:
-        """Look at a status; until the learner has restored (state `running`) its metrics are the old ones."""
-        metrics = status.get("metrics", {})
-        known = "progress/env_steps" in metrics and "replay/size" in metrics
-        if self._said or status["state"] != "running" or not known:
-            return
-        self._said = True
-        steps, size = int(metrics["progress/env_steps"]), int(metrics["replay/size"])
-        self._say(f"resuming at {steps:,} env steps with {size:,} transitions in replay")

@@ -104,6 +104,9 @@ def explain(text: str, kind: Any, argv: Sequence[str], prog: str) -> str:
     """
     plain = " ".join(re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]", " ", text).split())
     flags = flags_of(kind)
+    typed = {_hyphens(token.partition("=")[0]): token for token in argv if re.match(r"--\w", token)}
+    if strange := [token for name, token in typed.items() if name not in flags]:
+        return _unknown(strange[0], flags, argv, prog)  # tyro may miss first what it stands for
     named = [flag for flag in re.findall(r"--[\w.-]*\w", plain) if flag in flags]
     if re.search(r"\bRUN\b", plain):
         return f"RUN is missing: the name of a run or the path of its folder (see {prog} --help)"

@@ -64,8 +64,13 @@ def with_urls_of_environment(config: Config) -> Config:
 
     Unlike a process's arguments, its environment is not shown to the machine's other users.
     """
-    urls = tuple(os.environ.get(URLS_VARIABLE, "").split())
+    urls = urls_of_environment()
     return with_values(config, replay__urls=urls) if urls and not config.replay.urls else config
+
+
+def urls_of_environment() -> tuple[str, ...]:
+    """The shards of $APEXPERT_REDIS_URLS; none where it is not set."""
+    return tuple(os.environ.get(URLS_VARIABLE, "").split())
 
 
 def check_device(config: Config) -> None:

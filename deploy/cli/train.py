@@ -13,7 +13,7 @@ from deploy import presets
 from deploy.checks import check, hide_password
 from deploy.cli import summary
 from deploy.cli.errors import CommandFailed, UsageError
-from deploy.cli.follow import FORCED_CODE, Forced, Interrupts, ResumeNotice, RunClient, follow
+from deploy.cli.follow import FORCED_CODE, Forced, Interrupts, RunClient, follow
 from deploy.cli.parsing import as_typed, expand_short, flag_value, parse
 from deploy.cli.preflight import URLS_VARIABLE, preflight, with_urls_of_environment
 from deploy.config import Config, ConfigError, RunConfig, with_values
@@ -161,7 +161,6 @@ def _announce(config: Config, folder: RunFolder) -> None:
 
 def _run(config: Config, folder: RunFolder, *, before: Config | None = None) -> int:
     """`before`: it is resumed, and this was its configuration until now."""
-    resume = before is not None
     with Interrupts() as interrupts:
         client = _launch(config, folder, before)
         interrupts.arm()
@@ -172,7 +171,7 @@ def _run(config: Config, folder: RunFolder, *, before: Config | None = None) -> 
             return 0
         try:
             with fleet_errors(folder):
-                status = _watch(config, client, interrupts, resume=resume)
+                status = _watch(config, client, interrupts)
         except Forced:
             print(f"ended at once. Go on from the last checkpoint: {commands_for(folder, 'resume')}")
             return FORCED_CODE
@@ -211,19 +210,12 @@ def fleet_errors(folder: RunFolder) -> Iterator[None]:
         raise CommandFailed(f"run {folder.name}: {error}; see {folder.log_path}") from error
 
 
-def _watch(config: Config, client: RunClient, interrupts: Interrupts, *, resume: bool) -> dict[str, Any]:
+def _watch(config: Config, client: RunClient, interrupts: Interrupts) -> dict[str, Any]:
     from deploy.monitor.console import Console
 
     console = Console(f"{config.run.name} ({config.game_name})")
-    notice = ResumeNotice() if resume else None
-
-    def show(status: Mapping[str, Any]) -> None:
-        console.update(status)
-        if notice is not None:
-            notice(status)
-
     try:
-        return follow(client, show, interrupts)
+        return follow(client, console.update, interrupts)
     finally:
         console.close()
 

@@ -139,6 +139,8 @@ class Supervisor:
             except RunBusy:
                 if time.monotonic() > deadline:
                     raise
+                if self._still_waiting():
+                    raise ServersStopped("told to stop before the run was free") from None
                 time.sleep(0.1)
 
     def _start_servers(self, stack: contextlib.ExitStack) -> list[str]:

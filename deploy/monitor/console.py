@@ -42,7 +42,7 @@ class Console:
         for note in status.get("notes", ()):
             if note not in self._notes_shown:
                 self._notes_shown.add(note)
-                self._out.print(note, markup=False, highlight=False)
+                self._out.print(note, markup=False, highlight=False, soft_wrap=True)
         if self._live is not None:
             self._live.update(render(self._title, status, left))
         elif self._line_due(status):

@@ -14,7 +14,7 @@ import pytest
 import ray
 
 import deploy.fleet
-from deploy.cli.follow import Forced, Interrupts, ResumeNotice
+from deploy.cli.follow import Forced, Interrupts
 from deploy.cli.main import COMMANDS, main
 from deploy.cli.summary import config_lines, disk_estimate, num_parameters
 from deploy.config import Config, to_json, with_values
@@ -138,7 +138,7 @@ MISTAKES = [
     (["train", "--replay.gamma", "much"], "--replay.gamma: 'much' is not allowed; allowed is a number"),
     (
         ["train", "--network.encoder", "vit"],
-        "--network.encoder: 'vit' is not allowed; allowed is one of impala",
+        "--network.encoder 'vit': must be one of impala, nature or module:callable",
     ),
     (["train", "--replay.shards"], "--replay.shards: needs a value; allowed is a whole number"),
     (["train", "Pong"], "'Pong': unexpected"),
@@ -160,6 +160,7 @@ MISTAKES = [
     (["scale", "none", "--actors", "2"], "no run 'none'"),
     (["scale", "none"], "--actors: needs a value; allowed is a whole number"),
     (["scale", "none", "--actors", "many"], "--actors: 'many' is not allowed"),
+    (["scale", "none", "--actor", "2"], "--actor: unknown flag; did you mean --actors?"),
     (["scale", "none", "--actors", "0"], "--actors 0: must be 1 or more"),
     (["scale", "none", "--actors", "10001"], "--actors 10001: must be at most 10000"),
     (["train", "--actors", "10001"], "--actors 10001: must be 1 to 10000"),
@@ -461,7 +462,9 @@ def saved_run(state: str = "stopped", **more: Any) -> RunFolder:
 
 def test_resume_goes_on_with_the_saved_config(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:
     folder = saved_run()
-    calls = launched(ScriptedRun([status("starting", metrics={}), status("running"), status("finished")]))
+    notes = ["12:00:00 resuming at 6,000 env steps with 6,000 transitions in replay"]
+    started = [status("running", notes=notes), status("finished", notes=notes)]
+    calls = launched(ScriptedRun([status("starting", metrics={}), *started]))
     code, out, _ = run_line(capsys, "resume", "r", "--total-env-steps", "20000")
     assert code == 0
     config, _, resume = calls[0]
@@ -469,7 +472,7 @@ def test_resume_goes_on_with_the_saved_config(launched: Any, capsys: pytest.Capt
     assert config.run.total_env_steps == 20_000
     assert config.learner == LAPTOP.learner
     assert folder.load_config().run.total_env_steps == 20_000
-    assert out.count("resuming at 6,000 env steps with 6,000 transitions in replay") == 1
+    assert out.count(notes[0]) == 1
 
 
 def test_a_finished_run_needs_a_later_end(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -488,18 +491,6 @@ def test_a_run_at_work_is_not_resumed(launched: Any, capsys: pytest.CaptureFixtu
         code, _, err = run_line(capsys, "resume", "r")
     assert code == 2
     assert "r is at work already" in err
-
-
-def test_the_resume_notice_waits_until_it_is_known() -> None:
-    said: list[str] = []
-    notice = ResumeNotice(said.append)
-    notice(status("starting", metrics={}))
-    notice(status("running", metrics={"progress/env_steps": 5.0}))
-    notice(status("starting"))  # the metrics of before, while the learner restores
-    assert said == []
-    notice(status("running"))
-    notice(status("running"))
-    assert len(said) == 1
 
 
 def test_status_and_list_read_the_folder(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,11 @@
 """What the supervisor tells while a resumed run is not yet where it was."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
+from deploy.fleet.log import log_to
 from deploy.fleet.telemetry import Telemetry
 from deploy.run_folder import RunFolder
 from tests.helpers.runs import catch_config
@@ -65,3 +67,21 @@ def test_passwords_are_told_to_nobody(tmp_path: Path) -> None:
     told = folder.status_path.read_text()
     assert "secret" not in told
     assert "redis://:***@host refused" in told
+
+
+def test_the_log_hides_passwords_in_tracebacks_too(tmp_path: Path) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers, root.level
+    try:
+        log_to(tmp_path / "log.txt", "tester")
+        logging.getLogger("somebody").info("connects to %s", "redis://:secret@host:1")
+        try:
+            raise ValueError("no answer from redis://u:secret@host:2")
+        except ValueError:
+            logging.getLogger("somebody").exception("failed")
+    finally:
+        root.handlers, root.level = before, level
+    logged = (tmp_path / "log.txt").read_text()
+    assert "tester INFO somebody: connects to redis://:***@host:1" in logged
+    assert "ValueError: no answer from redis://u:***@host:2" in logged
+    assert "secret" not in logged

@@ -54,6 +54,13 @@ def forged(data: bytes, change: Callable[[dict[str, Any]], object], columns: byt
     return sealed(magic, version, msgpack.packb(fields), kept) + data[middle + columns_bytes :]
 
 
+def of_version(version: int, data: bytes) -> bytes:
+    """The segment as another format version would begin it."""
+    magic, _, header_bytes, columns_bytes, _ = PREFIX.unpack_from(data)
+    middle, end = PREFIX.size + header_bytes, PREFIX.size + header_bytes + columns_bytes
+    return sealed(magic, version, data[PREFIX.size : middle], data[middle:end]) + data[end:]
+
+
 def sealed(magic: bytes, version: int, header: bytes, columns: bytes) -> bytes:
     """Prefix with the right checksum, header and columns."""
     front = PREFIX.pack(magic, version, len(header), len(columns), 0)[:CHECKED_PREFIX_BYTES]

@@ -1,45 +1,108 @@
-"""scale, stop and resume of a running run."""
+"""The commands of a user, each a process of its own: train to the end, resume, scale, status, stop, list."""
 
-from deploy.fleet import connect, launch
-from tests.helpers.runs import follow, metric
+import re
+
+import pytest
+
+from deploy.monitor.metrics import read_metrics
+from learner.checkpoint import CheckpointStore
+from tests.helpers.commands import NAME, SHORT, Terminal, Trained
+from tests.helpers.deadline import until
+from tests.helpers.runs import metric
+
+RATIO = 32 / SHORT["learner"]["update_period"]
+TOTAL, MIN_SIZE = SHORT["run"]["total_env_steps"], SHORT["replay"]["min_size"]
 
 
-def rows(status):
-    return {(row["slot"], row["state"]) for row in status["actors"]}
+def test_train_ends_by_itself_and_says_what_it_came_to(trained: Trained) -> None:
+    folder, printed = trained.terminal.folder, trained.printed
+    assert trained.code == 0, printed
+    status = trained.terminal.status()
+    assert status["state"] == "finished"
+    checkpoint = CheckpointStore(folder.checkpoints).load_newest()
+    assert checkpoint is not None
+    steps, updates = checkpoint.document["env_steps"], checkpoint.update
+    assert TOTAL <= steps < TOTAL + 8 * 16, "ends at the segment that was open"
+    assert f"run {NAME} finished" in printed
+    assert re.search(rf"env steps +{steps:,}\n +updates +{updates:,}\n", printed)
+    assert f"checkpoint          {checkpoint.path}" in printed
+    assert f"learning curve      {folder.path / 'learning_curve.png'}" in printed
+    assert (folder.path / "learning_curve.png").stat().st_size > 1_000
+    lines = list(read_metrics(folder.metrics_path))
+    assert lines[-1]["progress/env_steps"] == steps
+    assert lines[-1]["progress/updates"] == updates
 
 
-def test_scale_up_and_down_then_stop_then_resume(start_run):
-    client, folder = start_run()
-    follow(client, lambda s: metric(s, "progress/updates") > 20, "first updates", 90)
-    connect(folder).scale(2)
-    follow(client, lambda s: rows(s) == {(0, "running"), (1, "running")}, "two actors", 60)
-    client.scale(1)
-    down = follow(client, lambda s: rows(s) == {(0, "running")}, "one actor", 60)
-    assert metric(down, "actors/restarts") == 0
-    before = metric(down, "progress/updates")
-    follow(client, lambda s: metric(s, "progress/updates") > before + 20, "updates with one actor", 60)
+def test_samples_per_insert_are_within_one_percent_of_the_configured(trained: Trained) -> None:
+    """By the learner's count of updates, not by the counter that the limiter goes by."""
+    checkpoint = CheckpointStore(trained.terminal.folder.checkpoints).load_newest()
+    assert checkpoint is not None
+    paid = checkpoint.document["env_steps"] - MIN_SIZE
+    assert paid >= 1_000
+    drawn = 32 * checkpoint.update
+    assert drawn / paid == pytest.approx(RATIO, rel=0.01)
+    assert metric(trained.terminal.status(), "replay/samples_per_insert") == pytest.approx(drawn / paid)
+    assert f"samples per insert  {drawn / paid:.3f}\n" in trained.printed
 
-    client.stop()
-    stopped = client.wait_finished(60)
-    client.shutdown()
-    assert stopped["state"] == "stopped"
-    assert not stopped["actors"]
-    at_stop, size = metric(stopped, "progress/env_steps"), metric(stopped, "replay/size")
-    assert at_stop > 500
 
-    again = launch(folder.load_config(), folder, resume=True)
-    try:
-        resumed = follow(
-            again, lambda s: s["learner"].get("ready") and s["state"] == "running", "resumed", 90
-        )
-        assert metric(resumed, "progress/env_steps") >= at_stop
-        assert metric(resumed, "replay/size") >= size
-        on = follow(again, lambda s: metric(s, "progress/env_steps") > at_stop + 300, "going on", 90)
-        assert metric(on, "progress/updates") > metric(stopped, "progress/updates")
-        assert metric(on, "replay/missing") == 0
-        assert metric(on, "progress/seconds") > metric(stopped, "progress/seconds")
-        assert all(row["incarnation"] == 1 for row in on["actors"]), "an incarnation never comes back"
-    finally:
-        again.stop()
-        assert again.wait_finished(60)["state"] == "stopped"
-        again.shutdown()
+def test_resume_scale_up_and_down_stop_and_list(trained: Trained, tmp_path) -> None:
+    terminal = trained.terminal.copy(tmp_path)
+    before = terminal.status()
+    steps = int(metric(before, "progress/env_steps"))
+    with terminal.started("resume", NAME, "--total-env-steps", "1000000") as command:
+        command.prints(f"resuming at {steps:,} env steps with {steps:,} transitions in replay")
+
+        def reaches(alive: int, slots: set[int]) -> dict:
+            """The status that `apexpert status --json` prints once so many actors run, and it learns."""
+
+            def look() -> dict | None:
+                assert command.alive, command.printed()
+                status = terminal.status()
+                rows = {row["slot"] for row in status["actors"] if row["state"] == "running"}
+                there = len(status["actors"]) == len(rows) == alive and rows == slots
+                return status if there and metric(status, "actors/alive") == alive else None
+
+            return until(look, f"{alive} actors", 90, pause=0.2)
+
+        def learns_on(status: dict) -> dict:
+            def look() -> dict | None:
+                assert command.alive, command.printed()
+                now = terminal.status()
+                more = metric(now, "progress/env_steps") > metric(status, "progress/env_steps") + 100
+                return now if more and metric(now, "progress/updates") > goal else None
+
+            goal = metric(status, "progress/updates") + 10
+            return until(look, "env steps and updates", 90, pause=0.2)
+
+        one = learns_on(reaches(1, {0}))
+        assert metric(one, "progress/seconds") > metric(before, "progress/seconds")
+        assert [row["incarnation"] for row in one["actors"]] == [1], "an incarnation never comes back"
+        scaled = terminal.run("scale", NAME, "--actors", "2")
+        assert scaled.returncode == 0, scaled.stderr
+        assert f"{NAME}: 2 actors asked for" in scaled.stdout
+        reaches(2, {0, 1})
+        assert terminal.run("scale", NAME, "--actors", "1").returncode == 0
+        last = learns_on(reaches(1, {0}))
+        assert metric(last, "actors/restarts") == 0
+        assert metric(last, "replay/missing") == 0
+
+        stopped = terminal.run("stop", NAME)
+        assert stopped.returncode == 0, stopped.stderr
+        assert command.process.wait(30) == 0, command.printed()
+        check_stopped(terminal, stopped.stdout, command.printed())
+
+
+def check_stopped(terminal: Terminal, said: str, printed: str) -> None:
+    """A last checkpoint, the line that goes on with it from both commands, and the run in the list."""
+    status = terminal.status()
+    assert (status["state"], status["actors"]) == ("stopped", [])
+    newest = CheckpointStore(terminal.folder.checkpoints).load_newest()
+    assert newest is not None
+    assert newest.update == metric(status, "progress/updates")
+    assert f"{NAME}: stopped; checkpoint {newest.path}" in said
+    assert f"apexpert resume {NAME}\n" in said
+    assert f"apexpert resume {NAME}\n" in printed
+    listed = terminal.run("list")
+    assert listed.returncode == 0
+    row = listed.stdout.splitlines()[1].split()
+    assert row[:5] == [NAME, SHORT["environment"]["env"], "stopped", f"{newest.document['env_steps']:,}", "/"]

@@ -225,12 +225,9 @@ def test_only_the_updates_of_the_period_are_looked_at(tmp_path):
             pass
     assert written == [4, 8]
     assert [path.name for path in array_files(tmp_path)] == ["update-000000004.npz", "update-000000008.npz"]
-    with Diagnostics(step, 0, folder=tmp_path, write=written.append).watch(4, 0, batch):
-        pass
-    with Diagnostics(step, 1, folder=tmp_path, write=written.append).watch(
-        1, 0, make_batch(np.random.default_rng(0), 1)
-    ):
-        pass
+    for period, seen in ((0, batch), (1, make_batch(np.random.default_rng(0), size=1))):
+        with Diagnostics(step, period, folder=tmp_path, write=written.append).watch(4, 0, seen):
+            pass
     assert len(written) == 2, "0 is off, and one sample has no statistics"
 
 
@@ -280,10 +277,8 @@ def test_a_diagnosis_that_fails_is_the_last_and_training_goes_on(tmp_path, monke
 
 def test_an_error_of_the_update_itself_is_not_swallowed(tmp_path):
     watching = Diagnostics(make_step(), 1, folder=tmp_path, write=dict)
-    with (
-        pytest.raises(RuntimeError, match="of the update"),
-        watching.watch(1, 0, make_batch(np.random.default_rng(0))),
-    ):
+    batch = make_batch(np.random.default_rng(0))
+    with pytest.raises(RuntimeError, match="of the update"), watching.watch(1, 0, batch):
         raise RuntimeError("of the update")
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from replay.errors import CorruptSegment, ForeignSegment, SegmentError
 from replay.segment import decode, decode_blocks, decode_header, encode, signature_mismatch
 from replay.types import Segment, Signature
-from tests.helpers.segments import make_segment
+from tests.helpers.segments import make_segment, of_version
 from tests.helpers.streams import signature
 
 ARRAYS = ("frames", "actions", "rewards", "terminated", "truncated", "life_lost", "priorities")
@@ -112,6 +112,8 @@ def test_foreign_segments_are_told_in_a_sentence() -> None:
     with pytest.raises(ForeignSegment, match="has 4 actions, 6 are asked for"):
         decode(encoded, run="pong", signature=replace(signature(), num_actions=6))
     with pytest.raises(ForeignSegment, match="format version 2; this program reads version 1"):
+        decode(of_version(2, encoded), run="pong", signature=None)
+    with pytest.raises(CorruptSegment, match="checksum"):  # not another version: damage
         decode(encoded[:4] + b"\x02" + encoded[5:], run="pong", signature=None)
     decode(encoded, run="pong", signature=signature(stack=1, n_step=1))
     assert signature_mismatch(signature(), signature()) is None

@@ -1,0 +1,155 @@
+"""Where a run's replay is: a live run's servers, those of a finished run's folder, or servers of the user's."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deploy.cli.errors import CommandFailed
+from deploy.cli.preflight import URLS_VARIABLE, urls_of_environment
+from deploy.config import Config, ConfigError, with_values
+from deploy.run_folder import RunBusy, RunFolder, RunNotFound
+from replay.attach import holds_data, running_urls
+from replay.errors import ReplayError
+from replay.servers import EmbeddedServers
+from replay.stored_shard import StoredShard
+
+if TYPE_CHECKING:
+    from learner.checkpoint import Checkpoint
+
+RETRY_SECONDS = 5.0
+PROBE_SECONDS = 1.5
+"""A run of which there is no folder here counts as live when its shards change within this time."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run's shards, connected, and what is known of the run besides."""
+
+    run: str
+    shards: Sequence[StoredShard]
+    folder: RunFolder | None
+    """None: only its keys are known, by `--replay.urls`."""
+    live: bool
+    """A process is at work on the run."""
+
+    def checkpoint(self) -> "Checkpoint | None":
+        """The newest whole checkpoint, if there is any; broken ones are told on stderr."""
+        if self.folder is None or not self.folder.checkpoints.is_dir():
+            return None
+        import sys
+
+        from learner.checkpoint import CheckpointStore
+
+        def note(text: str) -> None:
+            print(f"note: {text}", file=sys.stderr)
+
+        return CheckpointStore(self.folder.checkpoints, note=note).load_newest()
+
+    def config(self) -> Config | None:
+        """The run's configuration, None without a folder."""
+        return None if self.folder is None else self.folder.load_config()
+
+    def is_changing(self) -> bool:
+        """Whether anything is written by or for the run at this moment."""
+        before = self._state()
+        deadline = time.monotonic() + PROBE_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(0.1)
+            if self._state() != before:
+                return True
+        return False
+
+    def _state(self) -> list[object]:
+        return [(shard.tickets(), shard.info()["log_length"]) for shard in self.shards]
+
+
+@contextlib.contextmanager
+def opened(name: str, runs_dir: str, urls: tuple[str, ...]) -> Iterator[Source]:
+    """The replay of the run `name`: a run's name or folder, or with `urls` also just a name in Redis.
+
+    The servers of a run that nobody works on are started for the time of the context; its lock is held
+    meanwhile, so that it is not resumed. Raises ConfigError, RunNotFound, CommandFailed.
+    """
+    folder = find(name, runs_dir, urls)
+    if folder is None:
+        urls = urls or urls_of_environment()
+        with connected(name, urls, folder=None, live=False) as source:
+            yield source
+        return
+    with contextlib.ExitStack() as stack:
+        live = False
+        try:
+            stack.enter_context(folder.lock())
+        except RunBusy:
+            live = True
+        config = folder.load_config()
+        urls = urls or config.replay.urls
+        if not urls:
+            urls = stack.enter_context(served(folder, config, live=live))
+        yield stack.enter_context(connected(folder.name, urls, folder=folder, live=live))
+
+
+def find(name: str, runs_dir: str, urls: tuple[str, ...]) -> RunFolder | None:
+    """The run's folder; None when there is none but servers are given. Raises RunNotFound."""
+    try:
+        return RunFolder.open(name, runs_dir)
+    except RunNotFound as error:
+        if urls or urls_of_environment():
+            return None
+        hint = f"; of a run elsewhere give its servers by --replay.urls or ${URLS_VARIABLE}"
+        raise RunNotFound(f"{error}{hint}") from None
+
+
+@contextlib.contextmanager
+def served(folder: RunFolder, config: Config, *, live: bool, create: bool = False) -> Iterator[tuple[str, ...]]:
+    """URLs of the folder's embedded servers: the live run's own, else started for the time of the context."""
+    if live:
+        try:
+            yield running_urls(folder.replay)
+        except ReplayError as error:
+            raise CommandFailed(str(error)) from None
+        return
+    if not create and not holds_data(folder.replay):
+        raise ConfigError(f"{folder.name} has no replay: nothing was ever stored in {folder.replay}")
+    servers = EmbeddedServers(
+        folder.replay,
+        shards=config.replay.shards,
+        append_fsync=config.replay.append_fsync,
+        maxmemory=config.replay.shard_memory_bytes,
+    )
+    try:
+        with servers:
+            yield tuple(servers.urls)
+    except ReplayError as error:
+        raise CommandFailed(str(error)) from None
+
+
+@contextlib.contextmanager
+def connected(
+    run: str, urls: tuple[str, ...], *, folder: RunFolder | None, live: bool, empty: bool = False
+) -> Iterator[Source]:
+    """The run's shards at `urls`; ConfigError when none of them holds anything of it, unless `empty`."""
+    try:
+        shards = [
+            StoredShard(url, run=run, index=index, retry_seconds=RETRY_SECONDS)
+            for index, url in enumerate(urls)
+        ]
+        if not empty and all(shard.signature() is None and not any(shard.keys()) for shard in shards):
+            where = ", ".join(shard.address for shard in shards)
+            raise ConfigError(f"no run {run!r} in the shards at {where}: nothing is stored under that name")
+        yield Source(run, shards, folder, live)
+    except ReplayError as error:
+        raise CommandFailed(str(error)) from None
+    for shard in shards:
+        shard.close()
+
+
+def new_run(name: str, runs_dir: str, config: Config, urls: tuple[str, ...]) -> RunFolder:
+    """The folder of a new run with this configuration, on these servers or embedded ones."""
+    if Path(name).name != name:
+        raise ConfigError(f"RUN {name!r}: no such run; name a new one without slashes, below --runs-dir")
+    changed = with_values(config, run__name=name, run__runs_dir=runs_dir, replay__urls=urls)
+    return RunFolder.create(changed)

@@ -1,0 +1,177 @@
+"""What a run's replay holds, as one JSON-able document and as tables for people."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from replay.inspection import summarise_priorities
+from replay.inventory import Inventory, checkpoint_masses
+from replay.stored_shard import StoredShard
+
+BARS = " ▁▂▃▄▅▆▇█"
+POINTS = (0, 0.5, 1)
+
+
+def summarise(
+    run: str,
+    shards: Sequence[StoredShard],
+    inventory: Inventory,
+    *,
+    live: bool,
+    checkpoint: tuple[str, Mapping[str, NDArray[Any]]] | None,
+    counters: Mapping[str, float],
+) -> dict[str, Any]:
+    """The document; `checkpoint` is the newest one's name and its sampler's arrays.
+
+    Ages are in seconds before now, by the shards' clocks; bytes are encoded segments', server bytes all that
+    the servers use, for other runs too.
+    """
+    segments = inventory.segments
+    rows = [_shard(shard, segments[segments["shard"] == shard.index]) for shard in shards]
+    num_bytes, items = int(segments["num_bytes"].sum()), inventory.items
+    server_bytes = sum(row["server_bytes"] for row in rows)
+    return {
+        "run": run,
+        "live": live,
+        "segments": len(segments),
+        "items": items,
+        "bytes": num_bytes,
+        "bytes_per_step": num_bytes / items if items else None,
+        "server_bytes": server_bytes,
+        "server_bytes_per_step": server_bytes / items if items else None,
+        "log": {name: getattr(inventory, name) for name in ("duplicates", "missing", "unreadable")},
+        "age_seconds": _quantiles(time.time() - segments["written_ms"] / 1000.0, ("newest", "median", "oldest")),
+        "weights_version": _quantiles(
+            segments["weights_version"][segments["weights_version"] >= 0], ("oldest", "median", "newest")
+        ),
+        "priorities": None if checkpoint is None else _priorities(inventory, *checkpoint),
+        "counters": dict(counters),
+        "shards": rows,
+    }
+
+
+def _shard(shard: StoredShard, segments: NDArray[Any]) -> dict[str, Any]:
+    info, book, signature = shard.info(), shard.tickets(), shard.signature()
+    return {
+        "shard": shard.index,
+        "address": info["address"],
+        "server": f"{info['server']} {info['version']}",
+        "segments": len(segments),
+        "items": int(segments["num_items"].sum()),
+        "bytes": int(segments["num_bytes"].sum()),
+        "server_bytes": int(info["used_memory"]),
+        "max_bytes": int(info["max_memory"]),
+        "reserved": book.reserved,
+        "allowed": book.allowed,
+        "outstanding": len(book.outstanding),
+        "signature": None if signature is None else asdict(signature),
+    }
+
+
+def _quantiles(values: NDArray[Any], names: tuple[str, ...]) -> dict[str, float] | None:
+    if not len(values):
+        return None
+    return {name: float(np.quantile(values, point)) for name, point in zip(names, POINTS, strict=True)}
+
+
+def _priorities(inventory: Inventory, name: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Of what is still stored, as of the checkpoint; what came in since is only counted."""
+    known = checkpoint_masses(arrays)
+    found = [known[identity] for identity in inventory.identities() if identity in known]
+    masses = np.concatenate([np.empty(0), *found])
+    usable = masses[np.isfinite(masses) & (masses > 0)]
+    document: dict[str, Any] = {"checkpoint": name, "items_since": inventory.items - len(masses)}
+    document["refused"] = len(masses) - len(usable)
+    return document | (asdict(summarise_priorities(usable)) if len(usable) else {"items": 0})
+
+
+def print_summary(document: Mapping[str, Any], console: Console) -> None:
+    """The document as tables."""
+    console.print(_shards_table(document["shards"], document["run"]))
+    overview = Table(box=None, show_header=False, pad_edge=False)
+    for label, value in _lines(document):
+        overview.add_row(label, value)
+    console.print(overview)
+    if document["counters"]:
+        counters = Table(box=None, show_header=False, pad_edge=False, title="counters", title_justify="left")
+        for name, value in document["counters"].items():
+            counters.add_row(name, f"{value:,.10g}")
+        console.print(counters)
+
+
+def _shards_table(rows: Sequence[Mapping[str, Any]], run: str) -> Table:
+    table = Table(title=f"replay of {run}", title_justify="left")
+    columns = ("shard", "server", "segments", "items", "bytes", "server uses", "of", "reserved", "allowed", "open")
+    for name in columns:
+        table.add_column(name, justify="left" if name == "server" else "right")
+    for row in rows:
+        counts = (f"{row[name]:,}" for name in ("segments", "items"))
+        limit = size(row["max_bytes"]) if row["max_bytes"] else "-"
+        tickets = (f"{row[name]:,}" for name in ("reserved", "allowed", "outstanding"))
+        sizes = (size(row["bytes"]), size(row["server_bytes"]), limit)
+        table.add_row(str(row["shard"]), row["server"], *counts, *sizes, *tickets)
+    return table
+
+
+def _lines(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Label and text of everything but shards and counters."""
+    items = document["items"]
+    lines = [
+        ("state", "live: a process is at work on it" if document["live"] else "nobody is at work on it"),
+        ("segments", f"{document['segments']:,} with {items:,} items"),
+        ("log", ", ".join(f"{count:,} {name}" for name, count in document["log"].items())),
+    ]
+    if items:
+        per_step = f"{document['bytes_per_step']:,.0f} a step encoded"
+        servers = f"{document['server_bytes_per_step']:,.0f} a step of all that the servers use"
+        lines.append(("bytes", f"{size(document['bytes'])}: {per_step}, {servers}"))
+    if age := document["age_seconds"]:
+        lines.append(("age", ", ".join(f"{name} {duration(seconds)}" for name, seconds in age.items())))
+    if version := document["weights_version"]:
+        lines.append(("weights version", ", ".join(f"{name} {value:,.0f}" for name, value in version.items())))
+    return lines + _priority_lines(document["priorities"])
+
+
+def _priority_lines(priorities: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    if priorities is None:
+        return [("priorities", "no checkpoint here tells them")]
+    since = f"{priorities['items_since']:,} items came since"
+    lines = [("priorities", f"of {priorities['items']:,} items as of {priorities['checkpoint']}; {since}")]
+    if priorities["items"]:
+        quantiles = priorities["quantiles"].items()
+        lines.append(("  quantiles", ", ".join(f"{point}: {value:.4g}" for point, value in quantiles)))
+        low, high = priorities["edges"][0], priorities["edges"][-1]
+        lines.append(("  histogram", f"{low:.2g} |{bars(priorities['counts'])}| {high:.2g} (in equal ratios)"))
+        effective = priorities["effective_sample_size"]
+        share = f"{effective:,.0f} items, {effective / priorities['items']:.1%} of them"
+        lines.append(("  effective sample size", f"{share}; the top 1 % get {priorities['top_share']:.1%}"))
+    return lines
+
+
+def bars(counts: Sequence[int]) -> str:
+    """A line of blocks as high as the counts; anything but zero is seen."""
+    highest = max(counts)
+    return "".join(BARS[-(-count * (len(BARS) - 1) // highest)] for count in counts)
+
+
+def size(num_bytes: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:,.2f} GiB"
+
+
+def duration(seconds: float) -> str:
+    """A time span for people, in its largest fitting unit."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if abs(seconds) >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"

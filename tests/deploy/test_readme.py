@@ -1,0 +1,186 @@
+"""What README.md and docs/ tell people to type is understood, and what they name is there. Nothing is run."""
+
+import importlib
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.cli.bench import WHAT
+from deploy.cli.errors import UsageError
+from deploy.cli.main import COMMANDS
+from deploy.cli.parsing import flags_of, parse
+from deploy.cli.train import TrainArguments, config_of, parse_config
+from deploy.config import ConfigError
+from deploy.presets import LAPTOP, PRESETS
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MAKEFILE = (ROOT / "Makefile").read_text()
+SPAN = re.compile(r"`([^`\n]+)`")
+# `E`, `K`, `N` and the like stand for a number; it is even, 2 or more and fits every flag that has one.
+PLACEHOLDER = re.compile(r"[A-Z]{1,2}")
+NAME, PATH, LINK = r"[\w.-]+", r"[\w.-]+(?:/[\w.-]+)*", r"\]\(([^)#\s]+)"
+MADE_BY_USE = ("runs/", "RUN/", ".venv/")
+
+
+def arguments_of(name: str) -> Any:
+    """The dataclass of a subcommand's arguments."""
+    return getattr(importlib.import_module(COMMANDS[name].module), f"{name.capitalize()}Arguments")
+
+
+def what_is_wrong_with(words: list[str]) -> str | None:
+    """Why `apexpert WORDS` would not be understood, None when it would; of `train` the values too."""
+    name, argv = words[0], words[1:]
+    if name not in COMMANDS:
+        return f"{name}: unknown command"
+    if name == "bench":
+        if argv[:1] and argv[0] not in WHAT:
+            return f"{argv[0]}: unknown benchmark"
+        argv = argv[1:]
+    try:
+        arguments = parsed(name, argv)
+        if isinstance(arguments, TrainArguments):
+            config_of(arguments)
+    except (UsageError, ConfigError) as error:
+        return str(error)
+    except SystemExit:  # --help ends there
+        return None
+    return None
+
+
+def what_is_wrong_with_flags(words: list[str], commands: list[str]) -> str | None:
+    """Why none of the commands takes these flags; one that is only named, without its value, is enough."""
+    reasons = []
+    for name in commands:
+        if set(words) <= set(flags_of(arguments_of(name))):
+            return None
+        try:
+            parsed(name, words if name == "train" else [*words, "RUN"])
+            return None
+        except UsageError as error:
+            reasons.append(str(error))
+    return reasons[-1]
+
+
+def parsed(name: str, argv: list[str]) -> Any:
+    """The arguments that the subcommand's own parser makes of these words."""
+    argv, kind = ["2" if PLACEHOLDER.fullmatch(word) else word for word in argv], arguments_of(name)
+    if issubclass(kind, TrainArguments):
+        return parse_config(kind, argv, command=name, default=lambda: LAPTOP)
+    return parse(kind, argv, command=name)
+
+
+def words_of(line: str) -> list[str]:
+    return shlex.split(line, comments=True)
+
+
+def commands_of(text: str) -> list[list[str]]:
+    """The words behind `apexpert` of every command line, in blocks and in the text."""
+    text = text.replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines() if re.match(r"\s*apexpert ", line)]
+    return [
+        words_of(line)[1:] for line in [*lines, *SPAN.findall(text)] if words_of(line)[:1] == ["apexpert"]
+    ]
+
+
+def loose_flags_of(text: str) -> list[tuple[list[str], list[str]]]:
+    """Flags that stand alone, and the commands that they may be of: those of their line, else `train`."""
+    found = []
+    for line in text.splitlines():
+        named = [name for name in re.findall(r"`apexpert (\w+)", line) if name in COMMANDS]
+        spans = [words_of(span) for span in SPAN.findall(line) if span.startswith("--")]
+        found += [(words, [*named, "train"]) for words in spans]
+    return found
+
+
+def make_lines_of(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("make ")]
+    return [words_of(line) for line in [*lines, *SPAN.findall(text)] if words_of(line)[:1] == ["make"]]
+
+
+def modules_of(text: str) -> list[str]:
+    return re.findall(r"python -m ([\w.]+)", text)
+
+
+def paths_of(text: str) -> list[str]:
+    """Files and folders of the project that a page names, linked to or not; those of a run are left out."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    links = [link for link in re.findall(LINK, text) if "://" not in link]
+    text = re.sub(r"\w+://\S+", "", re.sub(LINK, "", text))
+    folders = [span for span in SPAN.findall(text) if re.fullmatch(rf"{PATH}/", span)]
+    inside = [span for span in SPAN.findall(text) if re.fullmatch(f"{PATH}/{NAME}", span)]
+    inside = [path for path in inside if (ROOT / path.partition("/")[0]).is_dir()]
+    files = re.findall(rf"(?<![\w/.<>-]){PATH}/[\w-]+\.(?:md|py|json|toml|npz|txt)\b", text)
+    named = [*links, *folders, *inside, *files]
+    return [path for path in named if not path.startswith(MADE_BY_USE)]
+
+
+def problems(text: str) -> list[str]:
+    """Everything in the text of a page that is not so."""
+    found = [
+        f"apexpert {shlex.join(words)}: {why}"
+        for words in commands_of(text)
+        if (why := what_is_wrong_with(words))
+    ]
+    for words, commands in loose_flags_of(text):
+        if why := what_is_wrong_with_flags(words, commands):
+            found.append(f"{shlex.join(words)}: {why}")
+    for _, target, *settings in make_lines_of(text):
+        names = [setting.partition("=")[0] for setting in settings]
+        unknown = [name for name in names if not re.search(rf"^{name} \??=", MAKEFILE, re.MULTILINE)]
+        if not re.search(rf"^{target}:", MAKEFILE, re.MULTILINE) or unknown:
+            found.append(f"make {target} {unknown}: not in the Makefile")
+    found += [f"python -m {name}: no such module" for name in modules_of(text) if not is_module(name)]
+    found += [f"{path}: is not there" for path in paths_of(text) if not (ROOT / path).exists()]
+    return found
+
+
+def is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_what_a_page_tells_is_so(page: Path) -> None:
+    assert problems(page.read_text()) == []
+
+
+def test_the_readme_says_enough_for_this_to_mean_something() -> None:
+    text = PAGES[0].read_text()
+    assert {words[0] for words in commands_of(text)} == set(COMMANDS), "every command is named, and no other"
+    assert len(loose_flags_of(text)) > 10
+    assert {words[1] for words in make_lines_of(text)} > {"train", "test", "check"}
+    assert len(paths_of(text)) > 10
+    assert [name for name in PRESETS if f"`{name}`" not in text] == []
+
+
+MISTAKES = [
+    ("```\napexpert scale RUN --actor 2\n```", "--actor: unknown flag; did you mean --actors?"),
+    ("| `apexpert evaluate RUN --episode 30 --video` |", "--episode: unknown flag"),
+    ("`apexpert trian --game Pong`", "trian: unknown command"),
+    ("```\napexpert train --preset lapto   # hm\n```", "--preset lapto: unknown preset"),
+    ("    apexpert train --network.num-expert 4", "--network.num-expert: unknown flag"),
+    ("`apexpert train --network.head dense --network.normalize`", "it is for soft_moe"),
+    ("`apexpert bench reply`", "reply: unknown benchmark"),
+    ("switched by `--learner.no-doubel`.", "--learner.no-doubel: unknown flag"),
+    ("`--network.head sof_moe --network.tokens per_pixel`", "--network.tokens: 'per_pixel' is not allowed"),
+    ("| `apexpert stop RUN` | at once with `--now` |", "--now: unknown flag"),
+    ("```\nmake trian\n```", "make trian []: not in the Makefile"),
+    ("`make train GAMES=Pong`", "make train ['GAMES']: not in the Makefile"),
+    ("see docs/decisions/0099-nothing.md", "docs/decisions/0099-nothing.md: is not there"),
+    ("| `lerner/` | losses |", "lerner/: is not there"),
+    ("[the design](docs/desing.md)", "docs/desing.md: is not there"),
+    ("`python -m learner.partiy CASE.npz`", "python -m learner.partiy: no such module"),
+]
+
+
+@pytest.mark.parametrize(("text", "why"), MISTAKES, ids=[why for _, why in MISTAKES])
+def test_a_mistake_in_a_page_is_found(text: str, why: str) -> None:
+    assert len(found := problems(text)) == 1, found
+    assert why in found[0]

@@ -1,0 +1,97 @@
+"""What must hold of any bytes: the checks that the hypothesis tests and the atheris harnesses share."""
+
+import struct
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from replay.errors import SegmentError
+from replay.segment import decode_blocks, decode_header, decode_with_header, encode
+from replay.segment_header import PREFIX, SegmentHeader
+from replay.types import Segment, SegmentIdentity
+from tests.helpers.segments import forged, sealed
+
+
+def check_decoding(data: bytes) -> Segment | None:
+    """Decode bytes: either a refusal in one line (None), or a segment that is what its bytes say.
+
+    What was decoded passes the writer's own checks, comes back from another encoding unchanged, and is the
+    same by byte ranges.
+    """
+    try:
+        header, segment = decode_with_header(data, run=None, signature=None)
+    except SegmentError as error:
+        assert error.kind in ("corrupt", "version"), error.kind
+        assert "\n" not in str(error)
+        assert len(str(error)) < 400
+        return None
+    again = decode_with_header(encode(segment, header.run, header.signature), run=None, signature=None)[1]
+    assert same(again, segment)
+    assert np.array_equal(frames_by_ranges(data, header), segment.frames)
+    return segment
+
+
+def frames_by_ranges(data: bytes, header: SegmentHeader) -> np.ndarray[Any, Any]:
+    """All frames of a segment, read as the sampler reads what its store does not hold."""
+    front = decode_header(data[: header.block_range(0)[0]])
+    ranges = {block: front.block_range(block) for block in range(front.num_blocks)}
+    blocks = decode_blocks(front, {block: data[start:end] for block, (start, end) in ranges.items()})
+    return np.concatenate([blocks[block] for block in sorted(blocks)])
+
+
+def same(one: Segment, other: Segment) -> bool:
+    """Whether two segments are equal in every bit (a NaN priority is equal to itself)."""
+    pairs = ((value, getattr(other, name)) for name, value in vars(one).items())
+    return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+
+
+def with_fields(data: bytes, fields: Mapping[str, Any]) -> bytes:
+    """The segment with other header fields under right checksums."""
+    return forged(data, lambda header: header.update(fields))
+
+
+def with_header_bytes(data: bytes, header: bytes) -> bytes:
+    """The segment with any bytes for a header, under right checksums."""
+    magic, version, header_bytes, columns_bytes, _ = PREFIX.unpack_from(data)
+    middle = PREFIX.size + header_bytes
+    front = sealed(magic, version, header, data[middle : middle + columns_bytes])
+    return front + data[middle + columns_bytes :]
+
+
+def with_blocks(data: bytes, blocks: bytes) -> bytes:
+    """The segment with any bytes for its blocks, cut where the real ones are, under right checksums."""
+    header = decode_header(data)
+    sizes = np.diff(header.block_offsets).tolist()
+    cuts = np.cumsum([0, *sizes]).tolist()
+    parts = [blocks[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts[-1] = blocks[cuts[-2] :]
+    fields = {"block_sizes": list(map(len, parts)), "block_crcs": list(map(zlib.crc32, parts))}
+    return with_fields(data[: cuts_start(header)], fields) + b"".join(parts)
+
+
+def cuts_start(header: SegmentHeader) -> int:
+    """Where the blocks of an encoded segment begin."""
+    return int(header.block_offsets[0])
+
+
+def log_fields(
+    identity: SegmentIdentity | bytes, items: object, steps: object, size: object
+) -> dict[str, Any]:
+    """A log row as writers make it."""
+    return {
+        "id": identity if isinstance(identity, bytes) else str(identity),
+        "n": items,
+        "s": steps,
+        "b": size,
+    }
+
+
+def packed(value: object) -> bytes:
+    """A msgpack value, b"" for what msgpack cannot hold."""
+    try:
+        return bytes(msgpack.packb(value))
+    except (OverflowError, ValueError, TypeError, struct.error):
+        return b""
