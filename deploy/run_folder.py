@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from deploy.checks import near_matches
+from deploy.checks import near_matches, without_passwords
 from deploy.config import Config, ConfigError, from_json, to_json, with_values
 from deploy.metadata import collect
 
@@ -42,6 +42,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self.config_path = self.path / "config.json"
+        self.urls_path = self.path / "redis-urls"
         self.metadata_path = self.path / "metadata.json"
         self.status_path = self.path / "status.json"
         self.metrics_path = self.path / "metrics.jsonl"
@@ -100,15 +101,23 @@ class RunFolder:
     def load_config(self) -> Config:
         """The saved configuration; RunError when the file is broken or does not fit this version."""
         try:
-            return from_json(json.loads(self.config_path.read_text(encoding="utf-8")))
+            config = from_json(json.loads(self.config_path.read_text(encoding="utf-8")))
+            if not self.urls_path.exists():
+                return config
+            return with_values(config, replay__urls=tuple(self.urls_path.read_text(encoding="utf-8").split()))
         except ConfigError as error:
             raise RunError(f"{self.config_path}: {error}") from None
         except (OSError, ValueError) as error:
             raise RunError(f"{self.config_path}: cannot be read: {_one_line(error)}") from None
 
     def save_config(self, config: Config) -> None:
-        """Write config.json atomically; only its owner may read it, because URLs can hold passwords."""
-        self.write_json("config.json", to_json(config), mode=0o600)
+        """Write config.json atomically; URLs with passwords stand in a file that only its owner may read."""
+        shown = without_passwords(config)
+        if shown != config:
+            self._write("redis-urls", "\n".join((*config.replay.urls, "")), mode=0o600)
+        else:
+            self.urls_path.unlink(missing_ok=True)
+        self.write_json("config.json", to_json(shown), mode=0o600)
 
     def read_json(self, name: str, default: Any) -> Any:
         """The document of that file name, or `default` when there is none; RunError when it is not JSON."""
@@ -122,11 +131,14 @@ class RunFolder:
 
     def write_json(self, name: str, document: Any, *, mode: int = 0o644) -> None:
         """Replace that file's document atomically; it is on disk when this returns."""
+        self._write(name, json.dumps(document, indent=1, allow_nan=False), mode=mode)
+
+    def _write(self, name: str, text: str, *, mode: int) -> None:
         path = self.path / name
         temporary = path.with_name(f".{name}.{os.getpid()}.{threading.get_ident()}")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(document, file, indent=1, allow_nan=False)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

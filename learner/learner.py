@@ -27,8 +27,9 @@ from replay.types import Batch
 
 logger = logging.getLogger(__name__)
 
-INGEST_SECONDS = 0.005
-"""While there is enough to draw, new segments are looked for at most this often."""
+INGEST_SECONDS = 0.05
+"""While there is enough to draw, new segments are looked for at most this often: a look is a dozen round
+trips, which would cost more than what they bring."""
 WAIT_SECONDS = (0.001, 0.020)
 """First and longest wait when nothing may be drawn; it doubles in between."""
 
@@ -172,7 +173,7 @@ class Learner:
         self.updates = int(document["update"])
         self.weights_version = int(document["weights_version"])
         self._num_checkpoints = int(document["checkpoints"])
-        name, steps, size = checkpoint.path.name, self._sampler.inserted, self._sampler.size
+        name, steps, size = checkpoint.path.name, self._sampler.inserted, report.items
         self._note(f"resuming at {steps:,} env steps with {size:,} transitions in replay, from {name}")
         if not report.exact:
             self._note(f"resume from {name} is not exact: {report.dropped} items are gone since")

@@ -9,8 +9,8 @@ class ReplayConfig:
     """Shards, capacity, items and the distribution they are drawn from."""
 
     urls: tuple[str, ...] = field(default=(), repr=False)
-    """Redis URLs of the shards (`redis://`, `rediss://`, `unix://`); none starts embedded servers.
-    They may hold passwords, and are left out where the configuration is shown as text."""
+    """Redis URLs of the shards (`redis://`, `rediss://`, `unix://`); none starts embedded servers. `@FILE`
+    takes them from a file, one a line: other users see arguments, so that passwords do not belong there."""
     shards: int = 2
     """Embedded Redis servers, when no URLs are given."""
     append_fsync: Literal["everysec", "always"] = "everysec"

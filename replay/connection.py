@@ -1,6 +1,7 @@
 """A client of one Redis server that repeats what a lost connection cut off and speaks in replay's errors."""
 
 import random
+import ssl
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
+    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -23,20 +25,28 @@ T = TypeVar("T")
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.02, 1.0
 CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 5.0, 15.0
+SHORTEST_TIMEOUT_S = 0.1
 
 
 class Connection:
     """One server under a `redis://`, `rediss://` or `unix://` URL; `name` starts every error's text.
 
     Nothing here shows user names or passwords: `address` is the URL without them, ending in the database's
-    number.
+    number. No answer is waited for longer than `retry_seconds`, so that a frozen server costs no more than
+    one that is gone.
     """
 
     def __init__(self, url: str, *, name: str, retry_seconds: float) -> None:
         self.retry_seconds = retry_seconds
         self.retries = 0
-        self.client, self.address = _connect(url, name)
+        self.client, self.address = _connect(url, name, max(retry_seconds, SHORTEST_TIMEOUT_S))
         self._name = f"{name} ({self.address})"
+
+    def new_line(self) -> Any:
+        """A connection beside the client's, not opened yet, for requests that are sent before others are
+        answered.
+        """
+        return self.client.connection_pool.make_connection()
 
     def call(self, command: Callable[[], T]) -> T:
         """Run `command`, again after each lost connection, with backoff and jitter, for `retry_seconds`.
@@ -51,17 +61,22 @@ class Connection:
             except (AuthenticationError, AuthorizationError) as error:
                 raise ShardError(f"{self._name} refuses the user or password: {one_line(error)}") from None
             except (redis.ConnectionError, redis.TimeoutError, ReadOnlyError) as error:
+                if self.address.startswith("rediss:") and (wrong := _tls_fault(error)):
+                    raise ShardError(f"{self._name}: {wrong}: {one_line(error)}") from None
                 if time.monotonic() + backoff > deadline:
                     reason = f"cannot be reached for {self.retry_seconds:g} s: {one_line(error)}"
                     raise ShardUnavailable(f"{self._name} {reason}") from None
             except RedisError as error:
-                raise self._refusal(error) from None
+                raise self.refusal(error) from None
             self.retries += 1
             time.sleep(backoff * random.uniform(0.5, 1.0))
             backoff = min(2 * backoff, LONGEST_BACKOFF_S)
 
-    def _refusal(self, error: RedisError) -> ShardError:
+    def refusal(self, error: RedisError) -> ShardError:
+        """A server's refusal as one of replay's errors."""
         text = one_line(error)
+        if isinstance(error, NoPermissionError) or "no permissions" in text:
+            return ShardError(f"{self._name}: {text}; docs/security.md lists what its user must be allowed")
         # A full disk says MISCONF. A full memory's OOM is in the class, or in the text of an aborted MULTI.
         full = isinstance(error, OutOfMemoryError) or "OOM " in text or "MISCONF" in text
         return ShardFull(f"{self._name} is full: {text}") if full else ShardError(f"{self._name}: {text}")
@@ -75,16 +90,33 @@ def one_line(error: BaseException) -> str:
     return text[:200] or type(error).__name__
 
 
-def _connect(url: str, name: str) -> tuple[Any, str]:
-    timeouts = {"socket_timeout": ANSWER_TIMEOUT_S, "socket_connect_timeout": CONNECT_TIMEOUT_S}
+def _tls_fault(error: BaseException) -> str:
+    """What is wrong with a `rediss://` URL where trying again is of no use; "" where it may be."""
+    cause = error.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return "its certificate is not trusted; name the file of its CA in the URL, ?ssl_ca_certs=FILE"
+    unreadable = isinstance(cause, FileNotFoundError | PermissionError | IsADirectoryError)
+    if unreadable or (isinstance(cause, ssl.SSLError) and cause.reason == "NO_CERTIFICATE_OR_CRL_FOUND"):
+        return "a file that its URL names (ssl_ca_certs, ssl_certfile, ssl_keyfile) cannot be read"
+    return ""
+
+
+def _connect(url: str, name: str, longest_wait: float) -> tuple[Any, str]:
+    # RESP2, and no library's name, so that a connection asks for no commands but ours (docs/security.md).
+    options: dict[str, Any] = {
+        "socket_connect_timeout": min(longest_wait, CONNECT_TIMEOUT_S),
+        "socket_timeout": min(longest_wait, ANSWER_TIMEOUT_S),
+        "protocol": 2,
+    }
     try:
-        pool = redis.ConnectionPool.from_url(url, **timeouts)
+        pool = redis.ConnectionPool.from_url(url, **options)
     except (ValueError, TypeError, RedisError):
         # The client's text may quote parts of the URL.
         raise ShardError(f"{name}: not a usable redis://, rediss:// or unix:// URL") from None
     options = pool.connection_kwargs
     # Retries are ours, and bytes are bytes, whatever the URL asks for.
-    options.update(retry=Retry(NoBackoff(), 0), decode_responses=False)
+    options.update(retry=Retry(NoBackoff(), 0), decode_responses=False, protocol=2)
+    options.update(lib_name=None, lib_version=None)
     scheme = url.partition(":")[0]
     if scheme == "unix":
         place = quote(str(options.get("path", "")))

@@ -3,6 +3,7 @@
 ReplayError
   SegmentError            bytes that are not a segment of ours
     CorruptSegment        checksum, size or structure is wrong
+    StrayEntry            a log entry that is not ours, or not of the segment that it names
     ForeignSegment        another format version, run or signature
   ShardError              a shard cannot do what was asked
     ShardUnavailable      it cannot be reached, after bounded retries
@@ -10,8 +11,11 @@ ReplayError
   SignatureMismatch       stack or n_step raised, or another frame shape, on existing data
   ServerError             an embedded server cannot be found, started or locked
   WriterStopped           the writer was told to stop while it waited
+  StaleOwner              another sampler has taken the shards over
   NotEnoughData           a batch was asked for that the limiter does not allow yet
 """
+
+from typing import Literal
 
 
 class ReplayError(Exception):
@@ -21,7 +25,7 @@ class ReplayError(Exception):
 class SegmentError(ReplayError):
     """Bytes that are not a segment of ours; `kind` is the counter they are counted under."""
 
-    kind = "segment"
+    kind: str
 
 
 class CorruptSegment(SegmentError):
@@ -30,10 +34,18 @@ class CorruptSegment(SegmentError):
     kind = "corrupt"
 
 
-class ForeignSegment(SegmentError):
-    """A segment of another format version, run or signature."""
+class StrayEntry(SegmentError):
+    """A log entry that is not one of ours, or that says something else than the segment it names."""
 
-    kind = "foreign"
+    kind = "stray"
+
+
+class ForeignSegment(SegmentError):
+    """A whole segment that is not for this reader; `kind` says what differs: version, run or signature."""
+
+    def __init__(self, kind: Literal["version", "run", "signature"], message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class ShardError(ReplayError):
@@ -66,3 +78,7 @@ class WriterStopped(ReplayError):
 
 class NotEnoughData(ReplayError):
     """A batch was asked for that the limiter does not allow yet."""
+
+
+class StaleOwner(ReplayError):
+    """Another sampler has taken the shards over: this one may neither evict nor allow any more."""

@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from replay.config import ReplayConfig
+
 ZERO_ROW = 0
 """The row of the all-zero frame, which stands for the frames before an episode's first one."""
 
@@ -39,22 +41,9 @@ class FrameStore(Protocol):
         """Forget a key, if it is held."""
         ...
 
-    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Frames of rows (B, K) as (B, K, H, W); row 0 is the zero frame."""
+    def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Frames of rows (B, K) as (B, K, H, W), in `out` where given; row 0 is the zero frame."""
         ...
-
-
-def gather_frames(buffer: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Frames of rows (B, K) out of a contiguous buffer (R, H, W), as (B, K, H, W). Raises IndexError outside
-    of it.
-    """
-    if rows.size and (int(rows.min()) < 0 or int(rows.max()) >= len(buffer)):
-        raise IndexError(f"rows must be in [0, {len(buffer)})")
-    out = np.empty((*rows.shape, *buffer.shape[1:]), np.uint8)
-    # `take` into given memory copies row by row at memory speed and without the GIL, but only where it need
-    # not check.
-    np.take(buffer, rows, axis=0, out=out, mode="clip")
-    return out
 
 
 class HostFrameStore:
@@ -117,9 +106,19 @@ class HostFrameStore:
             self._free.append(rows)
             self._num_free += len(rows)
 
-    def gather(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Frames of rows (B, K) as (B, K, H, W); row 0 is the zero frame. IndexError outside the store."""
-        return gather_frames(self._buffer, rows)
+    def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """Frames of rows (B, K) as (B, K, H, W), in `out` where given; row 0 is the zero frame.
+
+        Raises IndexError outside the store.
+        """
+        if rows.size and (int(rows.min()) < 0 or int(rows.max()) >= len(self._buffer)):
+            raise IndexError(f"rows must be in [0, {len(self._buffer)})")
+        if out is None:
+            out = np.empty((*rows.shape, *self._buffer.shape[1:]), np.uint8)
+        # `take` into given memory copies row by row at memory speed and without the GIL, but only where it
+        # need not check.
+        np.take(self._buffer, rows, axis=0, out=out, mode="clip")
+        return out
 
     def _allocate(self, count: int) -> NDArray[np.int64]:
         """Take `count` rows (there are that many): returned ones first, untouched memory last."""
@@ -135,3 +134,12 @@ class HostFrameStore:
             parts.append(np.arange(self._fresh, self._fresh + count, dtype=np.int64))
             self._fresh += count
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+def host_store(config: ReplayConfig, frame_shape: tuple[int, int], stack: int) -> HostFrameStore:
+    """A store within the configured bytes that is no larger than everything it could ever be given."""
+    height, width = frame_shape
+    a_segment = config.segment_steps + config.n_step + stack - 1
+    segments = -(-config.capacity // config.segment_steps) + 1
+    most = segments * a_segment * height * width
+    return HostFrameStore((height, width), min(config.frame_store_bytes, most))

@@ -1,13 +1,18 @@
-"""What a sampler tells about itself: its counters under the run's metric names."""
+"""What a sampler tells about itself: counters under the run's metric names, and how uneven its draws are."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from replay.config import ReplayConfig
-from replay.items import ItemTable
+from replay.rejections import REJECTED
+
+if TYPE_CHECKING:
+    from replay.follower import Follower
+
+QUANTILES = (0, 0.01, 0.1, 0.5, 0.9, 0.99, 1)
 
 
 @dataclass
@@ -31,24 +36,36 @@ class Counters:
 
 
 def metrics(
-    counters: Counters, read: Mapping[str, int], table: ItemTable, config: ReplayConfig, *, misses: int
+    counters: Counters,
+    follower: "Follower",
+    config: ReplayConfig,
+    *,
+    misses: int,
 ) -> dict[str, float]:
-    """A sampler's counters and sizes under the run's metric names; `read` are its log reader's counters.
+    """A sampler's counters and sizes under the run's metric names.
 
-    The ratio counts inserts after the warm-up only, and is 0 until there are any.
+    The ratio counts inserts after the warm-up only, and is 0 until there are any. Of all items that were
+    acknowledged, each is in `size`, `parked`, `evicted`, `lost` or `unread`, once the logs are read.
     """
+    table, read, accounts = follower.table, follower.reader.counters, follower.reader.accounts
     earning = counters.inserted - config.min_size
     values = {
         "samples_per_insert": counters.sampled / earning if earning > 0 else 0.0,
         "size": table.size,
-        "fill": table.size / config.capacity,
+        "fill": table.num_items / config.capacity,
         "bytes": table.num_bytes,
         "segments": table.num_segments,
         "inserted": counters.inserted,
         "sampled": counters.sampled,
         "evicted": counters.evicted,
+        "parked": table.num_parked,
+        "parked_shards": len(follower.parking),
+        "lost": accounts.lost_items,
+        "unread": accounts.unread_items,
         "duplicates": read["duplicates"],
-        "rejected": counters.rejected + read["corrupt"] + read["foreign"],
+        "rejected": counters.rejected + sum(read[kind] for kind in REJECTED),
+        **{f"rejected_{kind}": read[kind] for kind in REJECTED},
+        "rejected_indexed": counters.rejected,
         "missing": counters.missing + read["missing"],
         "stale_updates": counters.stale_updates,
         "refused_priorities": counters.refused_priorities,
@@ -59,37 +76,37 @@ def metrics(
 
 
 @dataclass(frozen=True)
-class ShardSummary:
-    """What the sampler indexes of one shard."""
+class PrioritySummary:
+    """How unevenly items are drawn; `priority` here is the mass that draws are in proportion to."""
 
-    index: int
-    segments: int
     items: int
-    num_bytes: int
-    mass: float
-    """Sum of the masses of its items."""
+    quantiles: dict[str, float]
+    """Priority at 0, 0.01, 0.1, 0.5, 0.9, 0.99 and 1."""
+    edges: list[float]
+    """(bins + 1,) edges of the histogram, in equal ratios from the smallest priority to the largest."""
+    counts: list[int]
+    """(bins,) items in each bin."""
+    effective_sample_size: float
+    """1 / sum(P^2) of the draw probabilities P: Kish's effective sample size (Kish, 1965)."""
+    top_share: float
+    """Share of all draws that the 1 % of items with the largest priorities get."""
 
 
-def summarise_shards(table: ItemTable, num_shards: int) -> list[ShardSummary]:
-    """One line a shard, for people."""
-    slots = table.in_order()
-    rows = table.slots[slots]
-    masses = np.array([table.index.mass(table.leaves(slot)).sum() for slot in slots.tolist()])
-    lines = []
-    for shard in range(num_shards):
-        own = rows["shard"] == shard
-        items, num_bytes = int(rows["num_items"][own].sum()), int(rows["num_bytes"][own].sum())
-        lines.append(ShardSummary(shard, int(own.sum()), items, num_bytes, float(masses[own].sum())))
-    return lines
-
-
-def summarise_priorities(
-    table: ItemTable, points: tuple[float, ...] = (0, 0.1, 0.5, 0.9, 0.99, 1)
-) -> dict[str, Any]:
-    """Quantiles of the masses of all items, and the share of the total mass that the top 1 % of them hold."""
-    masses = np.sort(table.index.masses()[table.index.masses() > 0])
+def summarise_priorities(masses: NDArray[np.float64], bins: int = 40) -> PrioritySummary:
+    """The distribution of masses (N,), all finite and positive; raises ValueError for none."""
     if not len(masses):
-        return {"items": 0}
-    top = masses[-max(1, len(masses) // 100) :].sum() / masses.sum()
-    quantiles = {f"{point:g}": float(np.quantile(masses, point)) for point in points}
-    return {"items": len(masses), "quantiles": quantiles, "top_share": float(top)}
+        raise ValueError("no items")
+    ordered = np.sort(masses)
+    probability = ordered / ordered.sum()
+    low, high = float(ordered[0]), float(ordered[-1])
+    edges = np.geomspace(low, high, bins + 1) if high > low else np.array([low, high])
+    edges[0], edges[-1] = low, high  # geomspace rounds
+    counts = np.histogram(ordered, edges)[0] if high > low else np.array([len(ordered)])
+    return PrioritySummary(
+        items=len(ordered),
+        quantiles={f"{point:g}": float(np.quantile(ordered, point)) for point in QUANTILES},
+        edges=edges.tolist(),
+        counts=counts.tolist(),
+        effective_sample_size=float(1.0 / np.square(probability).sum()),
+        top_share=float(probability[-max(1, len(ordered) // 100) :].sum()),
+    )

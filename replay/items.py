@@ -1,7 +1,9 @@
 """The item table: where each segment's items, columns and masses live in memory."""
 
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +39,11 @@ class ItemTable:
     mass at once. Segments leave oldest first; one that leaves out of turn leaves a hole of mass 0, which the
     ring closes when it comes round. Each segment has a generation, which no other ever has: it tells whether
     a leaf still holds what was drawn.
+
+    A parked segment (its shard is out of reach) keeps its place and its masses, and cannot be drawn.
     """
 
-    def __init__(
-        self, capacity: int, segment_steps: int, n_step: int, store: FrameStore, num_shards: int
-    ) -> None:
+    def __init__(self, capacity: int, segment_steps: int, n_step: int, store: FrameStore) -> None:
         self.capacity = capacity
         self.n_step = n_step
         longest = segment_steps + n_step - 1
@@ -55,17 +57,35 @@ class ItemTable:
         self.truncated = np.zeros(self.num_leaves, np.bool_)
         self.life_lost = np.zeros(self.num_leaves, np.bool_)
         self.leaf_slots = np.full(self.num_leaves, FREE, np.int32)
+        self.kept = np.zeros(self.num_leaves, np.float64)
+        """Masses of parked items."""
         self.slots = np.zeros(0, SLOT)
+        self.parked = np.zeros(0, np.bool_)
+        """(slots,) which segments are parked."""
         self.headers: list[SegmentHeader | None] = []
+        """None: the slot is free, or its segment was not read yet."""
         self.log_ids: list[str] = []
-        self.size = 0
-        self.num_segments = 0
+        self.slot_of: dict[SegmentIdentity, int] = {}
+        self.num_items = 0
+        """Items of all segments."""
+        self.num_parked = 0
+        """Those that are parked."""
         self.num_bytes = 0
         self.next_generation = 0
         self.head = 0
         self._free: list[int] = []
         self._fifo: deque[tuple[int, int]] = deque()
-        self._fifo_of: list[deque[tuple[int, int]]] = [deque() for _ in range(num_shards)]
+        self._fifo_of: defaultdict[int, deque[tuple[int, int]]] = defaultdict(deque)
+
+    @property
+    def size(self) -> int:
+        """Items that can be drawn."""
+        return self.num_items - self.num_parked
+
+    @property
+    def num_segments(self) -> int:
+        """Segments, parked ones included."""
+        return len(self.slot_of)
 
     def num_columns(self, num_items: int, num_steps: int) -> int:
         """Columns kept of a segment: data of a larger n-step has more than this reader's items need."""
@@ -78,7 +98,7 @@ class ItemTable:
     def has_room(self, num_items: int, num_steps: int) -> bool:
         """Whether a segment fits now."""
         columns = self.num_columns(num_items, num_steps)
-        return self.size + num_items <= self.capacity and self._place(columns) is not None
+        return self.num_items + num_items <= self.capacity and self._place(columns) is not None
 
     def insert(
         self,
@@ -89,55 +109,104 @@ class ItemTable:
         shard: int,
         log_id: str,
         num_bytes: int,
-        first_leaf: int | None = None,
-        generation: int | None = None,
     ) -> int:
-        """Add a segment with its items' masses (num_items,) and return its slot; there must be room for it.
-
-        `first_leaf` and `generation` put a segment back where a checkpoint had it.
-        """
+        """Add a segment with its items' masses (num_items,) and return its slot; there must be room."""
         columns = self.num_columns(segment.num_items, segment.num_steps)
-        place = self._place(columns) if first_leaf is None else first_leaf
+        where = (self.next_generation, FREE, segment.num_items, columns)
+        kind = (segment.lead, segment.weights_version, shard, num_bytes)
+        slot = self.reserve((*where, *kind, *segment.identity), masses, log_id)
+        self.next_generation += 1
+        self.fill(slot, segment, header)
+        return slot
+
+    def reserve(self, row: Sequence[Any], masses: NDArray[np.float64], log_id: str) -> int:
+        """Give a segment its place, parked, before it is read; returns its slot.
+
+        `row` is as in SLOT, with FREE for a `first_leaf` that is to be found.
+        """
+        slot = self._take_slot()
+        self.slots[slot] = tuple(row)
+        at = self.slots[slot]
+        columns, num_items = int(at["num_steps"]), int(at["num_items"])
+        place = self._place(columns) if at["first_leaf"] == FREE else int(at["first_leaf"])
         if place is None:
             raise ValueError("no room for the segment: evict first")
-        if generation is None:
-            generation = self.next_generation
-            self.next_generation += 1
-        slot = self._take_slot()
-        where = (generation, place, segment.num_items, columns, segment.lead, segment.weights_version)
-        self.slots[slot] = (*where, shard, num_bytes, *segment.identity)
-        self.headers[slot] = _without_columns(header)
+        at["first_leaf"] = place
+        self.leaf_slots[place : place + columns] = slot
+        self.kept[place : place + num_items] = masses
+        self.parked[slot] = True
         self.log_ids[slot] = log_id
-        self._fill(slot, segment, place, columns, masses)
-        self.store.put(generation, segment.frames[: segment.lead + columns + 1])
+        self.slot_of[self.identity(slot)] = slot
         self.head = place + columns
-        self.size += segment.num_items
-        self.num_segments += 1
-        self.num_bytes += num_bytes
-        self._fifo.append((slot, generation))
-        self._fifo_of[shard].append((slot, generation))
+        self.num_items += num_items
+        self.num_parked += num_items
+        self.num_bytes += int(at["num_bytes"])
+        entry = (slot, int(at["generation"]))
+        self._fifo.append(entry)
+        self._fifo_of[int(at["shard"])].append(entry)
         return slot
+
+    def fill(self, slot: int, segment: Segment, header: SegmentHeader) -> None:
+        """Take in the segment for which a place was reserved: it can be drawn from now on."""
+        first, columns = int(self.slots["first_leaf"][slot]), int(self.slots["num_steps"][slot])
+        part = slice(first, first + columns)
+        self.actions[part] = segment.actions[:columns]
+        self.rewards[part] = segment.rewards[:columns]
+        self.terminated[part] = segment.terminated[:columns]
+        self.truncated[part] = segment.truncated[:columns]
+        self.life_lost[part] = segment.life_lost[:columns]
+        self.headers[slot] = _without_columns(header)
+        self.store.put(int(self.slots["generation"][slot]), segment.frames[: segment.lead + columns + 1])
+        self.unpark([slot])
+
+    def park(self, shard: int) -> int:
+        """Park all segments of a shard; returns the number of items that were not."""
+        own = (self.slots["generation"] != FREE) & (self.slots["shard"] == shard) & ~self.parked
+        slots = np.flatnonzero(own).tolist()
+        leaves = self.item_leaves(slots)
+        self.kept[leaves] = self.index.mass(leaves)
+        self.index.set(leaves, 0.0)
+        self.parked[slots] = True
+        self.num_parked += len(leaves)
+        return len(leaves)
+
+    def unpark(self, slots: Sequence[int]) -> None:
+        """Let parked segments that were read be drawn again."""
+        leaves = self.item_leaves(slots)
+        self.index.set(leaves, self.kept[leaves])
+        self.parked[slots] = False
+        self.num_parked -= len(leaves)
+
+    def move(self, slot: int, shard: int, log_id: str) -> None:
+        """Note that a segment is now kept in another shard."""
+        self.slots["shard"][slot] = shard
+        self.log_ids[slot] = log_id
+        self._fifo_of[shard].append((slot, int(self.slots["generation"][slot])))
 
     def remove(self, slot: int) -> None:
         """Take a segment out: masses to 0, frames forgotten, its leaves free for others."""
+        at = self.slots[slot]
         leaves = self.leaves(slot)
         self.index.set(leaves, 0.0)
         self.leaf_slots[leaves] = FREE
-        self.store.drop(int(self.slots["generation"][slot]))
-        self.size -= int(self.slots["num_items"][slot])
-        self.num_segments -= 1
-        self.num_bytes -= int(self.slots["num_bytes"][slot])
-        self.slots["generation"][slot] = FREE
+        self.store.drop(int(at["generation"]))
+        num_items, shard = int(at["num_items"]), int(at["shard"])
+        self.num_items -= num_items
+        self.num_parked -= num_items if self.parked[slot] else 0
+        self.num_bytes -= int(at["num_bytes"])
+        self.parked[slot] = False
+        del self.slot_of[self.identity(slot)]
+        at["generation"] = FREE
         self.headers[slot] = None
         self._free.append(slot)
         self.oldest()  # both queues forget what has left, so that neither grows
-        self.oldest(int(self.slots["shard"][slot]))
+        self.oldest(shard)
 
     def oldest(self, shard: int | None = None) -> int | None:
         """Slot of the oldest segment (of one shard), or None."""
         queue = self._fifo if shard is None else self._fifo_of[shard]
-        while queue and self.slots["generation"][queue[0][0]] != queue[0][1]:
-            queue.popleft()  # it left out of turn
+        while queue and not self._is_at(*queue[0], shard):
+            queue.popleft()  # it left out of turn, or moved
         return queue[0][0] if queue else None
 
     def in_order(self) -> NDArray[np.int64]:
@@ -149,6 +218,28 @@ class ItemTable:
         """All leaves of a segment, with those of columns that start no item."""
         first = int(self.slots["first_leaf"][slot])
         return np.arange(first, first + int(self.slots["num_steps"][slot]), dtype=np.int64)
+
+    def item_leaves(self, slots: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Leaves of the items of segments, one segment after the other."""
+        rows = self.slots[np.asarray(slots, np.int64)]
+        counts = rows["num_items"]
+        within = np.arange(int(counts.sum()), dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
+        leaves: NDArray[np.int64] = np.repeat(rows["first_leaf"], counts) + within
+        return leaves
+
+    def masses(self, leaves: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Masses (B,) of items (B,), parked or not."""
+        parked = self.parked[self.leaf_slots[leaves]] if self.num_parked else np.zeros(len(leaves), np.bool_)
+        return np.where(parked, self.kept[leaves], self.index.mass(leaves))
+
+    def set_masses(self, leaves: NDArray[np.int64], masses: NDArray[np.float64]) -> None:
+        """Set the masses (B,) of items (B,), parked or not; of one that comes twice the last one counts."""
+        if self.num_parked:
+            parked = self.parked[self.leaf_slots[leaves]]
+            self.kept[leaves[parked]] = masses[parked]
+            self.index.note_mass(masses[parked])
+            leaves, masses = leaves[~parked], masses[~parked]
+        self.index.set(leaves, masses)
 
     def items_held(self, leaves: NDArray[np.int64], generations: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(B,) whether each leaf still holds the item of that generation."""
@@ -166,18 +257,9 @@ class ItemTable:
         row = self.slots[slot]
         return SegmentIdentity(int(row["actor"]), int(row["incarnation"]), int(row["seq"]))
 
-    def _fill(
-        self, slot: int, segment: Segment, place: int, columns: int, masses: NDArray[np.float64]
-    ) -> None:
-        """Write a segment's columns and masses."""
-        part = slice(place, place + columns)
-        self.actions[part] = segment.actions[:columns]
-        self.rewards[part] = segment.rewards[:columns]
-        self.terminated[part] = segment.terminated[:columns]
-        self.truncated[part] = segment.truncated[:columns]
-        self.life_lost[part] = segment.life_lost[:columns]
-        self.leaf_slots[part] = slot
-        self.index.set(np.arange(place, place + segment.num_items), masses)
+    def _is_at(self, slot: int, generation: int, shard: int | None) -> bool:
+        row = self.slots[slot]
+        return bool(row["generation"] == generation) and shard in (None, row["shard"])
 
     def _place(self, columns: int) -> int | None:
         """First leaf for so many columns in one piece, or None where there is no room."""
@@ -195,6 +277,7 @@ class ItemTable:
             new = max(64, 2 * old)
             self.slots = np.concatenate([self.slots, np.zeros(new - old, SLOT)])
             self.slots["generation"][old:] = FREE
+            self.parked = np.concatenate([self.parked, np.zeros(new - old, np.bool_)])
             self.headers.extend([None] * (new - old))
             self.log_ids.extend([""] * (new - old))
             self._free = list(range(new - 1, old - 1, -1))

@@ -7,12 +7,15 @@ shards, where writers wait for them with tickets.
 import logging
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
 
-from replay.errors import ShardFull
-from replay.log_reader import LogReader
+from redis import RedisError
+
 from replay.records import Ticket, TicketBook
 from replay.shard import Shard
+from replay.shard_link import ShardLink
+from replay.shard_tail import ShardTail
 from replay.types import SegmentIdentity
 
 log = logging.getLogger(__name__)
@@ -65,47 +68,60 @@ class Limiter:
 
 
 class Allowance:
-    """The owner's hand on the shards' tickets.
+    """The owner's hand on the shards' tickets."""
 
-    `reader` tells what is committed but not counted as inserted by the caller; without it, a backlog in the
-    logs is granted a second time.
-    """
-
-    def __init__(self, shards: Sequence[Shard], limiter: Limiter, reader: LogReader | None = None) -> None:
-        self._shards, self._limiter, self._reader = list(shards), limiter, reader
-        self._dead: set[tuple[int, int]] = set()
+    def __init__(self, tails: Sequence[ShardTail], limiter: Limiter) -> None:
+        self._tails, self._limiter = tails, limiter
         self._largest = 0
         self._turn = 0
+        self._planned: object = None
 
-    def refresh(self, inserted: int, samples: int, dead: Iterable[tuple[int, int]] = ()) -> None:
-        """Set what every shard allows, from what was inserted (indexed) and sampled so far.
+    def refresh(
+        self,
+        books: Mapping[int, TicketBook],
+        inserted: int,
+        samples: int,
+        dead: Set[tuple[int, int]] = frozenset(),
+    ) -> None:
+        """Set what these shards allow, from their books and what was inserted (indexed) and sampled so far.
 
-        `dead` incarnations (actor, incarnation) lose their tickets, now and in later calls. Raises
-        ShardUnavailable.
+        What was in a log after the tickets were read must be counted as inserted, or as pending in its book.
+        `dead` incarnations (actor, incarnation) lose their tickets. Nothing is waited for: what did not come
+        through shows in the next books.
         """
-        self._dead.update(dead)
-        cursors = self._reader.cursors if self._reader else [None] * len(self._shards)
-        books = [shard.tickets(cursor) for shard, cursor in zip(self._shards, cursors, strict=True)]
-        stale = stale_tickets(books, self._dead)
-        books = [_without(book, names) for book, names in zip(books, stale, strict=True)]
-        self._largest = max([self._largest, *(ticket.items for book in books for ticket in book.outstanding)])
+        seen = (books, inserted, samples, len(dead))
+        if seen == self._planned:
+            return
+        stale = dict(zip(books, stale_tickets(list(books.values()), dead), strict=True))
+        kept = [_without(book, stale[shard]) for shard, book in books.items()]
+        self._largest = max([self._largest, *(ticket.items for book in kept for ticket in book.outstanding)])
         budget = self._limiter.max_inserts(samples) - inserted
-        ends = plan_allowance(books, budget, largest=self._largest, first=self._turn)
+        ends = plan_allowance(kept, budget, largest=self._largest, first=self._turn)
         self._turn += 1
-        for shard, book, names, end in zip(self._shards, books, stale, ends, strict=True):
-            shard.drop_outstanding(names)
-            if end != book.allowed:
-                self._set(shard, end)
+        for (shard, book), end in zip(books.items(), ends, strict=True):
+            self._apply(self._tails[shard].link, book, end, stale[shard])
+        self._planned = seen
 
-    def _set(self, shard: Shard, end: int) -> None:
-        try:
-            shard.set_allowed(end)
-        except ShardFull as error:
-            # It would refuse the segments as well; the owner evicts and comes back here.
-            log.warning("%s", error)
+    def _apply(self, link: ShardLink, book: TicketBook, end: int, stale: set[SegmentIdentity]) -> None:
+        shard = link.shard
+        commands: list[tuple[str | int, ...]] = []
+        if stale:
+            commands.append(("HDEL", shard.outstanding_key, *map(str, stale)))
+        if end != book.allowed:
+            commands.append(("SET", shard.allowed_key, end))
+        if commands:
+            link.tell(link.pack(*commands), lambda answers: self._note(shard, answers))
+
+    def _note(self, shard: Shard, answers: Sequence[Any] | None) -> None:
+        refusals = [answer for answer in answers or () if isinstance(answer, RedisError)]
+        if refusals:
+            # A full server refuses segments as well; the owner makes room and comes back here.
+            log.warning("%s", shard.refusal(refusals[0]))
+        if refusals or answers is None:
+            self._planned = None
 
 
-def stale_tickets(books: Sequence[TicketBook], dead: set[tuple[int, int]]) -> list[set[SegmentIdentity]]:
+def stale_tickets(books: Sequence[TicketBook], dead: Set[tuple[int, int]]) -> list[set[SegmentIdentity]]:
     """Per shard, the tickets that nobody will use: of dead incarnations, or left by a writer that went on.
 
     A writer has one segment in hand, its segments' numbers rise, and its attempts at one are counted: of each

@@ -1,22 +1,28 @@
-"""Reads what writers committed: tails the shards' logs, fetches segments, sorts out bad ones and copies."""
+"""Reads what writers committed: looks at the logs, fetches segments, sorts out bad ones and copies."""
 
-import bisect
-import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any
 
-from replay.errors import CorruptSegment, SegmentError, ShardError
+from replay.errors import SegmentError, ShardError, ShardUnavailable, StrayEntry
 from replay.records import LogEntry
-from replay.segment import SegmentHeader, decode_with_header
-from replay.shard import LOG_START, Shard
+from replay.rejections import REJECTED, Rejections
+from replay.segment import SegmentHeader, decode_body, decode_header
+from replay.segment_header import most_bytes
+from replay.sequences import Accounts
+from replay.shard import Shard
+from replay.shard_link import Request
+from replay.shard_tail import Look, ShardTail
 from replay.types import Segment, SegmentIdentity, Signature
 
-log = logging.getLogger(__name__)
-
-COUNTERS = ("segments", "items", "bytes", "duplicates", "missing", "corrupt", "foreign")
+COUNTERS = ("segments", "items", "bytes", "duplicates", "missing", *REJECTED)
+POLL_BYTES = 64 * 1024**2
+"""Encoded segments taken from a shard at once, unless one alone is larger."""
+POLL_FRAMES_BYTES = 256 * 1024**2
+"""The same for decoded frames."""
+Rows = list[tuple[int, LogEntry, bytes | None]]
 
 
 @dataclass(frozen=True)
@@ -28,142 +34,195 @@ class ReceivedSegment:
     num_bytes: int
     header: SegmentHeader
     segment: Segment
-
-
-class SeenSequences:
-    """A set of integers kept as sorted ranges [start, end), small when they arrive nearly in order."""
-
-    def __init__(self, ranges: Sequence[Sequence[int]] = ()) -> None:
-        self._starts = [int(start) for start, _ in ranges]
-        self._ends = [int(end) for _, end in ranges]
-
-    def __contains__(self, value: int) -> bool:
-        place = bisect.bisect_right(self._starts, value) - 1
-        return place >= 0 and value < self._ends[place]
-
-    def add(self, value: int) -> None:
-        """Add one integer, joining ranges that meet."""
-        if value in self:
-            return
-        place = bisect.bisect_right(self._starts, value)
-        joins_left = place > 0 and self._ends[place - 1] == value
-        joins_right = place < len(self._starts) and self._starts[place] == value + 1
-        if joins_left and joins_right:
-            self._ends[place - 1] = self._ends.pop(place)
-            self._starts.pop(place)
-        elif joins_left:
-            self._ends[place - 1] = value + 1
-        elif joins_right:
-            self._starts[place] = value
-        else:
-            self._starts.insert(place, value)
-            self._ends.insert(place, value + 1)
-
-    @property
-    def ranges(self) -> list[list[int]]:
-        """The ranges, JSON-able."""
-        return [[start, end] for start, end in zip(self._starts, self._ends, strict=True)]
+    was_lost: bool
+    """It was taken before and lost in between."""
 
 
 class LogReader:
     """Tails the shards' logs, each segment once. `signature` is what the reader needs of the data.
 
     `counters` counts segments, items and bytes taken, and what was not taken: duplicates, missing (an entry
-    whose segment is gone), corrupt and foreign.
+    whose segment is gone) and the kinds of `replay/rejections.py`. The entries of duplicates are left in
+    `repeats`.
     """
 
-    def __init__(self, shards: Sequence[Shard], *, run: str, signature: Signature) -> None:
-        self._shards = list(shards)
-        self._run, self._signature = run, signature
-        self._cursors = [LOG_START] * len(self._shards)
-        self._seen: dict[tuple[int, int], SeenSequences] = {}
-        self._copies: list[tuple[int, LogEntry]] = []
+    def __init__(
+        self, shards: Sequence[Shard], *, run: str, signature: Signature, anchored: bool = True
+    ) -> None:
+        """`anchored` as in ShardTail."""
+        self.tails = [ShardTail(shard, anchored=anchored) for shard in shards]
+        self._run, self._signature, self._anchored = run, signature, anchored
+        self.accounts = Accounts()
+        self.repeats: list[tuple[int, LogEntry]] = []
+        self.failures: dict[int, ShardUnavailable] = {}
+        """Shards that did not answer, until somebody takes note."""
         self.counters = Counter(dict.fromkeys(COUNTERS, 0))
+        self._rejections = Rejections(self.counters)
+        self._most_bytes = most_bytes(signature.frame_shape)
 
     @property
     def cursors(self) -> list[str]:
         """Id of the last log entry read, per shard."""
-        return list(self._cursors)
+        return [tail.cursor for tail in self.tails]
+
+    def add_shard(self, shard: Shard) -> None:
+        """Read one more shard from now on."""
+        self.tails.append(ShardTail(shard, anchored=self._anchored))
+
+    def look(
+        self, limit: int, shards: Iterable[int] | None = None, *, memory: Container[int] = ()
+    ) -> dict[int, Look]:
+        """What is new in these shards (all, if None), at most about `limit` log entries over all of them.
+
+        All are asked before any answer is awaited. Those that do not answer are left out and noted in
+        `failures`. Nothing is taken yet. `memory` says of which ones to ask how full they are.
+        """
+        asked = list(range(len(self.tails)) if shards is None else shards)
+        share = max(1, limit // max(1, len(asked)))
+        for shard in asked:
+            self.tails[shard].ask(share, memory=shard in memory)
+        looks = {}
+        for shard in asked:
+            try:
+                looks[shard] = self.tails[shard].answer()
+            except ShardUnavailable as error:
+                self.failures[shard] = error
+        return looks
+
+    def take(self, looks: Mapping[int, Look]) -> Iterator[ReceivedSegment]:
+        """The segments that the looks found, in log order, taking turns between the shards. Take them all.
+
+        Each is decoded when its turn comes, so that its frames are still in the processor's cache when they
+        are copied. A shard that fails now is noted in `failures`, and nothing of it was taken.
+        """
+        entries = {shard: self._within_memory(look.entries) for shard, look in looks.items() if look.entries}
+        if not entries:
+            return iter(())
+        found = self._fetch(entries)
+        for shard in found:
+            self.tails[shard].advance(entries[shard])
+        turns = (row for row in chain.from_iterable(zip_longest(*found.values())) if row is not None)
+        received = (self._take(*row) for row in turns)
+        return (segment for segment in received if segment is not None)
 
     def poll(self, limit: int) -> list[ReceivedSegment]:
-        """The next segments in log order, taking turns between the shards; [] when there are none.
+        """Look at all shards and take what is new; [] when there is nothing. Never blocks.
 
-        Never blocks. Reads at most about `limit` log entries over all shards (at least one a shard). When it
-        raises ShardUnavailable, nothing was taken.
+        Raises ShardUnavailable when a shard does not answer.
         """
-        self._delete_copies()
-        share = max(1, limit // max(1, len(self._shards)))
-        places = zip(self._shards, self._cursors, strict=True)
-        logs = [shard.read_log(cursor, share) for shard, cursor in places]
-        read = [self._fetch(index, entries) for index, entries in enumerate(logs)]
-        turns = (pair for pair in chain.from_iterable(zip_longest(*read)) if pair is not None)
-        received = [self._take(index, entry, data) for index, entry, data in turns]
-        self._cursors = [
-            entries[-1].log_id if entries else cursor
-            for entries, cursor in zip(logs, self._cursors, strict=True)
-        ]
-        return [segment for segment in received if segment is not None]
+        received = list(self.take(self.look(limit)))
+        for error in self.failures.values():
+            raise error
+        return received
+
+    def read_again(self, shard: int, sizes: Mapping[SegmentIdentity, int]) -> list[bytes | None]:
+        """Bytes of segments of these sizes, None for those that are gone; raises ShardUnavailable."""
+        link, request = self.tails[shard].link, self._request(shard, sizes)
+        link.ask(request)
+        return [_found(answer) for answer in link.answer(request)]
+
+    def decode(self, data: bytes) -> tuple[SegmentHeader, Segment]:
+        """A segment of this run; raises SegmentError."""
+        header = decode_header(data)
+        return header, decode_body(header, data, run=self._run, signature=self._signature)
 
     @property
     def state(self) -> dict[str, Any]:
-        """Cursors, counters and the identities taken so far, JSON-able."""
-        seen = {f"{actor}.{incarnation}": s.ranges for (actor, incarnation), s in self._seen.items()}
-        return {"cursors": self.cursors, "seen": seen, "counters": dict(self.counters)}
+        """Where each shard was read to, what came of which segments, and the counters; JSON-able."""
+        tails = [tail.state for tail in self.tails]
+        return {"tails": tails, "accounts": self.accounts.state, "counters": dict(self.counters)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken; raises ShardError when it is of another number of shards."""
-        known = len(state["cursors"])
-        if known != len(self._shards):
-            raise ShardError(f"the checkpoint is of {known} shards, not of {len(self._shards)}")
-        self._cursors = [str(cursor) for cursor in state["cursors"]]
-        self._seen = {}
-        for name, ranges in state["seen"].items():
-            actor, _, incarnation = name.partition(".")
-            self._seen[int(actor), int(incarnation)] = SeenSequences(ranges)
-        self.counters = Counter(dict.fromkeys(COUNTERS, 0) | state["counters"])
+        """Go on where `state` was taken; shards that it does not know are read from their beginning."""
+        for tail, known in zip(self.tails, state["tails"], strict=False):
+            tail.restore(known)
+        self.accounts.restore(state["accounts"])
+        self.counters.clear()
+        self.counters.update(dict.fromkeys(COUNTERS, 0) | state["counters"])
 
-    def _fetch(self, index: int, entries: list[LogEntry]) -> list[tuple[int, LogEntry, bytes | None]]:
-        """Entries with their segments' bytes; what is already known as a duplicate is not fetched."""
-        wanted = [e.identity for e in entries if e.identity is not None and not self._is_seen(e.identity)]
-        data = dict(zip(wanted, self._shards[index].fetch(wanted), strict=True))
-        return [(index, entry, data.get(entry.identity) if entry.identity else None) for entry in entries]
+    def _within_memory(self, entries: list[LogEntry]) -> list[LogEntry]:
+        """The first entries, as many as fit into memory by what they say; `_decode` holds them to it."""
+        pixels = self._signature.frame_shape[0] * self._signature.frame_shape[1]
+        encoded = decoded = 0
+        for place, entry in enumerate(entries):
+            encoded += min(entry.num_bytes, self._most_bytes)
+            decoded += (self._signature.stack + entry.num_steps) * pixels
+            if place and (encoded > POLL_BYTES or decoded > POLL_FRAMES_BYTES):
+                return entries[:place]
+        return entries
 
-    def _take(self, index: int, entry: LogEntry, data: bytes | None) -> ReceivedSegment | None:
+    def _fetch(self, entries: Mapping[int, list[LogEntry]]) -> dict[int, Rows]:
+        """Entries with their segments' bytes, per shard; what was taken already is not fetched."""
+        wanted = {shard: self._wanted(rows) for shard, rows in entries.items()}
+        requests = {shard: self._request(shard, sizes) for shard, sizes in wanted.items()}
+        for shard, request in requests.items():
+            self.tails[shard].link.ask(request)
+        found: dict[int, Rows] = {}
+        for shard, rows in entries.items():
+            try:
+                answers = self.tails[shard].link.answer(requests[shard])
+            except ShardUnavailable as error:
+                self.failures[shard] = error
+                continue
+            data = dict(zip(wanted[shard], map(_found, answers), strict=True))
+            found[shard] = [(shard, row, data.get(row.identity) if row.identity else None) for row in rows]
+        return found
+
+    def _wanted(self, entries: list[LogEntry]) -> dict[SegmentIdentity, int]:
+        """What to fetch, and the largest size that any entry says of it."""
+        sizes: dict[SegmentIdentity, int] = {}
+        for entry in entries:
+            if entry.identity is not None and not self.accounts.is_taken(entry.identity):
+                sizes[entry.identity] = max(entry.num_bytes, sizes.get(entry.identity, 0))
+        return sizes
+
+    def _request(self, shard: int, sizes: Mapping[SegmentIdentity, int]) -> Request:
+        """Segments by one byte more than they should have: enough to see that more is there, however much."""
+        tail, most = self.tails[shard], self._most_bytes
+        keys = [(tail.shard.segment_key(identity), min(size, most)) for identity, size in sizes.items()]
+        return tail.link.pack(*[("GETRANGE", key, 0, size) for key, size in keys])
+
+    def _take(self, shard: int, entry: LogEntry, data: bytes | None) -> ReceivedSegment | None:
         identity = entry.identity
-        if identity is not None and self._is_seen(identity):
+        if identity is not None and self.accounts.is_taken(identity):
+            self.repeats.append((shard, entry))
             self.counters["duplicates"] += 1
-            self._copies.append((index, entry))
-            return None
-        if identity is not None and data is None:
-            self.counters["missing"] += 1
             return None
         try:
             header, segment = self._decode(entry, data)
-        except SegmentError as error:
-            self.counters[error.kind] += 1
-            log.warning("%r, log entry %s: %s", self._shards[index], entry.log_id, error)
+        except (SegmentError, LookupError) as error:
+            self._reject(shard, entry, error)
             return None
-        self._seen.setdefault(segment.identity[:2], SeenSequences()).add(segment.identity.seq)
         assert data is not None
+        was_lost = self.accounts.take(segment.identity, segment.num_items, entry.total)
         self.counters.update(segments=1, items=segment.num_items, bytes=len(data))
-        return ReceivedSegment(index, entry.log_id, len(data), header, segment)
+        return ReceivedSegment(shard, entry.log_id, len(data), header, segment, was_lost)
+
+    def _reject(self, shard: int, entry: LogEntry, error: SegmentError | LookupError) -> None:
+        self.tails[shard].unindexed.append((entry.log_id, entry.identity))
+        if entry.identity is not None:
+            self.accounts.lose(entry.identity, entry.num_items, entry.total, was_taken=False)
+        if isinstance(error, SegmentError):
+            self._rejections.note(error, f"{self.tails[shard].shard!r}, log entry {entry.log_id}")
+        else:
+            self.counters["missing"] += 1
 
     def _decode(self, entry: LogEntry, data: bytes | None) -> tuple[SegmentHeader, Segment]:
-        if entry.identity is None or data is None:
-            raise CorruptSegment("not an entry of ours")
-        header, segment = decode_with_header(data, run=self._run, signature=self._signature)
+        if entry.identity is None:
+            raise StrayEntry("not an entry of ours")
+        if data is None:
+            raise LookupError(entry.identity)
+        header = decode_header(data)
         named = (entry.identity, entry.num_items, entry.num_steps, entry.num_bytes)
-        if named != (segment.identity, segment.num_items, segment.num_steps, len(data)):
-            raise CorruptSegment(f"segment {segment.identity} is not what its log entry says")
-        return header, segment
+        if named != (header.identity, header.num_items, header.num_steps, len(data)):
+            raise StrayEntry(f"segment {header.identity} is not what its log entry says")
+        return header, decode_body(header, data, run=self._run, signature=self._signature)
 
-    def _is_seen(self, identity: SegmentIdentity) -> bool:
-        seen = self._seen.get(identity[:2])
-        return seen is not None and identity.seq in seen
 
-    def _delete_copies(self) -> None:
-        # Before reading, so that an error here loses nothing; a copy left behind leaves with its log entry.
-        while self._copies:
-            index, entry = self._copies[-1]
-            self._shards[index].delete_copy(entry)
-            self._copies.pop()
+def _found(answer: Any) -> bytes | None:
+    """A segment's bytes: None for one that is gone, b"" where something else than bytes is kept."""
+    if isinstance(answer, bytes):
+        return answer or None
+    if str(answer).startswith("WRONGTYPE"):
+        return b""
+    raise ShardError(f"a shard refuses to be read: {answer}")

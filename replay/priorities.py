@@ -53,7 +53,7 @@ class Priorities:
         self._counters.stale_updates += int((~held).sum())
         self._counters.refused_priorities += int((~usable & held).sum())
         good = held & usable
-        self._table.index.set(leaves[good], self._mass(raw[good]))
+        self._table.set_masses(leaves[good], self._mass(raw[good]))
 
     def draw(self, strata: NDArray[np.int64], num_strata: int) -> NDArray[np.int64]:
         """One leaf from each of these strata (of `num_strata` equal parts of the total mass).
@@ -76,10 +76,10 @@ class Priorities:
 
     def level(self) -> None:
         """Make the distribution of a restored table uniform, where the run is now uniform."""
-        index = self._table.index
         if not self._config.prioritized:
-            index.set(np.flatnonzero(index.masses()), 1.0)
-            index.max_mass = 1.0
+            leaves = self._table.item_leaves(self._table.in_order())
+            self._table.set_masses(leaves, np.ones(len(leaves)))
+            self._table.index.max_mass = 1.0
 
     def _mass(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
         masses: NDArray[np.float64] = (raw + PRIORITY_EPSILON) ** self._config.priority_exponent

@@ -1,10 +1,15 @@
-"""What a shard's log and ticket book hold, read from bytes that are not trusted."""
+"""What a shard's log, ticket book and owner's note hold, read from bytes that are not trusted."""
 
+import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from replay.types import SegmentIdentity
 
 LARGEST_COUNT = 2**31
+LARGEST_TOTAL = 2**62
+LOG_START = "0-0"
+"""The cursor before every entry of a log."""
 
 
 class LogEntry(NamedTuple):
@@ -15,6 +20,8 @@ class LogEntry(NamedTuple):
     num_items: int
     num_steps: int
     num_bytes: int
+    total: int = 0
+    """Items that its writer had written in all by then, these included; 0 where it does not say."""
 
 
 class Ticket(NamedTuple):
@@ -30,7 +37,7 @@ class Ticket(NamedTuple):
 
 
 class TicketBook(NamedTuple):
-    """One shard's tickets at one moment; `pending` items are in the log after the reader's cursor."""
+    """One shard's tickets at one moment; `pending` items are in the log and not read yet."""
 
     reserved: int
     allowed: int
@@ -38,28 +45,64 @@ class TicketBook(NamedTuple):
     pending: int = 0
 
 
+class Owner(NamedTuple):
+    """Who owns a shard: the latest to take it has the highest epoch; `token` tells apart two of one epoch."""
+
+    epoch: int = 0
+    token: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.epoch}:{self.token}"
+
+
 def parse_entry(log_id: bytes, fields: dict[bytes, bytes] | None) -> LogEntry:
     """A log row as an entry; anything that is not ours becomes one without an identity."""
+    fields = fields or {}
     try:
-        identity = _parse_identity((fields or {})[b"id"])
-        items, steps, size = (_parse_count((fields or {})[key]) for key in (b"n", b"s", b"b"))
+        identity = _parse_identity(fields[b"id"])
+        items, steps, size = (_parse_count(fields[key]) for key in (b"n", b"s", b"b"))
+        total = _parse_count(fields[b"t"], LARGEST_TOTAL) if b"t" in fields else 0
     except (KeyError, ValueError):
         return LogEntry(log_id.decode(), None, 0, 0, 0)
-    return LogEntry(log_id.decode(), identity, items, steps, size)
+    return LogEntry(log_id.decode(), identity, items, steps, size, total)
+
+
+def parse_row(row: Sequence[object]) -> LogEntry:
+    """A log row as a server sends it: its id, and a flat list of names and values."""
+    log_id, flat = row
+    assert isinstance(log_id, bytes)
+    pairs = flat if isinstance(flat, list) else []
+    return parse_entry(log_id, dict(zip(pairs[::2], pairs[1::2], strict=False)))
 
 
 def parse_ticket(name: bytes, value: bytes) -> Ticket | None:
     """A field of the ticket book, `items:attempt:end`; None where it is not one of ours."""
     try:
         items, attempt, end = value.split(b":")
-        return Ticket(_parse_identity(name), _parse_count(items), int(attempt), int(end) if end else None)
+        ends_at = _parse_count(end, LARGEST_TOTAL) if end else None
+        return Ticket(_parse_identity(name), _parse_count(items), _parse_count(attempt, least=0), ends_at)
     except ValueError:
         return None
 
 
-def _parse_count(text: bytes) -> int:
+def parse_owner(value: bytes | None) -> Owner:
+    """An owner's note, `epoch:token`; epoch 0 where there is none, or none of ours."""
+    try:
+        epoch, token = (value or b"").decode("ascii").split(":")
+        return Owner(int(epoch), token) if re.fullmatch("[0-9]{1,18}", epoch) else Owner()
+    except ValueError:
+        return Owner()
+
+
+def log_order(log_id: str) -> tuple[int, int]:
+    """A log id as numbers, which compare as the log's order does."""
+    milliseconds, _, sequence = log_id.partition("-")
+    return int(milliseconds), int(sequence or 0)
+
+
+def _parse_count(text: bytes, most: int = LARGEST_COUNT, least: int = 1) -> int:
     count = int(text)
-    if not 0 < count < LARGEST_COUNT:
+    if not least <= count < most:
         raise ValueError("count")
     return count
 

@@ -1,42 +1,46 @@
 """The sampler: tails every shard's log, and draws batches over all of them in proportion to priority.
 
-It lives in the learner's process and is the one owner of a run's replay: it alone evicts and allows. It has
-no thread: everything happens in the caller's (docs/decisions/0004).
+It lives in the learner's process and is the one owner of a run's replay: it alone evicts and allows.
+Everything happens in the caller's thread (docs/decisions/0004); while a shard is out of reach, a thread of
+its own waits for it to answer.
 """
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from replay.config import ReplayConfig
+from replay.drawing import Drawer
 from replay.errors import NotEnoughData
-from replay.eviction import Eviction
-from replay.fetch import FrameReader, Observations, Places, SegmentsGone
-from replay.frame_store import FrameStore, HostFrameStore
+from replay.fetch import FrameReader
+from replay.follower import Follower
+from replay.frame_store import FrameStore, host_store
 from replay.inspection import Counters, metrics
 from replay.items import ItemTable
 from replay.limiter import Allowance, Limiter
-from replay.log_reader import LogReader, ReceivedSegment
+from replay.log_reader import LogReader
+from replay.ownership import Ownership
 from replay.priorities import Priorities
+from replay.records import TicketBook
 from replay.shard import Shard
-from replay.snapshot import RestoreReport, restore_table, table_state
-from replay.transitions import Returns, n_step_returns
+from replay.shard_tail import UNKNOWN_PENDING, Look
+from replay.snapshot import Restoration, RestoreReport, table_state
 from replay.types import Batch, Signature
 
 __all__ = ["RestoreReport", "Sampler"]
 
 REBUILD_SEGMENTS = 256
 """Segments read at once when everything is read."""
-REFRESH_SECONDS = 0.01
-"""While nothing comes in, the allowance is refreshed at most this often."""
 
 
 class Sampler:
-    """Draws batches from everything the shards hold."""
+    """Draws batches from everything the shards hold.
+
+    A shard that does not answer for its `retry_seconds` is parked: draws go on with the rest until it is
+    back. Everything that reaches out to the shards raises StaleOwner once another sampler has taken them.
+    """
 
     def __init__(
         self,
@@ -55,15 +59,16 @@ class Sampler:
         self.batch_size = batch_size
         self.samples_per_insert = samples_per_insert
         self.counters = Counters()
-        self._run, self._signature, self._shards = run, signature, list(shards)
-        self.store = self._host_store() if frame_store is None else frame_store
-        self.table = ItemTable(
-            config.capacity, config.segment_steps, config.n_step, self.store, len(self._shards)
-        )
+        signed = (signature.frame_shape, signature.stack)
+        self.store = host_store(config, *signed) if frame_store is None else frame_store
+        self.table = ItemTable(config.capacity, config.segment_steps, config.n_step, self.store)
         self._priorities = Priorities(config, self.table, self.counters, seed)
-        self._frames = FrameReader(self.table, self.store, self._shards, signature.stack)
-        self._eviction = Eviction(self.table, self._shards, self.counters)
-        self._reader = LogReader(self._shards, run=run, signature=signature)
+        self._shards = list(shards)
+        reader = LogReader(self._shards, run=run, signature=signature)
+        self._follower = Follower(reader, self.table, self._priorities, self.counters, owns=True)
+        self._frames = FrameReader(self.table, self.store, reader.tails, signature.stack)
+        self._drawer = Drawer(config, self.table, self._priorities, self._frames, self._follower.forget)
+        self._ownership = Ownership(self._shards)
         self.limiter = Limiter(
             min_size=config.min_size,
             samples_per_insert=samples_per_insert,
@@ -71,40 +76,64 @@ class Sampler:
             error_buffer=self._error_buffer(),
             total_env_steps=total_env_steps,
         )
-        self._allowance = Allowance(self._shards, self.limiter, self._reader)
+        self._allowance = Allowance(reader.tails, self.limiter)
         self._dead: set[tuple[int, int]] = set()
-        self._refreshed_at = float("-inf")
 
     # What comes in
 
     def ingest(self, limit: int = 256) -> int:
-        """Index up to `limit` new segments, evict, refresh the allowance; returns the items added.
+        """Index up to about `limit` new segments, evict, refresh the allowance; returns the items added.
 
-        Raises ShardUnavailable when a shard cannot be reached for its whole retry budget.
+        One round trip, to all shards at once, when nothing is new.
         """
-        added = self._index(limit)
-        if added or time.monotonic() - self._refreshed_at >= REFRESH_SECONDS:
-            self.refresh_allowance()
+        self._own()
+        follower = self._follower
+        looks = self._look(limit, memory=follower.eviction.due(follower.live))
+        added = follower.take(looks)
+        follower.eviction.relieve({shard: look.memory for shard, look in looks.items()})
+        self._follower.departures.flush(looks)
+        self._allow({shard: follower.book(shard, look) for shard, look in looks.items()})
         return added
 
     def rebuild(self) -> int:
         """Index all that the logs hold, for a run without a checkpoint; returns the number of items kept."""
+        self._own()
         before = None
-        while before != self._reader.cursors:
-            before = self._reader.cursors
-            self._index(REBUILD_SEGMENTS)
-        self.refresh_allowance()
+        while before != self._follower.reader.cursors:
+            before = self._follower.reader.cursors
+            self.ingest(REBUILD_SEGMENTS)
         return self.size
 
     def refresh_allowance(self, dead: Iterable[tuple[int, int]] = ()) -> None:
-        """Tell the shards how much may be inserted; takes back what dead (actor, incarnation)s reserved."""
+        """Tell the shards how much may be inserted; takes back what dead (actor, incarnation)s reserved.
+
+        Returns when they know. Nothing is indexed.
+        """
+        self._own()
         self.mark_dead(dead)
-        self._allowance.refresh(self.inserted, self.sampled, self._dead)
-        self._refreshed_at = time.monotonic()
+        books = {}
+        for shard, look in self._look(REBUILD_SEGMENTS).items():
+            pending = sum(entry.num_items for entry in look.entries) if look.as_left else UNKNOWN_PENDING
+            books[shard] = look.book._replace(pending=look.book.pending + pending)
+        self._follower.departures.flush(books)
+        self._allow(books)
+        self._follower.settle()
 
     def mark_dead(self, incarnations: Iterable[tuple[int, int]]) -> None:
         """Note (actor, incarnation) pairs that are dead: they never write again."""
         self._dead |= set(incarnations)
+
+    def take_ownership(self) -> None:
+        """Take the shards from whoever owns them; the first call that reaches out to them does it as well."""
+        for shard, error in self._ownership.take().items():
+            self._follower.park(shard, error)
+
+    def add_shard(self, shard: Shard) -> None:
+        """Use one more shard from now on; its index must be the next one. Raises ValueError."""
+        if shard.index != len(self._shards):
+            raise ValueError(f"the next shard is number {len(self._shards)}, not {shard.index}")
+        self._shards.append(shard)
+        self._follower.add_shard(shard)
 
     # What goes out
 
@@ -121,19 +150,9 @@ class Sampler:
             raise NotEnoughData(
                 f"no batch of {self.batch_size} yet, with {self.inserted} inserted and {self.sampled} sampled"
             )
-        strata = np.arange(self.batch_size)
-        leaves = self._priorities.draw(strata, self.batch_size)
-        while True:
-            returns, places = self._windows(leaves)
-            try:
-                observations = self._frames.read(places)
-                break
-            except SegmentsGone as gone:
-                lost = np.isin(places.slots, gone.missing + gone.corrupt)
-                self._forget(gone)
-                leaves[lost] = self._priorities.draw(strata[lost], self.batch_size)
+        batch = self._drawer.draw(self.batch_size)
         self.counters.sampled += self.batch_size
-        return self._batch(leaves, places.slots, returns, observations)
+        return batch
 
     def update_priorities(self, leaf: ArrayLike, generation: ArrayLike, priorities: ArrayLike) -> None:
         """Give items (B,) new raw priorities (B,), as a batch named them by `leaf` and `generation`.
@@ -172,9 +191,7 @@ class Sampler:
 
     def metrics(self) -> dict[str, float]:
         """Counters and sizes under the run's metric names."""
-        return metrics(
-            self.counters, self._reader.counters, self.table, self.config, misses=self._frames.misses
-        )
+        return metrics(self.counters, self._follower, self.config, misses=self._frames.misses)
 
     # Checkpoints
 
@@ -185,112 +202,47 @@ class Sampler:
             "table": table,
             "counters": asdict(self.counters),
             "random": self._priorities.random.bit_generator.state,
-            "reader": self._reader.state,
+            "reader": self._follower.reader.state,
+            "departures": self._follower.departures.state,
         }
         return document, arrays
 
     def restore(self, document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> RestoreReport:
         """Take a state back and read its segments again from the shards; what came later comes with `ingest`.
 
-        Segments that are gone are dropped. Without any, and with the same capacity, segment length and
-        n-step, the draws go on exactly where they were (`exact`). Nothing may have been ingested before.
+        Segments that are gone are dropped; those of a shard that does not answer are parked. Without any, and
+        with the same capacity, segment length and n-step, the draws go on exactly where they were (`exact`).
+        The number of shards may be another one. Nothing may have been ingested before.
         """
+        self._own()
         self._priorities.random.bit_generator.state = document["random"]
-        self._reader.restore(document["reader"])
+        self._follower.reader.restore(document["reader"])
         for name, value in document["counters"].items():
             setattr(self.counters, name, value)
-        report = restore_table(
-            self.table, self._shards, document["table"], arrays, run=self._run, signature=self._signature
-        )
+        report = Restoration(self._follower, self.counters, document["table"], arrays).run()
+        self._follower.departures.restore(document["departures"])
         self._priorities.level()
-        self.counters.missing += report.missing_segments
-        self.counters.rejected += report.rejected_segments
         self.refresh_allowance()
         return report
 
-    def _host_store(self) -> HostFrameStore:
-        """A store within the configured bytes that is no larger than everything it could ever be given."""
-        config, (height, width) = self.config, self._signature.frame_shape
-        a_segment = config.segment_steps + config.n_step + self._signature.stack - 1
-        segments = -(-config.capacity // config.segment_steps) + 1
-        most = segments * a_segment * height * width
-        return HostFrameStore((height, width), min(config.frame_store_bytes, most))
+    def close(self) -> None:
+        """Close the connections; nothing may be asked any more."""
+        self._follower.close()
+
+    def _own(self) -> None:
+        if not self._ownership.is_taken:
+            self.take_ownership()
+
+    def _look(self, limit: int, memory: Iterable[int] = ()) -> dict[int, Look]:
+        looks = self._follower.look(limit, memory=set(memory))
+        self._ownership.check({shard: look.owner for shard, look in looks.items()})
+        return looks
+
+    def _allow(self, books: dict[int, TicketBook]) -> None:
+        self._allowance.refresh(books, self.inserted, self.sampled, self._dead)
 
     def _error_buffer(self) -> float:
         """Samples by which the limiter may leave the exact ratio: room for two segments that come at once."""
         ratio, config = self.samples_per_insert, self.config
         smallest = self.batch_size + 2 * ratio * config.segment_steps
         return config.error_buffer or max(smallest, 0.1 * config.min_size * ratio)
-
-    def _index(self, limit: int) -> int:
-        added = sum(self._insert(received) for received in self._reader.poll(limit))
-        self._eviction.relieve()
-        self._eviction.flush()
-        return added
-
-    def _insert(self, received: ReceivedSegment) -> int:
-        """Index one segment; returns its number of items."""
-        segment = received.segment
-        if not self.table.fits_ever(segment.num_items, segment.num_steps):
-            self.counters.rejected += 1
-            return 0
-        self._eviction.make_room(segment.num_items, segment.num_steps)
-        self.table.insert(
-            segment,
-            received.header,
-            self._priorities.first_masses(segment),
-            shard=received.shard,
-            log_id=received.log_id,
-            num_bytes=received.num_bytes,
-        )
-        self._eviction.note_bytes(received.shard, received.num_bytes)
-        self.counters.inserted += segment.num_items
-        return segment.num_items
-
-    def _forget(self, gone: SegmentsGone) -> None:
-        """Drop segments that cannot be read."""
-        for slot in (*gone.missing, *gone.corrupt):
-            self.table.remove(slot)
-        self.counters.missing += len(gone.missing)
-        self.counters.rejected += len(gone.corrupt)
-
-    def _windows(self, leaves: NDArray[np.int64]) -> tuple[Returns, Places]:
-        """Returns of items and where their observations lie."""
-        table = self.table
-        slots = table.leaf_slots[leaves].astype(np.int64)
-        rows = table.slots[slots]
-        returns = n_step_returns(
-            table.rewards,
-            table.terminated,
-            table.truncated,
-            table.life_lost,
-            leaves,
-            rows["first_leaf"] + rows["num_steps"],
-            n_step=self.config.n_step,
-            gamma=self.config.gamma,
-            reward_clip=self.config.reward_clip,
-            life_loss_terminates=self.config.life_loss_terminates,
-        )
-        return returns, Places(slots, rows["lead"] + leaves - rows["first_leaf"], returns.steps)
-
-    def _batch(
-        self,
-        leaves: NDArray[np.int64],
-        slots: NDArray[np.int64],
-        returns: Returns,
-        observations: Observations,
-    ) -> Batch:
-        table = self.table
-        probability, importance_weight = self._priorities.chances(leaves)
-        return Batch(
-            observation=observations.observation,
-            action=table.actions[leaves].astype(np.int64),
-            reward=returns.reward,
-            discount=returns.discount,
-            next_observation=observations.next_observation,
-            probability=probability,
-            importance_weight=importance_weight,
-            leaf=leaves,
-            generation=table.slots["generation"][slots],
-            weights_version=table.slots["weights_version"][slots],
-        )

@@ -4,6 +4,7 @@
 frames can be fetched by byte range. The layout and what is checked stand in `replay/segment_header.py`.
 """
 
+import itertools
 import zlib
 from collections.abc import Mapping
 
@@ -20,8 +21,10 @@ __all__ = [
     "SegmentHeader",
     "decode",
     "decode_blocks",
+    "decode_body",
     "decode_header",
     "decode_with_header",
+    "decompress_block",
     "encode",
     "signature_mismatch",
 ]
@@ -68,11 +71,17 @@ def _check_segment(segment: Segment, signature: Signature) -> None:
 
 
 def signature_mismatch(data: Signature, reader: Signature) -> str | None:
-    """Why a reader cannot use data of this signature, as one sentence; None when it can."""
+    """Why a reader cannot use data of this signature and what to do, in a sentence; None when it can."""
     if data.frame_shape != reader.frame_shape:
-        return f"the data has frames of {data.frame_shape}, {reader.frame_shape} are asked for"
+        return (
+            f"the data has frames of {data.frame_shape}, {reader.frame_shape} are asked for:"
+            " keep the frame height and width that it began with, or start a new run (another --name)"
+        )
     if data.num_actions != reader.num_actions:
-        return f"the data has {data.num_actions} actions, {reader.num_actions} are asked for"
+        return (
+            f"the data has {data.num_actions} actions, {reader.num_actions} are asked for:"
+            " keep the game that it began with, or start a new run (another --name)"
+        )
     for name in ("stack", "n_step"):
         stored, asked = getattr(data, name), getattr(reader, name)
         if asked > stored:
@@ -94,21 +103,41 @@ def decode_with_header(
 ) -> tuple[SegmentHeader, Segment]:
     """`decode` for a reader that also keeps the header; the same checks and errors."""
     header = decode_header(data)
+    return header, decode_body(header, data, run=run, signature=signature)
+
+
+def decode_body(
+    header: SegmentHeader, data: bytes, *, run: str | None, signature: Signature | None
+) -> Segment:
+    """The rest of `decode`, for a reader that looks at the header first; the same checks and errors."""
     if run is not None and header.run != run:
-        raise ForeignSegment(f"segment {header.identity} is of run {header.run!r:.80}, not of {run!r:.80}")
+        raise ForeignSegment(
+            "run",
+            f"segment {header.identity} is of run {header.run!r:.80}, not of {run!r:.80}: somebody copied or"
+            " wrote it under this run's keys; give every run a --name of its own on shared servers",
+        )
     mismatch = signature_mismatch(header.signature, signature) if signature is not None else None
     if mismatch is not None:
-        raise ForeignSegment(f"segment {header.identity}: {mismatch}")
+        raise ForeignSegment("signature", f"segment {header.identity}: {mismatch}")
     if header.num_bytes != len(data):
         raise CorruptSegment(f"segment {header.identity} has {len(data)} bytes instead of {header.num_bytes}")
-    return header, _segment(header, _all_frames(header, data))
+    return _segment(header, _all_frames(header, data))
 
 
 def _all_frames(header: SegmentHeader, data: bytes) -> NDArray[np.uint8]:
     view = memoryview(data)
-    ranges = (header.block_range(block) for block in range(header.num_blocks))
-    pixels = b"".join([_decompress(header, block, view[a:b]) for block, (a, b) in enumerate(ranges)])
-    return np.frombuffer(pixels, np.uint8).reshape(header.num_frames, *header.signature.frame_shape)
+    frames = np.empty((header.num_frames, *header.signature.frame_shape), np.uint8)
+    pixels = memoryview(frames.reshape(-1))  # type: ignore[arg-type]
+    block_bytes = BLOCK_FRAMES * frames[0].nbytes
+    offsets, crcs = header.block_offsets.tolist(), header.block_crcs.tolist()
+    for block, (start, end) in enumerate(itertools.pairwise(offsets)):
+        target = pixels[block * block_bytes : (block + 1) * block_bytes]
+        try:
+            target[:] = decompress_block(view[start:end], end - start, len(target), crcs[block])
+        except CorruptSegment as error:
+            raise CorruptSegment(f"block {block} of segment {header.identity}: {error}") from error
+    frames.flags.writeable = False
+    return frames
 
 
 def _segment(header: SegmentHeader, frames: NDArray[np.uint8]) -> Segment:
@@ -129,30 +158,37 @@ def _segment(header: SegmentHeader, frames: NDArray[np.uint8]) -> Segment:
     )
 
 
-def decode_blocks(header: SegmentHeader, blocks: Mapping[int, bytes]) -> dict[int, NDArray[np.uint8]]:
+def decode_blocks(
+    header: SegmentHeader, blocks: Mapping[int, bytes | memoryview]
+) -> dict[int, NDArray[np.uint8]]:
     """Decompresses some blocks, each given as its bytes: (frames_in_block, height, width) uint8, read-only.
 
     Frame f of the segment is frame f % 8 of block f // 8. Raises CorruptSegment for damaged bytes.
     """
     shape = header.signature.frame_shape
-    return {
-        block: np.frombuffer(_decompress(header, block, data), np.uint8).reshape(-1, *shape)
-        for block, data in blocks.items()
-    }
+    frames = {}
+    for block, data in blocks.items():
+        start, end = header.block_range(block)
+        num_bytes = header.frames_in_block(block) * shape[0] * shape[1]
+        try:
+            pixels = decompress_block(data, end - start, num_bytes, int(header.block_crcs[block]))
+        except CorruptSegment as error:
+            raise CorruptSegment(f"block {block} of segment {header.identity}: {error}") from error
+        frames[block] = np.frombuffer(pixels, np.uint8).reshape(-1, *shape)
+    return frames
 
 
-def _decompress(header: SegmentHeader, block: int, data: bytes | memoryview) -> bytes:
-    start, end = header.block_range(block)
-    if len(data) != end - start or zlib.crc32(data) != int(header.block_crcs[block]):
-        raise CorruptSegment(f"block {block} of segment {header.identity} is damaged")
-    height, width = header.signature.frame_shape
-    num_bytes = header.frames_in_block(block) * height * width
+def decompress_block(data: bytes | memoryview, size: int, num_bytes: int, crc: int) -> bytes:
+    """Pixels of one block that should have `size` bytes, `num_bytes` decompressed ones, and this checksum.
+
+    Raises CorruptSegment for anything else.
+    """
+    if len(data) != size or zlib.crc32(data) != crc:
+        raise CorruptSegment("it is damaged")
     try:
         pixels: bytes = lz4.block.decompress(data, uncompressed_size=num_bytes)
     except lz4.block.LZ4BlockError as error:
-        raise CorruptSegment(f"block {block} of segment {header.identity} is not lz4: {error}") from error
+        raise CorruptSegment(f"it is not lz4: {error}") from error
     if len(pixels) != num_bytes:
-        raise CorruptSegment(
-            f"block {block} of segment {header.identity} holds {len(pixels)} bytes, not {num_bytes}"
-        )
+        raise CorruptSegment(f"it holds {len(pixels)} bytes, not {num_bytes}")
     return pixels

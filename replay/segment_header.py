@@ -7,8 +7,9 @@ Layout of a whole segment (all numbers little-endian):
   columns   reward f4, action i4, [priority f4, one an item,] terminated u1, truncated u1, life_lost u1
   blocks    lz4 blocks of up to 8 frames, each with its size and crc32 in the header
 
-The prefix's crc32 covers the prefix's other fields, the header and the columns. Bytes come from a server that
-anybody may have written to: no size is believed before it was checked against the bytes really there.
+The prefix's crc32 covers the prefix's other fields, the header and the columns. The prefix stays as it is in
+every version, so that another version can be told from damage. Bytes come from a server that anybody may have
+written to: no size is believed before it was checked against the bytes really there.
 """
 
 import struct
@@ -30,7 +31,9 @@ BLOCK_FRAMES: Final = 8
 PREFIX: Final = struct.Struct("<4sIIII")
 CHECKED_PREFIX_BYTES: Final = PREFIX.size - 4  # all of it but the crc itself
 MAX_HEADER_BYTES: Final = 1 << 20
-MAX_STEPS: Final = 1 << 16
+MAX_STEPS: Final = 1 << 13
+MAX_STACK: Final = 1 << 8
+MAX_N_STEP: Final = 1 << 10
 MAX_SIDE: Final = 1 << 12
 MAX_FRAMES_BYTES: Final = 1 << 30
 LZ4_MAX_RATIO: Final = 255  # one byte of an lz4 block never stands for more bytes than this
@@ -99,6 +102,14 @@ class SegmentHeader:
         return int(self.block_offsets[block]), int(self.block_offsets[block + 1])
 
 
+def most_bytes(frame_shape: tuple[int, int]) -> int:
+    """More bytes than any encoded segment with such frames has."""
+    steps = MAX_STEPS + MAX_N_STEP
+    frames_bytes = (MAX_STACK + steps) * frame_shape[0] * frame_shape[1]
+    # lz4 makes blocks that cannot be compressed larger by a 255th and a few bytes.
+    return PREFIX.size + MAX_HEADER_BYTES + (BYTES_PER_STEP + 4) * steps + frames_bytes * 9 // 8
+
+
 def encode_header(
     segment: Segment, run: str, signature: Signature, block_sizes: list[int], block_crcs: list[int]
 ) -> bytes:
@@ -161,16 +172,18 @@ def _check_prefix(data: bytes) -> tuple[int, int]:
     magic, version, header_bytes, columns_bytes, crc = PREFIX.unpack_from(data)
     if magic != MAGIC:
         raise CorruptSegment(f"a segment begins with {MAGIC!r}, not with {magic!r}")
-    if version != FORMAT_VERSION:
-        raise ForeignSegment(
-            f"segment of format version {version}; this program reads version {FORMAT_VERSION}"
-        )
     end = PREFIX.size + header_bytes + columns_bytes
     if header_bytes > MAX_HEADER_BYTES or end > len(data):
         raise CorruptSegment(f"header and columns would need {end} bytes, there are {len(data)}")
     body = memoryview(data)[PREFIX.size : end]
     if zlib.crc32(body, zlib.crc32(data[:CHECKED_PREFIX_BYTES])) != crc:
         raise CorruptSegment("checksum of header and columns is wrong")
+    if version != FORMAT_VERSION:
+        raise ForeignSegment(
+            "version",
+            f"segment of format version {version}; this program reads version {FORMAT_VERSION}:"
+            " go on with the version of apexpert that wrote it, or start a new run (another --name)",
+        )
     return header_bytes, columns_bytes
 
 
@@ -216,7 +229,10 @@ class _Reader:
         values = self._fields[name]
         if not isinstance(values, list) or len(values) != length:
             raise CorruptSegment(f"{name} in the header is not a list of {length}")
-        return [_in_range(value, name, 0, high) for value in values]
+        # One look at all of them; the one by one only finds the culprit.
+        if set(map(type, values)) != {int} or min(values) < 0 or max(values) > high:
+            return [_in_range(value, name, 0, high) for value in values]
+        return values
 
     def _signature(self) -> Signature:
         height, width = self._integers("frame_shape", 2, MAX_SIDE)
@@ -224,8 +240,8 @@ class _Reader:
             raise CorruptSegment("frames without pixels")
         return Signature(
             frame_shape=(height, width),
-            stack=self._integer("stack", 1, MAX_STEPS),
-            n_step=self._integer("n_step", 1, MAX_STEPS),
+            stack=self._integer("stack", 1, MAX_STACK),
+            n_step=self._integer("n_step", 1, MAX_N_STEP),
             num_actions=self._integer("num_actions", 1, 1 << 31),
         )
 

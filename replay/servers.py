@@ -11,26 +11,24 @@ import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from replay.access import network_url, socket_url
 from replay.errors import ServerError, ServersStopped
 from replay.folder_lock import lock_folder
 from replay.guardian import shard_folder, write_atomically
 from replay.server_binary import OLDEST_VERSION, ServerBinary, find_server
+from replay.server_config import SOCKETS_PREFIX, Listening, configuration, free_ports, socket_folder
 
 __all__ = ["EmbeddedServers", "ServerBinary", "find_server"]
 
-SOCKETS_PREFIX = "apexpert-"
-SOCKET_PATH_LIMIT = 100  # the kernel's is 107 bytes
 START_LIMIT_S = 30.0
 LOAD_LIMIT_S = 900.0
 STOP_LIMIT_S = 40.0
@@ -39,8 +37,10 @@ STOP_LIMIT_S = 40.0
 class EmbeddedServers:
     """`shards` Redis servers on UNIX sockets, with their files in `folder`; they end with this process.
 
-    `append_fsync` says how often files are synced to disk ("everysec" or "always"), `maxmemory` is bytes a
-    server, `server` the path of another program than find_server's; `should_stop` is asked while they load.
+    With `listen` they are reached over the network too, at that address of this machine; nothing is
+    encrypted there (docs/security.md). `append_fsync` says how often files are synced to disk ("everysec" or
+    "always"), `maxmemory` is bytes a server, `server` the path of another program than find_server's;
+    `should_stop` is asked while they load.
     """
 
     def __init__(
@@ -51,13 +51,15 @@ class EmbeddedServers:
         append_fsync: str,
         maxmemory: int,
         server: str | None = None,
+        listen: str | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._folder, self._shards = Path(folder).resolve(), shards
         self._append_fsync, self._maxmemory = append_fsync, maxmemory
-        self._server, self._should_stop = server, should_stop
+        self._server, self._listen, self._should_stop = server, listen, should_stop
         self._guardian: subprocess.Popen[bytes] | None = None
-        self._sockets, self._password = Path(), ""
+        self._places: list[Listening] = []
+        self._password = ""
 
     def __enter__(self) -> Self:
         self.start()
@@ -69,7 +71,12 @@ class EmbeddedServers:
     @property
     def urls(self) -> list[str]:
         """The servers' URLs, password included: not for logs."""
-        return [f"unix://:{self._password}@{quote(str(self._socket(i)))}" for i in range(self._shards)]
+        return [
+            network_url(place.address, place.port, self._password)
+            if place.port
+            else socket_url(str(place.socket), self._password)
+            for place in self._places
+        ]
 
     @property
     def pids(self) -> list[int | None]:
@@ -102,7 +109,7 @@ class EmbeddedServers:
             self._check_record(server)
             self._clear_leftovers()
             self._password = self._make_password()
-            self._sockets = _socket_folder()
+            self._places = self._choose_places()
             self._write_configurations()
             self._guardian = self._start_guardian(server, lock)
         finally:
@@ -141,9 +148,6 @@ class EmbeddedServers:
         self._guardian.stdin.flush()
         self._poll(lambda: self._state()["pids"][index] not in (before, None), index, START_LIMIT_S)
         self._wait_ready(index)
-
-    def _socket(self, index: int) -> Path:
-        return self._sockets / f"{index}.sock"
 
     def _state(self) -> dict[str, Any]:
         try:
@@ -187,36 +191,29 @@ class EmbeddedServers:
             write_atomically(path, secrets.token_urlsafe(32))
         return path.read_text()
 
+    def _choose_places(self) -> list[Listening]:
+        ports = free_ports(self._listen, self._shards) if self._listen else [0] * self._shards
+        sockets = socket_folder()
+        return [Listening(sockets / f"{i}.sock", self._listen or "", port) for i, port in enumerate(ports)]
+
     def _write_configurations(self) -> None:
-        for index in range(self._shards):
+        for index, place in enumerate(self._places):
             folder = shard_folder(self._folder, index)
             folder.mkdir(mode=0o700, exist_ok=True)
-            settings = {
-                "port": 0,
-                "unixsocket": _quoted(self._socket(index)),
-                "unixsocketperm": 700,
-                "requirepass": self._password,
-                "dir": _quoted(folder),
-                "daemonize": "no",
-                "maxmemory": self._maxmemory,
-                "maxmemory-policy": "noeviction",
-                "appendonly": "yes",
-                # With everysec a server answers before it writes while a sync is slow, and a killed one would
-                # lose acknowledged segments. With no, it always writes first, and the guardian syncs.
-                "appendfsync": "always" if self._append_fsync == "always" else "no",
-                # A power loss may cut the last command short; what was acknowledged before it is kept.
-                "aof-load-truncated": "yes",
-                "auto-aof-rewrite-min-size": "256mb",
-                "save": '""',
-            }
-            text = "".join(f"{name} {value}\n" for name, value in settings.items())
+            text = configuration(
+                folder,
+                place,
+                password=self._password,
+                maxmemory=self._maxmemory,
+                append_fsync=self._append_fsync,
+            )
             # A file, because anybody on the machine can read a process' arguments.
             write_atomically(folder / "server.conf", text)
 
     def _start_guardian(self, server: ServerBinary, lock: int) -> subprocess.Popen[bytes]:
         arguments = {
             "folder": self._folder,
-            "sockets": self._sockets,
+            "sockets": self._places[0].socket.parent,
             "server": server.path,
             "shards": self._shards,
             "lock": lock,
@@ -241,11 +238,8 @@ class EmbeddedServers:
 
     def _wait_ready(self, index: int) -> None:
         """Wait until the server answers; while it loads its data that may take minutes."""
-        client = redis.Redis(
-            unix_socket_path=str(self._socket(index)),
-            password=self._password,
-            socket_timeout=5.0,
-            retry=Retry(NoBackoff(), 0),
+        client = redis.Redis.from_url(
+            self.urls[index], socket_timeout=5.0, protocol=2, retry=Retry(NoBackoff(), 0)
         )
         exits, loading = self._state()["exits"][index], False
 
@@ -285,16 +279,3 @@ class EmbeddedServers:
         text = path.read_text(errors="replace").strip() if path.exists() else ""
         last = text.rpartition("\n")[2] or "nothing in its log"
         return ServerError(f"embedded server {index} did not start: {last[:200]} (see {path})")
-
-
-def _quoted(path: Path) -> str:
-    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'
-
-
-def _socket_folder() -> Path:
-    """A new folder of this user alone, whose sockets' paths are short enough for the kernel."""
-    for parent in (tempfile.gettempdir(), "/tmp"):
-        if len(os.fsencode(parent)) + len("/apexpert-12345678/999.sock") < SOCKET_PATH_LIMIT:
-            return Path(tempfile.mkdtemp(prefix=SOCKETS_PREFIX, dir=parent))
-    raise ServerError(f"the temporary folder's path is too long for a socket: {tempfile.gettempdir()}")

@@ -11,19 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
+import redis
+
 from replay.connection import Connection
-from replay.errors import ShardError, ShardUnavailable, SignatureMismatch
-from replay.records import LogEntry, TicketBook, parse_entry, parse_ticket
+from replay.errors import ShardError, ShardUnavailable, SignatureMismatch, StaleOwner
+from replay.records import LOG_START, LogEntry, Owner, TicketBook, parse_entry, parse_owner, parse_ticket
 from replay.segment import signature_mismatch
 from replay.types import SegmentIdentity, Signature
 
-T = TypeVar("T")
+__all__ = ["LOG_START", "Shard", "connect_shards"]
 
-LOG_START = "0-0"
-"""The cursor before every entry of a log."""
-UNLINK_CHUNK = 256
-PENDING_LIMIT = 256
-UNKNOWN_PENDING = 2**62
+T = TypeVar("T")
 
 
 class Shard:
@@ -39,11 +37,11 @@ class Shard:
         self.index = index
         self._connection = Connection(url, name=f"shard {index}", retry_seconds=retry_seconds)
         self._client = self._connection.client
-        self._call = self._connection.call
+        self.call, self.refusal = self._connection.call, self._connection.refusal
         self._prefix = f"apexpert:{{{run}:{index}}}:"
-        self._log, self._meta = self._prefix + "log", self._prefix + "meta"
-        self._reserved, self._allowed = self._prefix + "reserved", self._prefix + "allowed"
-        self._outstanding = self._prefix + "outstanding"
+        self.log, self._meta = self._prefix + "log", self._prefix + "meta"
+        self.reserved_key, self.allowed_key = self._prefix + "reserved", self._prefix + "allowed"
+        self.outstanding_key, self.owner_key = self._prefix + "outstanding", self._prefix + "owner"
 
     def __repr__(self) -> str:
         return f"Shard({self.index}, {self.address})"
@@ -60,148 +58,157 @@ class Shard:
 
     @property
     def retry_seconds(self) -> float:
-        """How long a call is repeated; a caller may change it at any time."""
+        """How long a call is repeated."""
         return self._connection.retry_seconds
 
-    @retry_seconds.setter
-    def retry_seconds(self, seconds: float) -> None:
-        self._connection.retry_seconds = seconds
+    def segment_key(self, identity: SegmentIdentity) -> str:
+        """The key of a segment's bytes."""
+        return f"{self._prefix}seg:{identity}"
+
+    def new_line(self) -> Any:
+        """See `Connection.new_line`."""
+        return self._connection.new_line()
+
+    def ping(self) -> None:
+        """Return once the server answers."""
+        self.call(self._client.ping)
 
     # Writing
 
-    def reserve(self, identity: SegmentIdentity, items: int, *, attempt: int = 0) -> int:
-        """Take a ticket for `items`; the answer T is its end: it covers (T - items, T] in this shard.
+    def reserve(self, identity: SegmentIdentity, items: int, *, attempt: int = 0) -> tuple[int, bool]:
+        """Take a ticket for `items`: its end T, for it covers (T - items, T] here, and whether any of that is
+        allowed already.
 
         `attempt` grows with each other shard that is tried for the same segment: the highest one counts.
         """
 
-        def take() -> int:
+        def take() -> tuple[int, Any]:
             with self._client.pipeline(transaction=True) as pipe:
-                pipe.incrby(self._reserved, items)
-                pipe.hset(self._outstanding, str(identity), f"{items}:{attempt}:")
-                end = int(pipe.execute()[0])
-            # T is not known inside MULTI. With it the owner covers tickets and skips holes left by the dead.
-            self._client.hset(self._outstanding, str(identity), f"{items}:{attempt}:{end}")
-            return end
+                pipe.incrby(self.reserved_key, items)
+                pipe.hset(self.outstanding_key, str(identity), f"{items}:{attempt}:")
+                pipe.get(self.allowed_key)
+                end, _, allowed = pipe.execute()
+            return int(end), allowed
 
-        return self._call(take)
+        end, allowed = self.call(take)
+        covered = self.whole(allowed) > end - items
+        if not covered:
+            # T is not known inside MULTI. With it the owner covers tickets and skips holes left by the dead.
+            noted = f"{items}:{attempt}:{end}"
+            self.call(lambda: self._client.hset(self.outstanding_key, str(identity), noted))
+        return end, covered
 
     def allowed(self) -> int:
         """The end up to which the owner allows commits (0: no owner has been here)."""
-        return self._call(lambda: int(self._client.get(self._allowed) or 0))
+        return self.whole(self.call(lambda: self._client.get(self.allowed_key)))
 
     def ticket_state(self, identity: SegmentIdentity) -> tuple[int, bool]:
         """`allowed`, and whether the ticket of `identity` is still in the book."""
 
-        def read() -> tuple[int, bool]:
+        def read() -> tuple[Any, bool]:
             with self._client.pipeline(transaction=False) as pipe:
-                pipe.get(self._allowed)
-                pipe.hexists(self._outstanding, str(identity))
+                pipe.get(self.allowed_key)
+                pipe.hexists(self.outstanding_key, str(identity))
                 allowed, held = pipe.execute()
-            return int(allowed or 0), bool(held)
+            return allowed, bool(held)
 
-        return self._call(read)
+        allowed, held = self.call(read)
+        return self.whole(allowed), held
 
-    def commit(self, identity: SegmentIdentity, data: bytes, num_items: int, num_steps: int) -> None:
+    def commit(
+        self, identity: SegmentIdentity, data: bytes, num_items: int, num_steps: int, total: int = 0
+    ) -> None:
         """Store the segment, log it and give its ticket back, in one MULTI.
 
-        A repeated commit makes another log entry of the same identity, which the reader deletes.
+        `total` counts the items of its incarnation up to and with this segment: by it a reader knows how much
+        it has never seen. A repeated commit makes another log entry of the same identity, which the owner
+        deletes.
         """
         fields = {"id": str(identity), "n": num_items, "s": num_steps, "b": len(data)}
+        fields |= {"t": total} if total else {}
 
         def write() -> None:
             with self._client.pipeline(transaction=True) as pipe:
-                pipe.set(self._segment(identity), data)
-                pipe.xadd(self._log, fields)
-                pipe.hdel(self._outstanding, str(identity))
+                pipe.set(self.segment_key(identity), data)
+                pipe.xadd(self.log, fields)
+                pipe.hdel(self.outstanding_key, str(identity))
                 pipe.execute()
 
-        self._call(write)
+        self.call(write)
+
+    def drop_outstanding(self, identities: Iterable[SegmentIdentity]) -> None:
+        """Take tickets out of the book: their writers are dead or went elsewhere."""
+        names = [str(identity) for identity in identities]
+        if names:
+            self.call(lambda: self._client.hdel(self.outstanding_key, *names))
 
     # Reading
 
     def read_log(self, after: str, count: int) -> list[LogEntry]:
         """Up to `count` log entries after the id `after`, oldest first; never blocks."""
-        return self._entries(min="(" + after, count=count)
+        rows = self.call(lambda: self._client.xrange(self.log, min="(" + after, count=count))
+        return [parse_entry(*row) for row in rows]
 
     def fetch(self, identities: Sequence[SegmentIdentity]) -> list[bytes | None]:
         """Whole segments, None for those that are gone; one pipeline."""
-        return self._pipelined(identities, lambda pipe, identity: pipe.get(self._segment(identity)))
+        return self._pipelined(identities, lambda pipe, identity: pipe.get(self.segment_key(identity)))
 
     def fetch_ranges(self, ranges: Sequence[tuple[SegmentIdentity, int, int]]) -> list[bytes]:
         """Bytes [start, end) of segments, b"" for those that are gone; one pipeline."""
 
         def add(pipe: Any, item: tuple[SegmentIdentity, int, int]) -> None:
             identity, start, end = item
-            pipe.getrange(self._segment(identity), start, end - 1)
+            pipe.getrange(self.segment_key(identity), start, end - 1)
 
-        return self._pipelined(ranges, add)
+        return [data or b"" for data in self._pipelined(ranges, add)]
 
-    # The owner's side
-
-    def evict(self, log_ids_upto: str, identities: Iterable[SegmentIdentity] = ()) -> None:
-        """Delete the log up to and including `log_ids_upto` with its segments, and those of `identities`.
-
-        Segments leave before their entries: cut short, it leaves entries without a segment (counted as
-        missing and trimmed next time), never segments that nobody knows. No MULTI: a full server refuses it.
-        """
-        leaving = {entry.identity for entry in self._entries(max=log_ids_upto) if entry.identity is not None}
-        self.unlink(leaving.union(identities))
-        milliseconds, _, sequence = log_ids_upto.partition("-")
-        first_kept = f"{milliseconds}-{int(sequence or 0) + 1}"
-        self._call(lambda: self._client.xtrim(self._log, minid=first_kept, approximate=False))
-
-    def unlink(self, identities: Iterable[SegmentIdentity]) -> None:
-        """Delete segments, whatever the log says."""
-        keys = [self._segment(identity) for identity in identities]
-        chunks = [keys[start : start + UNLINK_CHUNK] for start in range(0, len(keys), UNLINK_CHUNK)]
-        self._pipelined(chunks, lambda pipe, chunk: pipe.unlink(*chunk))
-
-    def delete_copy(self, entry: LogEntry) -> None:
-        """Delete a duplicate's log entry, and its segment unless an earlier entry here is its original."""
-        assert entry.identity is not None
-        earlier = {other.identity for other in self._entries(max="(" + entry.log_id)}
-        if entry.identity not in earlier:
-            self.unlink([entry.identity])
-        self._call(lambda: self._client.xdel(self._log, entry.log_id))
-
-    def tickets(self, cursor: str | None = None) -> TicketBook:
-        """The ticket book, with the items that are logged after `cursor` as `pending` (None: not counted).
-
-        PENDING_LIMIT or more entries there count as UNKNOWN_PENDING items: the owner has to read first. No
-        MULTI, which a full server refuses: the order of the reads makes sure that what happens between them
-        is counted twice for a moment rather than not at all.
-        """
+    def tickets(self) -> TicketBook:
+        """The ticket book; what is in the log is not counted as pending."""
 
         def read() -> list[Any]:
             with self._client.pipeline(transaction=False) as pipe:
-                pipe.get(self._reserved)
-                pipe.get(self._allowed)
-                pipe.hgetall(self._outstanding)
-                if cursor is not None:
-                    pipe.xrange(self._log, min="(" + cursor, count=PENDING_LIMIT)
+                pipe.mget(self.reserved_key, self.allowed_key)
+                pipe.hgetall(self.outstanding_key)
                 return list(pipe.execute())
 
-        reserved, allowed, fields, *rows = self._call(read)
-        entries = [parse_entry(*row) for row in rows[0]] if rows else []
-        pending = sum(entry.num_items for entry in entries)
+        (reserved, allowed), fields = self.call(read)
         tickets = [parse_ticket(name, value) for name, value in fields.items()]
-        return TicketBook(
-            reserved=int(reserved or 0),
-            allowed=int(allowed or 0),
-            outstanding=tuple(ticket for ticket in tickets if ticket is not None),
-            pending=pending if len(entries) < PENDING_LIMIT else UNKNOWN_PENDING,
-        )
+        outstanding = tuple(ticket for ticket in tickets if ticket is not None)
+        return TicketBook(self.whole(reserved), self.whole(allowed), outstanding)
+
+    # The owner's side; what it does all the time goes over a ShardLink
 
     def set_allowed(self, end: int) -> None:
         """Allow the commit of tickets that begin before `end`."""
-        self._call(lambda: self._client.set(self._allowed, end))
+        self.call(lambda: self._client.set(self.allowed_key, end))
 
-    def drop_outstanding(self, identities: Iterable[SegmentIdentity]) -> None:
-        """Take tickets out of the book: their writers are dead or went elsewhere."""
-        names = [str(identity) for identity in identities]
-        if names:
-            self._call(lambda: self._client.hdel(self._outstanding, *names))
+    def unlink(self, identities: Iterable[SegmentIdentity]) -> None:
+        """Delete segments, whatever the log says."""
+        self._pipelined(list(identities), lambda pipe, identity: pipe.unlink(self.segment_key(identity)))
+
+    def owner(self) -> Owner:
+        """Who owns this shard."""
+        return self.call(lambda: parse_owner(self._client.get(self.owner_key)))
+
+    def take(self, owner: Owner) -> None:
+        """Note who owns this shard from now on; raises StaleOwner when somebody later has taken it."""
+
+        def note() -> bool:
+            with self._client.pipeline(transaction=True) as pipe:
+                pipe.watch(self.owner_key)
+                held = parse_owner(pipe.get(self.owner_key))
+                if held != owner and held.epoch >= owner.epoch:
+                    raise StaleOwner(f"{self} belongs to a later sampler: this one ends")
+                pipe.multi()
+                pipe.set(self.owner_key, str(owner))
+                try:
+                    pipe.execute()
+                except redis.WatchError:
+                    return False
+                return True
+
+        while not self.call(note):
+            pass
 
     def check_meta(self, signature: Signature, *, writes: bool = False) -> None:
         """Compare with the signature of the data here, which the first caller notes.
@@ -215,30 +222,38 @@ class Shard:
             self._client.set(self._meta, encoded, nx=True)
             return bytes(self._client.get(self._meta) or b"")
 
-        stored = self._parse_signature(self._call(note))
+        stored = self._parse_signature(self.call(note))
         mismatch = signature_mismatch(stored, signature)
         if mismatch is not None:
             raise SignatureMismatch(f"{self}: {mismatch}")
         if writes and signature != stored:
-            self._call(lambda: self._client.set(self._meta, encoded))
+            self.call(lambda: self._client.set(self._meta, encoded))
 
     # The server
 
     def memory(self) -> tuple[int, int]:
         """Bytes used and the server's `maxmemory` (0: no limit)."""
-        answer = self._call(lambda: self._client.info("memory"))
+        answer = self.call(lambda: self._client.info("memory"))
         return int(answer["used_memory"]), int(answer.get("maxmemory", 0))
+
+    def command_stats(self) -> dict[str, tuple[int, int]]:
+        """Calls and microseconds of each command since the server started."""
+        answer = self.call(lambda: self._client.info("commandstats"))
+        return {
+            name.removeprefix("cmdstat_"): (int(stats["calls"]), int(stats["usec"]))
+            for name, stats in answer.items()
+        }
 
     def info(self) -> dict[str, str | int]:
         """Address, server and its version, its id, log length and memory, for people and checks."""
-        server = self._call(lambda: self._client.info("server"))
+        server = self.call(lambda: self._client.info("server"))
         used, limit = self.memory()
         return {
             "address": self.address,
             "server": str(server.get("server_name", "redis")),
             "version": str(server.get("valkey_version") or server.get("redis_version", "unknown")),
             "run_id": str(server.get("run_id", "")),
-            "log_length": int(self._call(lambda: self._client.xlen(self._log))),
+            "log_length": int(self.call(lambda: self._client.xlen(self.log))),
             "used_memory": used,
             "max_memory": limit,
         }
@@ -247,20 +262,25 @@ class Shard:
         """Close the connections; a later call opens new ones."""
         self._client.close()
 
-    def _segment(self, identity: SegmentIdentity) -> str:
-        return f"{self._prefix}seg:{identity}"
-
-    def _entries(self, **bounds: Any) -> list[LogEntry]:
-        return [parse_entry(*row) for row in self._call(lambda: self._client.xrange(self._log, **bounds))]
+    def whole(self, value: bytes | None) -> int:
+        """A counter's value, 0 for none; raises ShardError where it is no number."""
+        try:
+            return int(value or 0)
+        except ValueError:
+            raise ShardError(
+                f"{self}: somebody else wrote the counters of this run; start a new run (another --name)"
+            ) from None
 
     def _pipelined(self, items: Sequence[T], add: Callable[[Any, T], object]) -> list[Any]:
+        """The answers, None for a key of another type: it must not hold up the others for ever."""
+
         def run() -> list[Any]:
             with self._client.pipeline(transaction=False) as pipe:
                 for item in items:
                     add(pipe, item)
-                return list(pipe.execute())
+                return [_unless_wrong_type(answer) for answer in pipe.execute(raise_on_error=False)]
 
-        return self._call(run) if items else []
+        return self.call(run) if items else []
 
     def _parse_signature(self, encoded: bytes) -> Signature:
         try:
@@ -268,8 +288,19 @@ class Shard:
             height, width = stored["frame_shape"]
             counts = (int(stored[field]) for field in ("stack", "n_step", "num_actions"))
             return Signature((int(height), int(width)), *counts)
-        except (ValueError, TypeError, KeyError):
-            raise ShardError(f"{self}: the stored signature is unreadable") from None
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            raise ShardError(
+                f"{self}: the stored signature is unreadable: somebody else wrote {self._meta};"
+                " start a new run (another --name)"
+            ) from None
+
+
+def _unless_wrong_type(answer: Any) -> Any:
+    if not isinstance(answer, Exception):
+        return answer
+    if str(answer).startswith("WRONGTYPE"):
+        return None
+    raise answer
 
 
 def connect_shards(urls: Sequence[str], *, run: str, retry_seconds: float = 30.0) -> list[Shard]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from replay.errors import ShardError, ShardFull, ShardUnavailable, WriterStopped
+from replay.parking import Probe
 from replay.segment import encode
 from replay.shard import Shard
 from replay.types import Segment, SegmentIdentity, Signature
@@ -14,10 +15,8 @@ from replay.types import Segment, SegmentIdentity, Signature
 log = logging.getLogger(__name__)
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.002, 0.2
-SHARD_DOWN_S = 10.0
-"""A shard that could not be reached is left alone for so long, while others can be."""
-PROBE_S = 1.0
-"""Then it is tried again, for this long instead of its whole retry budget."""
+FIRST_REST_S, LONGEST_REST_S = 1.0, 60.0
+"""A shard that failed is left alone for so long while others work; each time in a row twice as long."""
 WARN_EVERY_S = 30.0
 
 
@@ -38,12 +37,56 @@ class _Parcel:
     data: bytes
     num_items: int
     num_steps: int
+    total: int
+
+
+class _Door:
+    """A shard as the writer sees it: open, or left alone for a while after it failed."""
+
+    def __init__(self, shard: Shard) -> None:
+        self.shard = shard
+        self.checked = False
+        """Its data's signature was compared with the writer's."""
+        self._rest_s = FIRST_REST_S
+        self._rests_until = 0.0
+        self._probe: Probe | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether to use it: its rest is over and, if it did not answer, it does again."""
+        silent, rests_until = self.order
+        return not silent and time.monotonic() >= rests_until
+
+    @property
+    def order(self) -> tuple[bool, float]:
+        """In which order to try closed ones: those that answer first, then those that rest longest."""
+        return (self._probe is not None and not self._probe.answered, self._rests_until)
+
+    def fail(self, error: ShardError) -> None:
+        """Leave it alone; one that does not answer until it does, at least."""
+        self._rests_until = time.monotonic() + self._rest_s
+        self._rest_s = min(2 * self._rest_s, LONGEST_REST_S)
+        if isinstance(error, ShardUnavailable):
+            self.close()
+            self._probe = Probe(self.shard)
+
+    def succeed(self) -> None:
+        """It took a segment."""
+        self.close()
+        self._rest_s, self._rests_until = FIRST_REST_S, 0.0
+
+    def close(self) -> None:
+        """Ask no more whether it is back."""
+        if self._probe is not None:
+            self._probe.close()
+        self._probe = None
 
 
 class Writer:
     """One actor's way into the shards, which it uses in turns from `first_shard` on; for one thread.
 
-    `signature` is of the data written. Segments must come in the order of their sequence numbers.
+    `signature` is of the data written. Segments must come in the order of their sequence numbers. A shard
+    that does not answer for its `retry_seconds`, or is full, is left for the others.
     """
 
     def __init__(
@@ -55,15 +98,22 @@ class Writer:
         first_shard: int = 0,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._shards = list(shards)
+        self._doors = [_Door(shard) for shard in shards]
         self._run, self._signature, self._should_stop = run, signature, should_stop
-        self._turn = first_shard % len(self._shards)
-        self._checked: set[int] = set()
-        self._budgets = [shard.retry_seconds for shard in self._shards]
-        self._down_until = [0.0] * len(self._shards)
+        self._turn = first_shard % len(self._doors)
         self._left_tickets: set[tuple[int, SegmentIdentity]] = set()
         self._warned_at = -WARN_EVERY_S
+        self._written: tuple[tuple[int, int], int] = ((-1, -1), 0)
         self.counters = WriterCounters()
+
+    def add_shard(self, shard: Shard) -> None:
+        """Use one more shard from now on."""
+        self._doors.append(_Door(shard))
+
+    def close(self) -> None:
+        """Stop asking for shards that do not answer."""
+        for door in self._doors:
+            door.close()
 
     def write(self, segment: Segment, *, wait: bool = True) -> int:
         """Store one segment and return its encoded bytes; once it returns, the segment is acknowledged.
@@ -74,17 +124,24 @@ class Writer:
         it. Raises SignatureMismatch when the shards hold data that this writer's cannot join.
         """
         data = encode(segment, self._run, self._signature)
-        parcel = _Parcel(segment.identity, data, segment.num_items, segment.num_steps)
+        total = self._total(segment)
+        parcel = _Parcel(segment.identity, data, segment.num_items, segment.num_steps, total)
         self._release_left_tickets()
         if wait:
             self._write_patiently(parcel)
         else:
             self._write_now(parcel)
-        self._turn = (self._turn + 1) % len(self._shards)
+        self._turn = (self._turn + 1) % len(self._doors)
+        self._written = (segment.identity[:2], total)
         self.counters.segments += 1
         self.counters.items += parcel.num_items
         self.counters.bytes += len(data)
         return len(data)
+
+    def _total(self, segment: Segment) -> int:
+        """Items of this incarnation with this segment."""
+        incarnation, items = self._written
+        return segment.num_items + (items if incarnation == segment.identity[:2] else 0)
 
     def _write_patiently(self, parcel: _Parcel) -> None:
         backoff, attempt = FIRST_WAIT_S, 0
@@ -96,36 +153,33 @@ class Writer:
             except WriterStopped:
                 self._left_tickets.add((index, parcel.identity))
                 raise
-            except ShardUnavailable as error:
+            except (ShardUnavailable, ShardFull) as error:
                 self._leave(index, parcel, error)
                 attempt += 1
-            except ShardFull as error:
-                # The owner makes room: it stays with this shard, and takes a new ticket then.
-                self._left_tickets.add((index, parcel.identity))
-                self._warn(error)
-            self.counters.retries += 1
             backoff = self._pause(backoff)
 
     def _write_now(self, parcel: _Parcel) -> None:
         error: ShardError | None = None
-        for _ in self._shards:
-            index = self._pick()
+        first = self._pick()
+        for index in (*range(first, len(self._doors)), *range(first)):
             try:
                 self._commit(index, parcel)
                 return
             except (ShardUnavailable, ShardFull) as refusal:
                 error = refusal
                 self._leave(index, parcel, refusal)
-                self.counters.retries += 1
         assert error is not None
         raise error
 
     def _reserve_and_commit(self, index: int, parcel: _Parcel, attempt: int) -> None:
-        shard, backoff, ticket = self._shards[index], FIRST_WAIT_S, None
+        shard, backoff = self._doors[index].shard, FIRST_WAIT_S
+        ticket: int | None = None
         self._check_signature(index)
         while True:
             if ticket is None:
-                ticket = shard.reserve(parcel.identity, parcel.num_items, attempt=attempt)
+                ticket, covered = shard.reserve(parcel.identity, parcel.num_items, attempt=attempt)
+                if covered:
+                    break
             allowed, held = shard.ticket_state(parcel.identity)
             if not held:  # a server that lost its last second, or an owner that thought us dead
                 ticket = None
@@ -136,37 +190,39 @@ class Writer:
 
     def _commit(self, index: int, parcel: _Parcel) -> None:
         self._check_signature(index)
-        self._shards[index].commit(parcel.identity, parcel.data, parcel.num_items, parcel.num_steps)
-        self._down_until[index] = 0.0
-        self._shards[index].retry_seconds = self._budgets[index]
+        door = self._doors[index]
+        door.shard.commit(parcel.identity, parcel.data, parcel.num_items, parcel.num_steps, parcel.total)
+        door.succeed()
         self._left_tickets.discard((index, parcel.identity))
 
     def _check_signature(self, index: int) -> None:
-        if index not in self._checked:
-            self._shards[index].check_meta(self._signature, writes=True)
-            self._checked.add(index)
+        door = self._doors[index]
+        if not door.checked:
+            door.shard.check_meta(self._signature, writes=True)
+            door.checked = True
 
     def _pick(self) -> int:
-        """The shard whose turn it is, passing over those that are down as long as one is not."""
-        order = [(self._turn + step) % len(self._shards) for step in range(len(self._shards))]
-        now = time.monotonic()
-        return min(order, key=lambda index: max(self._down_until[index], now))
+        """The shard whose turn it is, passing over closed ones as long as one is open."""
+        order = [(self._turn + step) % len(self._doors) for step in range(len(self._doors))]
+        is_open = [index for index in order if self._doors[index].is_open]
+        return is_open[0] if is_open else min(order, key=lambda index: self._doors[index].order)
 
     def _leave(self, index: int, parcel: _Parcel, error: ShardError) -> None:
-        """Use other shards for a while; the ticket here is given back when the shard can be reached."""
-        self._down_until[index] = time.monotonic() + SHARD_DOWN_S
-        self._shards[index].retry_seconds = min(PROBE_S, self._budgets[index])
+        """Use other shards for a while; the ticket here is given back when the shard can be used."""
+        self._doors[index].fail(error)
         self._left_tickets.add((index, parcel.identity))
+        self.counters.retries += 1
         self._warn(error)
 
     def _release_left_tickets(self) -> None:
         for index, identity in list(self._left_tickets):
-            if self._down_until[index] > time.monotonic():
+            door = self._doors[index]
+            if not door.is_open:
                 continue
             try:
-                self._shards[index].drop_outstanding([identity])
+                door.shard.drop_outstanding([identity])
             except ShardError as error:
-                self._down_until[index] = time.monotonic() + SHARD_DOWN_S
+                door.fail(error)
                 self._warn(error)
             else:
                 self._left_tickets.discard((index, identity))

@@ -1,4 +1,4 @@
-"""`apexpert bench`: how fast this machine acts, learns, and does both."""
+"""`apexpert bench`: how fast this machine acts, replays, learns, and does all of it."""
 
 import json
 import sys
@@ -16,7 +16,9 @@ from deploy.cli.preflight import with_checked_environment
 from deploy.cli.train import TrainArguments, config_of, parse_config
 from deploy.config import Config, ConfigError, from_json, to_json
 
-WHAT = ("actor", "learner", "diagnostics", "end-to-end")
+WHAT = ("actor", "replay", "learner", "diagnostics", "end-to-end")
+LEAST_ITEMS = 1_000
+REPLAY_PARTS = ("insert", "sample", "index", "bytes", "tail", "ready")
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,14 @@ class BenchOptions:
     json: bool = False
     """Print the result as JSON."""
     seconds: float = 0.0
-    """Length of each measurement; 0 takes 10 (actor, learner), 4 (diagnostics) or 60 seconds (end-to-end)."""
+    """Length of each measurement; 0 takes 10 (actor, learner), 4 (replay, diagnostics) or 60 seconds
+    (end-to-end)."""
     repeats: int = 3
-    """Runs that end-to-end takes the median of."""
+    """Runs that replay and end-to-end take the median of."""
+    parts: tuple[str, ...] = ()
+    """Parts of replay to measure: insert, sample, index, bytes, tail, ready; none named measures all."""
+    items: int = 1_000_000
+    """Transitions in the full replay of replay's measurements."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class BenchArguments(TrainArguments):
     """Measure this machine with the production classes: apexpert bench WHAT, where WHAT is one of
 
       actor        one actor on one core, and its environments and its policy alone
+      replay       inserts, draws, memory, tailing and start of the replay, on recorded games
       learner      updates with the real sampler, and the train step and the sampler alone
       diagnostics  a diagnosis of every preset's network, and the share of time it takes at its period
       end-to-end   a whole run, beside the limit that its parts allow
@@ -71,6 +79,10 @@ def configure(argv: Sequence[str]) -> tuple[BenchArguments, Config]:
         options = arguments.bench
         if not options.seconds >= 0 or options.repeats < 1:
             raise ConfigError("--seconds must be 0 or more and --repeats 1 or more")
+        if set(options.parts) - set(REPLAY_PARTS):
+            raise ConfigError(f"--parts must be of {', '.join(REPLAY_PARTS)}")
+        if options.items < LEAST_ITEMS:
+            raise ConfigError(f"--items must be {LEAST_ITEMS} or more")
         return arguments, with_checked_environment(config_of(arguments))
     except (ConfigError, UsageError) as error:
         raise type(error)(as_typed(str(error), argv)) from None
@@ -88,7 +100,7 @@ def _what(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 def _benchmark(what: str, options: BenchOptions) -> Callable[[Config], dict[str, Any]]:
     given: dict[str, Any] = {"seconds": options.seconds} if options.seconds else {}
-    from deploy.bench import actor, diagnostics, end_to_end, learner
+    from deploy.bench import actor, diagnostics, end_to_end, learner, replay
 
     def whole(config: Config) -> dict[str, Any]:
         try:
@@ -96,8 +108,16 @@ def _benchmark(what: str, options: BenchOptions) -> Callable[[Config], dict[str,
         except end_to_end.BenchmarkError as error:
             raise CommandFailed(f"bench end-to-end: {error}") from None
 
+    def replayed(config: Config) -> dict[str, Any]:
+        more = given | {"parts": options.parts, "items": options.items, "repeats": options.repeats}
+        try:
+            return replay.run(config, report=_progress, **more)
+        except replay.BenchmarkError as error:
+            raise CommandFailed(f"bench replay: {error}") from None
+
     runs: dict[str, Callable[[Config], dict[str, Any]]] = {
         "actor": lambda config: actor.run(config, **given),
+        "replay": replayed,
         "learner": lambda config: learner.run(config, **given),
         "diagnostics": lambda config: diagnostics.run(config, **given),
         "end-to-end": whole,

@@ -47,12 +47,17 @@ class EvaluateArguments:
 
 @dataclass(frozen=True)
 class PlotArguments:
-    """Draw the learning curves of runs as one PNG, beside the published ones of the same game."""
+    """Draw the learning curves of runs as one PNG, beside the published ones of the same game.
+
+    With --diagnostics: dormant neurons, ranks, expert shares, entropies, norms and TD errors over training.
+    """
 
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
     """Names of runs under --runs-dir, or paths of their folders."""
+    diagnostics: bool = False
+    """Draw the diagnostics in place of the learning curves."""
     output: str = ""
-    """File to write; empty writes learning_curve.png into the first run's folder."""
+    """File to write; empty writes learning_curve.png or diagnostics.png into the first run's folder."""
     runs_dir: str = "runs"
     """Folder that holds the runs' folders."""
 
@@ -68,7 +73,7 @@ def evaluate(argv: Sequence[str]) -> int:
     config = folder.load_config()
     episodes = arguments.episodes or config.evaluation.episodes
     config = with_checked_environment(with_values(config, evaluation__episodes=episodes))
-    checkpoint = _checkpoint(folder, best=arguments.best)
+    checkpoint = load_checkpoint(folder, best=arguments.best)
     from deploy.reports.evaluation import evaluate_checkpoint
 
     video = folder.videos / f"update-{checkpoint.update:09d}.mp4" if arguments.video else None
@@ -105,17 +110,21 @@ def plot(argv: Sequence[str]) -> int:
     if not arguments.runs:
         raise ConfigError("RUN is missing: name one run or more (see apexpert plot --help)")
     folders = [RunFolder.open(name, arguments.runs_dir) for name in arguments.runs]
-    target = Path(arguments.output or folders[0].path / "learning_curve.png")
+    name = "diagnostics.png" if arguments.diagnostics else "learning_curve.png"
+    target = Path(arguments.output or folders[0].path / name)
     from deploy.reports.curves import CurveError, draw_curves
+    from deploy.reports.diagnostics_plot import draw_diagnostics
 
+    draw = draw_diagnostics if arguments.diagnostics else draw_curves
     try:
-        print(draw_curves([folder.path for folder in folders], target))
+        print(draw([folder.path for folder in folders], target))
     except (CurveError, OSError, ValueError) as error:
         raise CommandFailed(f"{target.name}: {error}") from None
     return 0
 
 
-def _checkpoint(folder: RunFolder, *, best: bool) -> "Checkpoint":
+def load_checkpoint(folder: RunFolder, *, best: bool) -> "Checkpoint":
+    """The newest checkpoint of a run, or the best; CommandFailed when there is none."""
     from learner.checkpoint import CheckpointStore
     from learner.errors import CheckpointError
 

@@ -35,7 +35,15 @@ COMMANDS = {
     "evaluate": Command(
         "deploy.cli.look", "evaluate", "play full games with a run's newest checkpoint (--video)"
     ),
-    "plot": Command("deploy.cli.look", "plot", "draw the learning curves of runs as a picture"),
+    "plot": Command(
+        "deploy.cli.look", "plot", "draw the learning curves of runs (--diagnostics: what explains them)"
+    ),
+    "show": Command(
+        "deploy.cli.show", "show", "draw what each expert looks at in a game, as a sheet and an mp4"
+    ),
+    "replay": Command(
+        "deploy.cli.replay", "replay", "look at a run's replay (--verify, --frames, --export, --delete)"
+    ),
     "bench": Command("deploy.cli.bench", "bench", "measure this machine: actor, learner or end-to-end"),
     "doctor": Command(
         "deploy.cli.doctor", "doctor", "check that this machine can train, and say what to do if not"

@@ -90,7 +90,8 @@ def flags_of(kind: Any, prefix: str = "") -> dict[str, Any]:
         if dataclasses.is_dataclass(annotation):
             flags |= flags_of(annotation, "" if name in UNPREFIXED else f"{name}.")
         elif not positional:
-            flags[f"--{prefix}{_hyphens(name)}"] = annotation
+            # `import_`: Python has taken the word itself.
+            flags[f"--{prefix}{_hyphens(name.rstrip('_'))}"] = annotation
             if annotation is bool:
                 flags[f"--{prefix}no-{_hyphens(name)}"] = annotation
     return flags

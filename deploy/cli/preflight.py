@@ -2,6 +2,8 @@
 
 import os
 import socket
+from collections.abc import Iterable
+from pathlib import Path
 
 from deploy import import_path
 from deploy.checks import check_frame_shape
@@ -62,15 +64,46 @@ def check_own_network(config: Config, frame_shape: tuple[int, int]) -> None:
 def with_urls_of_environment(config: Config) -> Config:
     """`config` with the shards of $APEXPERT_REDIS_URLS (separated by spaces) unless it names its own.
 
-    Unlike a process's arguments, its environment is not shown to the machine's other users.
+    Unlike a process's arguments, its environment and files are not shown to the machine's other users.
     """
     urls = urls_of_environment()
     return with_values(config, replay__urls=urls) if urls and not config.replay.urls else config
 
 
+def with_urls_of_today(config: Config) -> Config:
+    """A saved configuration with the shards as $APEXPERT_REDIS_URLS has them now: they may have moved.
+
+    Raises ConfigError.
+    """
+    saved, urls = config.replay.urls, urls_of_environment()
+    if not saved or not urls:
+        return config
+    if len(urls) != len(saved):
+        raise ConfigError(f"${URLS_VARIABLE} names {len(urls)} shards, and the run has {len(saved)}")
+    return with_values(config, replay__urls=urls)
+
+
 def urls_of_environment() -> tuple[str, ...]:
     """The shards of $APEXPERT_REDIS_URLS; none where it is not set."""
-    return tuple(os.environ.get(URLS_VARIABLE, "").split())
+    return named_urls(os.environ.get(URLS_VARIABLE, "").split())
+
+
+def named_urls(words: Iterable[str]) -> tuple[str, ...]:
+    """URLs as they are, and for each `@FILE` those in the file, one a line; ConfigError when it has none."""
+    urls: list[str] = []
+    for word in words:
+        if not word.startswith("@"):
+            urls.append(word)
+            continue
+        try:
+            lines = Path(word[1:]).expanduser().read_text(encoding="utf-8").split()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "not a text file"
+            raise ConfigError(f"--replay.urls {word}: {reason}") from None
+        if not lines:
+            raise ConfigError(f"--replay.urls {word}: no URLs in it; there must be one a line")
+        urls += lines
+    return tuple(urls)
 
 
 def check_device(config: Config) -> None:

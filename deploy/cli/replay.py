@@ -16,6 +16,7 @@ from rich.progress import Progress
 from deploy.cli.control import RunName, read_status
 from deploy.cli.errors import CommandFailed
 from deploy.cli.parsing import parse
+from deploy.cli.preflight import named_urls
 from deploy.cli.replay_source import Source, opened
 from deploy.config import ConfigError
 from deploy.run_folder import RunBusy
@@ -28,7 +29,7 @@ class Servers:
     """Where the shards are, when the run's own configuration does not say it."""
 
     urls: tuple[str, ...] = ()
-    """Redis URLs of the run's shards, in their order; $APEXPERT_REDIS_URLS hides passwords in them."""
+    """Redis URLs of the run's shards, in their order, or @FILE; $APEXPERT_REDIS_URLS hides them, too."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ReplayArguments:
     json: bool = False
     """Print everything as JSON."""
     verify: bool = False
-    """Read every segment and check it: checksums, logs against keys, priorities. Exit code 1 if any is wrong."""
+    """Read every segment and check it: checksums, logs against keys, priorities; exit code 1 if wrong."""
     frames: str = ""
     """PNG file to draw sampled transitions into: frames, action, n-step return, priority."""
     num_frames: int = 24
@@ -66,12 +67,12 @@ class ReplayArguments:
 def replay(argv: Sequence[str]) -> int:
     """Do what is asked with a run's replay; gives the exit code."""
     arguments = parse(ReplayArguments, argv, command="replay")
-    action = _check(arguments)
+    action, urls = _check(arguments), named_urls(arguments.replay.urls)
     if action == "import_":
         from deploy.cli.replay_transfer import import_replay
 
-        return import_replay(arguments.run, arguments.runs_dir, arguments.replay.urls, arguments.import_, progress)
-    with opened(arguments.run, arguments.runs_dir, arguments.replay.urls) as source:
+        return import_replay(arguments.run, arguments.runs_dir, urls, arguments.import_, progress)
+    with opened(arguments.run, arguments.runs_dir, urls) as source:
         if action == "verify":
             return _verify(source, as_json=arguments.json)
         if action == "frames":
@@ -106,7 +107,11 @@ def _show(source: Source, *, as_json: bool) -> int:
 
     inventory = take_inventory(source.shards)
     checkpoint = source.checkpoint()
-    arrays = None if checkpoint is None else (checkpoint.path.name, sampler_arrays(checkpoint))
+    arrays = None
+    if checkpoint is not None:
+        from deploy.cli.replay_checkpoint import sampler_arrays
+
+        arrays = (checkpoint.path.name, sampler_arrays(checkpoint))
     document = summarise(
         source.run,
         source.shards,
@@ -120,14 +125,6 @@ def _show(source: Source, *, as_json: bool) -> int:
     else:
         print_summary(document, Console(highlight=False))
     return 0
-
-
-def sampler_arrays(checkpoint: Any) -> dict[str, Any]:
-    """The sampler's arrays of a checkpoint."""
-    from learner.checkpoint import network_tensors
-
-    tensors = network_tensors(checkpoint.tensors, "sampler")
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def _counters(source: Source, document: dict[str, Any] | None) -> dict[str, float]:
@@ -147,7 +144,11 @@ def _verify(source: Source, *, as_json: bool) -> int:
     from replay.verification import WRONG, verify
 
     checkpoint = source.checkpoint()
-    masses = None if checkpoint is None else checkpoint_masses(sampler_arrays(checkpoint))
+    masses = None
+    if checkpoint is not None:
+        from deploy.cli.replay_checkpoint import sampler_arrays
+
+        masses = checkpoint_masses(sampler_arrays(checkpoint))
     with progress("verifying") as told:
         found = verify(source.shards, run=source.run, masses=masses, progress=told)
     if as_json:

@@ -1,4 +1,4 @@
-"""Where a run's replay is: a live run's servers, those of a finished run's folder, or servers of the user's."""
+"""Where a run's replay is: on a live run's servers, in a finished run's folder, or on the user's servers."""
 
 import contextlib
 import time
@@ -104,7 +104,9 @@ def find(name: str, runs_dir: str, urls: tuple[str, ...]) -> RunFolder | None:
 
 
 @contextlib.contextmanager
-def served(folder: RunFolder, config: Config, *, live: bool, create: bool = False) -> Iterator[tuple[str, ...]]:
+def served(
+    folder: RunFolder, config: Config, *, live: bool, create: bool = False
+) -> Iterator[tuple[str, ...]]:
     """URLs of the folder's embedded servers: the live run's own, else started for the time of the context."""
     if live:
         try:

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from deploy.checks import without_passwords
 from deploy.cli.errors import CommandFailed
 from deploy.cli.preflight import urls_of_environment
 from deploy.cli.replay_source import Source, connected, find, new_run, served
-from deploy.config import ConfigError, from_json, to_json, with_values
+from deploy.config import ConfigError, to_json, with_values
 from deploy.run_folder import RunBusy, RunFolder
 from learner.checkpoint import Checkpoint, CheckpointStore
 from learner.errors import CheckpointError
@@ -35,7 +36,7 @@ def export_replay(source: Source, folder: Path, bar: Bar) -> int:
         if source.folder is not None and (fleet := source.folder.read_json(FLEET, None)):
             archive.write_json(FLEET, fleet)
         if (checkpoint := source.checkpoint()) is not None:
-            kept = _save(checkpoint, archive, urls=()).name
+            kept = _save(checkpoint, archive).name
     counts = f"{archived.segments:,} segments, {archived.items:,} items, {archived.num_bytes:,} bytes"
     print(f"{source.run}: {counts} and {kept} in {folder}")
     if archived.gone or archived.refused:
@@ -45,15 +46,15 @@ def export_replay(source: Source, folder: Path, bar: Bar) -> int:
 
 def import_replay(name: str, runs_dir: str, urls: tuple[str, ...], folder: str, bar: Bar) -> int:
     """Put an archive into the empty shards of a run, which is made when there is none of that name."""
-    try:
-        archive = Archive(Path(folder))
-        archive.check_files()
-        with ExitStack() as stack:
+    with ExitStack() as stack:
+        try:
+            archive = Archive(Path(folder))
+            archive.check_files()
             target = _target(stack, name, runs_dir, urls, archive)
             with bar("importing") as told:
                 imported = import_run(archive, target.shards, run=target.run, progress=told)
-    except ArchiveError as error:
-        raise ConfigError(f"--import {folder}: {error}") from None
+        except ArchiveError as error:
+            raise ConfigError(f"--import {folder}: {error}") from None
     assert target.folder is not None
     kept = _restore_checkpoint(archive, target.folder)
     _keep_incarnations(archive, target.folder, kept)
@@ -63,9 +64,7 @@ def import_replay(name: str, runs_dir: str, urls: tuple[str, ...], folder: str, 
     return 0
 
 
-def _target(
-    stack: ExitStack, name: str, runs_dir: str, urls: tuple[str, ...], archive: Archive
-) -> Source:
+def _target(stack: ExitStack, name: str, runs_dir: str, urls: tuple[str, ...], archive: Archive) -> Source:
     """The shards to import into; the run's folder is made when it is not there."""
     urls = urls or urls_of_environment()
     folder = find(name, runs_dir, ("new",))
@@ -105,25 +104,27 @@ def _restore_checkpoint(archive: Archive, folder: RunFolder) -> Checkpoint | Non
         raise CommandFailed(f"{paths[0]}: {error}; the segments are imported, their priorities not") from None
     if checkpoint is None:
         return None
-    return replace(checkpoint, path=_save(checkpoint, folder, urls=folder.load_config().replay.urls))
+    return replace(checkpoint, path=_save(checkpoint, folder))
 
 
-def _save(checkpoint: Checkpoint, folder: RunFolder, urls: tuple[str, ...]) -> Path:
-    """A checkpoint in another folder, its configuration of that run and with these servers."""
-    config = with_values(from_json(checkpoint.document["config"]), replay__urls=urls, run__name=folder.name)
-    document = checkpoint.document | {"config": to_json(config)}
+def _save(checkpoint: Checkpoint, folder: RunFolder) -> Path:
+    """A checkpoint in another folder, with the configuration that is there."""
+    document = checkpoint.document | {"config": to_json(without_passwords(folder.load_config()))}
     return CheckpointStore(folder.checkpoints).save(checkpoint.update, checkpoint.tensors, document)
 
 
 def _keep_incarnations(archive: Archive, folder: RunFolder, checkpoint: Checkpoint | None) -> None:
     """New actors must never take a name that any segment has had: it would count as a copy of that one."""
     following = archive.incarnations()
-    fleets: list[dict[str, Any]] = [folder.read_json(FLEET, {}), RunFolder(archive.folder).read_json(FLEET, {})]
+    fleets: list[dict[str, Any]] = [
+        folder.read_json(FLEET, {}),
+        RunFolder(archive.folder).read_json(FLEET, {}),
+    ]
     for fleet in fleets:
         for slot, number in fleet.get("next_incarnation", {}).items():
             following[int(slot)] = max(following.get(int(slot), 0), int(number))
     if checkpoint is not None:
-        for name in checkpoint.document["sampler"]["reader"]["seen"]:
+        for name in checkpoint.document["sampler"]["reader"]["accounts"]["writers"]:
             slot, incarnation = map(int, name.split("."))
             following[slot] = max(following.get(slot, 0), incarnation + 1)
     target = fleets[0].get("target_actors", 0)

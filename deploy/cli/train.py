@@ -15,7 +15,13 @@ from deploy.cli import summary
 from deploy.cli.errors import CommandFailed, UsageError
 from deploy.cli.follow import FORCED_CODE, Forced, Interrupts, RunClient, follow
 from deploy.cli.parsing import as_typed, expand_short, flag_value, parse
-from deploy.cli.preflight import URLS_VARIABLE, preflight, with_urls_of_environment
+from deploy.cli.preflight import (
+    URLS_VARIABLE,
+    named_urls,
+    preflight,
+    with_urls_of_environment,
+    with_urls_of_today,
+)
 from deploy.config import Config, ConfigError, RunConfig, with_values
 from deploy.run_folder import RunError, RunFolder
 
@@ -67,7 +73,8 @@ def train(argv: Sequence[str]) -> int:
     config = folder.load_config()
     _announce(config, folder)
     if any(hide_password(word) != word for word in argv):
-        print(f"note: other users of this machine see a password in arguments; ${URLS_VARIABLE} hides it")
+        note = "other users of this machine see a password in arguments"
+        print(f"note: {note}; ${URLS_VARIABLE} or --replay.urls @FILE hides it")
     return _run(config, folder)
 
 
@@ -109,13 +116,14 @@ def parse_config(kind: type[T], argv: Sequence[str], *, command: str, default: C
 def config_of(arguments: TrainArguments) -> Config:
     """The plain configuration in `arguments`, checked; raises ConfigError."""
     config = Config(**_sections(arguments))
+    config = with_values(config, replay__urls=named_urls(config.replay.urls))
     check(config)
     return config
 
 
 def resumed_config(folder: RunFolder, arguments: ResumeArguments) -> Config:
     """The saved configuration with what `resume` was given; ConfigError when nothing would be left to do."""
-    config = folder.load_config()
+    config = with_urls_of_today(folder.load_config())
     status = folder.read_json("status.json", {})
     total = arguments.total_env_steps or config.run.total_env_steps
     if status.get("state") == "finished" and total <= config.run.total_env_steps:

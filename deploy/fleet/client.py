@@ -115,7 +115,7 @@ def launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
     save_ray(folder, local, address)
     try:
         cluster.connect(address, local)
-        nodes.check_nodes(config)
+        nodes.learner_gpus(config, nodes.here())  # WrongFlag, before anything starts
         supervisor = _start_supervisor(folder)
         if local is not None:
             local.claim()

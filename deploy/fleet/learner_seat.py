@@ -8,11 +8,11 @@ from deploy.fleet.handles import End, RoleHandle, start_learner
 from deploy.fleet.roles import Assignment
 from deploy.fleet.scaling import Backoff
 from learner.errors import LearnerError
-from replay.errors import SignatureMismatch
+from replay.errors import SignatureMismatch, StaleOwner
 
 FAILURES = 5
 RESTORING_SECONDS, WAIT_SECONDS = 3.0, 0.2
-HOPELESS = (LearnerError, SignatureMismatch, EnvironmentError)
+HOPELESS = (LearnerError, SignatureMismatch, EnvironmentError, StaleOwner)
 """Errors that a new start would only repeat."""
 
 

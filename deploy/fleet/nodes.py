@@ -19,15 +19,14 @@ def alive_nodes() -> list[dict[str, Any]]:
     return [node for node in nodes if node["Alive"]]
 
 
-def check_nodes(config: Config) -> None:
-    """Raise WrongFlag when the run cannot be as configured on the Ray that this process is connected to."""
-    nodes = len(alive_nodes())
-    if nodes > 1 and not config.replay.urls:
-        raise WrongFlag(
-            f"--replay.urls: needed on this Ray of {nodes} nodes, because embedded servers are reached on one"
-            " node only; give the redis:// URLs of servers that all nodes reach"
-        )
-    learner_gpus(config, here())
+def address_for_others() -> str | None:
+    """The address under which this Ray's other nodes reach this one; None when there are none.
+
+    Embedded servers listen there: on sockets alone, they would be reached on this node only.
+    """
+    nodes = alive_nodes()
+    own = next(node for node in nodes if node["NodeID"] == here())
+    return str(own["NodeManagerAddress"]) if len(nodes) > 1 else None
 
 
 def learner_gpus(config: Config, node_id: str) -> float:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOST_SECONDS = 20.0
+LEARNER_PATIENCE_SECONDS, ACTOR_PATIENCE_SECONDS = 2.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,12 @@ class Role:
         logger.warning(text)
         self._notes.append(text)
 
-    def _shards(self) -> list[Shard]:
-        run = self._config.run.name
-        return [Shard(url, run=run, index=index) for index, url in enumerate(self._assignment.urls)]
+    def _shards(self, patience: float) -> list[Shard]:
+        """The shards; one that does not answer for `patience` seconds is done without until it does."""
+        # A run in lockstep is to draw the same again, so it waits longer.
+        seconds = 30.0 if self._config.run.lockstep else patience
+        urls = enumerate(self._assignment.urls)
+        return [Shard(url, run=self._config.run.name, index=i, retry_seconds=seconds) for i, url in urls]
 
     def _signature(self) -> Signature:
         from actors.environments import describe_environment
@@ -149,7 +153,7 @@ class LearnerRole(Role):
         total = config.run.total_env_steps
         sampler = Sampler(
             config.replay,
-            self._shards(),
+            self._shards(LEARNER_PATIENCE_SECONDS),
             run=config.run.name,
             signature=signature,
             batch_size=config.learner.batch_size,
@@ -200,7 +204,7 @@ class ActorRole(Role):
 
         torch.set_num_threads(1)
         config = self._config
-        shards = self._shards()
+        shards = self._shards(ACTOR_PATIENCE_SECONDS)
         writer = Writer(
             shards,
             run=config.run.name,

@@ -21,7 +21,7 @@ from deploy.fleet.actor_fleet import ActorFleet
 from deploy.fleet.evaluator import Evaluator
 from deploy.fleet.learner_seat import LearnerSeat
 from deploy.fleet.log import log_to
-from deploy.fleet.nodes import learner_gpus
+from deploy.fleet.nodes import address_for_others, learner_gpus
 from deploy.fleet.roles import Assignment
 from deploy.fleet.run_state import FINAL_STATES, FleetState, forget_ray, load_ray
 from deploy.fleet.telemetry import Telemetry
@@ -117,8 +117,8 @@ class Supervisor:
         stack.callback(ray.kill, store)
         assignment = Assignment(config, str(self._folder.path), urls, store, self._users_folders)
         note = self._telemetry.note
-        # Embedded servers are reached by their sockets, on this node alone.
-        actors_node = None if config.replay.urls else node_id
+        # Sockets are reached on this node alone.
+        actors_node = node_id if any(url.startswith("unix:") for url in urls) else None
         self._actors = ActorFleet(assignment, self._fleet_state, node_id=actors_node, note=note)
         self._learner = LearnerSeat(
             assignment,
@@ -150,6 +150,7 @@ class Supervisor:
             shards=replay.shards,
             append_fsync=replay.append_fsync,
             maxmemory=replay.shard_memory_bytes,
+            listen=address_for_others(),
             should_stop=self._still_waiting,
         )
         urls = servers.start()

@@ -15,7 +15,7 @@ from deploy.reports.video import VideoWriter
 from learner.checkpoint import Checkpoint, network_tensors
 from models.arrays import Weights, flatten
 from models.config import NetworkConfig
-from models.q_network import build_network
+from models.q_network import QNetwork, build_network
 
 ATARI_FRAMES_PER_SECOND = 60
 
@@ -92,18 +92,24 @@ def evaluate_checkpoint(
     )
 
 
+def online_network_of(checkpoint: Checkpoint) -> QNetwork:
+    """The online network of a checkpoint, float32."""
+    document = checkpoint.document
+    shape: tuple[int, int, int] = tuple(document["observation_shape"])
+    network = NetworkConfig(**document["network"])
+    online = build_network(network, int(document["num_actions"]), observation_shape=shape)
+    online.load_state_dict(network_tensors(checkpoint.tensors, "online"))
+    return online
+
+
 def policy_of(config: Config, checkpoint: Checkpoint) -> Policy:
     """A policy that acts by the online network of a checkpoint."""
     document = checkpoint.document
-    network = NetworkConfig(**document["network"])
-    shape: tuple[int, int, int] = tuple(document["observation_shape"])
-    num_actions = int(document["num_actions"])
-    online = build_network(network, num_actions, observation_shape=shape)
-    online.load_state_dict(network_tensors(checkpoint.tensors, "online"))
+    online = online_network_of(checkpoint)
     policy = Policy(
-        network,
-        observation_shape=shape,
-        num_actions=num_actions,
+        online.config,
+        observation_shape=online.observation_shape,
+        num_actions=online.num_actions,
         precision=config.actors.precision,
         seed=config.run.seed,
     )

@@ -16,6 +16,7 @@ from replay.stored_shard import StoredShard
 
 BARS = " ▁▂▃▄▅▆▇█"
 POINTS = (0, 0.5, 1)
+TICKETS = ("reserved", "allowed", "outstanding")
 
 
 def summarise(
@@ -46,7 +47,9 @@ def summarise(
         "server_bytes": server_bytes,
         "server_bytes_per_step": server_bytes / items if items else None,
         "log": {name: getattr(inventory, name) for name in ("duplicates", "missing", "unreadable")},
-        "age_seconds": _quantiles(time.time() - segments["written_ms"] / 1000.0, ("newest", "median", "oldest")),
+        "age_seconds": _quantiles(
+            time.time() - segments["written_ms"] / 1000.0, ("newest", "median", "oldest")
+        ),
         "weights_version": _quantiles(
             segments["weights_version"][segments["weights_version"] >= 0], ("oldest", "median", "newest")
         ),
@@ -107,15 +110,13 @@ def print_summary(document: Mapping[str, Any], console: Console) -> None:
 
 def _shards_table(rows: Sequence[Mapping[str, Any]], run: str) -> Table:
     table = Table(title=f"replay of {run}", title_justify="left")
-    columns = ("shard", "server", "segments", "items", "bytes", "server uses", "of", "reserved", "allowed", "open")
-    for name in columns:
-        table.add_column(name, justify="left" if name == "server" else "right")
+    for name in ("shard", "segments", "items", "bytes", "server uses"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("server")
     for row in rows:
-        counts = (f"{row[name]:,}" for name in ("segments", "items"))
-        limit = size(row["max_bytes"]) if row["max_bytes"] else "-"
-        tickets = (f"{row[name]:,}" for name in ("reserved", "allowed", "outstanding"))
-        sizes = (size(row["bytes"]), size(row["server_bytes"]), limit)
-        table.add_row(str(row["shard"]), row["server"], *counts, *sizes, *tickets)
+        counts = (f"{row[name]:,}" for name in ("shard", "segments", "items"))
+        limit = f" of {size(row['max_bytes'])}" if row["max_bytes"] else ""
+        table.add_row(*counts, size(row["bytes"]), size(row["server_bytes"]) + limit, row["server"])
     return table
 
 
@@ -127,6 +128,8 @@ def _lines(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("segments", f"{document['segments']:,} with {items:,} items"),
         ("log", ", ".join(f"{count:,} {name}" for name, count in document["log"].items())),
     ]
+    tickets = {name: sum(row[name] for row in document["shards"]) for name in TICKETS}
+    lines.append(("tickets", ", ".join(f"{count:,} {name}" for name, count in tickets.items())))
     if items:
         per_step = f"{document['bytes_per_step']:,.0f} a step encoded"
         servers = f"{document['server_bytes_per_step']:,.0f} a step of all that the servers use"
@@ -134,7 +137,9 @@ def _lines(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     if age := document["age_seconds"]:
         lines.append(("age", ", ".join(f"{name} {duration(seconds)}" for name, seconds in age.items())))
     if version := document["weights_version"]:
-        lines.append(("weights version", ", ".join(f"{name} {value:,.0f}" for name, value in version.items())))
+        lines.append(
+            ("weights version", ", ".join(f"{name} {value:,.0f}" for name, value in version.items()))
+        )
     return lines + _priority_lines(document["priorities"])
 
 
@@ -147,7 +152,9 @@ def _priority_lines(priorities: Mapping[str, Any] | None) -> list[tuple[str, str
         quantiles = priorities["quantiles"].items()
         lines.append(("  quantiles", ", ".join(f"{point}: {value:.4g}" for point, value in quantiles)))
         low, high = priorities["edges"][0], priorities["edges"][-1]
-        lines.append(("  histogram", f"{low:.2g} |{bars(priorities['counts'])}| {high:.2g} (in equal ratios)"))
+        lines.append(
+            ("  histogram", f"{low:.3g} |{bars(priorities['counts'])}| {high:.3g} (in equal ratios)")
+        )
         effective = priorities["effective_sample_size"]
         share = f"{effective:,.0f} items, {effective / priorities['items']:.1%} of them"
         lines.append(("  effective sample size", f"{share}; the top 1 % get {priorities['top_share']:.1%}"))

@@ -88,12 +88,18 @@ def commands_of(text: str) -> list[list[str]]:
 
 
 def loose_flags_of(text: str) -> list[tuple[list[str], list[str]]]:
-    """Flags that stand alone, and the commands that they may be of: those of their line, else `train`."""
+    """Flags that stand alone, and the commands that they may be of: those of their line, else `train`.
+
+    Those of another program are left out: a block of the page shows them with it.
+    """
     found = []
+    blocks = "".join(re.findall(r"^```.*?^```", text, flags=re.MULTILINE | re.DOTALL))
+    others = [line for line in blocks.splitlines() if not line.lstrip().startswith("apexpert ")]
+    foreign = set(re.findall(r"--[\w-]+", "\n".join(others)))
     for line in text.splitlines():
         named = [name for name in re.findall(r"`apexpert (\w+)", line) if name in COMMANDS]
         spans = [words_of(span) for span in SPAN.findall(line) if span.startswith("--")]
-        found += [(words, [*named, "train"]) for words in spans]
+        found += [(words, [*named, "train"]) for words in spans if words[0] not in foreign]
     return found
 
 
@@ -107,20 +113,23 @@ def modules_of(text: str) -> list[str]:
 
 
 def paths_of(text: str) -> list[str]:
-    """Files and folders of the project that a page names, linked to or not; those of a run are left out."""
+    """Files and folders of the project that a page names; those of a run are left out."""
     text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    links = [link for link in re.findall(LINK, text) if "://" not in link]
     text = re.sub(r"\w+://\S+", "", re.sub(LINK, "", text))
     folders = [span for span in SPAN.findall(text) if re.fullmatch(rf"{PATH}/", span)]
     inside = [span for span in SPAN.findall(text) if re.fullmatch(f"{PATH}/{NAME}", span)]
     inside = [path for path in inside if (ROOT / path.partition("/")[0]).is_dir()]
     files = re.findall(rf"(?<![\w/.<>-]){PATH}/[\w-]+\.(?:md|py|json|toml|npz|txt)\b", text)
-    named = [*links, *folders, *inside, *files]
-    return [path for path in named if not path.startswith(MADE_BY_USE)]
+    return [path for path in [*folders, *inside, *files] if not path.startswith(MADE_BY_USE)]
 
 
-def problems(text: str) -> list[str]:
-    """Everything in the text of a page that is not so."""
+def links_of(text: str) -> list[str]:
+    """What a page links to, other than the web; relative to the page's own folder."""
+    return [link for link in re.findall(LINK, text) if "://" not in link]
+
+
+def problems(text: str, folder: Path = ROOT) -> list[str]:
+    """Everything that is not so in the text of a page in that folder."""
     found = [
         f"apexpert {shlex.join(words)}: {why}"
         for words in commands_of(text)
@@ -136,6 +145,7 @@ def problems(text: str) -> list[str]:
             found.append(f"make {target} {unknown}: not in the Makefile")
     found += [f"python -m {name}: no such module" for name in modules_of(text) if not is_module(name)]
     found += [f"{path}: is not there" for path in paths_of(text) if not (ROOT / path).exists()]
+    found += [f"{link}: is not there" for link in links_of(text) if not (folder / link).exists()]
     return found
 
 
@@ -148,7 +158,7 @@ def is_module(name: str) -> bool:
 
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
 def test_what_a_page_tells_is_so(page: Path) -> None:
-    assert problems(page.read_text()) == []
+    assert problems(page.read_text(), page.parent) == []
 
 
 def test_the_readme_says_enough_for_this_to_mean_something() -> None:

@@ -3,29 +3,23 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-import pytest
 
-from deploy.fleet.run_state import load_ray
 from deploy.run_folder import RunFolder
+from learner.checkpoint import Checkpoint, CheckpointStore
+from tests.helpers.commands import NAME, SHORT, Started, Terminal
 from tests.helpers.deadline import until
-from tests.helpers.runs import CATCH, flags
+from tests.helpers.runs import flags, metric
 
-APEXPERT = [sys.executable, "-m", "deploy.cli.main"]
+ENDLESS = SHORT | {"run": SHORT["run"] | {"total_env_steps": 1_000_000}}
 
 
 def status(folder: RunFolder) -> dict:
-    return folder.read_json("status.json", {}) if folder.status_path.exists() else {}
-
-
-def updates(folder: RunFolder) -> float:
-    return status(folder).get("metrics", {}).get("progress/updates", 0.0)
+    """status.json as it is, whatever `apexpert status` would make of it."""
+    return folder.read_json("status.json", {"metrics": {}})
 
 
 def processes_of(folder: RunFolder, ray_folder: str) -> dict[int, str]:
@@ -41,60 +35,54 @@ def processes_of(folder: RunFolder, ray_folder: str) -> dict[int, str]:
     return found
 
 
-def start(arguments: list[str], log: Path) -> subprocess.Popen:
-    with log.open("ab") as out:
-        return subprocess.Popen(
-            [*APEXPERT, *arguments], stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-        )
+def learns(folder: RunFolder, command: Started, updates: float) -> dict:
+    """The status once so many updates are made; the command must live."""
+
+    def look() -> dict | None:
+        assert command.alive, command.printed()
+        now = status(folder)
+        return now if metric(now, "progress/updates") > updates else None
+
+    return until(look, "updates", 120)
 
 
-@pytest.fixture
-def ended(tmp_path) -> Iterator[RunFolder]:
-    """The run's folder; what a failing test leaves of its Ray is ended."""
-    folder = RunFolder(tmp_path / "killed")
-    yield folder
-    _, local = load_ray(folder)
-    if local is not None:
-        local.end()
+def newest(folder: RunFolder) -> Checkpoint:
+    checkpoint = CheckpointStore(folder.checkpoints).load_newest()
+    assert checkpoint is not None
+    return checkpoint
 
 
-def test_nothing_is_left_after_30_seconds_and_resume_goes_on(tmp_path, ended):
-    folder, log = ended, tmp_path / "out.txt"
-    run = CATCH["run"] | {"runs_dir": str(tmp_path), "name": "killed"}
-    command = start(["train", "--preset", "laptop", *flags(CATCH | {"run": run})], log)
-    try:
-        until(lambda: updates(folder) > 20 or command.poll() is not None, "updates", 120)
-        assert command.poll() is None, log.read_text()
+def test_nothing_is_left_after_30_seconds_and_resume_goes_on(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path)
+    folder = terminal.folder
+    with terminal.started("train", "--preset", "laptop", *flags(ENDLESS)) as command:
+        at_kill = learns(folder, command, 20)
         ray_folder = json.loads((folder.path / "ray.json").read_text())["local"]["folder"]
         assert len(processes_of(folder, ray_folder)) > 8
-        at_kill = status(folder)["metrics"]
-    finally:
-        command.kill()
-        command.wait()
-    killed = time.monotonic()
-    until(lambda: not processes_of(folder, ray_folder) or None, "the run's end", 30, pause=0.5)
-    assert time.monotonic() - killed < 30
+        command.process.kill()
+        command.process.wait()
+        killed = time.monotonic()
+        until(lambda: not processes_of(folder, ray_folder), "the run's end", 30, pause=0.5)
+        assert time.monotonic() - killed < 30
     assert not Path(ray_folder).exists()
     stopped = status(folder)
     assert stopped["state"] == "stopped"
     assert "command" in stopped["message"]
-    assert folder.newest_checkpoint() is not None, "it ended cleanly, by a checkpoint"
+    last = newest(folder)
+    assert last.update == metric(stopped, "progress/updates"), "it ended cleanly, by a checkpoint"
+    steps = last.document["env_steps"]
+    assert steps >= metric(at_kill, "progress/env_steps")
 
-    with log.open("wb"):
-        pass
-    resumed = start(["resume", str(folder.path)], log)
-    try:
-        goal = stopped["metrics"]["progress/updates"] + 20
-        until(lambda: updates(folder) > goal or resumed.poll() is not None, "updates after resume", 120)
-        assert resumed.poll() is None, log.read_text()
-        assert status(folder)["metrics"]["replay/size"] >= at_kill["replay/size"]
-        before, asked = folder.newest_checkpoint(), time.monotonic()
-        os.kill(resumed.pid, signal.SIGINT)
-        assert resumed.wait(60) == 0, log.read_text()
+    with terminal.started("resume", NAME) as command:
+        where = f"resuming at {steps:,} env steps with {steps:,} transitions in replay, from {last.path.name}"
+        command.prints(where)
+        now = learns(folder, command, last.update + 20)
+        assert metric(now, "replay/missing") == 0
+        asked = time.monotonic()
+        os.kill(command.process.pid, signal.SIGINT)
+        assert command.process.wait(60) == 0, command.printed()
         assert time.monotonic() - asked < 15, "Ctrl-C ends it within 15 s"
-        assert folder.newest_checkpoint() != before, "with a checkpoint"
-        assert f"apexpert resume {folder.path}" in log.read_text()
-    finally:
-        resumed.kill()
-    assert status(folder)["state"] == "stopped"
-    assert "resuming at" in log.read_text()
+        assert f"apexpert resume {NAME}\n" in command.printed()
+    ended = status(folder)
+    assert ended["state"] == "stopped"
+    assert newest(folder).update == metric(ended, "progress/updates") > last.update, "with a checkpoint"

@@ -5,6 +5,7 @@ One run serves all tests of this file, in the order of the file.
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from deploy.run_folder import RunFolder
 from learner.checkpoint import CheckpointStore
 from replay.shard import LOG_START, Shard
 from replay.types import SegmentIdentity
+from tests.helpers.deadline import until
 from tests.helpers.runs import catch_config, follow, metric
 
 SECONDS = 90
@@ -55,6 +57,18 @@ def shards(folder: RunFolder) -> list[Shard]:
     return [Shard(url, run=folder.name, index=i) for i, url in enumerate(urls)]
 
 
+def logged(shard: Shard) -> dict[SegmentIdentity, int]:
+    """Items of every segment that the shard's log names and that is there, oldest first."""
+    items = {e.identity: e.num_items for e in shard.read_log(LOG_START, 1_000_000) if e.identity is not None}
+    segments = dict(zip(items, shard.fetch(list(items)), strict=True))
+    return {identity: items[identity] for identity in items if segments[identity] is not None}
+
+
+def writers(folder: RunFolder) -> set[tuple[int, int]]:
+    """(slot, incarnation) of every actor that a segment in the shards is of."""
+    return {(i.actor, i.incarnation) for shard in shards(folder) for i in logged(shard)}
+
+
 def test_a_killed_actor_is_replaced_and_its_tickets_are_taken_back(run: Running) -> None:
     client, folder = run
     status = trains(client)
@@ -69,7 +83,8 @@ def test_a_killed_actor_is_replaced_and_its_tickets_are_taken_back(run: Running)
         "the next incarnation",
         SECONDS,
     )
-    trains(client)
+    assert metric(trains(client), "actors/restarts") == 1
+    follow(client, lambda _: (0, incarnation) in writers(folder), "segments of its own", SECONDS)
 
     def reclaimed(_: dict[str, Any]) -> bool:
         tickets = [ticket for shard in shards(folder) for ticket in shard.tickets().outstanding]
@@ -95,10 +110,10 @@ def test_a_killed_learner_goes_on_from_its_checkpoint_and_the_replay_is_whole(ru
     )
     pid = before["learner"]["pid"]
     os.kill(pid, signal.SIGKILL)
-    after = follow(
-        client, lambda s: s["learner"]["ready"] and s["learner"]["pid"] != pid, "another learner", SECONDS
-    )
-    assert metric(after, "progress/updates") > 0
+    until(lambda: not psutil.pid_exists(pid), "its end")
+    newest = CheckpointStore(folder.checkpoints).paths()[0].name
+    follow(client, lambda s: s["learner"]["ready"] and s["learner"]["pid"] != pid, "another learner", SECONDS)
+    assert re.search(rf"resuming at .* transitions in replay, from {newest}\n", folder.log_path.read_text())
     on = follow(
         client,
         lambda s: metric(s, "replay/inserted") >= metric(before, "replay/inserted"),
@@ -115,13 +130,6 @@ def server_pid(folder: RunFolder) -> int | None:
     """Process id of shard 0's server, None while it is being started."""
     pid: int | None = json.loads((folder.replay / "state.json").read_text())["pids"][0]
     return pid
-
-
-def logged(shard: Shard) -> dict[SegmentIdentity, int]:
-    """Items of every segment that the shard's log names and that is there, oldest first."""
-    items = {e.identity: e.num_items for e in shard.read_log(LOG_START, 1_000_000) if e.identity is not None}
-    segments = dict(zip(items, shard.fetch(list(items)), strict=True))
-    return {identity: items[identity] for identity in items if segments[identity] is not None}
 
 
 def test_a_killed_shard_server_comes_back_with_its_data(run: Running) -> None:

@@ -54,11 +54,19 @@ class Terminal:
                 [APEXPERT, *words], cwd=self.path, env=self._environment(), stdin=subprocess.DEVNULL,
                 stdout=out, stderr=subprocess.STDOUT,
             )  # fmt: skip
+        with self.ending_ray():
+            try:
+                yield Started(process, log)
+            finally:
+                process.kill()
+                process.wait()
+
+    @contextlib.contextmanager
+    def ending_ray(self) -> Iterator[None]:
+        """In the end, end the Ray that the run has started for itself and a failed test leaves."""
         try:
-            yield Started(process, log)
+            yield
         finally:
-            process.kill()
-            process.wait()
             _, local = load_ray(self.folder)
             if local is not None:
                 local.end()

@@ -17,6 +17,7 @@ from replay.types import Segment, SegmentIdentity, Signature
 SIGNATURE = Signature(frame_shape=(6, 5), stack=4, n_step=3, num_actions=4)
 MEMORY = 512 * 1024**2
 SHARED_SHARDS = 3
+TESTER = "tester"
 
 _running: dict[str, EmbeddedServers] = {}
 _names = itertools.count()
@@ -35,7 +36,7 @@ def server_programs() -> dict[str, str]:
 
 
 def shared_urls(program: str = "valkey") -> list[str]:
-    """URLs of SHARED_SHARDS servers that live until the session ends."""
+    """URLs of SHARED_SHARDS servers that live until the session ends; their user may do everything."""
     if program not in _running:
         folder = tempfile.mkdtemp(prefix="apexpert-tests-")
         servers = EmbeddedServers(
@@ -46,10 +47,25 @@ def shared_urls(program: str = "valkey") -> list[str]:
             server=server_programs()[program],
         )
         servers.start()
+        admit_tester(servers, Path(folder))
         _running[program] = servers
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         atexit.register(servers.stop)
-    return _running[program].urls
+    return [tester_url(url) for url in _running[program].urls]
+
+
+def admit_tester(servers: EmbeddedServers, folder: Path) -> None:
+    """Let `tester` in, who may do everything: the servers' own user may only do what replay does."""
+    for index in range(len(servers.urls)):
+        with (folder / f"shard-{index}" / "server.conf").open("a") as file:
+            file.write(f"user {TESTER} on >{TESTER} ~* &* +@all\n")
+        servers.restart(index)
+
+
+def tester_url(url: str) -> str:
+    """A server's URL with the tester as user."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{TESTER}:{TESTER}@{rest.rpartition('@')[2]}"
 
 
 def fresh_run() -> str:

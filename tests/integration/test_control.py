@@ -1,6 +1,8 @@
 """The commands of a user, each a process of its own: train to the end, resume, scale, status, stop, list."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -45,7 +47,7 @@ def test_samples_per_insert_are_within_one_percent_of_the_configured(trained: Tr
     assert f"samples per insert  {drawn / paid:.3f}\n" in trained.printed
 
 
-def test_resume_scale_up_and_down_stop_and_list(trained: Trained, tmp_path) -> None:
+def test_resume_scale_up_and_down_stop_and_list(trained: Trained, tmp_path: Path) -> None:
     terminal = trained.terminal.copy(tmp_path)
     before = terminal.status()
     steps = int(metric(before, "progress/env_steps"))
@@ -106,3 +108,16 @@ def check_stopped(terminal: Terminal, said: str, printed: str) -> None:
     assert listed.returncode == 0
     row = listed.stdout.splitlines()[1].split()
     assert row[:5] == [NAME, SHORT["environment"]["env"], "stopped", f"{newest.document['env_steps']:,}", "/"]
+
+
+def test_a_detached_run_goes_on_alone_to_its_end(trained: Trained, tmp_path: Path) -> None:
+    terminal = trained.terminal.copy(tmp_path)
+    goal = TOTAL + 300
+    with terminal.ending_ray():
+        done = terminal.run("resume", NAME, "--total-env-steps", str(goal), "--detach")
+        assert done.returncode == 0, done.stderr
+        assert f"apexpert stop {NAME}\n" in done.stdout
+        left = json.loads((terminal.folder.path / "ray.json").read_text())["local"]["folder"]
+        last = until(lambda: (s := terminal.status())["state"] == "finished" and s, "its end", 90, pause=0.2)
+        assert metric(last, "progress/env_steps") >= goal
+        until(lambda: not Path(left).exists(), "the end of its Ray", 30)

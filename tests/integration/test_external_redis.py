@@ -72,8 +72,8 @@ def test_the_password_is_in_one_private_file_and_a_loss_is_told(
     printed = capsys.readouterr()
     assert "urls=redis://:***@127.0.0.1" in printed.out
     assert PASSWORD not in printed.out + printed.err
-    assert files_with(PASSWORD, folder.path) == [folder.config_path]
-    assert stat.S_IMODE(folder.config_path.stat().st_mode) == 0o600
+    assert files_with(PASSWORD, folder.path) == [folder.urls_path]
+    assert stat.S_IMODE(folder.urls_path.stat().st_mode) == 0o600
 
     monkeypatch.delenv("APEXPERT_REDIS_URLS")
     server.delete(*server.scan_iter("apexpert:{r:0}:seg:0.0.1*"))
@@ -81,4 +81,4 @@ def test_the_password_is_in_one_private_file_and_a_loss_is_told(
     printed = capsys.readouterr()
     assert re.search(r"resume from update-0000000\d\d is not exact: \d+ items are gone since", printed.out)
     assert PASSWORD not in printed.out + printed.err
-    assert files_with(PASSWORD, folder.path) == [folder.config_path]
+    assert files_with(PASSWORD, folder.path) == [folder.urls_path]

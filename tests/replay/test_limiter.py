@@ -2,6 +2,7 @@
 
 import random
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pytest
@@ -13,6 +14,7 @@ from replay.limiter import Allowance, Limiter, plan_allowance, stale_tickets
 from replay.log_reader import LogReader
 from replay.records import Ticket, TicketBook
 from replay.shard import LOG_START, Shard
+from replay.shard_tail import UNKNOWN_PENDING, Look
 from replay.types import SegmentIdentity
 from replay.writer import Writer
 from tests.helpers.deadline import until
@@ -290,7 +292,7 @@ def test_real_tickets_keep_the_ratio(shards: list[Shard], run_name: str) -> None
     """Writers in threads, one killed with its ticket in hand; the owner here samples as fast as it may."""
     rules = limiter(64, 4.0, 32, 100.0, total_env_steps=1200)
     reader = LogReader(shards, run=run_name, signature=SIGNATURE)
-    allowance = Allowance(shards, rules, reader)
+    allowance = Allowance(reader.tails, rules)
     stop = threading.Event()
     num_writers, inserted, samples = 4, 0, 0
 
@@ -311,12 +313,13 @@ def test_real_tickets_keep_the_ratio(shards: list[Shard], run_name: str) -> None
 
     def owner() -> bool:
         nonlocal inserted, samples
-        inserted += sum(received.segment.num_items for received in reader.poll(4))
+        looks = reader.look(4)
+        inserted += sum(received.segment.num_items for received in reader.take(looks))
         assert inserted <= rules.max_inserts(samples) + num_writers * SEGMENT
         if rules.can_sample(inserted, samples):
             samples += 32
             assert inserted * 4.0 - samples >= 64 * 4.0 - 100
-        allowance.refresh(inserted, samples, {(9, 0)})
+        allowance.refresh(books_of(looks), inserted, samples, {(9, 0)})
         return inserted >= 1200
 
     try:
@@ -329,17 +332,47 @@ def test_real_tickets_keep_the_ratio(shards: list[Shard], run_name: str) -> None
     assert 1200 <= logged <= 1200 + num_writers * SEGMENT
 
 
+def books_of(looks: Mapping[int, Look]) -> dict[int, TicketBook]:
+    return {shard: look.book for shard, look in looks.items()}
+
+
 def test_backlog_is_not_granted_again(shards: list[Shard], run_name: str) -> None:
     """Committed segments that the owner has not read yet count, however many they are."""
     for seq in range(300):
         shards[0].commit(SegmentIdentity(0, 0, seq), b"x", SEGMENT, SEGMENT)
     waiting = SegmentIdentity(1, 0, 0)
-    ticket = shards[1].reserve(waiting, SEGMENT)
+    ticket, _ = shards[1].reserve(waiting, SEGMENT)
     reader = LogReader(shards, run=run_name, signature=SIGNATURE)
-    Allowance(shards, limiter(1000), reader).refresh(0, 0)
-    assert shards[1].allowed() <= ticket - SEGMENT
-    Allowance(shards, limiter(3000), reader).refresh(2400, 0)
-    assert shards[1].allowed() <= ticket - SEGMENT  # unread: it cannot know that they are counted
-    reader.poll(1000)
-    Allowance(shards, limiter(3000), reader).refresh(2400, 0)
-    assert shards[1].allowed() > ticket - SEGMENT
+    allowance = Allowance(reader.tails, limiter(3000))
+    looks = reader.look(100)
+    assert [look.book.pending for look in looks.values()] == [UNKNOWN_PENDING, 0]
+    reader.take(looks)
+    allowance.refresh(books_of(looks), 400, 0)
+    assert settled(reader, shards[1]) <= ticket - SEGMENT  # there is more: it cannot know how much
+    looks = reader.look(1000)
+    reader.take(looks)
+    allowance.refresh(books_of(looks), 2400, 0)
+    assert settled(reader, shards[1]) > ticket - SEGMENT
+
+
+def settled(reader: LogReader, shard: Shard) -> int:
+    """What a shard allows once it has heard everything."""
+    for tail in reader.tails:
+        tail.link.settle()
+    return shard.allowed()
+
+
+def test_nothing_new_sends_nothing(shards: list[Shard], run_name: str) -> None:
+    shards[0].reserve(SegmentIdentity(0, 0, 0), SEGMENT)
+    reader = LogReader(shards, run=run_name, signature=SIGNATURE)
+    allowance = Allowance(reader.tails, limiter())
+    for _ in range(3):  # to rest
+        allowance.refresh(books_of(reader.look(10)), 0, 0)
+
+    def reads() -> list[int]:
+        return [int(shard._client.info("stats")["total_reads_processed"]) for shard in shards]
+
+    before = reads()
+    for _ in range(10):
+        allowance.refresh(books_of(reader.look(10)), 0, 0)
+    assert [after - start for after, start in zip(reads(), before, strict=True)] == [11, 11]  # and the INFO

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay.errors import ShardError
-from replay.log_reader import LogReader, ReceivedSegment, SeenSequences
+from replay.log_reader import LogReader, ReceivedSegment
 from replay.segment import encode
+from replay.sequences import SeenSequences
 from replay.shard import LOG_START, Shard
 from replay.types import Segment, SegmentIdentity
 from tests.helpers.servers import SIGNATURE, make_segment, same_segment
@@ -65,9 +65,10 @@ class TestReading:
         def commands() -> list[int]:
             return [int(shard._client.info("stats")["total_reads_processed"]) for shard in shards]
 
+        reader.poll(1)  # connects
         before = commands()
-        assert len(reader.poll(100)) == 40
-        # The XRANGE, the GETs, and this INFO itself.
+        assert len(reader.poll(100)) == 38
+        # The look, the MGET, and this INFO itself.
         assert [after - start for after, start in zip(commands(), before, strict=True)] == [3, 3]
 
     def test_reader_may_need_less_than_was_written(self, shards: list[Shard], run_name: str) -> None:
@@ -76,39 +77,41 @@ class TestReading:
         assert len(LogReader(shards, run=run_name, signature=smaller).poll(10)) == 1
 
 
-class TestDuplicates:
+class TestRepeats:
+    """What was taken before is told to the owner, who decides (tests/replay/test_follower.py)."""
+
+    def repeated(self, reader: LogReader) -> list[tuple[int, int]]:
+        found, reader.repeats = reader.repeats, []
+        return [(shard, entry.identity.seq if entry.identity else -1) for shard, entry in found]
+
     def test_repeated_on_the_same_shard(self, reader: LogReader, shards: list[Shard], run_name: str) -> None:
         for _ in range(3):
             put(shards[0], make_segment(0), run_name)
         assert sequence(reader.poll(10)) == [(0, 0)]
+        assert self.repeated(reader) == [(0, 0)] * 2
         assert reader.poll(10) == []
-        assert reader.counters["duplicates"] == 2
-        assert identities(shards[0]) == [SegmentIdentity(0, 0, 0)]
-        assert shards[0].fetch([SegmentIdentity(0, 0, 0)]) != [None]
+        assert self.repeated(reader) == []
 
     @pytest.mark.parametrize("polls_between", [False, True])
     def test_repeated_on_another_shard(
         self, reader: LogReader, shards: list[Shard], run_name: str, polls_between: bool
     ) -> None:
-        identity = SegmentIdentity(0, 0, 7)
         put(shards[0], make_segment(7), run_name)
         first = reader.poll(10) if polls_between else []
         put(shards[1], make_segment(7), run_name)
         assert sequence(first + reader.poll(10)) == [(0, 7)]
-        reader.poll(10)
-        assert reader.counters["duplicates"] == 1
-        assert (identities(shards[0]), identities(shards[1])) == ([identity], [])
-        assert shards[1].fetch([identity]) == [None]
-        assert shards[0].fetch([identity]) != [None]
+        assert self.repeated(reader) == [(1, 7)]
 
-    def test_of_an_evicted_segment(self, reader: LogReader, shards: list[Shard], run_name: str) -> None:
+    def test_of_a_lost_segment_is_taken_again(
+        self, reader: LogReader, shards: list[Shard], run_name: str
+    ) -> None:
         put(shards[0], make_segment(0), run_name)
-        (received,) = reader.poll(10)
-        shards[0].evict(received.log_id)
-        put(shards[0], make_segment(0), run_name)
-        assert reader.poll(10) == []
-        reader.poll(10)
-        assert shards[0].fetch([SegmentIdentity(0, 0, 0)]) == [None]
+        assert [one.was_lost for one in reader.poll(10)] == [False]
+        reader.accounts.lose(SegmentIdentity(0, 0, 0), 8, was_taken=True)
+        assert reader.accounts.lost_items == 8
+        put(shards[1], make_segment(0), run_name)
+        assert [(one.shard, one.was_lost) for one in reader.poll(10)] == [(1, True)]
+        assert reader.accounts.lost_items == 0
 
     def test_same_numbers_of_another_incarnation_are_new(
         self, reader: LogReader, shards: list[Shard], run_name: str
@@ -172,15 +175,34 @@ class TestRejection:
         assert sequence(reader.poll(10)) == [(0, 0)]
         assert reader.counters["stray"] == 1
 
-    def test_what_was_rejected_leaves_with_its_neighbours(
+    def test_items_that_are_not_taken_are_lost_unless_they_come_again(
         self, reader: LogReader, shards: list[Shard], run_name: str
     ) -> None:
         bad = make_segment(0)
         shards[0].commit(bad.identity, b"garbage", bad.num_items, bad.num_steps)
-        put(shards[0], make_segment(1), run_name)
-        (received,) = reader.poll(10)
-        shards[0].evict(received.log_id, [received.segment.identity])
-        assert shards[0].fetch([bad.identity, received.segment.identity]) == [None, None]
+        assert reader.poll(10) == []
+        assert reader.accounts.lost_items == 8
+        put(shards[1], bad, run_name)
+        assert [one.was_lost for one in reader.poll(10)] == [False]  # it had never been taken
+        assert reader.accounts.lost_items == 0
+
+    def test_what_a_writer_wrote_and_no_log_names_is_counted(
+        self, reader: LogReader, shards: list[Shard], run_name: str
+    ) -> None:
+        for seq, total in ((0, 8), (3, 32)):
+            segment = make_segment(seq)
+            shards[0].commit(
+                segment.identity,
+                encode(segment, run_name, SIGNATURE),
+                segment.num_items,
+                segment.num_steps,
+                total,
+            )
+        assert sequence(reader.poll(10)) == [(0, 0), (0, 3)]
+        assert reader.accounts.unread_items == 16
+        put(shards[1], make_segment(1), run_name)
+        reader.poll(10)
+        assert reader.accounts.unread_items == 8
 
 
 class TestState:
@@ -194,12 +216,18 @@ class TestState:
         assert other.state == state
         put(shards[0], make_segment(0), run_name)
         assert sequence(other.poll(100)) == [(0, 4), (1, 5)]
-        assert other.counters["duplicates"] == 1
+        assert len(other.repeats) == 1
         assert other.counters["segments"] == 6
 
-    def test_of_another_number_of_shards_is_refused(self, reader: LogReader, shards: list[Shard]) -> None:
-        with pytest.raises(ShardError, match="checkpoint is of 1 shards, not of 2"):
-            reader.restore(LogReader(shards[:1], run="r", signature=SIGNATURE).state)
+    def test_of_fewer_shards_reads_the_others_from_the_start(
+        self, reader: LogReader, shards: list[Shard], run_name: str
+    ) -> None:
+        one = LogReader(shards[:1], run=run_name, signature=SIGNATURE)
+        put(shards[0], make_segment(0), run_name)
+        put(shards[1], make_segment(1), run_name)
+        assert sequence(one.poll(10)) == [(0, 0)]
+        reader.restore(one.state)
+        assert sequence(reader.poll(10)) == [(1, 1)]
 
     @given(st.lists(st.integers(0, 30), max_size=60))
     def test_seen_sequences_are_a_set(self, values: list[int]) -> None:

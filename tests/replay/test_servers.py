@@ -199,7 +199,7 @@ def test_server_writes_before_it_answers_and_the_guardian_syncs(
     synced: list[str] = []
     with embedded(tmp_path, program, shards=1, append_fsync=append_fsync) as servers:
         shard = Shard(servers.urls[0], run="r", index=0)
-        assert shard._client.config_get("appendfsync") == {"appendfsync": setting}
+        assert f"\nappendfsync {setting}\n" in (tmp_path / "shard-0" / "server.conf").read_text()
         fill(shard, 10)
         monkeypatch.setattr(
             os, "fsync", lambda number: synced.append(str(Path(f"/proc/self/fd/{number}").readlink()))

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from replay.errors import ShardError, ShardFull, ShardUnavailable, SignatureMismatch
-from replay.records import Ticket
+from replay.errors import ShardError, ShardFull, ShardUnavailable, SignatureMismatch, StaleOwner
+from replay.records import Owner, Ticket
 from replay.servers import EmbeddedServers
-from replay.shard import LOG_START, PENDING_LIMIT, UNKNOWN_PENDING, Shard, connect_shards
+from replay.shard import LOG_START, Shard, connect_shards
+from replay.shard_link import ShardLink
 from replay.types import SegmentIdentity
 from tests.helpers.servers import SIGNATURE, server_programs, shared_urls
 
@@ -27,7 +28,7 @@ class TestCommands:
         shard = shards[0]
         shard.commit(ONE, b"0123456789", 4, 6)
         (entry,) = shard.read_log(LOG_START, 10)
-        assert entry[1:] == (ONE, 4, 6, 10)
+        assert entry[1:] == (ONE, 4, 6, 10, 0)
         assert shard.read_log(entry.log_id, 10) == []
         assert shard.fetch([ONE, TWO]) == [b"0123456789", None]
         assert shard.fetch_ranges([(ONE, 2, 5), (TWO, 0, 3), (ONE, 9, 10)]) == [b"234", b"", b"9"]
@@ -44,42 +45,29 @@ class TestCommands:
 
     def test_tickets_are_cumulative_and_end_with_the_commit(self, shards: list[Shard]) -> None:
         shard = shards[0]
-        assert (shard.allowed(), shard.reserve(ONE, 5), shard.reserve(TWO, 7, attempt=3)) == (0, 5, 12)
+        assert shard.allowed() == 0
+        assert shard.reserve(ONE, 5) == (5, False)
+        assert shard.reserve(TWO, 7, attempt=3) == (12, False)
         assert set(shard.tickets().outstanding) == {Ticket(ONE, 5, 0, 5), Ticket(TWO, 7, 3, 12)}
         shard.set_allowed(9)
         assert shard.ticket_state(TWO) == (9, True)
         shard.commit(ONE, b"x", 5, 5)
-        book = shard.tickets(LOG_START)
-        assert book == (12, 9, (Ticket(TWO, 7, 3, 12),), 5)
+        assert shard.tickets() == (12, 9, (Ticket(TWO, 7, 3, 12),), 0)
         shard.drop_outstanding([TWO])
         assert shard.ticket_state(TWO) == (9, False)
-        assert shard.tickets(shard.read_log(LOG_START, 1)[0].log_id) == (12, 9, (), 0)
+        assert shard.tickets() == (12, 9, (), 0)
 
-    def test_long_backlog_is_unknown(self, shards: list[Shard]) -> None:
-        for seq in range(PENDING_LIMIT):
-            assert seq % 50 or shards[0].tickets(LOG_START).pending == seq * 2
-            shards[0].commit(SegmentIdentity(0, 0, seq), b"x", 2, 2)
-        assert shards[0].tickets(LOG_START).pending == UNKNOWN_PENDING
-
-    def test_eviction_takes_log_and_segments_up_to_an_entry(self, shards: list[Shard]) -> None:
-        identities = [SegmentIdentity(1, 0, seq) for seq in range(600)]
-        for identity in identities:
-            shards[0].commit(identity, b"x", 1, 1)
-        entries = shards[0].read_log(LOG_START, 1000)
-        shards[0].evict(entries[550].log_id, identities[:10])
-        assert names(shards[0]) == identities[551:]
-        assert shards[0].fetch(identities) == [None] * 551 + [b"x"] * 49
-
-    def test_copy_in_the_same_log_leaves_the_original(self, shards: list[Shard]) -> None:
-        shards[0].commit(ONE, b"x", 1, 1)
-        shards[0].commit(ONE, b"x", 1, 1)
-        shards[0].delete_copy(shards[0].read_log(LOG_START, 10)[1])
-        assert names(shards[0]) == [ONE]
-        assert shards[0].fetch([ONE]) == [b"x"]
-        shards[1].commit(ONE, b"x", 1, 1)
-        shards[1].delete_copy(shards[1].read_log(LOG_START, 10)[0])
-        assert names(shards[1]) == []
-        assert shards[1].fetch([ONE]) == [None]
+    def test_owner_is_who_took_it_last(self, shards: list[Shard]) -> None:
+        shard, first, second = shards[0], Owner(1, "a"), Owner(2, "b")
+        assert shard.owner() == Owner()
+        shard.take(first)
+        shard.take(first)
+        shard.take(second)
+        assert shard.owner() == second
+        for stale in (first, Owner(2, "c")):
+            with pytest.raises(StaleOwner):
+                shard.take(stale)
+        assert shard.owner() == second
 
     @pytest.mark.parametrize(
         "fields",
@@ -90,6 +78,7 @@ class TestCommands:
             {"id": b"\xff\xfe", "n": 1, "s": 1, "b": 1},
             {"id": "0.0.1", "n": 0, "s": 1, "b": 1},
             {"id": "0.0.1", "n": "9" * 5000, "s": 1, "b": 1},
+            {"id": "0.0.1", "n": 1, "s": 1, "b": 1, "t": -4},
             {"n": 1, "s": 1, "b": 1},
             {"other": "thing"},
         ],
@@ -99,7 +88,7 @@ class TestCommands:
     ) -> None:
         shards[0]._client.xadd(f"apexpert:{{{run_name}:0}}:log", fields)
         (entry,) = shards[0].read_log(LOG_START, 10)
-        assert entry[1:] == (None, 0, 0, 0)
+        assert entry[1:] == (None, 0, 0, 0, 0)
 
     def test_memory_and_info(self, shards: list[Shard], program: str) -> None:
         used, limit = shards[0].memory()
@@ -184,9 +173,11 @@ def test_full_server_says_so_and_can_be_emptied(program: str, tmp_path: Path) ->
             fill()
         # Everything that makes room, or looks, works in a full server.
         entries = shard.read_log(LOG_START, 1000)
-        assert shard.tickets(LOG_START).pending > 0
+        assert shard.tickets().reserved == 0
         shard.drop_outstanding([ONE])
-        shard.evict(entries[len(entries) // 2].log_id)
+        link = ShardLink(shard)
+        request = link.deletion([entry[:2] for entry in entries[: len(entries) // 2]])
+        assert not any(isinstance(answer, Exception) for answer in link.answer(request))
         shard.commit(ONE, b"x", 1, 1)
         shard.close()
 

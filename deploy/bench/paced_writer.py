@@ -1,0 +1,60 @@
+"""A process of its own that writes segments at a given pace, as actors elsewhere would."""
+
+import itertools
+import multiprocessing
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.synchronize import Event
+
+from replay.segment import decode
+from replay.shard import Shard
+from replay.types import SegmentIdentity, Signature
+from replay.writer import Writer
+
+ACTOR = 1000
+NICE_SECONDS = 0.002
+
+
+@contextmanager
+def paced_writer(
+    urls: Sequence[str], run: str, signature: Signature, segments: Sequence[bytes], steps_per_s: float
+) -> Iterator[None]:
+    """Writes encoded `segments` round and round through a production writer, `steps_per_s`, until the end."""
+    context = multiprocessing.get_context("spawn")  # a fork would share the caller's connections
+    ready, stop = context.Event(), context.Event()
+    arguments = (list(urls), run, signature, list(segments), steps_per_s, ready, stop)
+    process = context.Process(target=_write, args=arguments, daemon=True)
+    process.start()
+    try:
+        while not ready.wait(0.1):
+            if not process.is_alive():
+                raise RuntimeError("the writing process ended before it began")
+        yield
+    finally:
+        stop.set()
+        process.join()
+
+
+def _write(
+    urls: list[str],
+    run: str,
+    signature: Signature,
+    encoded: list[bytes],
+    steps_per_s: float,
+    ready: Event,
+    stop: Event,
+) -> None:
+    shards = [Shard(url, run=run, index=index) for index, url in enumerate(urls)]
+    writer = Writer(shards, run=run, signature=signature)
+    segments = [decode(data, run=run, signature=signature) for data in encoded]
+    ready.set()
+    start = time.monotonic()
+    for number in itertools.count():
+        while writer.counters.items > steps_per_s * (time.monotonic() - start):
+            if stop.wait(NICE_SECONDS):
+                return
+        writer.write(replace(segments[number % len(segments)], identity=SegmentIdentity(ACTOR, 0, number)))
+        if stop.is_set():
+            return

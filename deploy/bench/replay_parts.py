@@ -1,0 +1,169 @@
+"""The parts of the replay benchmark: each takes the setup and gives one measurement of its keys."""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from deploy.bench.replay_setup import Servers, Setup, set_priorities
+from replay.priority_index import PriorityIndex
+from replay.sampler import Sampler
+from replay.types import Segment
+
+BATCH = 256
+INDEX_BATCH = 512
+INDEX_ITEMS_PER_ITEM = 10
+"""The priority index is measured with so many times the items of the full replay."""
+MOST_SAMPLED = 200_000
+"""Transitions in the replay that batches are drawn from; their frames are far more than any cache holds."""
+MOST_SIZED = 100_000
+"""Env steps of each game whose bytes are counted."""
+CHECK_EVERY = 100
+"""One batch of so many is compared with the brute force: 1 % of what was drawn."""
+WARM_BATCHES = 20
+
+
+def insert(setup: Setup) -> Iterator[dict[str, float]]:
+    """Acknowledged env steps a second of one writer in this process.
+
+    `insert_` begins with segments (encoding, compression, tickets, commits), `build_and_insert_` with single
+    env steps, which the segment builder takes in. All games count the same.
+    """
+    sources: dict[str, Callable[[int, str], Iterable[Segment]]] = {
+        "insert": lambda turn, game: [segment for segment, _ in setup.segments(turn, (game,))],
+        "build_and_insert": lambda turn, game: setup.recordings[game].build(incarnation=turn),
+    }
+    while True:
+        result = {}
+        for name, source in sources.items():
+            rates = {game: _insert(setup, game, source) for game in setup.recordings}
+            result[f"{name}_steps_per_s"] = statistics.harmonic_mean(rates.values())
+            result |= {f"{name}_steps_per_s_{game}": rate for game, rate in rates.items()}
+        yield result
+
+
+def _insert(setup: Setup, game: str, source: Callable[[int, str], Iterable[Segment]]) -> float:
+    with setup.servers("insert") as servers:
+        writer, spent = servers.writer(), 0.0
+        for turn in itertools.count():
+            segments = source(turn, game)
+            start = time.perf_counter()
+            for segment in segments:
+                writer.write(segment)
+            spent += time.perf_counter() - start
+            if spent >= setup.seconds / len(setup.recordings):
+                break
+        return writer.counters.items / spent
+
+
+def sample(setup: Setup) -> Iterator[dict[str, float]]:
+    """Transitions a second out of the frame store on one core, and out of Redis on all."""
+    with setup.servers("sample") as servers:
+        capacity = servers.fill(min(setup.items, MOST_SAMPLED))
+        samplers = {
+            "store": servers.sampler(capacity=capacity, batch_size=BATCH),
+            "redis": servers.sampler(capacity=capacity, batch_size=BATCH, store_bytes=0),
+        }
+        for sampler in samplers.values():
+            sampler.rebuild()
+            set_priorities(sampler, seed=0)
+        while True:
+            result: dict[str, float] = {}
+            for name, sampler in samplers.items():
+                result |= {f"sample_{name}_{key}": value for key, value in _draw(setup, sampler).items()}
+            yield result
+
+
+def _draw(setup: Setup, sampler: Sampler) -> dict[str, float]:
+    for _ in range(WARM_BATCHES):
+        sampler.sample()
+    kept, batches = [], 0
+    cpu, start = time.process_time(), time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < setup.seconds or batches == 0:
+        batch = sampler.sample()
+        if batches % CHECK_EVERY == 0:
+            kept.append(batch)
+        batches += 1
+    cpu = time.process_time() - cpu
+    setup.drawn += batches * BATCH
+    for batch in kept:
+        setup.check(sampler, batch)
+    return {"per_s": batches * BATCH / elapsed, "cores": cpu / elapsed}
+
+
+def index(setup: Setup) -> Iterator[dict[str, float]]:
+    """Priorities set and leaves drawn a second on one core, in batches, in a large index."""
+    capacity = setup.items * INDEX_ITEMS_PER_ITEM
+    random = np.random.default_rng(0)
+    tree = PriorityIndex(capacity)
+    tree.load(random.exponential(size=capacity) + 1e-6, 1.0)
+    batches = 1000
+    leaves = random.integers(0, capacity, (batches, INDEX_BATCH))
+    masses = random.exponential(size=(batches, INDEX_BATCH))
+    points = (np.arange(INDEX_BATCH) + random.random((batches, INDEX_BATCH))) / INDEX_BATCH
+    while True:
+        yield {
+            "priority_updates_per_s": _calls(
+                lambda i: tree.set(leaves[i], masses[i]), batches, setup.seconds
+            ),
+            "draws_per_s": _calls(lambda i: tree.draw(points[i]), batches, setup.seconds),
+            "index_items": float(capacity),
+        }
+
+
+def _calls(call: Callable[[int], Any], batches: int, seconds: float) -> float:
+    """Items a second of calls with the numbers of batches."""
+    done, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds / 2 or done == 0:
+        for batch in range(done % batches, min(done % batches + 50, batches)):
+            call(batch)
+            done += 1
+    return done * INDEX_BATCH / elapsed
+
+
+def size(setup: Setup) -> Iterator[dict[str, float]]:
+    """Bytes of a stored env step in Redis, all overheads counted, and in the append-only files, by game."""
+    while True:
+        result = {}
+        for game in setup.recordings:
+            with setup.servers("size") as servers:
+                memory, disk = servers.used_bytes(), servers.disk_bytes()
+                steps = servers.fill(min(setup.items, MOST_SIZED), (game,))
+                result[f"bytes_per_step_{game}"] = (servers.used_bytes() - memory) / steps
+                result[f"disk_bytes_per_step_{game}"] = (servers.disk_bytes() - disk) / steps
+        yield result
+
+
+def ready(setup: Setup) -> Iterator[dict[str, float]]:
+    """Seconds until a sampler that starts on a full replay can draw: index, priorities, frame store.
+
+    `ready_seconds` from the logs alone, `restore_seconds` from a checkpoint's state.
+    """
+    suffix = "1m" if setup.items == 1_000_000 else str(setup.items)
+    with setup.servers("ready") as servers:
+        items = servers.fill(setup.items)
+        setup.report(
+            f"ready: filled with {items:,} transitions, {servers.used_bytes() / 1e6:,.0f} MB in Redis"
+        )
+        while True:
+            sampler, seconds = _started(servers, items, lambda sampler: sampler.rebuild())
+            set_priorities(sampler, seed=0)
+            document, arrays = sampler.state()
+            setup.check(sampler, sampler.sample())
+            del sampler  # its frame store must leave before the next one comes
+            sampler, again = _started(servers, items, lambda sampler: sampler.restore(document, arrays))  # noqa: B023
+            setup.check(sampler, sampler.sample())
+            del sampler
+            yield {f"ready_seconds_{suffix}": seconds, f"restore_seconds_{suffix}": again}
+
+
+def _started(servers: Servers, items: int, start: Callable[[Sampler], Any]) -> tuple[Sampler, float]:
+    begun = time.perf_counter()
+    sampler = servers.sampler(capacity=items, batch_size=BATCH)
+    start(sampler)
+    elapsed = time.perf_counter() - begun
+    assert sampler.size == items, f"{sampler.size} of {items} items"
+    return sampler, elapsed

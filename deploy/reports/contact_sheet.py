@@ -1,0 +1,81 @@
+"""A contact sheet of sampled transitions: what the learner is shown, as one picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from numpy.typing import NDArray
+
+from actors.config import EnvironmentConfig
+from actors.environments import normalise_game
+from replay.glimpse import DrawnTransition
+
+COLUMNS = 4
+GAP = 3
+"""White pixels between frames."""
+SPACE = 0.12
+"""Inches around a transition: more than between its frames."""
+
+
+def action_names(config: EnvironmentConfig | None, num_actions: int) -> list[str]:
+    """What the game calls its actions, such as UPRIGHT; their numbers in other environments."""
+    if config is None or config.env:
+        return [f"action {action}" for action in range(num_actions)]
+    import ale_py
+
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+    ale = ale_py.ALEInterface()
+    rom = ale_py.roms.get_rom_path(normalise_game(config.game))
+    if rom is None:
+        return [f"action {action}" for action in range(num_actions)]
+    ale.loadROM(rom)
+    actions = ale.getLegalActionSet() if config.full_action_space else ale.getMinimalActionSet()
+    return [action.name for action in actions]
+
+
+def draw_contact_sheet(
+    transitions: Sequence[DrawnTransition], names: Sequence[str], target: Path, *, title: str
+) -> Path:
+    """Draw transitions into a PNG: of each the oldest and newest frame of its observation, the newest of its
+    next observation, and in words action, n-step return, priority.
+    """
+    rows = -(-len(transitions) // COLUMNS)
+    figure = Figure(figsize=(4.0 * COLUMNS, 0.5 + 1.95 * rows), layout=ConstrainedLayoutEngine(w_pad=SPACE))
+    figure.suptitle(
+        f"{title}\noldest and newest frame of the observation | newest frame of the next one",
+        fontsize=10,
+    )
+    grid = figure.subplots(rows, COLUMNS, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for transition, axes in zip(transitions, grid.flat, strict=False):
+        _draw(axes, transition, names)
+    figure.savefig(target, dpi=110)
+    plt.close("all")
+    return target
+
+
+def _draw(axes: Axes, transition: DrawnTransition, names: Sequence[str]) -> None:
+    axes.imshow(_strip(transition), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    end = ", the end" if transition.discount == 0 else ""
+    axes.set_title(
+        f"{names[transition.action]}, return {transition.reward:+.3f} in {transition.steps}{end}\n"
+        f"priority {transition.priority:.3g}, P {transition.probability:.1e}\n"
+        f"segment {transition.identity}, step {transition.step:,}, weights {transition.weights_version}",
+        fontsize=7,
+        loc="left",
+    )
+
+
+def _strip(transition: DrawnTransition) -> NDArray[np.uint8]:
+    """The three frames side by side (height, 3 * width + gaps)."""
+    observation, later = transition.observation, transition.next_observation
+    gap = np.full((observation.shape[1], GAP), 255, np.uint8)
+    return np.hstack([observation[0], gap, observation[-1], gap, gap, later[-1]])

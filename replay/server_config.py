@@ -1,0 +1,110 @@
+"""The configuration file of one embedded server, and where it listens."""
+
+import errno
+import ipaddress
+import os
+import random
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from replay.access import users
+from replay.errors import ServerError
+
+SOCKETS_PREFIX = "apexpert-"
+SOCKET_PATH_LIMIT = 100  # the kernel's is 107 bytes
+FIRST_PORT, LAST_PORT = 16400, 32000
+"""Below the ports that the kernel gives to outgoing connections: with those, a client that tries to come back
+to a server that is down could find itself connected to itself."""
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where one server listens: always on a socket of this machine, and on a node's address if `port`."""
+
+    socket: Path
+    address: str = ""
+    port: int = 0
+
+
+def configuration(
+    folder: Path,
+    where: Listening,
+    *,
+    password: str,
+    maxmemory: int,
+    append_fsync: str,
+) -> str:
+    """The text of server.conf for a server with its files in `folder`."""
+    settings = {
+        "port": where.port,
+        "unixsocket": _quoted(where.socket),
+        "unixsocketperm": 700,
+        "protected-mode": "yes",
+        "dir": _quoted(folder),
+        "daemonize": "no",
+        "maxmemory": maxmemory,
+        "maxmemory-policy": "noeviction",
+        "appendonly": "yes",
+        # With everysec a server answers before it writes while a sync is slow, and a killed one would
+        # lose acknowledged segments. With no, it always writes first, and the guardian syncs.
+        "appendfsync": "always" if append_fsync == "always" else "no",
+        # A power loss may cut the last command short; what was acknowledged before it is kept.
+        "aof-load-truncated": "yes",
+        "auto-aof-rewrite-min-size": "256mb",
+        "save": '""',
+    }
+    if where.address:
+        settings["bind"] = where.address
+    lines = [f"{name} {value}" for name, value in settings.items()]
+    return "\n".join([*lines, *users(password), ""])
+
+
+def socket_folder() -> Path:
+    """A new folder of this user alone, whose sockets' paths are short enough for the kernel."""
+    for parent in (tempfile.gettempdir(), "/tmp"):
+        if len(os.fsencode(parent)) + len("/apexpert-12345678/999.sock") < SOCKET_PATH_LIMIT:
+            return Path(tempfile.mkdtemp(prefix=SOCKETS_PREFIX, dir=parent))
+    raise ServerError(f"the temporary folder's path is too long for a socket: {tempfile.gettempdir()}")
+
+
+def free_ports(address: str, count: int) -> list[int]:
+    """Ports of one of this machine's addresses on which nothing listens; raises ServerError.
+
+    The search begins at random, so that runs that start together do not meet.
+    """
+    if _is_wildcard(address):
+        raise ServerError(f"embedded servers listen on one address, not on all ({address})")
+    first, free = random.randrange(FIRST_PORT, LAST_PORT), []
+    for port in (*range(first, LAST_PORT), *range(FIRST_PORT, first)):
+        if len(free) < count and _is_free(address, port):
+            free.append(port)
+    if len(free) < count:
+        raise ServerError(f"no {count} free ports on {address} from {FIRST_PORT} to {LAST_PORT}")
+    return free
+
+
+def _is_wildcard(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_unspecified
+    except ValueError:
+        raise ServerError(f"embedded servers listen on an IP address, not on {address!r}") from None
+
+
+def _is_free(address: str, port: int) -> bool:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, port))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return False
+        reason = f"embedded servers cannot listen on {address}: {error.strerror}"
+        raise ServerError(f"{reason}; give --replay.urls") from None
+    return True
+
+
+def _quoted(path: Path) -> str:
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'

@@ -1,0 +1,188 @@
+"""What experts look at: the geometry of the maps, `apexpert show`, and the picture of the diagnostics."""
+
+import dataclasses
+import json
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import torch
+
+from actors.environments import describe_environment
+from deploy.bench.limits import make_train_step, random_batch
+from deploy.cli.main import main
+from deploy.config import Config, with_values
+from deploy.reports.attention import NothingToShow, attention_of, film_frame, heat_picture, share_picture
+from deploy.reports.curves import CurveError
+from deploy.reports.diagnostics_plot import PANELS, belongs, draw_diagnostics
+from deploy.run_folder import RunFolder
+from learner.checkpoint import CheckpointStore, with_prefix
+from learner.diagnosis_files import save_arrays
+from learner.diagnostics import Diagnostics
+from models.config import NetworkConfig
+from models.q_network import build_network
+
+SMALL = {"encoder": "nature", "expert_hidden_units": 8, "num_atoms": 11, "noisy": False}
+
+
+def network_of(**options):
+    return build_network(NetworkConfig(**(SMALL | options)), 3, seed=1)
+
+
+def observation(seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (4, 84, 84), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({"num_experts": 4}, (4, 11, 11)),
+        ({"num_experts": 3, "padding": "valid"}, (3, 7, 7)),
+        ({"num_experts": 4, "head": "top_k_moe"}, (4, 11, 11)),
+        ({"num_experts": 2, "tokens": "per_patch"}, (2, 3, 3)),
+        ({"num_experts": 2, "tokens": "per_feature_map"}, None),
+        ({"num_experts": 2, "tokens": "per_sample"}, None),
+    ],
+)
+def test_every_kind_of_token_has_a_map_or_shares(options, shape):
+    attention = attention_of(network_of(**options), observation())
+    assert attention.shares.shape == (options["num_experts"],)
+    assert attention.shares.sum() == pytest.approx(1.0, abs=1e-5)
+    assert (None if attention.maps is None else attention.maps.shape) == shape
+    if shape and options.get("head") != "top_k_moe":  # dispatch is a softmax over tokens
+        np.testing.assert_allclose(attention.maps.sum(axis=(1, 2)), 1.0, rtol=1e-5)
+
+
+def test_the_maps_are_the_dispatch_weights_row_by_row():
+    network, seen = network_of(num_experts=4), observation()
+    attention = attention_of(network, seen)
+    moe = network(torch.from_numpy(seen[None])).moe
+    expected = moe.dispatch_weights[0].detach().mean(dim=2).numpy()
+    for token in (0, 1, 10, 11, 120):
+        np.testing.assert_allclose(attention.maps[:, token // 11, token % 11], expected[token], rtol=1e-5)
+
+
+def test_patches_leave_out_the_edge():
+    attention = attention_of(network_of(num_experts=2, tokens="per_patch", patch_size=3), observation())
+    assert attention.coverage == pytest.approx((9 / 11, 9 / 11))
+
+
+@pytest.mark.parametrize("head", ["dense", "pooled"])
+def test_without_experts_there_is_nothing_to_show(head):
+    with pytest.raises(NothingToShow, match=head):
+        attention_of(network_of(head=head), observation())
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (2, 1), (3, 3)])
+def test_weight_on_one_token_lights_its_place_only(row, column):
+    weights = np.zeros((4, 4), np.float32)
+    weights[row, column] = 0.2
+    picture = np.full((80, 40, 3), 100, np.uint8)
+    bright = heat_picture(picture, weights, (1.0, 1.0)).astype(int).sum(axis=2) > 3 * 100
+    expected = np.zeros((80, 40), bool)
+    expected[20 * row : 20 * (row + 1), 10 * column : 10 * (column + 1)] = True
+    np.testing.assert_array_equal(bright, expected)
+
+
+def test_what_tokens_do_not_cover_stays_dark():
+    weights = np.ones((3, 3), np.float32)
+    weights[0, 0] = 0.0
+    lit = heat_picture(np.zeros((110, 110), np.uint8), weights, (9 / 11, 9 / 11))
+    assert lit[30:90, :90].min(axis=(0, 1)).sum() > 0
+    assert lit[90:].max() == lit[:, 90:].max() == 0
+
+
+def test_bars_of_shares_are_as_high_as_the_shares():
+    image = share_picture(np.array([0.5, 0.25, 0.25], np.float32), (101, 90))
+    heights = (image[..., 0] == 235).sum(axis=0)
+    assert (heights[5], heights[35], heights[65]) == (100, 50, 50)
+
+
+def test_a_film_frame_holds_the_screen_and_every_expert():
+    attention = attention_of(network_of(num_experts=7), observation())
+    frame = film_frame(np.zeros((84, 60), np.uint8), attention)
+    assert frame.shape == (2 * 84, 5 * 60, 3)
+
+
+def run_folder(tmp_path, **network) -> RunFolder:
+    config = with_values(
+        Config(network=NetworkConfig(**(SMALL | network))),
+        environment__env="tests.helpers.catch:make",
+        run__runs_dir=str(tmp_path),
+        run__name="seen",
+    )
+    folder = RunFolder.create(config)
+    document = {
+        "env_steps": 1234,
+        "weights_version": 7,
+        "network": dataclasses.asdict(config.network),
+        "observation_shape": [4, 84, 84],
+        "num_actions": 3,
+    }
+    arrays = with_prefix(build_network(config.network, 3, seed=1).state_dict(), "online")
+    CheckpointStore(folder.checkpoints).save(56, arrays, document)
+    return folder
+
+
+def test_show_writes_a_sheet_and_a_film(tmp_path, capsys):
+    folder = run_folder(tmp_path, num_experts=2)
+    assert main(["show", "seen", "--runs-dir", str(tmp_path), "--frames", "2", "--steps", "25"]) == 0
+    sheet, film = (folder.videos / f"experts-update-000000056.{end}" for end in ("png", "mp4"))
+    assert capsys.readouterr().out.split() == [str(sheet), str(film)]
+    assert imageio.imread(sheet).std() > 5
+    frames = imageio.mimread(film, memtest=False)
+    assert len(frames) > 5
+    assert frames[0].shape[1] > 2.5 * frames[0].shape[0], "the screen and two experts side by side"
+
+
+def test_show_names_what_is_wrong(tmp_path, capsys):
+    run_folder(tmp_path, head="dense")
+    assert main(["show", "seen", "--runs-dir", str(tmp_path)]) == 2
+    assert "dense head" in capsys.readouterr().err
+    assert main(["show", "seen", "--runs-dir", str(tmp_path), "--frames", "0"]) == 2
+    assert "--frames" in capsys.readouterr().err
+
+
+def write_diagnoses(folder, steps):
+    names = ["dormant_share/all", "srank", "entk_rank", "combine_share/0", "combine_share/1", "td_error_mean"]
+    names += ["reference/feature_norm", "dispatch_entropy", "combine_entropy", "expert_grad_norm/0"]
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        for step in steps:
+            record = {f"diagnostics/{name}": step * 0.01 + i for i, name in enumerate(names)}
+            file.write(json.dumps(record | {"diagnostics/env_steps": step, "time": 1.0}) + "\n")
+
+
+def test_the_diagnostics_of_runs_are_drawn(tmp_path, capsys):
+    folder = run_folder(tmp_path, num_experts=2)
+    write_diagnoses(folder, [100, 200, 300])
+    save_arrays(folder.path, 12, {"entk": np.eye(6, dtype=np.float32)})
+    assert main(["plot", "seen", "--diagnostics", "--runs-dir", str(tmp_path)]) == 0
+    picture = folder.path / "diagnostics.png"
+    assert capsys.readouterr().out.strip() == str(picture)
+    assert imageio.imread(picture).shape[1] >= 1500
+
+
+def test_a_run_without_diagnostics_is_named(tmp_path, capsys):
+    folder = run_folder(tmp_path)
+    (folder.path / "metrics.jsonl").write_text(json.dumps({"progress/env_steps": 1.0, "time": 1.0}) + "\n")
+    with pytest.raises(CurveError, match="seen has no diagnostics"):
+        draw_diagnostics([folder.path], tmp_path / "x.png")
+    assert main(["plot", "seen", "--diagnostics", "--runs-dir", str(tmp_path)]) == 1
+    assert "diagnostics-period" in capsys.readouterr().err
+    assert not (folder.path / "diagnostics.png").exists()
+
+
+def test_every_panel_shows_what_the_learner_writes(tmp_path):
+    config = with_values(
+        Config(network=NetworkConfig(**SMALL)),
+        environment__env="tests.helpers.catch:make",
+        learner__batch_size=8,
+    )
+    spec = describe_environment(config.environment)
+    train_step = make_train_step(config, spec)
+    batch = random_batch(config, spec, np.random.default_rng(1))
+    written: dict[str, float] = {}
+    with Diagnostics(train_step, 1, folder=tmp_path, write=written.update).watch(1, 100, batch):
+        train_step.step(batch)
+    for title, names in PANELS:
+        assert any(belongs(metric, names) for metric in written), title

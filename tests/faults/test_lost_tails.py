@@ -1,0 +1,252 @@
+"""Servers that come back with less than they had, and logs that change under a reader; real servers."""
+
+import contextlib
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+
+from replay.records import log_order
+from replay.sampler import Sampler
+from replay.shard import LOG_START
+from replay.types import SegmentIdentity
+from tests.helpers.faulty_servers import (
+    FaultyServer,
+    Scribe,
+    check_accounts,
+    faulty_run,
+    faulty_servers,
+    ingest_until,
+    quiet,
+)
+from tests.helpers.samplers import Run
+from tests.helpers.servers import server_programs
+
+
+def held(sampler: Sampler) -> set[SegmentIdentity]:
+    return set(sampler.table.slot_of)
+
+
+def logged(run: Run, shard: int) -> list[SegmentIdentity]:
+    entries = run.shards[shard].read_log(LOG_START, 100_000)
+    return [entry.identity for entry in entries if entry.identity is not None]
+
+
+def draws(run: Run, sampler: Sampler, count: int = 5) -> None:
+    for _ in range(count):
+        batch = sampler.sample()
+        run.check(sampler, batch)
+        sampler.update_priorities(batch.leaf, batch.generation, np.abs(np.cos(batch.leaf)) + 0.1)
+
+
+def come_back_cut(server: FaultyServer, size: int) -> None:
+    """Killed, and with the end of its file lost, as after a power loss."""
+    server.kill()
+    server.cut(size)
+    server.start()
+
+
+@pytest.mark.parametrize("program", sorted(server_programs()))
+@pytest.mark.parametrize("clock_set_back", [False, True])
+@pytest.mark.parametrize("reading", ["while it happens", "not before it is back", "not at all before"])
+def test_a_cut_tail_is_counted_and_nothing_else_is_lost(
+    tmp_path: Path, program: str, clock_set_back: bool, reading: str
+) -> None:
+    """With the clock set back, its new entries have ids that the reader has passed, or even the same ones."""
+    with faulty_servers(tmp_path, program=program) as servers:
+        run = faulty_run(servers, segment_steps=8)
+        sampler = run.sampler()
+        scribe = Scribe(run, 600)
+        scribe.write(20)
+        if clock_set_back:  # as if its clock had been a year ahead until now
+            ahead = f"{int(1000 * time.time()) + 31_536_000_000}-0"
+            servers[0].client.execute_command("XSETID", f"apexpert:{{{run.name}:0}}:log", ahead)
+        scribe.write(10)
+        size = servers[0].size
+        if reading != "not at all before":
+            quiet(sampler)
+        scribe.write(20)
+        if reading == "while it happens":
+            quiet(sampler)
+            draws(run, sampler)
+        there = set(logged(run, 0))
+        servers[0].kill()
+        servers[0].cut(size - 3)  # in the middle of a command
+        if reading == "while it happens":
+            sampler.ingest()
+        servers[0].start()
+        lost = there - set(logged(run, 0))
+        assert 10 <= len(lost) <= 12
+        before = log_order(run.shards[0].read_log(LOG_START, 1000)[-1].log_id)
+        scribe.write(20)
+        new = run.shards[0].read_log(f"{before[0]}-{before[1]}", 1000)
+        assert len(new) == 10
+        assert all(log_order(entry.log_id)[0] == before[0] for entry in new) == clock_set_back
+        ingest_until(sampler, lambda: not sampler.metrics()["replay/parked_shards"], "the shard")
+        quiet(sampler)
+        num_lost = sum(len(run.items[identity]) for identity in lost)
+        values = sampler.metrics()
+        assert values["replay/lost"] + values["replay/unread"] == num_lost
+        assert (values["replay/lost"] == num_lost) == (reading == "while it happens")
+        assert held(sampler) == set(scribe.acknowledged) - lost
+        check_accounts(run, sampler, scribe.acknowledged, parked=0, evicted=0)
+        draws(run, sampler)
+        scribe.write()
+        check_accounts(run, sampler, scribe.acknowledged, parked=0, evicted=0)
+
+
+def test_what_was_evicted_before_the_cut_is_evicted_again(tmp_path: Path) -> None:
+    """The file's lost end held the deletions: the server has the segments again, the sampler does not."""
+    with faulty_servers(tmp_path) as servers:
+        run = faulty_run(servers, segment_steps=8, capacity=160)
+        sampler, scribe = run.sampler(), Scribe(run, 800)
+        scribe.write(20)
+        quiet(sampler)
+        size = servers[1].size
+        scribe.write(40)
+        quiet(sampler)
+        evicted = set(scribe.acknowledged) - held(sampler)
+        assert not evicted & set(logged(run, 1))
+        come_back_cut(servers[1], size)
+        assert evicted & set(logged(run, 1))
+        scribe.write(2)
+        ingest_until(sampler, lambda: not evicted & set(logged(run, 1)), "their second eviction")
+        assert set(logged(run, 1)) | set(logged(run, 0)) == held(sampler)
+        keys = servers[1].client.keys("*:seg:*")
+        assert len(keys) == len(logged(run, 1))
+        check_accounts(run, sampler, scribe.acknowledged)
+        draws(run, sampler)
+
+
+def test_a_copy_elsewhere_stands_in_for_a_segment_that_is_gone(tmp_path: Path) -> None:
+    """A commit's answer is lost with its shard, and the writer repeats it on the other one."""
+    with faulty_servers(tmp_path) as servers:
+        run = faulty_run(servers)
+        first = run.fill(0, 60, actor=0)
+        sampler = run.sampler()
+        quiet(sampler)
+        size = servers[0].size
+        second = run.fill(0, 60, actor=1)
+        quiet(sampler)
+        draws(run, sampler)
+        masses = {identity: masses_of(sampler, identity) for identity in held(sampler)}
+        servers[0].kill()
+        sampler.ingest()
+        assert sampler.size == 0
+        run.write(second[:2], 1)  # the writer has no answer, and repeats them here
+        quiet(sampler)
+        assert held(sampler) == {segment.identity for segment in (*first, *second)}
+        assert sampler.size == sum(len(run.items[segment.identity]) for segment in second[:2])
+        for segment in second[:2]:
+            np.testing.assert_array_equal(masses_of(sampler, segment.identity), masses[segment.identity])
+        draws(run, sampler, 1)
+        servers[0].cut(size)
+        servers[0].start()
+        lost = sum(len(run.items[segment.identity]) for segment in second[2:])
+        ingest_until(sampler, lambda: sampler.metrics()["replay/lost"] == lost, "what is lost for good")
+        check_accounts(run, sampler, run.segments, lost=lost, parked=0, inserted=120)
+        run.write(second[2:3], 1)  # one more turns up
+        quiet(sampler)
+        lost -= len(run.items[second[2].identity])
+        check_accounts(run, sampler, run.segments, lost=lost, parked=0, inserted=120)
+        draws(run, sampler)
+
+
+def masses_of(sampler: Sampler, identity: SegmentIdentity) -> np.ndarray:
+    leaves = sampler.table.item_leaves([sampler.table.slot_of[identity]])
+    return sampler.table.masses(leaves).copy()
+
+
+def test_a_copy_that_its_shard_keeps_is_deleted_when_that_is_back(tmp_path: Path) -> None:
+    with faulty_servers(tmp_path) as servers:
+        run = faulty_run(servers)
+        segments = run.fill(0, 60, actor=0)
+        sampler = run.sampler()
+        quiet(sampler)
+        servers[0].kill()
+        sampler.ingest()
+        run.write(segments, 1)
+        quiet(sampler)
+        assert sampler.size == 60
+        servers[0].start()
+        ingest_until(sampler, lambda: logged(run, 0) == [], "the first copies' end")
+        assert servers[0].client.keys("*:seg:*") == []
+        assert len(logged(run, 1)) == len(segments)
+        assert sampler.metrics()["replay/duplicates"] == len(segments)
+        check_accounts(run, sampler, run.segments, lost=0, size=60)
+        draws(run, sampler)
+
+
+def test_a_log_trimmed_under_a_slow_reader(tmp_path: Path) -> None:
+    """Somebody else trims the log, past what was read and past what was not."""
+    with faulty_servers(tmp_path) as servers:
+        run = faulty_run(servers, segment_steps=8)
+        sampler, scribe = run.sampler(), Scribe(run, 800)
+        scribe.write(30)
+        quiet(sampler)
+        scribe.write(30)
+        client, key = servers[0].client, f"apexpert:{{{run.name}:0}}:log"
+        gone = logged(run, 0)[:20]  # 15 of them were read
+        client.delete(*[f"apexpert:{{{run.name}:0}}:seg:{identity}" for identity in gone])
+        assert client.xtrim(key, maxlen=10, approximate=False) == 20
+        scribe.write(2)
+        quiet(sampler)
+        items = [len(run.items[identity]) for identity in gone]
+        check_accounts(
+            run, sampler, scribe.acknowledged, lost=sum(items[:15]), unread=sum(items[15:]), missing=15
+        )
+        assert held(sampler) == set(scribe.acknowledged) - set(gone)
+        draws(run, sampler)
+
+
+def test_a_flushed_server_is_all_lost_and_used_again(tmp_path: Path) -> None:
+    with faulty_servers(tmp_path) as servers:
+        run = faulty_run(servers)
+        sampler, scribe = run.sampler(), Scribe(run, 600)
+        scribe.write(20)
+        quiet(sampler)
+        gone = logged(run, 1)
+        servers[1].client.flushall()
+        scribe.write(10)
+        quiet(sampler)
+        check_accounts(
+            run, sampler, scribe.acknowledged, lost=sum(len(run.items[identity]) for identity in gone)
+        )
+        draws(run, sampler)
+
+
+@pytest.mark.parametrize("program", sorted(server_programs()))
+def test_killed_while_it_rewrites_its_file(tmp_path: Path, program: str) -> None:
+    with faulty_servers(tmp_path, program=program, rdb_key_save_delay=2000) as servers:
+        run = faulty_run(servers, segment_steps=8)
+        sampler, scribe = run.sampler(store_bytes=0), Scribe(run, 1200, pause=0.005)
+        with scribe.writing():
+            for turn in range(4):
+                more = sampler.inserted + 60
+                ingest_until(sampler, lambda more=more: sampler.inserted > more or scribe.done, "more")
+                rewriting = rewrite_slowly(servers[0])
+                time.sleep(0.03 * turn)  # at another moment each time
+                servers[0].kill()
+                assert rewriting.wait(20)
+                draws(run, sampler, 1)
+                servers[0].start()
+            ingest_until(sampler, lambda: scribe.done, "all of it")
+        ingest_until(sampler, lambda: not sampler.metrics()["replay/parked_shards"], "the shard")
+        check_accounts(run, sampler, scribe.acknowledged, lost=0, unread=0, parked=0, missing=0)
+        draws(run, sampler)
+
+
+def rewrite_slowly(server: FaultyServer) -> threading.Event:
+    """Start to rewrite the file; returns an event that is set when the server was asked."""
+    asked = threading.Event()
+
+    def ask() -> None:
+        with contextlib.suppress(redis.RedisError):  # killed before it could answer
+            redis.Redis(unix_socket_path=str(server.socket)).bgrewriteaof()
+        asked.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    return asked

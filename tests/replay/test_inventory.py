@@ -1,0 +1,145 @@
+"""What is stored, read from outside, against what was written; and how uneven draws are, by hand."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import redis
+
+from replay.inspection import summarise_priorities
+from replay.inventory import HEADER_BYTES, checkpoint_masses, take_inventory
+from replay.records import LogEntry
+from replay.stored_shard import StoredShard
+from tests.helpers.samplers import Run, ingest_all, new_run
+from tests.helpers.servers import shared_urls
+
+
+@pytest.fixture(scope="module")
+def urls() -> list[str]:
+    return shared_urls()[:2]
+
+
+def stored_shards(run: Run) -> list[StoredShard]:
+    return [StoredShard(url, run=run.name, index=i, retry_seconds=5.0) for i, url in enumerate(run.urls)]
+
+
+def everything(urls: Sequence[str]) -> dict[tuple[int, bytes], object]:
+    """All keys of the servers with their contents."""
+    found: dict[tuple[int, bytes], object] = {}
+    for place, url in enumerate(urls):
+        with redis.Redis.from_url(url) as client:
+            for name in client.scan_iter(match="apexpert:*"):
+                last = name.rpartition(b":")[2]
+                read = {b"log": client.xrange, b"outstanding": client.hgetall}.get(last, client.get)
+                found[place, name] = read(name)
+    return found
+
+
+def filled(urls: Sequence[str]) -> Run:
+    run = new_run(urls)
+    for actor in range(4):
+        segments = run.fill(actor % 2, 50 + actor, actor=actor)
+        assert len(segments) > 2
+    for shard in run.shards:
+        shard.check_meta(run.signature)
+    return run
+
+
+def test_it_counts_what_was_written_and_nothing_of_another_run(urls: list[str]) -> None:
+    run, other = filled(urls), filled(urls)
+    before = everything(urls)
+    for one in (run, other):
+        inventory = take_inventory(stored_shards(one))
+        assert set(inventory.identities()) == set(one.segments)
+        assert inventory.items == sum(segment.num_items for segment in one.segments.values())
+        assert (inventory.duplicates, inventory.missing, inventory.unreadable) == (0, 0, 0)
+        for row, identity in zip(inventory.segments, inventory.identities(), strict=True):
+            segment = one.segments[identity]
+            assert row["shard"] == one.shard_of[identity]
+            assert (row["num_items"], row["num_steps"]) == (segment.num_items, segment.num_steps)
+            assert row["weights_version"] == segment.weights_version
+    assert everything(urls) == before
+
+
+def test_a_deleted_run_leaves_the_others_as_they_are(urls: list[str]) -> None:
+    run, other = filled(urls), filled(urls)
+    prefix = f"apexpert:{{{run.name}:".encode()
+    others = {key: value for key, value in everything(urls).items() if not key[1].startswith(prefix)}
+    held = len(everything(urls)) - len(others)
+    assert sum(shard.delete() for shard in stored_shards(run)) == held > len(run.segments)
+    assert everything(urls) == others
+    assert take_inventory(stored_shards(run)).items == 0
+    assert set(take_inventory(stored_shards(other)).identities()) == set(other.segments)
+
+
+def test_copies_gone_and_damaged_ones_are_told(urls: list[str]) -> None:
+    run = filled(urls)
+    names = list(run.segments)
+    run.write([run.segments[names[0]]], 1 - run.shard_of[names[0]])
+    run.shards[run.shard_of[names[1]]].unlink([names[1]])
+    with redis.Redis.from_url(urls[run.shard_of[names[2]]]) as client:
+        prefix = f"apexpert:{{{run.name}:{run.shard_of[names[2]]}}}"
+        data = client.get(f"{prefix}:seg:{names[2]}")
+        client.set(f"{prefix}:seg:{names[2]}", data[:30] + b"\x00\x01" + data[32:])
+        client.xadd(f"{prefix}:log", {"x": 1})
+    inventory = take_inventory(stored_shards(run))
+    assert (inventory.duplicates, inventory.missing, inventory.unreadable) == (1, 1, 2)
+    versions = dict(zip(inventory.identities(), inventory.segments["weights_version"], strict=True))
+    assert names[1] not in versions
+    assert versions[names[2]] == -1
+
+
+def test_a_very_long_front_is_read_too(urls: list[str]) -> None:
+    run = new_run(urls, segment_steps=600)
+    (segment,) = run.fill(0, 600, actor=0, end=0.0)
+    assert segment.num_items * 11 > HEADER_BYTES
+    inventory = take_inventory(stored_shards(run))
+    assert inventory.unreadable == 0
+    assert inventory.items == 600
+
+
+def test_masses_of_a_checkpoint_by_segment(urls: list[str]) -> None:
+    run = filled(urls)
+    sampler = run.sampler()
+    ingest_all(sampler)
+    batch = sampler.sample()
+    sampler.update_priorities(batch.leaf, batch.generation, np.linspace(0.1, 4, 32))
+    masses = checkpoint_masses(sampler.state()[1])
+    assert set(masses) == set(run.segments)
+    for slot in sampler.table.in_order().tolist():
+        leaves = sampler.table.leaves(slot)[: sampler.table.slots["num_items"][slot]]
+        assert np.array_equal(masses[sampler.table.identity(slot)], sampler.table.index.mass(leaves))
+
+
+def test_put_keeps_log_ids(urls: list[str]) -> None:
+    run = new_run(urls)
+    shard = stored_shards(run)[0]
+    segment = run.fill(1, 20, actor=0)[0]
+    entry = LogEntry("1700000000000-7", segment.identity, segment.num_items, segment.num_steps, 3)
+    shard.put([entry], [b"abc"])
+    assert shard.read_log("0-0", 5) == [entry]
+    assert shard.keys().segments == {segment.identity}
+    assert shard.exist([segment.identity, segment.identity._replace(seq=99)]) == [True, False]
+    assert shard.fetch([segment.identity]) == [b"abc"]
+
+
+def test_effective_sample_size_by_hand() -> None:
+    even = summarise_priorities(np.full(50, 3.0))
+    assert even.effective_sample_size == pytest.approx(50)
+    assert even.counts == [50]
+    assert even.top_share == pytest.approx(1 / 50)
+    # Masses 3 and 1, 1, 1: P = 1/2, 1/6, 1/6, 1/6; sum of squares 1/4 + 3/36 = 1/3.
+    uneven = summarise_priorities(np.array([1.0, 3.0, 1.0, 1.0]))
+    assert uneven.effective_sample_size == pytest.approx(3)
+    assert uneven.quantiles["0.5"] == 1.0
+    assert sum(uneven.counts) == 4
+    assert (uneven.counts[0], uneven.counts[-1]) == (3, 1)
+    assert uneven.edges[0] == 1.0
+    assert uneven.edges[-1] == 3.0
+    with pytest.raises(ValueError, match="no items"):
+        summarise_priorities(np.empty(0))
+
+
+def test_the_histogram_loses_nobody() -> None:
+    summary = summarise_priorities(np.random.default_rng(0).lognormal(size=10_000))
+    assert sum(summary.counts) == summary.items == 10_000

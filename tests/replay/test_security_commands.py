@@ -1,0 +1,134 @@
+"""The ACL user of docs/security.md on real servers: everything works as that user, and it may nothing more."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import redis
+
+from replay.access import CLIENT_COMMANDS, client_rules
+from replay.errors import ShardError
+from replay.segment import encode
+from replay.servers import EmbeddedServers
+from replay.shard import Shard, connect_shards
+from replay.stored_shard import StoredShard
+from replay.writer import Writer
+from tests.helpers.access import client_of, said
+from tests.helpers.samplers import Run, ingest_all, new_run
+from tests.helpers.servers import MEMORY, admit_tester, server_programs, tester_url
+from tests.helpers.streams import FRAME_SHAPE, random_stream
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "security.md"
+NOT_ASKED_OF_US = {"auth", "hello", "config|resetstat"}
+"""What a connection begins with (an ACL does not ask about it), and this test's own command."""
+
+
+@pytest.fixture(scope="module")
+def servers(program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServers]:
+    folder = tmp_path_factory.mktemp(f"commands-{program}")
+    server = server_programs()[program]
+    with EmbeddedServers(
+        folder, shards=2, append_fsync="everysec", maxmemory=MEMORY, server=server
+    ) as started:
+        admit_tester(started, folder)
+        yield started
+
+
+def used(clients: Sequence[redis.Redis]) -> set[str]:
+    """Commands that the servers have done or refused since the last reset, `config|get` in its first word."""
+    found = {name for client in clients for name in client.info("commandstats")}
+    return {name.removeprefix("cmdstat_") for name in found} - NOT_ASKED_OF_US
+
+
+def whole_cycle(urls: Sequence[str]) -> Run:
+    """Everything that replay does on a server, once; returns the run, which is gone from the servers."""
+    connect_shards(urls, run="cycle")
+    run = new_run(urls, capacity=120)
+    sampler = run.sampler(store_bytes=0)
+    sampler.refresh_allowance()
+    segments = run.fill(0, 60, actor=0)
+    writer = Writer(run.shards, run=run.name, signature=run.signature)
+    for segment in run.record(random_stream(1, 90, frame_shape=FRAME_SHAPE), actor=1):
+        run.shards[0].set_allowed(10**9)
+        run.shards[1].set_allowed(10**9)
+        writer.write(segment)
+    run.shards[1].commit(segments[0].identity, encode(segments[0], run.name, run.signature), 16, 18)
+    ingest_all(sampler)
+    run.check(sampler, sampler.sample())
+    state = sampler.state()
+    run.fill(1, 200, actor=2)
+    ingest_all(sampler)
+    sampler.refresh_allowance(dead={(1, 0)})
+    run.check(sampler, sampler.sample())
+    again = run.sampler(store_bytes=0)
+    again.restore(*state)
+    look_from_outside(run)
+    return run
+
+
+def look_from_outside(run: Run) -> None:
+    """What `apexpert replay` and its --delete do."""
+    for shard in [StoredShard(url, run=run.name, index=i) for i, url in enumerate(run.urls)]:
+        shard.signature()
+        assert list(shard.entries())
+        assert all(shard.exist(list(shard.keys().segments)))
+        shard.info()
+        shard.delete()
+        assert not any(shard.keys())
+
+
+def test_everything_runs_as_the_documented_user_and_needs_each_of_its_commands(
+    servers: EmbeddedServers,
+) -> None:
+    testers = [client_of(tester_url(url)) for url in servers.urls]
+    for client in testers:
+        client.config_resetstat()
+    for url in servers.urls:
+        client_of(url).ping()
+    whole_cycle(servers.urls)
+    words = {command.partition("|")[0] for command in CLIENT_COMMANDS}
+    assert {name.partition("|")[0] for name in used(testers)} == words
+    for client in testers:
+        assert all(not stat.get("rejected_calls") for stat in client.info("commandstats").values())
+
+
+@pytest.mark.parametrize("without", CLIENT_COMMANDS)
+def test_each_command_is_one_that_a_user_without_it_may_not_use(
+    servers: EmbeddedServers, without: str
+) -> None:
+    """The list is what counts: a rule that is left away is a command that is refused."""
+    tester = client_of(tester_url(servers.urls[0]))
+    rules = [rule for rule in client_rules().split() if rule != f"+{without}"]
+    tester.execute_command("ACL", "SETUSER", "less", "reset", "on", ">pw", *rules)
+    less = client_of(servers.urls[0].replace("//apexpert:", "//less:").replace(password(servers), "pw"))
+    assert "no permissions" in said(less, without.replace("|", " ") + " apexpert:x apexpert:y").lower()
+    tester.execute_command("ACL", "DELUSER", "less")
+
+
+def password(servers: EmbeddedServers) -> str:
+    return servers.urls[0].partition("@")[0].rpartition(":")[2]
+
+
+def test_the_documented_line_makes_a_user_who_can_do_everything(servers: EmbeddedServers) -> None:
+    line = re.search(r"^ACL SETUSER apexpert (.*)$", DOCUMENT.read_text(), re.MULTILINE)
+    assert line is not None
+    assert line[1] == f"reset on >PASSWORD {client_rules()}"
+    for url in servers.urls:
+        words = ["ACL", "SETUSER", "documented", *line[1].split()]
+        client_of(tester_url(url)).execute_command(*words)
+    urls = [
+        url.replace("//apexpert:", "//documented:").replace(password(servers), "PASSWORD")
+        for url in servers.urls
+    ]
+    whole_cycle(urls)
+
+
+def test_a_missing_command_is_told_in_a_line_that_says_where_to_look(servers: EmbeddedServers) -> None:
+    tester = client_of(tester_url(servers.urls[0]))
+    rules = [rule for rule in client_rules().split() if rule != "+xadd"]
+    tester.execute_command("ACL", "SETUSER", "less", "reset", "on", ">pw", *rules)
+    url = servers.urls[0].replace("//apexpert:", "//less:").replace(password(servers), "pw")
+    with pytest.raises(ShardError, match=r"no permissions .*xadd.*docs/security\.md") as caught:
+        Shard(url, run="r", index=0).commit((0, 0, 1), b"x", 1, 1)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
