@@ -7,7 +7,7 @@ one core each: limit = 1 / (s / update + (1 / env + 1 / forward) / cores) agent 
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from learner.train_step import TrainStep
 from replay.types import Batch
 
 WARM_CALLS = 5
+T = TypeVar("T")
 
 
 def measure(config: Config, *, seconds: float = 4.0) -> dict[str, float]:
@@ -126,7 +127,7 @@ def calls_per_s(function: Callable[[], Any], seconds: float) -> float:
     return calls / elapsed
 
 
-def with_threads(threads: int, function: Callable[[], float]) -> float:
+def with_threads(threads: int, function: Callable[[], T]) -> T:
     """Runs `function` with that many PyTorch threads and puts the number back."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -38,6 +38,7 @@ AT_LEAST = {
     "sample_redis_per_s": 40_000,
     "priority_updates_per_s": 3_000_000,
     "draws_per_s": 500_000,
+    "tail_rate_steps_per_s": 9_500,
 }
 AT_MOST = {
     "bytes_per_step_ms_pacman": 750,

@@ -34,42 +34,44 @@ def insert(setup: Setup) -> Iterator[dict[str, float]]:
     """
     sources: dict[str, Callable[[int, str], Iterable[Segment]]] = {
         "insert": lambda turn, game: [segment for segment, _ in setup.segments(turn, (game,))],
-        "build_and_insert": lambda turn, game: setup.recordings[game].build(incarnation=turn),
+        "build_and_insert": lambda turn, game: setup.recordings[game].build(
+            actor=list(setup.recordings).index(game), incarnation=turn
+        ),
     }
     while True:
         result = {}
         for name, source in sources.items():
-            rates = {game: _insert(setup, game, source) for game in setup.recordings}
+            with setup.servers("insert") as servers:
+                rates = {game: _insert(setup, servers, game, source) for game in setup.recordings}
             result[f"{name}_steps_per_s"] = statistics.harmonic_mean(rates.values())
             result |= {f"{name}_steps_per_s_{game}": rate for game, rate in rates.items()}
         yield result
 
 
-def _insert(setup: Setup, game: str, source: Callable[[int, str], Iterable[Segment]]) -> float:
-    with setup.servers("insert") as servers:
-        writer, spent = servers.writer(), 0.0
-        for turn in itertools.count():
-            segments = source(turn, game)
-            start = time.perf_counter()
-            for segment in segments:
-                writer.write(segment)
-            spent += time.perf_counter() - start
-            if spent >= setup.seconds / len(setup.recordings):
-                break
-        return writer.counters.items / spent
+def _insert(
+    setup: Setup, servers: Servers, game: str, source: Callable[[int, str], Iterable[Segment]]
+) -> float:
+    writer, spent = servers.writer(), 0.0
+    turns = itertools.count()
+    while spent < setup.seconds / len(setup.recordings):
+        segments = source(next(turns), game)
+        start = time.perf_counter()
+        for segment in segments:
+            writer.write(segment)
+        spent += time.perf_counter() - start
+    return writer.counters.items / spent
 
 
 def sample(setup: Setup) -> Iterator[dict[str, float]]:
     """Transitions a second out of the frame store on one core, and out of Redis on all."""
     with setup.servers("sample") as servers:
         capacity = servers.fill(min(setup.items, MOST_SAMPLED))
-        samplers = {
-            "store": servers.sampler(capacity=capacity, batch_size=BATCH),
-            "redis": servers.sampler(capacity=capacity, batch_size=BATCH, store_bytes=0),
-        }
-        for sampler in samplers.values():
+        samplers = {}
+        for name, store_bytes in (("store", None), ("redis", 0)):
+            sampler = servers.sampler(capacity=capacity, batch_size=BATCH, store_bytes=store_bytes)
             sampler.rebuild()
             set_priorities(sampler, seed=0)
+            samplers[name] = sampler
         while True:
             result: dict[str, float] = {}
             for name, sampler in samplers.items():

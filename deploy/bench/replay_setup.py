@@ -27,7 +27,7 @@ NEVER_LIMITED = 1e15
 
 
 class BenchmarkError(Exception):
-    """What was drawn is not what was recorded, or a writer did not keep its pace."""
+    """What was drawn is not what was recorded."""
 
 
 @dataclass

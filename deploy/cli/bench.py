@@ -16,7 +16,7 @@ from deploy.cli.preflight import with_checked_environment
 from deploy.cli.train import TrainArguments, config_of, parse_config
 from deploy.config import Config, ConfigError, from_json, to_json
 
-WHAT = ("actor", "replay", "learner", "diagnostics", "end-to-end")
+WHAT = ("actor", "replay", "learner", "head", "diagnostics", "end-to-end")
 LEAST_ITEMS = 1_000
 REPLAY_PARTS = ("insert", "sample", "index", "bytes", "tail", "ready")
 
@@ -28,7 +28,7 @@ class BenchOptions:
     json: bool = False
     """Print the result as JSON."""
     seconds: float = 0.0
-    """Length of each measurement; 0 takes 10 (actor, learner), 4 (replay, diagnostics) or 60 seconds
+    """Length of each measurement; 0 takes 10 (actor, learner), 4 (replay, diagnostics), 2 (head) or 60 seconds
     (end-to-end)."""
     repeats: int = 3
     """Runs that replay and end-to-end take the median of."""
@@ -45,6 +45,7 @@ class BenchArguments(TrainArguments):
       actor        one actor on one core, and its environments and its policy alone
       replay       inserts, draws, memory, tailing and start of the replay, on recorded games
       learner      updates with the real sampler, and the train step and the sampler alone
+      head         the head's share of the network's time, with 1, 2, 4, 8 and 16 experts and both encoders
       diagnostics  a diagnosis of every preset's network, and the share of time it takes at its period
       end-to-end   a whole run, beside the limit that its parts allow
 
@@ -100,7 +101,7 @@ def _what(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 def _benchmark(what: str, options: BenchOptions) -> Callable[[Config], dict[str, Any]]:
     given: dict[str, Any] = {"seconds": options.seconds} if options.seconds else {}
-    from deploy.bench import actor, diagnostics, end_to_end, learner, replay
+    from deploy.bench import actor, diagnostics, end_to_end, head, learner, replay
 
     def whole(config: Config) -> dict[str, Any]:
         try:
@@ -115,10 +116,17 @@ def _benchmark(what: str, options: BenchOptions) -> Callable[[Config], dict[str,
         except replay.BenchmarkError as error:
             raise CommandFailed(f"bench replay: {error}") from None
 
+    def headed(config: Config) -> dict[str, Any]:
+        try:
+            return head.run(config, report=_progress, **given)
+        except head.BenchmarkError as error:
+            raise ConfigError(str(error)) from None
+
     runs: dict[str, Callable[[Config], dict[str, Any]]] = {
         "actor": lambda config: actor.run(config, **given),
         "replay": replayed,
         "learner": lambda config: learner.run(config, **given),
+        "head": headed,
         "diagnostics": lambda config: diagnostics.run(config, **given),
         "end-to-end": whole,
     }

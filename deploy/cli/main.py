@@ -41,6 +41,11 @@ COMMANDS = {
     "show": Command(
         "deploy.cli.show", "show", "draw what each expert looks at in a game, as a sheet and an mp4"
     ),
+    "model": Command(
+        "deploy.cli.model",
+        "model",
+        "print the network of a preset and flags: layers, tokens, parameters, FLOPs",
+    ),
     "replay": Command(
         "deploy.cli.replay", "replay", "look at a run's replay (--verify, --frames, --export, --delete)"
     ),

@@ -29,7 +29,7 @@ SHORT_FLAGS = {
     "--experts": "--network.num-experts",
 }
 """Short names of the usual flags of `train`."""
-UNPREFIXED = ("run", "bench")
+UNPREFIXED = ("run", "bench", "model")
 """Parts of an arguments dataclass whose fields are flags without a prefix (they say so to tyro as well)."""
 
 

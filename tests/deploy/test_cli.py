@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 import deploy.fleet
 from deploy.cli.follow import Forced, Interrupts
@@ -371,18 +370,13 @@ def test_a_wrong_value_that_only_the_fleet_finds_is_exit_2_and_leaves_no_folder(
     assert folder.load_config().actors == LAPTOP.actors
 
 
-def test_several_ray_nodes_need_shards_that_all_reach(
-    shared_ray: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_on_several_ray_nodes_embedded_servers_get_an_address(
+    shared_ray: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert nodes.address_for_others() is None
     real = nodes.alive_nodes
-    monkeypatch.setattr(nodes, "alive_nodes", lambda: [*real(), {"NodeID": "other", "Resources": {}}])
-    code, _, err = run_line(capsys, "train", "--name", "r", "--ray-address", shared_ray)
-    assert code == 2
-    assert err.startswith("apexpert: --replay.urls: needed on this Ray of 2 nodes")
-    assert err.count("\n") == 1
-    assert list(Path("runs").iterdir()) == []
-    with pytest.raises(ValueError, match="Failed to look up"):
-        ray.get_actor(f"supervisor:{Path('runs/r').absolute()}", "apexpert")
+    monkeypatch.setattr(nodes, "alive_nodes", lambda: [{"NodeID": "other"}, *real()])
+    assert nodes.address_for_others() == real()[0]["NodeManagerAddress"]
 
 
 SMALL = """

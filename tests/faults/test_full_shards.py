@@ -46,7 +46,7 @@ def fill_up(server: FaultyServer) -> None:
 def test_out_of_memory_with_the_limiter_at_its_edge(
     tmp_path: Path, program: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No segment fits, the limiter grants none, nothing can be drawn: the owner makes room all the same."""
+    """No segment fits, no allowance can be noted: the owner makes room, and everybody goes on."""
     with faulty_servers(tmp_path, program=program, maxmemory=12 * MEGABYTE) as servers:
         run = large_frames(
             faulty_run(servers, min_size=1_000, error_buffer=100.0, frame_store_bytes=64 * MEGABYTE)
@@ -54,7 +54,7 @@ def test_out_of_memory_with_the_limiter_at_its_edge(
         sampler = run.sampler(batch_size=16, samples_per_insert=4.0)
         scribe = Scribe(run, 2_000, end=0.0)
         with scribe.writing():
-            # The warm-up is as far as inserts may go without a sample, and it does not fit.
+            # As far as inserts may go without a sample; then there is no memory for any more of them.
             ingest_until(sampler, lambda: sampler.inserted >= 1_000, "the warm-up", 60.0)
             for server in servers:
                 fill_up(server)

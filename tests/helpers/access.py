@@ -14,6 +14,7 @@ from redis.retry import Retry
 def client_of(url: str = "", **options: Any) -> redis.Redis:
     """A client that tries once, of a URL or of redis-py's options."""
     options |= {"protocol": 2, "socket_timeout": 5.0, "retry": Retry(NoBackoff(), 0)}
+    options |= {"lib_name": None, "lib_version": None}
     return redis.Redis.from_url(url, **options) if url else redis.Redis(**options)
 
 

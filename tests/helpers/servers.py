@@ -51,7 +51,7 @@ def shared_urls(program: str = "valkey") -> list[str]:
         _running[program] = servers
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         atexit.register(servers.stop)
-    return [tester_url(url) for url in _running[program].urls]
+    return [url_of_tester(url) for url in _running[program].urls]
 
 
 def admit_tester(servers: EmbeddedServers, folder: Path) -> None:
@@ -62,7 +62,7 @@ def admit_tester(servers: EmbeddedServers, folder: Path) -> None:
         servers.restart(index)
 
 
-def tester_url(url: str) -> str:
+def url_of_tester(url: str) -> str:
     """A server's URL with the tester as user."""
     scheme, _, rest = url.partition("://")
     return f"{scheme}://{TESTER}:{TESTER}@{rest.rpartition('@')[2]}"

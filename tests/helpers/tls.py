@@ -53,10 +53,13 @@ def tls_proxy(authority: Authority, path: str) -> Iterator[int]:
                     threading.Thread(target=attend, args=(door.accept()[0],), daemon=True).start()
 
         def attend(plain: socket.socket) -> None:
-            with suppress(OSError), context.wrap_socket(plain, server_side=True) as outer:
-                with socket.socket(socket.AF_UNIX) as inner:
-                    inner.connect(path)
-                    _carry_between(outer, inner)
+            with (
+                suppress(OSError),
+                context.wrap_socket(plain, server_side=True) as outer,
+                socket.socket(socket.AF_UNIX) as inner,
+            ):
+                inner.connect(path)
+                _carry_between(outer, inner)
 
         threading.Thread(target=serve, daemon=True).start()
         yield int(door.getsockname()[1])

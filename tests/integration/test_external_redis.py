@@ -5,7 +5,9 @@ import secrets
 import socket
 import stat
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import redis
 
 from deploy.cli.main import main
 from deploy.run_folder import RunFolder
+from tests.helpers.access import files_with, seen_of_processes
 from tests.helpers.deadline import until
 from tests.helpers.runs import CATCH, flags
 from tests.helpers.servers import server_programs
@@ -47,8 +50,23 @@ def server(tmp_path: Path) -> Iterator[redis.Redis]:
     process.wait()
 
 
-def files_with(text: str, folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+@contextmanager
+def watched_arguments() -> Iterator[list[bytes]]:
+    """While it lasts: the arguments of all processes that hold the password, as anybody could see them."""
+    found: list[bytes] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.1):
+            found.extend(text for text in seen_of_processes("cmdline") if PASSWORD.encode() in text)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        watcher.join()
 
 
 def test_the_password_is_in_one_private_file_and_a_loss_is_told(
@@ -67,12 +85,14 @@ def test_the_password_is_in_one_private_file_and_a_loss_is_told(
         "ray_address": shared_ray,
     }
     argv = flags(CATCH | {"run": CATCH["run"] | short})
-    assert main(["train", *argv]) == 0
+    with watched_arguments() as seen:
+        assert main(["train", *argv]) == 0
+    assert seen == []
     folder = RunFolder(tmp_path / "runs" / "r")
     printed = capsys.readouterr()
     assert "urls=redis://:***@127.0.0.1" in printed.out
     assert PASSWORD not in printed.out + printed.err
-    assert files_with(PASSWORD, folder.path) == [folder.urls_path]
+    assert files_with(PASSWORD.encode(), folder.path) == [folder.urls_path]
     assert stat.S_IMODE(folder.urls_path.stat().st_mode) == 0o600
 
     monkeypatch.delenv("APEXPERT_REDIS_URLS")
@@ -81,4 +101,4 @@ def test_the_password_is_in_one_private_file_and_a_loss_is_told(
     printed = capsys.readouterr()
     assert re.search(r"resume from update-0000000\d\d is not exact: \d+ items are gone since", printed.out)
     assert PASSWORD not in printed.out + printed.err
-    assert files_with(PASSWORD, folder.path) == [folder.urls_path]
+    assert files_with(PASSWORD.encode(), folder.path) == [folder.urls_path]

@@ -1,0 +1,188 @@
+"""`apexpert bench head`: which share of a network's time its head takes, by the number of experts."""
+
+import itertools
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from actors.environments import describe_environment
+from deploy.bench import limits
+from deploy.config import Config, to_json, with_values
+from learner.precision import choose_device, choose_dtype
+from models.config import MOE_HEADS
+from models.memory import keep_freed_memory
+from models.q_network import build_network
+
+EXPERTS = (1, 2, 4, 8, 16)
+ENCODERS = ("impala", "nature")
+DEFAULT_SECONDS = 2.0
+LEAST_CALLS = 5
+"""Of each measurement, however short it is."""
+
+
+class BenchmarkError(Exception):
+    """The configuration has no head to measure; the message is one line."""
+
+
+class Part(NamedTuple):
+    """A forward pass to time, and the tensors that a backward pass through it has gradients for."""
+
+    forward: Callable[[], Tensor]
+    leaves: list[Tensor]
+
+    def forward_alone(self) -> None:
+        """Without a graph, as for the target and for acting."""
+        with torch.no_grad():
+            self.forward()
+
+    def forward_backward(self) -> None:
+        """With a gradient of ones; parameters of noise that is off have none."""
+        outputs = self.forward()
+        torch.autograd.grad(outputs, self.leaves, torch.ones_like(outputs), allow_unused=True)
+
+
+class OperatorCount(TorchDispatchMode):
+    """Counts the operators that are called, views included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def run(
+    config: Config,
+    *,
+    seconds: float = DEFAULT_SECONDS,
+    experts: Sequence[int] = EXPERTS,
+    encoders: Sequence[str] = ENCODERS,
+    report: Callable[[str], object] = lambda line: None,
+) -> dict[str, Any]:
+    """Time of the head over that of the whole network, in a forward pass and in one with its backward pass,
+    for `config` with each encoder (padding `same`) and number of experts.
+
+    The head is what lies between the feature map and the output layer: tokens, routing, experts. It is timed
+    alone, on the feature map that the network's encoder makes of the same random frames, in turn with the
+    whole network; medians of about `seconds` together. Device, precision, batch and threads are those of the
+    learner, whose forward passes this runs one after the other, not split over a team of threads.
+    Raises BenchmarkError for a head without experts.
+    """
+    if config.network.head not in MOE_HEADS:
+        raise BenchmarkError(f"--network.head {config.network.head}: must be one of {', '.join(MOE_HEADS)}")
+    keep_freed_memory()
+    config = with_values(config, network__padding="same")
+    device = choose_device(config.learner.device)
+    dtype = choose_dtype(config.learner.precision, device)
+    threads = config.learner.num_threads or len(os.sched_getaffinity(0))
+    rows: list[dict[str, Any]] = []
+    for encoder, count in itertools.product(encoders, experts):
+        varied = with_values(config, network__encoder=encoder, network__num_experts=count)
+        measured = limits.with_threads(threads, lambda: _measure(varied, device, dtype, seconds))  # noqa: B023
+        rows.append({"encoder": encoder, "num_experts": count} | measured)
+        report(
+            f"{encoder}, {count} experts: head {measured['forward_share']:.1%} of a forward pass,"
+            f" {measured['forward_backward_share']:.1%} with the backward pass"
+        )
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {threads} threads"
+    return {
+        "benchmark": "head",
+        "device": name,
+        "precision": str(dtype).removeprefix("torch."),
+        "batch_size": config.learner.batch_size,
+        "rows": rows,
+        "config": to_json(config),
+    }
+
+
+def _measure(config: Config, device: torch.device, dtype: torch.dtype, seconds: float) -> dict[str, Any]:
+    """One row: times of both passes, their ratios, and how many operators the head's forward pass calls."""
+    parts = _parts(config, device, dtype)
+    found: dict[str, Any] = {}
+    for name in ("forward", "forward_backward"):
+        calls = {
+            key: part.forward_alone if name == "forward" else part.forward_backward
+            for key, part in parts.items()
+        }
+        medians = _alternate(calls, device, seconds)
+        found |= {f"{name}_{key}_seconds": median for key, median in medians.items()}
+        found[f"{name}_share"] = medians["head"] / medians["network"]
+    with OperatorCount() as operators:
+        parts["head"].forward_alone()
+    return found | {"head_operators": operators.count}
+
+
+def _parts(config: Config, device: torch.device, dtype: torch.dtype) -> dict[str, Part]:
+    """The head on a feature map and the network that this map is from, with one draw of noise for all rows."""
+    spec = describe_environment(config.environment)
+    shape = (config.environment.stack, *spec.frame_shape)
+    network = build_network(config.network, spec.num_actions, observation_shape=shape).to(device, dtype)
+    random = torch.Generator(device).manual_seed(config.run.seed)
+    size = (config.learner.batch_size, *shape)
+    frames = torch.randint(0, 256, size, dtype=torch.uint8, device=device, generator=random)
+    noise = network.sample_noise(random)
+    with torch.no_grad():
+        features = network.encoder(network.to_image(frames), scale=1.0 / 255.0)
+    features.requires_grad_()
+
+    def whole() -> Tensor:
+        output = network(frames, noise)
+        return output.q_values if output.logits is None else output.logits
+
+    def head() -> Tensor:
+        return network.head(network.tokenizer(features), noise).features
+
+    in_head = [*network.tokenizer.parameters(), *network.head.parameters()]
+    return {"head": Part(head, [features, *in_head]), "network": Part(whole, list(network.parameters()))}
+
+
+def _alternate(
+    calls: Mapping[str, Callable[[], None]], device: torch.device, seconds: float
+) -> dict[str, float]:
+    """Median seconds of each function, called in turn for about `seconds`: so that a slow moment of the
+    machine meets all of them."""
+    measured: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        for _ in range(limits.WARM_CALLS):
+            call()
+    start, rounds = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds or rounds < LEAST_CALLS:
+        rounds += 1
+        for name, call in calls.items():
+            _wait_for(device)
+            begun = time.perf_counter()
+            call()
+            _wait_for(device)
+            measured[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(times) for name, times in measured.items()}
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The rows of `run` as Markdown: shares in percent, times in milliseconds."""
+    lines = [
+        f"Share of the head ({result['config']['network']['head']}) in the network's time: {result['device']},"
+        f" {result['precision']}, batch {result['batch_size']}, padding SAME.",
+        "",
+        "| encoder | experts | operators | forward: head / whole ms | share | forward and backward: head / whole ms | share |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        cells = [row["encoder"], str(row["num_experts"]), str(row["head_operators"])]
+        for name in ("forward", "forward_backward"):
+            head, whole = (1e3 * row[f"{name}_{part}_seconds"] for part in ("head", "network"))
+            cells += [f"{head:.2f} / {whole:.2f}", f"{row[f'{name}_share']:.1%}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

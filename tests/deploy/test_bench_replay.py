@@ -1,0 +1,76 @@
+"""`apexpert bench replay` on small numbers: every part measures, and what was drawn is truly compared."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from deploy.bench import replay
+from deploy.bench.end_to_end import default_config
+from deploy.bench.recorded import Recording, record
+from deploy.bench.replay_parts import sample
+from deploy.bench.replay_setup import BenchmarkError, Setup
+from deploy.cli.main import main
+
+CONFIG = default_config()
+ITEMS = 1_000
+
+
+@pytest.fixture(scope="module")
+def recordings() -> dict[str, Recording]:
+    games = ("ms_pacman", "breakout")
+    return {game: record(game, CONFIG.environment, CONFIG.replay, steps=600) for game in games}
+
+
+def test_every_part_measures_and_draws_are_those_recorded(recordings: dict[str, Recording]) -> None:
+    lines: list[str] = []
+    result = replay.run(
+        CONFIG, items=ITEMS, seconds=0.05, repeats=1, recordings=recordings, report=lines.append
+    )
+    measured = {key for single in result["repeats"].values() for key in single[0]}
+    assert set(replay.AT_LEAST) <= measured
+    assert {"bytes_per_step_ms_pacman", "disk_bytes_per_step_breakout", "tail_steps_per_s"} <= measured
+    assert {f"ready_seconds_{ITEMS}", f"restore_seconds_{ITEMS}", "tail_cost_percent"} <= measured
+    # So short a stretch of tailing need not see a segment arrive.
+    assert all(result[key] > 0 for key in measured if key == "tail_steps_per_s" or "tail_" not in key)
+    assert result["repeats"].keys() == replay.PARTS.keys()
+    assert len(lines) >= len(replay.PARTS)
+    # Two samplers of the sample part, one each of tail and of both starts.
+    assert result["transitions_checked"] >= 5 * 256
+    assert result["transitions_drawn"] >= 2 * 256
+    commands = result["commands"]
+    assert commands["insert"]["set"]["calls"] == commands["insert"]["xadd"]["calls"] > 0
+    assert commands["sample"]["getrange"]["calls"] > 0
+
+
+@pytest.mark.parametrize("field", ["frames", "actions", "rewards", "terminated"])
+def test_a_transition_that_is_not_the_recorded_one_is_found(
+    recordings: dict[str, Recording], field: str
+) -> None:
+    """What is written comes from the recording; then the recording is changed in one field everywhere."""
+    recording = recordings["ms_pacman"]
+    segments = recording.segments
+    changed = {
+        env: replace(stream, **{field: 1 - getattr(stream, field).astype(np.int64)})
+        for env, stream in recording.streams.items()
+    }
+    other = Recording("ms_pacman", changed, CONFIG.replay, CONFIG.environment.stack)
+    other.__dict__["segments"] = segments
+    setup = Setup(CONFIG, {"ms_pacman": other}, ITEMS, 0.01, lambda line: None)
+    with pytest.raises(BenchmarkError, match="not what was recorded"):
+        next(sample(setup))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--parts", "insert", "everything"], "--parts must be of insert, sample"),
+        (["--items", "10"], "--items must be 1000 or more"),
+    ],
+)
+def test_wrong_flags_are_one_line(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "replay", *argv]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""

@@ -1,0 +1,67 @@
+"""Where a run's Redis URLs come from and where they are kept: arguments, files, environment, run folder."""
+
+from pathlib import Path
+
+import pytest
+
+from deploy.cli.preflight import URLS_VARIABLE, named_urls, urls_of_environment, with_urls_of_today
+from deploy.config import Config, ConfigError, with_values
+from deploy.run_folder import RunFolder
+
+ONE, TWO = "redis://me:S3cret@a:1", "rediss://b:2?ssl_ca_certs=/ca.pem"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "urls"
+    path.write_text(f"{ONE}\n\n{TWO}\n")
+    return path
+
+
+def test_a_file_of_urls_stands_for_them(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert named_urls((f"@{file}",)) == (ONE, TWO)
+    assert named_urls(("redis://c:3", f"@{file}")) == ("redis://c:3", ONE, TWO)
+    monkeypatch.setenv(URLS_VARIABLE, f"@{file}")
+    assert urls_of_environment() == (ONE, TWO)
+    monkeypatch.setenv(URLS_VARIABLE, f"{ONE}  {TWO}")
+    assert urls_of_environment() == (ONE, TWO)
+    monkeypatch.delenv(URLS_VARIABLE)
+    assert urls_of_environment() == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "No such file"), (b"\n", "no URLs in it"), (b"\xff", "text")]
+)
+def test_a_file_that_is_of_no_use_is_one_line(tmp_path: Path, content: bytes | None, reason: str) -> None:
+    path = tmp_path / "urls"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"^--replay.urls @{path}: .*{reason}") as caught:
+        named_urls((f"@{path}",))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_resume_takes_the_servers_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = with_values(Config(), replay__urls=(ONE, TWO))
+    monkeypatch.delenv(URLS_VARIABLE, raising=False)
+    assert with_urls_of_today(saved) == saved
+    monkeypatch.setenv(URLS_VARIABLE, "redis://c:3 redis://d:4")
+    assert with_urls_of_today(saved).replay.urls == ("redis://c:3", "redis://d:4")
+    assert with_urls_of_today(Config()) == Config(), "embedded servers stay embedded"
+    monkeypatch.setenv(URLS_VARIABLE, "redis://c:3")
+    with pytest.raises(ConfigError, match="names 1 shards, and the run has 2"):
+        with_urls_of_today(saved)
+
+
+def test_a_runs_config_holds_no_password(tmp_path: Path) -> None:
+    secret = with_values(Config(), run__name="r", run__runs_dir=str(tmp_path), replay__urls=(ONE, TWO))
+    folder = RunFolder.create(secret)
+    assert folder.load_config() == secret
+    assert "S3cret" not in folder.config_path.read_text()
+    assert "redis://me:***@a:1" in folder.config_path.read_text()
+    assert folder.urls_path.read_text().split() == [ONE, TWO]
+    assert folder.urls_path.stat().st_mode & 0o777 == 0o600
+    plain = with_values(secret, replay__urls=(TWO,))
+    folder.save_config(plain)
+    assert folder.load_config() == plain
+    assert not folder.urls_path.exists()

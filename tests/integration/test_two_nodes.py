@@ -1,0 +1,56 @@
+"""A run on a Ray of two nodes with embedded servers: they listen on the node's address, and nobody sees how."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.helpers.access import files_with, seen_of_processes
+from tests.helpers.commands import APEXPERT
+from tests.helpers.runs import CATCH, flags
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Two Ray nodes on this machine."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
+    cluster.add_node(num_cpus=2)
+    yield str(cluster.address)
+    cluster.shutdown()
+
+
+def listening(replay: Path) -> set[str]:
+    """Addresses on which the run's servers listen now."""
+    found: set[str] = set()
+    with suppress(OSError, ValueError, psutil.Error):  # not started yet, or ended already
+        for pid in json.loads((replay / "state.json").read_text())["pids"]:
+            connections = psutil.Process(pid).net_connections("inet")
+            found |= {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN}
+    return found
+
+
+@pytest.mark.slow
+def test_actors_anywhere_reach_servers_that_listen_on_the_learners_node(address: str, tmp_path: Path) -> None:
+    options = {"total_env_steps": 560, "runs_dir": str(tmp_path), "name": "r", "ray_address": address}
+    command = [str(APEXPERT), "train", *flags(CATCH | {"run": CATCH["run"] | options})]
+    replay, where, arguments = tmp_path / "r" / "replay", set(), []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        while process.poll() is None:
+            where |= listening(replay)
+            arguments += seen_of_processes("cmdline")
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.3)
+        assert process.stdout is not None
+        printed = process.stdout.read()
+    password = (replay / "password").read_bytes()
+    assert process.returncode == 0, printed.decode()
+    assert where == {address.rpartition(":")[0]}
+    assert password not in printed
+    assert not any(password in text for text in arguments)
+    assert files_with(password, tmp_path) == [replay / "password"]
