@@ -76,7 +76,8 @@ def free_ports(address: str, count: int) -> list[int]:
     """
     if _is_wildcard(address):
         raise ServerError(f"embedded servers listen on one address, not on all ({address})")
-    first, free = random.randrange(FIRST_PORT, LAST_PORT), []
+    first = random.randrange(FIRST_PORT, LAST_PORT)
+    free: list[int] = []
     for port in (*range(first, LAST_PORT), *range(FIRST_PORT, first)):
         if len(free) < count and _is_free(address, port):
             free.append(port)

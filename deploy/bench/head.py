@@ -47,11 +47,11 @@ class Part(NamedTuple):
         torch.autograd.grad(outputs, self.leaves, torch.ones_like(outputs), allow_unused=True)
 
 
-class OperatorCount(TorchDispatchMode):
+class OperatorCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operators that are called, views included."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -121,7 +121,7 @@ def _measure(config: Config, device: torch.device, dtype: torch.dtype, seconds: 
 
 
 def _parts(config: Config, device: torch.device, dtype: torch.dtype) -> dict[str, Part]:
-    """The head on a feature map and the network that this map is from, with one draw of noise for all rows."""
+    """The head on a feature map and the network that the map is from, with one draw of noise for all."""
     spec = describe_environment(config.environment)
     shape = (config.environment.stack, *spec.frame_shape)
     network = build_network(config.network, spec.num_actions, observation_shape=shape).to(device, dtype)
@@ -173,10 +173,11 @@ def _wait_for(device: torch.device) -> None:
 def table(result: Mapping[str, Any]) -> str:
     """The rows of `run` as Markdown: shares in percent, times in milliseconds."""
     lines = [
-        f"Share of the head ({result['config']['network']['head']}) in the network's time: {result['device']},"
+        f"Share of the head ({result['config']['network']['head']}) in the whole time: {result['device']},"
         f" {result['precision']}, batch {result['batch_size']}, padding SAME.",
         "",
-        "| encoder | experts | operators | forward: head / whole ms | share | forward and backward: head / whole ms | share |",
+        "| encoder | experts | operators | forward: head / whole ms | share"
+        " | forward and backward: head / whole ms | share |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:

@@ -28,7 +28,7 @@ class BenchOptions:
     json: bool = False
     """Print the result as JSON."""
     seconds: float = 0.0
-    """Length of each measurement; 0 takes 10 (actor, learner), 4 (replay, diagnostics), 2 (head) or 60 seconds
+    """Length of each measurement; 0 takes 10 (actor, learner), 4 (replay, diagnostics), 2 (head) or 60
     (end-to-end)."""
     repeats: int = 3
     """Runs that replay and end-to-end take the median of."""

@@ -1,4 +1,4 @@
-"""A run on a Ray of two nodes with embedded servers: they listen on the node's address, and nobody sees how."""
+"""A run on a Ray of two nodes with embedded servers: they listen on the node's address; nobody sees how."""
 
 import json
 import subprocess
