@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from actors.environments import describe_environment
 from deploy.bench import limits
@@ -45,18 +44,6 @@ class Part(NamedTuple):
         """With a gradient of ones; parameters of noise that is off have none."""
         outputs = self.forward()
         torch.autograd.grad(outputs, self.leaves, torch.ones_like(outputs), allow_unused=True)
-
-
-class OperatorCount(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operators that are called, views included."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += 1
-        return func(*args, **(kwargs or {}))
 
 
 def run(
@@ -115,9 +102,14 @@ def _measure(config: Config, device: torch.device, dtype: torch.dtype, seconds: 
         medians = _alternate(calls, device, seconds)
         found |= {f"{name}_{key}_seconds": median for key, median in medians.items()}
         found[f"{name}_share"] = medians["head"] / medians["network"]
-    with OperatorCount() as operators:
-        parts["head"].forward_alone()
-    return found | {"head_operators": operators.count}
+    return found | {"head_operators": _operators(parts["head"].forward_alone)}
+
+
+def _operators(call: Callable[[], None]) -> int:
+    """How many operators are called, not counting those that an operator calls: each starts work of its own."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        call()
+    return sum(event.cpu_parent is None for event in profile.events())
 
 
 def _parts(config: Config, device: torch.device, dtype: torch.dtype) -> dict[str, Part]:

@@ -29,8 +29,9 @@ def tail(setup: Setup) -> Iterator[dict[str, float]]:
         with setup.servers("tail") as servers:
             items = servers.fill(min(setup.items, MOST_TAILED))
             sampler = servers.sampler(capacity=max(items // 4, 4 * setup.config.replay.segment_steps))
+            few = max(2, items // setup.config.replay.segment_steps // 8)
             while sampler.inserted < items // 2:
-                sampler.ingest()
+                sampler.ingest(few)
             before, start = sampler.inserted, time.perf_counter()
             _catch_up(sampler)
             speed = (sampler.inserted - before) / (time.perf_counter() - start)

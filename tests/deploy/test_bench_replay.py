@@ -10,6 +10,7 @@ from deploy.bench.end_to_end import default_config
 from deploy.bench.recorded import Recording, record
 from deploy.bench.replay_parts import sample
 from deploy.bench.replay_setup import BenchmarkError, Setup
+from deploy.cli.bench import REPLAY_PARTS
 from deploy.cli.main import main
 
 CONFIG = default_config()
@@ -33,7 +34,7 @@ def test_every_part_measures_and_draws_are_those_recorded(recordings: dict[str, 
     assert {f"ready_seconds_{ITEMS}", f"restore_seconds_{ITEMS}", "tail_cost_percent"} <= measured
     # So short a stretch of tailing need not see a segment arrive.
     assert all(result[key] > 0 for key in measured if key == "tail_steps_per_s" or "tail_" not in key)
-    assert result["repeats"].keys() == replay.PARTS.keys()
+    assert tuple(result["repeats"]) == tuple(replay.PARTS) == REPLAY_PARTS
     assert len(lines) >= len(replay.PARTS)
     # Two samplers of the sample part, one each of tail and of both starts.
     assert result["transitions_checked"] >= 5 * 256

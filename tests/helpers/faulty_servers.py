@@ -57,7 +57,8 @@ class FaultyServer:
         """Start it, and do not wait."""
         self.socket.unlink(missing_ok=True)
         # A write over the limit of a file's size is to fail, as on a full disk, and not to end the server.
-        self.process = subprocess.Popen([self._program, str(self.folder / "conf")], restore_signals=False)
+        command = [self._program, str(self.folder / "conf")]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, restore_signals=False)
 
     def answers(self) -> bool:
         """Whether it takes commands."""

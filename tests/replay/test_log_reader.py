@@ -59,17 +59,18 @@ class TestReading:
         assert sequence(reader.poll(100)) == [(0, 4), (1, 12)]
 
     def test_two_round_trips_a_shard(self, reader: LogReader, shards: list[Shard], run_name: str) -> None:
-        for seq in range(40):
-            put(shards[seq % 2], make_segment(seq), run_name)
-
         def commands() -> list[int]:
             return [int(shard._client.info("stats")["total_reads_processed"]) for shard in shards]
 
-        reader.poll(1)  # connects
-        before = commands()
-        assert len(reader.poll(100)) == 38
-        # The look, the MGET, and this INFO itself.
-        assert [after - start for after, start in zip(commands(), before, strict=True)] == [3, 3]
+        reads = []
+        for turn in range(5):
+            for seq in range(10 * turn, 10 * turn + 10):
+                put(shards[seq % 2], make_segment(seq), run_name)
+            before = commands()
+            assert len(reader.poll(100)) == 10
+            reads.append([after - start for after, start in zip(commands(), before, strict=True)])
+        # The look, the segments, and this INFO itself; a server may read one request in two parts.
+        assert [min(counts) for counts in zip(*reads, strict=True)] == [3, 3]
 
     def test_reader_may_need_less_than_was_written(self, shards: list[Shard], run_name: str) -> None:
         put(shards[0], make_segment(0), run_name)
