@@ -6,18 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.geometry import Padding, positions, scaled_channels
+from models.geometry import Padding, positions, same_padding, scaled_channels
 from models.initializers import lecun_normal_, xavier_uniform_
-
-
-def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after one axis so that the output has ceil(size / stride) positions.
-
-    As XLA and TensorFlow count it: an odd total puts the extra one after. Stride 2 and kernel 3 on an even
-    size thus gives (0, 1), not (1, 1).
-    """
-    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
 
 
 class Convolution(nn.Module):

@@ -18,11 +18,35 @@ def output_size(size: int, kernel: int, stride: int, padding: Padding) -> int:
     return max((size - kernel) // stride + 1, 0)
 
 
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after one axis so that the output has ceil(size / stride) positions.
+
+    As XLA and TensorFlow count it: an odd total puts the extra one after. Stride 2 and kernel 3 on an even
+    size thus gives (0, 1), not (1, 1).
+    """
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
 def positions(encoder: str, size: int, padding: Padding) -> int:
     """Positions of the feature map along an axis of `size` pixels; `encoder` is impala or nature."""
     for kernel, stride in LAYERS[encoder]:
         size = output_size(size, kernel, stride, padding)
     return size
+
+
+def centres(encoder: str, size: int, padding: Padding) -> tuple[float, float]:
+    """Where on an axis of `size` pixels the receptive fields of the feature map's positions are centred.
+
+    Gives the first position's centre and the distance to the next one's, in pixels from the edge.
+    """
+    first, step = 0.5, 1
+    for kernel, stride in LAYERS[encoder]:
+        before = same_padding(size, kernel, stride)[0] if padding == "same" else 0
+        first += ((kernel - 1) / 2 - before) * step
+        step *= stride
+        size = output_size(size, kernel, stride, padding)
+    return first, float(step)
 
 
 def smallest_image(encoder: str, padding: Padding, at_least: int = 1) -> int:

@@ -229,10 +229,9 @@ class _Reader:
         values = self._fields[name]
         if not isinstance(values, list) or len(values) != length:
             raise CorruptSegment(f"{name} in the header is not a list of {length}")
-        # One look at all of them; the one by one only finds the culprit.
-        if set(map(type, values)) != {int} or min(values) < 0 or max(values) > high:
-            return [_in_range(value, name, 0, high) for value in values]
-        return values
+        if set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= high:
+            return values  # at once; one by one only finds the culprit
+        return [_in_range(value, name, 0, high) for value in values]
 
     def _signature(self) -> Signature:
         height, width = self._integers("frame_shape", 2, MAX_SIDE)
@@ -260,8 +259,7 @@ class _Reader:
     ) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
         num_blocks = -(-num_frames // BLOCK_FRAMES)
         sizes = np.array(self._integers("block_sizes", num_blocks, MAX_FRAMES_BYTES), np.int64)
-        frames = np.full(num_blocks, BLOCK_FRAMES)
-        frames[-1] = num_frames - (num_blocks - 1) * BLOCK_FRAMES
+        frames = np.minimum(BLOCK_FRAMES, num_frames - BLOCK_FRAMES * np.arange(num_blocks))
         if np.any(frames * signature.frame_shape[0] * signature.frame_shape[1] > sizes * LZ4_MAX_RATIO):
             raise CorruptSegment("blocks are too small for the frames they claim to hold")
         crcs = np.array(self._integers("block_crcs", num_blocks, (1 << 32) - 1), np.uint32)

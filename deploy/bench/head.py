@@ -106,7 +106,7 @@ def _measure(config: Config, device: torch.device, dtype: torch.dtype, seconds: 
 
 
 def _operators(call: Callable[[], None]) -> int:
-    """How many operators are called, not counting those that an operator calls: each starts work of its own."""
+    """How many operators are called, not counting those that an operator calls itself."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         call()
     return sum(event.cpu_parent is None for event in profile.events())

@@ -40,7 +40,8 @@ def test_every_part_measures_and_draws_are_those_recorded(recordings: dict[str, 
     assert result["transitions_checked"] >= 5 * 256
     assert result["transitions_drawn"] >= 2 * 256
     commands = result["commands"]
-    assert commands["insert"]["set"]["calls"] == commands["insert"]["xadd"]["calls"] > 0
+    # The owner's and the run's own keys are set as well.
+    assert commands["insert"]["set"]["calls"] >= commands["insert"]["xadd"]["calls"] > 0
     assert commands["sample"]["getrange"]["calls"] > 0
 
 

@@ -133,7 +133,7 @@ def problems(text: str, folder: Path = ROOT) -> list[str]:
     found = [
         f"apexpert {shlex.join(words)}: {why}"
         for words in commands_of(text)
-        if (why := what_is_wrong_with(words))
+        if words and (why := what_is_wrong_with(words))
     ]
     for words, commands in loose_flags_of(text):
         if why := what_is_wrong_with_flags(words, commands):

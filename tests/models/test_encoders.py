@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from models.encoders import Convolution, build_encoder, max_pool, same_padding
-from models.geometry import smallest_image
+from models.encoders import Convolution, build_encoder, max_pool
+from models.geometry import same_padding, smallest_image
 
 
 def _generator():
