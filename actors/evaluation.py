@@ -1,6 +1,7 @@
 """Evaluation: full games under the policy, with as little chance in it as the protocol allows."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,12 +9,26 @@ from numpy.typing import NDArray
 from actors.config import EnvironmentConfig
 from actors.environments import environment_seeds, make_environment
 from actors.episodes import Episode, EpisodeTracker
-from actors.policy import Policy
+from actors.policy import Actions
 from actors.rendering import EpisodeRecording, Recorder
 from actors.stacking import FrameStacks
 
 EVALUATION_SLOT = 2**31
 """Takes the place of an actor's slot in the seeds: no actor has played these games."""
+
+
+class Player(Protocol):
+    """Chooses actions, as `Policy` does."""
+
+    def act(
+        self,
+        observations: NDArray[np.uint8],
+        epsilon: NDArray[np.float64] | float,
+        *,
+        noise: bool,
+        values: bool,
+    ) -> Actions:
+        """See `Policy.act`."""
 
 
 def episode_quotas(episodes: int, num_envs: int) -> NDArray[np.int64]:
@@ -27,7 +42,7 @@ def episode_quotas(episodes: int, num_envs: int) -> NDArray[np.int64]:
 
 
 def evaluate(
-    policy: Policy,
+    policy: Player,
     environment: EnvironmentConfig,
     *,
     episodes: int,

@@ -1,13 +1,11 @@
 """`apexpert show`: what each expert of a run's network looks at while it plays."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from deploy.cli.control import RunName
 from deploy.cli.errors import CommandFailed
@@ -17,9 +15,10 @@ from deploy.cli.parsing import parse
 from deploy.cli.preflight import with_checked_environment
 from deploy.config import Config, ConfigError
 from deploy.run_folder import RunFolder
+from models.config import MOE_HEADS, is_imported
 
 if TYPE_CHECKING:
-    from deploy.reports.attention import Attention
+    from deploy.reports.attention_pictures import Moment
     from learner.checkpoint import Checkpoint
 
 
@@ -27,7 +26,9 @@ if TYPE_CHECKING:
 class ShowArguments:
     """Play a game with a run's newest checkpoint and draw what each expert looks at, frame by frame.
 
-    Writes a sheet of frames (PNG) and the whole game (mp4) into the run's videos/ folder.
+    Writes a sheet of frames (PNG) and the whole game (mp4) into the run's videos/ folder. A Soft MoE's maps
+    are its dispatch weights, a Top-k MoE's the router's probabilities; the brightest place is each map's
+    largest weight, and `peak` how many times the mean weight that is.
     """
 
     run: RunName
@@ -55,90 +56,72 @@ def show(argv: Sequence[str]) -> int:
         raise ConfigError("--frames must be 1 or more and --steps 0 or more")
     folder = RunFolder.open(arguments.run, arguments.runs_dir)
     config = with_checked_environment(folder.load_config())
-    if config.network.head in ("dense", "pooled"):
-        raise ConfigError(f"{folder.name} has a {config.network.head} head: there are no experts to show")
+    network = config.network
+    if network.head not in MOE_HEADS:
+        own = "is your own" if is_imported(network.head) else "has none"
+        raise ConfigError(f"{folder.name}: no experts to show, its {network.head} head {own}")
     checkpoint = load_checkpoint(folder, best=arguments.best)
-    target = Path(arguments.output or folder.videos)
-    stem = f"experts-update-{checkpoint.update:09d}"
+    target = Path(arguments.output or folder.videos) / f"experts-update-{checkpoint.update:09d}"
     print(f"{folder.name}: {checkpoint.path.name}, one game of {config.game_name}", file=sys.stderr)
-    video = target / f"{stem}.mp4" if arguments.video else None
-    moments = _play(config, checkpoint, arguments, video)
-    _write_sheet(
-        moments, arguments.frames, f"{folder.name}, update {checkpoint.update:,}", target / f"{stem}.png"
-    )
-    for path in filter(None, (target / f"{stem}.png", video)):
+    if network.tokens in ("per_feature_map", "per_sample"):
+        print(
+            f"{network.tokens} tokens have no place on the screen: the experts' shares instead",
+            file=sys.stderr,
+        )
+    try:
+        written = _draw(config, checkpoint, arguments, target, f"{folder.name}, update {checkpoint.update:,}")
+    except OSError as error:
+        raise CommandFailed(f"{error.filename or target.parent}: {error.strerror or error}") from None
+    for path in written:
         print(path)
     return 0
 
 
+def _draw(
+    config: Config, checkpoint: "Checkpoint", arguments: ShowArguments, target: Path, title: str
+) -> list[Path]:
+    """Play and write; gives the files."""
+    from deploy.reports.attention_pictures import draw_sheet
+
+    sheet, video = target.with_suffix(".png"), target.with_suffix(".mp4")
+    moments = _play(config, checkpoint, arguments, video if arguments.video else None)
+    if not moments:
+        raise CommandFailed("the game was interrupted before its first step")
+    rows = min(arguments.frames, len(moments))
+    chosen = [moments[index * (len(moments) - 1) // max(rows - 1, 1)] for index in range(rows)]
+    return [draw_sheet(chosen, title, sheet), *([video] if arguments.video else [])]
+
+
 def _play(
     config: Config, checkpoint: "Checkpoint", arguments: ShowArguments, video: Path | None
-) -> list[tuple[int, NDArray[np.uint8], "Attention"]]:
-    """One game: every tenth moment of it, and all of it in the video."""
-    import contextlib
-
+) -> "list[Moment]":
+    """One game: moments spread over it, and all of it in the video."""
     from actors.evaluation import evaluate
-    from deploy.reports.attention import NothingToShow, film_frame
+    from deploy.reports.attention_pictures import FilmFrames, Moment
     from deploy.reports.evaluation import ATARI_FRAMES_PER_SECOND, online_network_of, policy_of
     from deploy.reports.video import VideoWriter
+    from deploy.reports.watcher import Moments, Watcher
 
     fps = ATARI_FRAMES_PER_SECOND / config.environment.frame_skip
+    moments, frame_of = Moments(at_least=4 * arguments.frames), FilmFrames()
     with (
         Interrupts() as interrupts,
         VideoWriter(video, fps=fps) if video else contextlib.nullcontext() as film,
     ):
-        watcher = Watcher(policy_of(config, checkpoint), online_network_of(checkpoint))
-        if film is not None:
-            watcher.watch = lambda picture, attention: film.add(film_frame(picture, attention))
-        try:
-            evaluate(
-                watcher,  # type: ignore[arg-type]
-                config.environment,
-                episodes=1,
-                seed=arguments.seed,
-                epsilon=config.evaluation.epsilon,
-                recorder=watcher.record,
-                should_stop=lambda: bool(interrupts.count or 0 < arguments.steps <= watcher.steps),
-            )
-        except NothingToShow as error:
-            raise ConfigError(str(error)) from None
-    return watcher.moments
 
+        def watch(moment: Moment) -> None:
+            moments.add(moment)
+            if film is not None:
+                film.add(frame_of(moment.picture, moment.attention))
 
-class Watcher:
-    """A policy that looks at what the experts of environment 0 look at, before each of its choices."""
-
-    def __init__(self, policy: Any, network: Any) -> None:
-        self._policy, self._network = policy, network
-        self._picture: NDArray[np.uint8] | None = None
-        self.watch: Any = lambda picture, attention: None
-        self.steps = 0
-        self.moments: list[tuple[int, NDArray[np.uint8], Attention]] = []
-
-    def record(self, picture: NDArray[np.uint8]) -> None:
-        """The picture that belongs to the next observation."""
-        self._picture = picture
-
-    def act(self, observations: NDArray[np.uint8], *rest: Any, **options: Any) -> Any:
-        """As `Policy.act`."""
-        from deploy.reports.attention import attention_of
-
-        if self._picture is not None:
-            attention = attention_of(self._network, observations[0])
-            self.watch(self._picture, attention)
-            if self.steps % 10 == 0:
-                self.moments.append((self.steps, self._picture, attention))
-            self._picture = None
-        self.steps += 1
-        return self._policy.act(observations, *rest, **options)
-
-
-def _write_sheet(
-    moments: list[tuple[int, NDArray[np.uint8], "Attention"]], rows: int, title: str, path: Path
-) -> None:
-    from deploy.reports.attention import draw_sheet
-
-    if not moments:
-        raise CommandFailed("the game was interrupted before its first step")
-    chosen = np.unique(np.linspace(0, len(moments) - 1, min(rows, len(moments))).astype(int))
-    draw_sheet([moments[index] for index in chosen], title, path)
+        watcher = Watcher(policy_of(config, checkpoint), online_network_of(checkpoint), watch)
+        evaluate(
+            watcher,
+            config.environment,
+            episodes=1,
+            seed=arguments.seed,
+            epsilon=config.evaluation.epsilon,
+            recorder=watcher.record,
+            should_stop=lambda: bool(interrupts.count or 0 < arguments.steps <= watcher.env_steps),
+        )
+    return moments.kept

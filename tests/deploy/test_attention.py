@@ -12,9 +12,11 @@ from actors.environments import describe_environment
 from deploy.bench.limits import make_train_step, random_batch
 from deploy.cli.main import main
 from deploy.config import Config, with_values
-from deploy.reports.attention import NothingToShow, attention_of, film_frame, heat_picture, share_picture
+from deploy.reports.attention import Maps, NothingToShow, attention_of, token_edges
+from deploy.reports.attention_pictures import FilmFrames, Moment, heat_picture, share_picture
 from deploy.reports.curves import CurveError
 from deploy.reports.diagnostics_plot import PANELS, belongs, draw_diagnostics
+from deploy.reports.watcher import Moments
 from deploy.run_folder import RunFolder
 from learner.checkpoint import CheckpointStore, with_prefix
 from learner.diagnosis_files import save_arrays
@@ -48,9 +50,9 @@ def test_every_kind_of_token_has_a_map_or_shares(options, shape):
     attention = attention_of(network_of(**options), observation())
     assert attention.shares.shape == (options["num_experts"],)
     assert attention.shares.sum() == pytest.approx(1.0, abs=1e-5)
-    assert (None if attention.maps is None else attention.maps.shape) == shape
+    assert (None if attention.maps is None else attention.maps.weights.shape) == shape
     if shape and options.get("head") != "top_k_moe":  # dispatch is a softmax over tokens
-        np.testing.assert_allclose(attention.maps.sum(axis=(1, 2)), 1.0, rtol=1e-5)
+        np.testing.assert_allclose(attention.maps.weights.sum(axis=(1, 2)), 1.0, rtol=1e-5)
 
 
 def test_the_maps_are_the_dispatch_weights_row_by_row():
@@ -59,12 +61,33 @@ def test_the_maps_are_the_dispatch_weights_row_by_row():
     moe = network(torch.from_numpy(seen[None])).moe
     expected = moe.dispatch_weights[0].detach().mean(dim=2).numpy()
     for token in (0, 1, 10, 11, 120):
-        np.testing.assert_allclose(attention.maps[:, token // 11, token % 11], expected[token], rtol=1e-5)
+        np.testing.assert_allclose(
+            attention.maps.weights[:, token // 11, token % 11], expected[token], rtol=1e-5
+        )
 
 
 def test_patches_leave_out_the_edge():
-    attention = attention_of(network_of(num_experts=2, tokens="per_patch", patch_size=3), observation())
-    assert attention.coverage == pytest.approx((9 / 11, 9 / 11))
+    network = network_of(num_experts=2, tokens="per_patch", patch_size=3)
+    for axis in (0, 1):
+        edges = token_edges(network, axis)
+        assert len(edges) == 4
+        assert edges[0] == pytest.approx(0.0, abs=4.0 / 84)
+        assert edges[-1] == pytest.approx(9 / 11, abs=4.0 / 84)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("encoder", ["nature", "impala"])
+def test_a_token_is_where_its_receptive_field_is(encoder, padding):
+    """The pixels that move a feature map's position, by gradients, are centred in the token's place."""
+    network = network_of(encoder=encoder, num_experts=2, padding=padding)
+    edges = 84 * token_edges(network, 0)
+    frames = torch.rand((1, 4, 84, 84), requires_grad=True)
+    features = network.encoder(frames, 1.0)
+    for row in (3, 4):
+        gradient = torch.autograd.grad(features[0, :, row, 4].sum(), frames, retain_graph=True)[0]
+        rows = gradient.abs().sum(dim=(0, 1, 3))
+        centre = float((rows * (torch.arange(84) + 0.5)).sum() / rows.sum())
+        assert centre == pytest.approx((edges[row] + edges[row + 1]) / 2, abs=3.0)
 
 
 @pytest.mark.parametrize("head", ["dense", "pooled"])
@@ -73,35 +96,50 @@ def test_without_experts_there_is_nothing_to_show(head):
         attention_of(network_of(head=head), observation())
 
 
+def even(cells, covered=1.0):
+    return np.linspace(0.0, covered, cells + 1)
+
+
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (2, 1), (3, 3)])
 def test_weight_on_one_token_lights_its_place_only(row, column):
-    weights = np.zeros((4, 4), np.float32)
-    weights[row, column] = 0.2
+    weights = np.zeros((1, 4, 4), np.float32)
+    weights[0, row, column] = 0.2
     picture = np.full((80, 40, 3), 100, np.uint8)
-    bright = heat_picture(picture, weights, (1.0, 1.0)).astype(int).sum(axis=2) > 3 * 100
+    bright = heat_picture(picture, Maps(weights, even(4), even(4)), 0).astype(int).sum(axis=2) > 3 * 100
     expected = np.zeros((80, 40), bool)
     expected[20 * row : 20 * (row + 1), 10 * column : 10 * (column + 1)] = True
     np.testing.assert_array_equal(bright, expected)
 
 
 def test_what_tokens_do_not_cover_stays_dark():
-    weights = np.ones((3, 3), np.float32)
-    weights[0, 0] = 0.0
-    lit = heat_picture(np.zeros((110, 110), np.uint8), weights, (9 / 11, 9 / 11))
+    weights = np.ones((1, 3, 3), np.float32)
+    weights[0, 0, 0] = 0.0
+    maps = Maps(weights, even(3, 9 / 11), even(3, 9 / 11))
+    lit = heat_picture(np.zeros((110, 110), np.uint8), maps, 0)
     assert lit[30:90, :90].min(axis=(0, 1)).sum() > 0
     assert lit[90:].max() == lit[:, 90:].max() == 0
+
+
+def test_moments_stay_spread_over_a_game_of_unknown_length():
+    moments = Moments(at_least=5)
+    for step in range(1000):
+        moments.add(Moment(step, np.zeros((1, 1), np.uint8), None))
+        assert min(step + 1, 5) <= len(moments.kept) <= 10
+    steps = [moment.env_step for moment in moments.kept]
+    assert len(set(np.diff(steps))) == 1
+    assert steps[0] == 0
 
 
 def test_bars_of_shares_are_as_high_as_the_shares():
     image = share_picture(np.array([0.5, 0.25, 0.25], np.float32), (101, 90))
     heights = (image[..., 0] == 235).sum(axis=0)
-    assert (heights[5], heights[35], heights[65]) == (100, 50, 50)
+    assert (heights[5], heights[35], heights[65]) == (50, 25, 25)
 
 
 def test_a_film_frame_holds_the_screen_and_every_expert():
     attention = attention_of(network_of(num_experts=7), observation())
-    frame = film_frame(np.zeros((84, 60), np.uint8), attention)
-    assert frame.shape == (2 * 84, 5 * 60, 3)
+    frame = FilmFrames()(np.zeros((84, 60), np.uint8), attention)
+    assert frame.shape == (2 * (4 * 84 + 24), 5 * 4 * 60, 3), "two rows of five, captions over pictures"
 
 
 def run_folder(tmp_path, **network) -> RunFolder:

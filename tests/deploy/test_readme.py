@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -16,6 +17,9 @@ from deploy.cli.parsing import flags_of, parse
 from deploy.cli.train import TrainArguments, config_of, parse_config
 from deploy.config import ConfigError
 from deploy.presets import LAPTOP, PRESETS
+from replay.config import ReplayConfig
+from replay.inspection import Counters, metrics
+from replay.log_reader import COUNTERS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -24,6 +28,8 @@ SPAN = re.compile(r"`([^`\n]+)`")
 # `E`, `K`, `N` and the like stand for a number; it is even, 2 or more and fits every flag that has one.
 PLACEHOLDER = re.compile(r"[A-Z]{1,2}")
 NAME, PATH, LINK = r"[\w.-]+", r"[\w.-]+(?:/[\w.-]+)*", r"\]\(([^)#\s]+)"
+FOLLOWER = MagicMock(**{"reader.counters": dict.fromkeys(COUNTERS, 0)})
+METRICS = set(metrics(Counters(), FOLLOWER, ReplayConfig(), misses=0))
 MADE_BY_USE = ("runs/", "RUN/", ".venv/")
 
 
@@ -37,6 +43,8 @@ def what_is_wrong_with(words: list[str]) -> str | None:
     name, argv = words[0], words[1:]
     if name not in COMMANDS:
         return f"{name}: unknown command"
+    if not argv:
+        return None  # prose that names a command
     if name == "bench":
         if argv[:1] and argv[0] not in WHAT:
             return f"{argv[0]}: unknown benchmark"
@@ -120,7 +128,8 @@ def paths_of(text: str) -> list[str]:
     inside = [span for span in SPAN.findall(text) if re.fullmatch(f"{PATH}/{NAME}", span)]
     inside = [path for path in inside if (ROOT / path.partition("/")[0]).is_dir()]
     files = re.findall(rf"(?<![\w/.<>-]){PATH}/[\w-]+\.(?:md|py|json|toml|npz|txt)\b", text)
-    return [path for path in [*folders, *inside, *files] if not path.startswith(MADE_BY_USE)]
+    paths = [path for path in [*folders, *inside, *files] if not path.startswith(MADE_BY_USE)]
+    return [path for path in paths if path not in METRICS]
 
 
 def links_of(text: str) -> list[str]:

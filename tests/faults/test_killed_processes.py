@@ -16,6 +16,7 @@ import pytest
 from deploy.fleet import RunClient, launch
 from deploy.run_folder import RunFolder
 from learner.checkpoint import CheckpointStore
+from replay.access import socket_url
 from replay.shard import LOG_START, Shard
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import until
@@ -53,7 +54,7 @@ def trains(client: RunClient, updates: int = 15) -> dict[str, Any]:
 def shards(folder: RunFolder) -> list[Shard]:
     state = json.loads((folder.replay / "state.json").read_text())
     password = (folder.replay / "password").read_text().strip()
-    urls = [f"unix://:{password}@{state['sockets']}/{i}.sock" for i in range(len(state["pids"]))]
+    urls = [socket_url(f"{state['sockets']}/{i}.sock", password) for i in range(len(state["pids"]))]
     return [Shard(url, run=folder.name, index=i) for i, url in enumerate(urls)]
 
 

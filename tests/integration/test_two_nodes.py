@@ -1,4 +1,4 @@
-"""A run on a Ray of two nodes with embedded servers: they listen on the node's address, seen by no one else."""
+"""Two Ray nodes with embedded servers: they listen on the node's address, for their user alone."""
 
 import json
 import subprocess
