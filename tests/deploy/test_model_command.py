@@ -1,0 +1,63 @@
+"""`apexpert model` and `apexpert bench head`: what they print."""
+
+import json
+
+import pytest
+
+from deploy.bench import head
+from deploy.cli.main import main
+from deploy.config import with_values
+from deploy.presets import LAPTOP
+
+
+def test_the_network_is_printed_with_flags_and_their_aliases(capsys):
+    assert main(["model", "--preset", "paper-rainbow", "--experts", "8"]) == 0
+    printed = capsys.readouterr().out
+    for text in (
+        "121 x 32 (per_conv)",
+        "8, 512 hidden units each",
+        "16 an expert, 128 together",
+        "50,208 an",
+    ):
+        assert text in printed
+    assert "120.59 million, 123.35 million with noise" in printed
+
+
+def test_as_json_it_has_the_configuration_beside_it(capsys):
+    assert main(["model", "--preset", "laptop", "--network.slim-experts", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["network"]["slim_experts"]
+    assert printed["mixture"]["hidden_units"] == 512 // 4
+    assert printed["parameters"] == sum(row["parameters"] for row in printed["layers"] if row["is_part"])
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--network.encoder", "nope"], "--network.encoder 'nope'"),
+        (["--game", "Pnog"], "Pnog"),
+        (["--network.experts-number", "3"], "unknown flag"),
+    ],
+)
+def test_a_wrong_value_is_one_line(argv, told, capsys):
+    assert main(["model", *argv]) == 2
+    printed = capsys.readouterr()
+    assert told in printed.err
+    assert printed.err.count("\n") == 1
+    assert not printed.out
+
+
+@pytest.mark.parametrize("kind", ["soft_moe", "top_k_moe"])
+def test_the_head_has_as_many_operators_for_many_experts_as_for_two(kind):
+    config = with_values(LAPTOP, learner__batch_size=4, network__head=kind)
+    result = head.run(config, seconds=0.0, experts=(2, 16), encoders=("nature",))
+    few, many = result["rows"]
+    assert few["head_operators"] == many["head_operators"]
+    for row in result["rows"]:
+        assert row["forward_share"] == row["forward_head_seconds"] / row["forward_network_seconds"]
+    assert head.table(result).count("\n| nature |") == 2
+
+
+def test_a_head_without_experts_is_refused(capsys):
+    assert main(["bench", "head", "--network.head", "dense"]) != 0
+    assert "--network.head dense" in capsys.readouterr().err
