@@ -203,12 +203,13 @@ class Learner:
         batch, self._next_batch = self._next_batch, None
         return batch
 
-    def _draw_ahead(self) -> None:
+    def _draw_ahead(self) -> Batch | None:
         """Draws the next batch while an update is computed, whose priorities it cannot know yet."""
         if self._config.updates_in_flight and not self._lockstep:
             self._update_priorities()
             self._ingest()
             self._next_batch = self._draw()
+        return self._next_batch
 
     def _update_priorities(self) -> None:
         """Those of the last update, if they are not in yet."""

@@ -23,7 +23,7 @@ from learner.config import LearnerConfig
 from learner.golden_case import CaseError, GoldenCase, one_line
 from learner.reference_noise import find_noise
 from learner.reference_statistics import reference_statistics
-from learner.train_step import NO_NOISE, TensorBatch, TrainStep, UpdateNoise
+from learner.train_step import NO_NOISE, Judged, TensorBatch, TrainStep, UpdateNoise
 from models.dopamine import SOFT_MOE_SCALE, load_dopamine, to_dopamine
 from models.dopamine_options import UnsupportedOption, count, is_double, kind, network_config, number
 from models.noisy import Noise
@@ -54,9 +54,15 @@ class CaseStep(TrainStep):
         """The noise of the case."""
         return self.noise
 
-    def target(self, data: TensorBatch, noise: UpdateNoise = NO_NOISE) -> Tensor:
+    def sample_judge_noise(self, share: int = 0, routed_rows: int = 0) -> Noise | None:
+        """The noise of the case."""
+        return self.noise.judge
+
+    def target(
+        self, data: TensorBatch, noise: UpdateNoise = NO_NOISE, judged: Judged | None = None
+    ) -> Tensor:
         """The fixed target if there is one, else the train step's own."""
-        return super().target(data, noise) if self.fixed_target is None else self.fixed_target
+        return super().target(data, noise, judged) if self.fixed_target is None else self.fixed_target
 
 
 def build_step(case: GoldenCase) -> tuple[CaseStep, int | None]:

@@ -1,7 +1,8 @@
 """Data parallelism over the cores of one machine: every thread computes its own share of the batch."""
 
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -18,7 +19,7 @@ class ThreadTeam:
     The other way to use the cores, threads inside of every operator, meets at a barrier several hundred times
     an update. When anything else wants a core, an actor for instance, each barrier waits for the thread that
     lost its core: on two busy cores an update then took ten times as long as on a single thread. A team meets
-    twice an update.
+    twice an update, and what the faster ones have to spare goes into the next update.
     """
 
     def __init__(self, size: int, threads_each: int = 1) -> None:
@@ -40,12 +41,14 @@ class ThreadTeam:
         first: Callable[[int], None],
         between: Callable[[], None],
         second: Callable[[int], T],
-        meanwhile: Callable[[], None] = lambda: None,
+        meanwhile: Callable[[], Iterable[Callable[[], None]]] = lambda: (),
     ) -> list[T]:
         """first(i) of all members at once, then between() by one of them, then second(i) of all at once.
 
         Returns what `second` returned. `meanwhile` runs in the caller's thread while the team works (in a
-        team of one before `between`). Raises the first error after all have ended.
+        team of one before `between`). What it returns are spare tasks: members that are through with `first`
+        take them, unless somebody waits for them already. They may be left undone, and a team of one takes
+        none. Raises the first error after all have ended.
         """
         if self._pool is None:
             first(0)
@@ -53,10 +56,13 @@ class ThreadTeam:
             between()
             return [second(0)]
         barrier = threading.Barrier(self.size, between)
+        spare: deque[Callable[[], None]] = deque()
 
         def work(member: int) -> T:
             try:
                 first(member)
+                while barrier.n_waiting == 0 and (task := _taken(spare)) is not None:
+                    task()
                 barrier.wait()
             except BaseException:
                 barrier.abort()
@@ -65,7 +71,7 @@ class ThreadTeam:
 
         futures = [self._pool.submit(work, member) for member in range(self.size)]
         try:
-            meanwhile()
+            spare.extend(meanwhile())
         finally:
             errors = [future.exception() for future in futures]
         # A member that fails breaks the barrier for those that wait there: theirs are not the cause.
@@ -74,3 +80,11 @@ class ThreadTeam:
             if error is not None:
                 raise error
         return [future.result() for future in futures]
+
+
+def _taken(tasks: "deque[Callable[[], None]]") -> Callable[[], None] | None:
+    """The first of them, if there is one; several threads take from it."""
+    try:
+        return tasks.popleft()
+    except IndexError:
+        return None

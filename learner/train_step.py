@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,6 +52,32 @@ class TensorBatch(NamedTuple):
     importance_weight: Tensor
 
 
+class Judged(NamedTuple):
+    """The target network's word on the next observations of some rows."""
+
+    image: Tensor
+    """What they were turned into, for the online network as well."""
+    q_values: Tensor
+    logits: Tensor | None
+
+
+@dataclass
+class Work:
+    """A batch on its device, in one share a member of the team."""
+
+    batch: Batch
+    shares: list[TensorBatch]
+    judged: dict[int, Judged]
+    """By share, as far as it was computed ahead."""
+    noise_before: dict[int, Tensor]
+    """States of these shares' generators before that."""
+
+    def rows(self, share: int) -> slice:
+        """Where in the batch a share is."""
+        first = share * len(self.shares[0].action)
+        return slice(first, first + len(self.shares[share].action))
+
+
 class SharePart(NamedTuple):
     """What one member of the team computed for the B rows of its share."""
 
@@ -70,7 +97,7 @@ class UpdateNoise(NamedTuple):
     chooser: Noise | None = None
     """Of the online network on the next observations: it chooses the next action."""
     judge: Noise | None = None
-    """Of the target network on the next observations: it judges the action."""
+    """Of the target network on the next observations: it judges the action (where that is not done yet)."""
 
     def rows(self, part: slice) -> "UpdateNoise":
         """The noise for a part of the batch's rows."""
@@ -116,37 +143,41 @@ class TrainStep:
         self._target = ComputeCopy(self.target_network, self._target_flat, self.dtype)
         self.optimizer = FlatAdam(self._online_flat, config, self._team.size)
         self._buffers = [self._online.gradient_buffer() for _ in range(self._team.size)]
-        (noise_seed,) = np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)
+        seeds = np.random.SeedSequence([seed, 1]).generate_state(2, np.uint64) >> np.uint64(1)
         self._generators = [
-            torch.Generator(self.device).manual_seed(int(noise_seed >> np.uint64(1)))
-            for _ in range(self._team.size)
+            torch.Generator(self.device).manual_seed(int(seeds[0])) for _ in range(self._team.size)
         ]
+        self._judge_generators = [
+            torch.Generator(self.device).manual_seed(int(seeds[1])) for _ in range(self._team.size)
+        ]
+        self._ahead: Work | None = None
 
-    def step(self, batch: Batch, meanwhile: Callable[[], None] = lambda: None) -> UpdateResult:
+    def step(self, batch: Batch, meanwhile: Callable[[], Batch | None] = lambda: None) -> UpdateResult:
         """One update: target, loss, gradient, Adam. A loss that is not finite changes no weight.
 
-        `meanwhile` is called once, in the caller's thread, while the gradient is computed.
+        `meanwhile` is called once, in the caller's thread, while the gradient is computed. It may return the
+        batch of the next update: members of the team that are through with this one begin with it. That
+        changes no number.
         """
-        columns = (column.chunk(self._team.size) for column in self.to_device(batch))
-        shares = [TensorBatch(*share) for share in zip(*columns, strict=True)]
-        rows = len(batch.action)
-        parts: list[SharePart | None] = [None] * len(shares)
+        work = self._work_on(batch)
+        shares, rows = len(work.shares), len(batch.action)
+        parts: list[SharePart | None] = [None] * shares
         seen: list[UpdateResult] = []
 
         def differentiate(member: int) -> None:
             noise = self.sample_noise(member, rows)
-            if member < len(shares):
-                first = member * len(shares[0].action)
-                noise = noise.rows(slice(first, first + len(shares[member].action)))
-                parts[member] = self._differentiate(member, shares[member], noise, 1.0 / rows)
+            if member < shares:
+                parts[member] = self._differentiate(member, work, noise.rows(work.rows(member)), 1.0 / rows)
+            else:  # all generators stay in step
+                self.sample_judge_noise(member, rows)
 
-        def judge() -> None:
+        def sum_up() -> None:
             seen.append(_result_of([part for part in parts if part is not None]))
 
         def apply(member: int) -> Tensor:
-            return self._apply(member, len(shares)) if math.isfinite(seen[0].loss) else torch.tensor(math.nan)
+            return self._apply(member, shares) if math.isfinite(seen[0].loss) else torch.tensor(math.nan)
 
-        norms = self._team.run(differentiate, judge, apply, meanwhile)
+        norms = self._team.run(differentiate, sum_up, apply, lambda: self._look_ahead(meanwhile()))
         return replace(seen[0], grad_norm=torch.linalg.vector_norm(torch.stack(norms)).item())
 
     @property
@@ -155,31 +186,79 @@ class TrainStep:
         return self._team
 
     def sample_noise(self, member: int = 0, routed_rows: int = 0) -> UpdateNoise:
-        """Independent draws for the three forward passes of an update; the rows share them.
+        """Independent draws for the online network's two forward passes of an update; the rows share them.
 
         A noisy router's alone are those of each of `routed_rows` rows, the whole batch's.
         Every member of the team draws the same numbers, from a generator of its own: waiting for the one that
         would draw for all takes longer.
         """
         generator = self._generators[member]
-        draws = (self.online_network.sample_noise(generator, routed_rows=routed_rows) for _ in range(3))
+        draws = (self.online_network.sample_noise(generator, routed_rows=routed_rows) for _ in range(2))
         return UpdateNoise(*draws)
 
+    def sample_judge_noise(self, share: int = 0, routed_rows: int = 0) -> Noise | None:
+        """As `sample_noise`, for the target network's pass over one share of a batch."""
+        return self.target_network.sample_noise(self._judge_generators[share], routed_rows=routed_rows)
+
     @torch.no_grad()
-    def target(self, data: TensorBatch, noise: UpdateNoise = NO_NOISE) -> Tensor:
-        """What the loss regresses to: (B, Z) distributions or (B,) values; without noise if none is given."""
+    def judge(self, data: TensorBatch, noise: Noise | None = None) -> Judged:
+        """The target network's values of the next observations."""
         image = self._target.network.to_image(data.next_observation)
-        judge: NetworkOutput = self._target.network(image, noise.judge)
-        chooser = self._online.network(image, noise.chooser).q_values if self.config.double else None
+        output: NetworkOutput = self._target.network(image, noise)
+        return Judged(image, output.q_values, output.logits)
+
+    @torch.no_grad()
+    def target(
+        self, data: TensorBatch, noise: UpdateNoise = NO_NOISE, judged: Judged | None = None
+    ) -> Tensor:
+        """What the loss regresses to: (B, Z) distributions or (B,) values; without noise if none is given."""
+        judge = self.judge(data, noise.judge) if judged is None else judged
+        chooser = self._online.network(judge.image, noise.chooser).q_values if self.config.double else None
         action = losses.next_action(judge.q_values, chooser)
         if judge.logits is None:
             return losses.huber_target(judge.q_values, action, data.reward, data.discount)
         support = self._target.network.support
         return losses.c51_target(judge.logits, action, data.reward, data.discount, support)
 
-    def _differentiate(self, member: int, data: TensorBatch, noise: UpdateNoise, scale: float) -> SharePart:
+    def _work_on(self, batch: Batch) -> Work:
+        """The work on this batch, with what was computed ahead if it is the batch that was expected."""
+        if self._ahead is not None and self._ahead.batch is not batch:
+            self._forget_ahead()
+        work, self._ahead = self._ahead or self._work_of(batch), None
+        return work
+
+    def _work_of(self, batch: Batch) -> Work:
+        columns = (column.chunk(self._team.size) for column in self.to_device(batch))
+        return Work(batch, [TensorBatch(*share) for share in zip(*columns, strict=True)], {}, {})
+
+    def _look_ahead(self, batch: Batch | None) -> list[Callable[[], None]]:
+        """Tasks that the next update will not have to do if they are done now, on its batch."""
+        if batch is None:
+            return []
+        self._ahead = work = self._work_of(batch)
+
+        def judge(share: int) -> None:
+            work.noise_before[share] = self._judge_generators[share].get_state()
+            work.judged[share] = self._judge_share(work, share)
+
+        return [partial(judge, share) for share in range(len(work.shares))]
+
+    def _forget_ahead(self) -> None:
+        """As if nothing had been computed ahead."""
+        if self._ahead is not None:
+            for share, state in self._ahead.noise_before.items():
+                self._judge_generators[share].set_state(state)
+            self._ahead = None
+
+    def _judge_share(self, work: Work, share: int) -> Judged:
+        noise = self.sample_judge_noise(share, len(work.batch.action))
+        return self.judge(work.shares[share], noise and noise.rows(work.rows(share)))
+
+    def _differentiate(self, member: int, work: Work, noise: UpdateNoise, scale: float) -> SharePart:
         """One member's share: losses, and the gradient of `scale` times their weighted sum in its buffer."""
-        target = self.target(data, noise)
+        data = work.shares[member]
+        # Nothing here may keep what was judged: the passes to come want its place in the cache.
+        target = self.target(data, noise, work.judged.pop(member, None) or self._judge_share(work, member))
         output: NetworkOutput = self._online.network(data.observation, noise.online)
         sample_losses = losses.sample_losses(output.q_values, output.logits, data.action, target)
         weighted = data.importance_weight * sample_losses
@@ -216,6 +295,7 @@ class TrainStep:
         with torch.no_grad():
             self._target_flat.copy_(self._online_flat)
         self._target.refresh()
+        self._forget_ahead()
 
     def gradients(self) -> dict[str, Tensor]:
         """The last update's gradient by parameter name: float32 views, overwritten by the next update."""
@@ -228,9 +308,14 @@ class TrainStep:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Copies of all that later updates depend on, on the CPU, and a JSON-able document about them.
 
-        Tensors: `online/<parameter>`, `target/<parameter>`, `optimizer/...`, `noise_generator` (uint8).
+        Tensors: `online/<parameter>`, `target/<parameter>`, `optimizer/...`, `noise_generator` and
+        `judge_noise_generator` (uint8).
         """
-        tensors = {"noise_generator": self._generators[0].get_state()}
+        self._forget_ahead()
+        tensors = {
+            "noise_generator": self._generators[0].get_state(),
+            "judge_noise_generator": self._judge_generators[0].get_state(),
+        }
         for prefix, network in (("online", self.online_network), ("target", self.target_network)):
             for name, parameter in network.named_parameters():
                 tensors[f"{prefix}/{name}"] = parameter.detach().cpu().contiguous().clone()
@@ -253,8 +338,11 @@ class TrainStep:
         prefix = "optimizer/"
         own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         self.optimizer.restore(self.online_network, own)
-        for generator in self._generators:
-            generator.set_state(tensors["noise_generator"].to(torch.uint8).cpu())
+        self._ahead = None
+        groups = {"noise_generator": self._generators, "judge_noise_generator": self._judge_generators}
+        for name, generators in groups.items():
+            for generator in generators:
+                generator.set_state(tensors[name].to(torch.uint8).cpu())
         self._online.refresh()
         self._target.refresh()
 

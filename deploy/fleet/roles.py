@@ -9,6 +9,7 @@ The supervisor loads this module too and has no use for torch: what only the rol
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -110,6 +111,11 @@ class Role:
         return Signature(spec.frame_shape, stack, n_step, spec.num_actions)
 
 
+LEARNER_SWITCH_SECONDS = 0.0002
+"""How long the team's threads may wait for the learner's own, which draws the next batch meanwhile, before
+they get the interpreter. With Python's 5 ms they stood still for as long as a draw takes."""
+
+
 class LearnerRole(Role):
     """The run's learner, with the sampler as the one owner of the shards."""
 
@@ -123,6 +129,7 @@ class LearnerRole(Role):
         import torch
 
         torch.set_num_threads(self._config.learner.num_threads or len(os.sched_getaffinity(0)))
+        sys.setswitchinterval(LEARNER_SWITCH_SECONDS)
         publisher = WeightPublisher(self._assignment.store)
         learner = self._build(publisher)
         learner.restore()

@@ -68,13 +68,71 @@ def test_an_error_comes_back_after_all_have_ended_and_the_team_goes_on(fails):
 @pytest.mark.parametrize("size", [1, 2])
 def test_meanwhile_runs_once_in_the_callers_thread(size):
     callers = []
-    ThreadTeam(size).run(nothing, nothing, nothing, lambda: callers.append(threading.get_ident()))
+    ThreadTeam(size).run(nothing, nothing, nothing, lambda: callers.append(threading.get_ident()) or [])
     assert callers == [threading.get_ident()]
 
 
 def test_the_team_works_while_the_caller_does_something_else():
     started = threading.Barrier(3, timeout=20)
-    ThreadTeam(2).run(lambda member: started.wait(), nothing, nothing, started.wait)
+
+    def join():
+        started.wait()
+        return []
+
+    ThreadTeam(2).run(lambda member: started.wait(), nothing, nothing, join)
+
+
+def test_a_member_with_nothing_to_do_takes_the_spare_tasks_and_nobody_waits_for_them():
+    team, events, released = ThreadTeam(2), [], threading.Event()
+
+    def first(member):
+        if member == 1:
+            assert released.wait(20)
+        events.append(f"first {member}")
+
+    def spare(name):
+        def task():
+            events.append(name)
+            if name == "b":
+                released.set()
+
+        return task
+
+    def meanwhile():
+        return [spare("a"), spare("b"), spare("c")]
+
+    while "b" not in events:  # member 0 may be through before there is a task
+        released.clear()
+        timer = threading.Timer(1.0, released.set)
+        timer.start()
+        team.run(first, lambda: events.append("between"), nothing, meanwhile)
+        timer.cancel()
+    last = len(events) - 1 - events[::-1].index("first 0")
+    assert events[last : last + 3] == ["first 0", "a", "b"]
+    assert events.index("between") > events.index("first 1")
+
+
+def test_a_team_of_one_leaves_spare_tasks_undone():
+    ThreadTeam(1).run(nothing, nothing, nothing, lambda: [lambda: pytest.fail("done")])
+
+
+def test_an_error_in_a_spare_task_comes_back():
+    team, seen = ThreadTeam(2), threading.Event()
+
+    def fail():
+        seen.set()
+        raise ZeroDivisionError("spare")
+
+    def work(member):
+        if member == 1:
+            seen.wait(0.2)
+
+    def run_until_it_is_taken():
+        while True:
+            team.run(work, nothing, nothing, lambda: [fail])
+
+    with pytest.raises(ZeroDivisionError, match="spare"):
+        run_until_it_is_taken()
 
 
 def test_an_error_of_the_caller_comes_back_after_the_team_has_ended():

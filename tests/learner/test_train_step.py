@@ -1,6 +1,7 @@
 """TrainStep: what an update changes, exact resume, precision, learning."""
 
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
@@ -139,8 +140,12 @@ def test_same_seed_same_updates_and_no_global_random_state():
 def test_noise_differs_between_the_networks_and_between_updates():
     step = _step(learning_rate=0.0, network=dataclasses.replace(NETWORK, noisy_sigma=2.0), num_threads=1)
     drawn = []
-    original = step.online_network.sample_noise
-    step.online_network.sample_noise = lambda *a, **k: drawn.append(original(*a, **k)) or drawn[-1]
+
+    def watch(sample):
+        return lambda *a, **k: drawn.append(sample(*a, **k)) or drawn[-1]
+
+    for network in (step.online_network, step.target_network):
+        network.sample_noise = watch(network.sample_noise)
     first, second = step.step(_batch()), step.step(_batch())
     assert first.loss != second.loss
     assert len(drawn) == 6
@@ -153,6 +158,68 @@ def test_every_member_of_the_team_draws_the_same_noise():
     for _ in range(2):
         draws = [step.sample_noise(member).online.output.inputs for member in range(4)]
         assert all(torch.equal(draw, draws[0]) for draw in draws)
+
+
+def _train(batches, *, ahead, copy_at=-1, **options):
+    """Parameters and losses of updates on these batches, each told of the next one if `ahead`."""
+    step, results = _step(seed=5, **options), []
+    for index, batch in enumerate(batches):
+        following = batches[index + 1] if ahead and index + 1 < len(batches) else None
+        results.append(step.step(batch, lambda following=following: following))
+        if index == copy_at:
+            step.copy_target()
+    return step.parameters(), [(result.loss, result.grad_norm, *result.priorities) for result in results]
+
+
+@pytest.mark.parametrize("copy_at", [-1, 1])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_is_begun_ahead_changes_no_number(threads, copy_at):
+    """Also when the target network, whose word was taken ahead, is replaced before it is used."""
+    batches = [_batch(seed, size=16) for seed in range(4)]
+    options = {"copy_at": copy_at, "num_threads": threads, "batch_size": 16, "learning_rate": 1e-2}
+    plain, ahead = (_train(batches, ahead=flag, **options) for flag in (False, True))
+    np.testing.assert_array_equal(plain[0], ahead[0])
+    assert plain[1] == ahead[1]
+
+
+def test_idle_members_do_begin_ahead():
+    step, batches = _step(num_threads=2, batch_size=16), [_batch(seed, size=16) for seed in range(2)]
+    drawn, differentiate = threading.Event(), step._differentiate
+
+    def late(member, *rest):
+        assert drawn.wait(30)
+        return differentiate(member, *rest)
+
+    def draw():
+        drawn.set()
+        return batches[1]
+
+    step._differentiate = late
+    for _ in range(20):  # a member takes a task unless the other waits for it already
+        drawn.clear()
+        step.step(batches[0], draw)
+        if step._ahead.judged:
+            return
+        step._ahead = None
+    pytest.fail("nothing was ever begun ahead")
+
+
+def test_another_batch_than_the_one_expected_has_the_same_noise():
+    first, second, third = (_batch(seed, size=16) for seed in range(3))
+    plain, surprised = (_step(num_threads=2, batch_size=16) for _ in range(2))
+    plain.step(first)
+    surprised.step(first, lambda: third)
+    assert plain.step(second).loss == surprised.step(second).loss
+
+
+def test_a_state_taken_while_a_batch_waits_goes_on_as_if_nothing_had_been():
+    first, second = (_batch(seed, size=16) for seed in range(2))
+    step, other = (_step(num_threads=2, batch_size=16) for _ in range(2))
+    step.step(first, lambda: second)
+    other.step(first)  # and whatever it knows is replaced
+    other.restore(*step.state())
+    assert step.step(second).loss == other.step(second).loss
+    np.testing.assert_array_equal(step.parameters(), other.parameters())
 
 
 @pytest.mark.parametrize("distributional", [True, False])
@@ -183,7 +250,7 @@ def test_a_loss_that_is_not_finite_changes_nothing():
     result = step.step(_batch(reward=np.full(4, np.nan, np.float32)))
     assert np.isnan(result.loss)
     after = step.state()[0]
-    assert all(torch.equal(before[n], after[n]) for n in before if n != "noise_generator")
+    assert all(torch.equal(before[n], after[n]) for n in before if "noise_generator" not in n)
 
 
 def test_bfloat16_follows_float32():

@@ -82,7 +82,7 @@ def test_threads_share_out_losses_and_routing_noise(size):
     results, steps = [], []
     for threads in (1, 3):
         step = _step(threads=threads, batch_size=24, **BALANCED, **EVERY_LOSS)
-        results.append([step.step(_batch(rows)) for rows in (24, size)][-1])
+        results.append([step.step(_batch(rows)) for rows in (size, 24)][-1])
         steps.append(step)
     assert len(steps[1]._buffers) == 3
     np.testing.assert_allclose(results[1].priorities, results[0].priorities, rtol=1e-4)
@@ -93,7 +93,9 @@ def test_threads_share_out_losses_and_routing_noise(size):
 
 def test_the_passes_of_an_update_have_independent_noise():
     step = _step(**BALANCED)
-    drawn = [noise for _ in range(2) for noise in step.sample_noise(0, 6)]
+    drawn = [
+        noise for _ in range(2) for noise in (*step.sample_noise(0, 6)[:2], step.sample_judge_noise(0, 6))
+    ]
     draws = [torch.cat([noise.router.flatten(), *(f.flatten() for f in noise.hidden)]) for noise in drawn]
     draws = torch.stack(
         [torch.cat([a, n.output.inputs.flatten()]) for a, n in zip(draws, drawn, strict=True)]
@@ -105,7 +107,7 @@ def test_the_passes_of_an_update_have_independent_noise():
 @pytest.mark.parametrize("part", ["online", "chooser", "judge"])
 def test_each_pass_uses_its_own_noise(part):
     step, batch = _step(**BALANCED, noisy_sigma=3.0), _batch()
-    data, noise = step.to_device(batch), step.sample_noise(0, 6)
+    data, noise = step.to_device(batch), step.sample_noise(0, 6)._replace(judge=step.sample_judge_noise(0, 6))
     quiet = noise._replace(**{part: None})
 
     def outcome(draw):
