@@ -2,8 +2,9 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -14,7 +15,7 @@ MIN_ROWS = 8
 
 
 class ThreadTeam:
-    """`size` threads, each running whole operators by itself; a team of one works in the caller's thread.
+    """`size` threads, the caller's and others, each running whole operators by itself.
 
     The other way to use the cores, threads inside of every operator, meets at a barrier several hundred times
     an update. When anything else wants a core, an actor for instance, each barrier waits for the thread that
@@ -24,10 +25,11 @@ class ThreadTeam:
 
     def __init__(self, size: int, threads_each: int = 1) -> None:
         self.size = size
+        self._threads_each = threads_each
         self._pool: ThreadPoolExecutor | None = None
         if size > 1:
             self._pool = ThreadPoolExecutor(
-                size, "team", initializer=torch.set_num_threads, initargs=(threads_each,)
+                size - 1, "team", initializer=torch.set_num_threads, initargs=(threads_each,)
             )
 
     @classmethod
@@ -45,10 +47,10 @@ class ThreadTeam:
     ) -> list[T]:
         """first(i) of all members at once, then between() by one of them, then second(i) of all at once.
 
-        Returns what `second` returned. `meanwhile` runs in the caller's thread while the team works (in a
-        team of one before `between`). What it returns are spare tasks: members that are through with `first`
-        take them, unless somebody waits for them already. They may be left undone, and a team of one takes
-        none. Raises the first error after all have ended.
+        Returns what `second` returned. The caller is member 0, and runs `meanwhile` before its `first`, while
+        the others are at theirs (in a team of one after it). What `meanwhile` returns are spare tasks:
+        members that are through with `first` take them, unless somebody waits for them already. They may be
+        left undone, and a team of one takes none. Raises the first error after all have ended.
         """
         if self._pool is None:
             first(0)
@@ -60,6 +62,8 @@ class ThreadTeam:
 
         def work(member: int) -> T:
             try:
+                if member == 0:
+                    spare.extend(meanwhile())
                 first(member)
                 while barrier.n_waiting == 0 and (task := _taken(spare)) is not None:
                     task()
@@ -69,17 +73,40 @@ class ThreadTeam:
                 raise
             return second(member)
 
-        futures = [self._pool.submit(work, member) for member in range(self.size)]
-        try:
-            spare.extend(meanwhile())
-        finally:
-            errors = [future.exception() for future in futures]
+        with _threads(self._threads_each):
+            others = [self._pool.submit(work, member) for member in range(1, self.size)]
+            futures = [_done(work, 0), *others]
+            errors = [error for future in futures if (error := future.exception()) is not None]
         # A member that fails breaks the barrier for those that wait there: theirs are not the cause.
         errors.sort(key=lambda error: isinstance(error, threading.BrokenBarrierError))
-        for error in errors:
-            if error is not None:
-                raise error
+        if errors:
+            raise errors[0]
         return [future.result() for future in futures]
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """That many threads in the operators of this thread.
+
+    Some libraries below take the number for all threads: it must stand before the others begin, or their
+    results differ in the last bits.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _done(work: Callable[[int], T], member: int) -> "Future[T]":
+    """What a member makes of its work, in this thread."""
+    future: Future[T] = Future()
+    try:
+        future.set_result(work(member))
+    except BaseException as error:
+        future.set_exception(error)
+    return future
 
 
 def _taken(tasks: "deque[Callable[[], None]]") -> Callable[[], None] | None:

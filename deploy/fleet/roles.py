@@ -112,7 +112,7 @@ class Role:
 
 
 LEARNER_SWITCH_SECONDS = 0.0002
-"""How long the team's threads may wait for the learner's own, which draws the next batch meanwhile, before
+"""How long the team's other threads may wait for the learner's own, which draws the next batch first, before
 they get the interpreter. With Python's 5 ms they stood still for as long as a draw takes."""
 
 

@@ -25,6 +25,17 @@ def test_results_come_in_order_from_threads_that_run_at_once():
     assert {threads for _, _, threads in results} == {1}
 
 
+def test_the_caller_is_a_member_with_the_threads_of_the_others_for_as_long():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        seen = ThreadTeam(2).run(nothing, nothing, lambda m: (threading.get_ident(), torch.get_num_threads()))
+        assert seen[0] == (threading.get_ident(), 1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_team_of_one_works_in_the_callers_thread():
     assert ThreadTeam(1).run(nothing, nothing, lambda member: threading.get_ident()) == [
         threading.get_ident()
@@ -79,7 +90,7 @@ def test_the_team_works_while_the_caller_does_something_else():
         started.wait()
         return []
 
-    ThreadTeam(2).run(lambda member: started.wait(), nothing, nothing, join)
+    ThreadTeam(3).run(lambda member: member and started.wait(), nothing, nothing, join)
 
 
 def test_a_member_with_nothing_to_do_takes_the_spare_tasks_and_nobody_waits_for_them():
