@@ -9,6 +9,7 @@ from deploy.bench.local_replay import RUN, make_actor, open_shards, signature_of
 from deploy.config import Config, to_json, with_values
 from replay.sampler import Sampler
 from replay.shard import Shard
+from replay.types import Batch
 
 FILL = 2_000
 """Items written by a real actor before the measurement."""
@@ -24,10 +25,16 @@ def run(config: Config, *, seconds: float = 10.0) -> dict[str, Any]:
         sampler = _filled_sampler(config, shards, spec)
         train_step = limits.make_train_step(config, spec)
 
-        def update() -> None:
+        waiting = [sampler.sample()]
+
+        def draw_ahead() -> Batch:
             sampler.ingest()
-            batch = sampler.sample()
-            result = train_step.step(batch)
+            waiting.append(sampler.sample())
+            return waiting[-1]
+
+        def update() -> None:
+            batch = waiting.pop()
+            result = train_step.step(batch, draw_ahead)
             sampler.update_priorities(batch.leaf, batch.generation, result.priorities)
 
         threads = config.learner.num_threads or len(os.sched_getaffinity(0))
