@@ -1,8 +1,10 @@
 """An actor: several environments, one policy, and a writer that takes what they see to the replay."""
 
 import itertools
+import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +22,8 @@ from replay.config import ReplayConfig
 from replay.errors import WriterStopped
 from replay.segment_builder import SegmentBuilder
 from replay.types import Segment, Signature
+
+logger = logging.getLogger(__name__)
 
 
 class WeightsSource(Protocol):
@@ -90,6 +94,7 @@ class Actor:
         self._weights: Weights | None = None
         self._started = False
         self._vector_steps = 0
+        self._refused_rewards = 0
         self._should_stop: Callable[[], bool] = lambda: False
         self._telemetry = Telemetry()
 
@@ -114,7 +119,7 @@ class Actor:
             self._begin()
         epsilon = self._epsilons.at(self._weights.env_steps)
         actions = self._policy.act(self._stacks.observations, epsilon, values=self._config.actor_priorities)
-        result = self._environment.step(actions.action)
+        result = self._without_refused(self._environment.step(actions.action))
         self._stacks.push(result.frames, result.valid)
         self._collect(actions, result)
         self._telemetry.count(int(result.valid.sum()), self._tracker.update(result))
@@ -137,6 +142,7 @@ class Actor:
         return {
             **self._telemetry.rates(),
             "actors/env_steps": float(self._telemetry.env_steps),
+            "actors/refused_rewards": float(self._refused_rewards),
             "actors/weights_version": float(-1 if weights is None else weights.version),
             "actors/epsilon": float(self._epsilons.at(0 if weights is None else weights.env_steps).mean()),
         }
@@ -151,6 +157,22 @@ class Actor:
         for builder, frame in zip(self._builders, frames, strict=True):
             builder.reset(frame)
         self._started = True
+
+    def _without_refused(self, result: StepResult) -> StepResult:
+        """A step whose reward is not finite is no transition: the episode's record ends before it."""
+        refused = result.valid & ~np.isfinite(result.rewards)
+        if not refused.any():
+            return result
+        if self._refused_rewards == 0:
+            logger.warning("a reward was not a finite number: such steps are left out and counted")
+        self._refused_rewards += int(refused.sum())
+        return replace(
+            result,
+            rewards=np.where(refused, 0, result.rewards).astype(np.float32),
+            terminated=result.terminated & ~refused,
+            truncated=result.truncated & ~refused,
+            valid=result.valid & ~refused,
+        )
 
     def _collect(self, actions: Actions, result: StepResult) -> None:
         """Hand each environment's step to its builder; a reset begins that slot's next episode."""

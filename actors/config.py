@@ -11,7 +11,8 @@ class EnvironmentConfig:
     game: str = "pong"
     """Atari game by its ROM name (`ms_pacman`); `MsPacman` and `ms-pacman` are understood too."""
     env: str = ""
-    """Another vector environment than Atari: a Gymnasium id or `module:callable`, with uint8 frames."""
+    """Another vector environment than Atari: a Gymnasium id or `module:callable`, with uint8 images, which
+    become grey. Of a size that the encoder takes: nothing is resized."""
     repeat_action_probability: float = 0.25
     """Sticky actions (Machado et al., 2018)."""
     frame_skip: int = 4

@@ -194,8 +194,14 @@ class AtariEnvironment:
         self._env.close()
 
 
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Weights of red, green and blue in grey (ITU-R BT.601)."""
+
+
 class GymnasiumEnvironment:
-    """A Gymnasium vector environment with uint8 frames (H, W) or (H, W, 1) and discrete actions.
+    """A Gymnasium vector environment with uint8 frames (H, W), (H, W, 1) or (H, W, 3) and discrete actions.
+
+    Colour becomes grey.
 
     `name` is a Gymnasium id (also `module:Id-v0`), or `module:callable`, where `callable(num_envs)` gives a
     `gymnasium.vector.VectorEnv` that resets itself on the next step and takes one seed an environment.
@@ -205,10 +211,10 @@ class GymnasiumEnvironment:
         self._env = _make_vector_env(name, num_envs)
         space, actions = self._env.single_observation_space, self._env.single_action_space
         shape = space.shape or ()
-        if space.dtype != np.uint8 or not (len(shape) == 2 or (len(shape) == 3 and shape[2] == 1)):
+        if space.dtype != np.uint8 or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))):
             raise EnvironmentError(
                 f"--environment.env {name!r} gives {space.dtype} observations of shape {shape}; "
-                "frames must be uint8 of shape (H, W) or (H, W, 1)"
+                "frames must be uint8 of shape (H, W), (H, W, 1) or (H, W, 3)"
             )
         if not isinstance(actions, gymnasium.spaces.Discrete):
             raise EnvironmentError(f"--environment.env {name!r} has actions {actions}; they must be discrete")
@@ -250,6 +256,8 @@ class GymnasiumEnvironment:
         self._env.close()
 
     def _frames(self, observations: Any) -> NDArray[np.uint8]:
+        if np.ndim(observations) == 4 and np.shape(observations)[3] == 3:
+            return np.rint(np.asarray(observations) @ LUMA).astype(np.uint8)
         # A copy: vector environments may write the next observations into the same array.
         return np.array(observations, np.uint8).reshape(self.num_envs, *self.frame_shape)
 
@@ -262,7 +270,13 @@ def _make_vector_env(name: str, num_envs: int) -> VectorEnv:
             env = getattr(importlib.import_module(module_name), attribute)(num_envs)
         else:
             mode = {"autoreset_mode": AutoresetMode.NEXT_STEP}
-            env = gymnasium.make_vec(name, num_envs, vectorization_mode="sync", vector_kwargs=mode)
+            module_name, _, identity = name.rpartition(":")
+            if module_name:
+                importlib.import_module(module_name)
+            if gymnasium.spec(identity).entry_point is None:  # there is a vector environment, and no other
+                env = gymnasium.make_vec(identity, num_envs, vectorization_mode="vector_entry_point")
+            else:
+                env = gymnasium.make_vec(identity, num_envs, vectorization_mode="sync", vector_kwargs=mode)
     except (ImportError, AttributeError, TypeError, ValueError, gymnasium.error.Error) as error:
         reason = " ".join(str(error).split())
         raise EnvironmentError(f"--environment.env {name!r} cannot be made: {reason}") from error

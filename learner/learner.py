@@ -255,14 +255,19 @@ class Learner:
         self._publish_weights(Weights(self.weights_version, parameters, self._published_env_steps))
 
     def _refuse_nan(self, batch: Batch, result: UpdateResult) -> None:
-        """The parameters are lost at this point, so the run stops; the last checkpoint is from before."""
-        if math.isfinite(result.loss):
+        """The run stops before anything is published or saved; the last checkpoint is from before.
+
+        With a loss that is not finite the weights are as they were, with such a gradient they are lost.
+        """
+        broken = "loss" if not math.isfinite(result.loss) else "gradient's norm"
+        value = result.loss if broken == "loss" else result.grad_norm
+        if math.isfinite(value):
             return
         path = self._checkpoints.folder.parent / f"nan-batch-{self.updates:09d}.npz"
         arrays = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, **arrays)
-        raise LearnerError(f"the loss of update {self.updates} is {result.loss}; its batch is in {path}")
+        raise LearnerError(f"the {broken} of update {self.updates} is {value}; its batch is in {path}")
 
     def _log(self, batch: Batch, result: UpdateResult) -> None:
         self._speed.count(updates=1)
@@ -270,14 +275,14 @@ class Learner:
         if not self._board.due():
             return
         self._write_metrics()
-        lag = float(np.mean(self.weights_version - batch.weights_version))
+        age = float(np.mean(self.weights_version - batch.weights_version))
         self._board.write(
             {
                 "learner/loss": result.loss,
                 "learner/q_mean": result.q_mean,
                 "learner/grad_norm": result.grad_norm,
                 "learner/priority_max": float(np.max(result.priorities)),
-                "learner/weights_lag": lag,
+                "learner/sample_age": age,
             }
         )
 

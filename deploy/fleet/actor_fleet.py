@@ -9,6 +9,8 @@ from deploy.fleet.roles import Assignment
 from deploy.fleet.run_state import FleetState
 from deploy.fleet.scaling import Backoff, missing, surplus
 
+START_SECONDS = 20.0
+"""People are told of an actor that takes longer to start."""
 DRAIN_SECONDS = 30.0
 """An actor that was told to leave and is not done after this long is killed."""
 
@@ -24,6 +26,8 @@ class ActorFleet:
         self._running: dict[int, tuple[int, RoleHandle]] = {}
         self._leaving: dict[int, tuple[int, RoleHandle, float]] = {}
         self._backoff: dict[int, Backoff] = {}
+        self._starting: dict[int, float] = {}
+        """When slots were asked for that have not answered yet; those that were noted are left out."""
         self.restarts = 0
         self.new_dead: set[tuple[int, int]] = set()
         """Incarnations found dead or gone since somebody last cleared it."""
@@ -44,6 +48,7 @@ class ActorFleet:
         episodes = [episode for handle in self._handles() for episode in handle.poll()]
         now = time.monotonic()
         self._bury(now)
+        self._tell_of_waiting(now)
         for slot in surplus(self._running, self._state.target):
             self._dismiss(slot, now)
         for slot in missing(self._running, self._state.target):
@@ -83,8 +88,17 @@ class ActorFleet:
         incarnation = self._state.next_incarnation(slot)
         handle = start_actor(self._assignment, slot, incarnation, start_env_steps, self._node_id)
         self._running[slot] = incarnation, handle
+        self._starting[slot] = now
         self._backoff[slot].started(now)
         self._note(f"actor {slot} starts (incarnation {incarnation})")
+
+    def _tell_of_waiting(self, now: float) -> None:
+        for slot, since in list(self._starting.items()):
+            if slot not in self._running or self._running[slot][1].ready:
+                del self._starting[slot]
+            elif now - since > START_SECONDS:
+                del self._starting[slot]
+                self._note(f"actor {slot} waits since {START_SECONDS:.0f} s to start: has Ray a free core?")
 
     def _dismiss(self, slot: int, now: float) -> None:
         incarnation, handle = self._running.pop(slot)

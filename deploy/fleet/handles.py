@@ -143,7 +143,8 @@ def start_learner(
     assignment: Assignment, dead: set[tuple[int, int]], node_id: str, num_gpus: float
 ) -> RoleHandle:
     """Start the learner on that node."""
-    actor = _role(LearnerRole, num_gpus=num_gpus, node_id=node_id).remote(assignment, dead)
+    # Its core is held by the weight store, which outlives it.
+    actor = _role(LearnerRole, num_cpus=0, num_gpus=num_gpus, node_id=node_id).remote(assignment, dead)
     return RoleHandle(actor, actor.run.remote())
 
 
@@ -151,14 +152,14 @@ def start_actor(
     assignment: Assignment, slot: int, incarnation: int, start_env_steps: int, node_id: str | None
 ) -> RoleHandle:
     """Start one incarnation of an actor slot, on any node or on that one."""
-    role = _role(ActorRole, num_gpus=0, node_id=node_id)
+    role = _role(ActorRole, num_cpus=1, num_gpus=0, node_id=node_id)
     actor = role.remote(assignment, slot, incarnation, start_env_steps)
     return RoleHandle(actor, actor.run.remote())
 
 
-def _role(cls: type, *, num_gpus: float, node_id: str | None) -> Any:
+def _role(cls: type, *, num_cpus: int, num_gpus: float, node_id: str | None) -> Any:
     return ray.remote(cls).options(
-        num_cpus=1,
+        num_cpus=num_cpus,
         num_gpus=num_gpus,
         max_concurrency=CONCURRENCY,
         max_restarts=0,

@@ -26,7 +26,8 @@ class Telemetry:
 
     def __init__(self, config: Config, folder: RunFolder, ray_address: str) -> None:
         self._config, self._folder, self._ray_address = config, folder, ray_address
-        self.before: dict[str, float] = (folder.read_json("status.json", None) or {}).get("metrics", {})
+        before = folder.read_json("status.json", None) or {}
+        self.before: dict[str, float] = before.get("metrics", {})
         """The metrics of the status before: of another command, or of a supervisor that died."""
         # What is shown until the learner has restored: the checkpoint's counts, and what adds up.
         kept = {name: x for name, x in self.before.items() if name.startswith(("progress/", "episode/"))}
@@ -36,7 +37,7 @@ class Telemetry:
         self._seconds_before = self.before.get("progress/seconds", 0.0)
         self._started = time.monotonic()
         self._count = int(self.before.get("episode/count", 0))
-        self._episodes: deque[tuple[float, int]] = deque(maxlen=EPISODES)
+        self._episodes = deque(map(tuple, before.get("episodes", [])), maxlen=EPISODES)
         self._notes: deque[str] = deque(maxlen=NOTES)
         self._sink = MetricsSink(folder.path)
         self._sink_due = time.monotonic()
@@ -72,6 +73,9 @@ class Telemetry:
             "actors/restarts": float(restarts),
         }
         if actors:
+            lags = [weights_lag(learner, metrics) for metrics in actors]
+            if known := [lag for lag in lags if lag is not None]:
+                own["actors/weights_lag"] = statistics.fmean(known)
             own["actors/waiting_share"] = statistics.fmean(waiting_share(metrics) for metrics in actors)
         if "progress/env_steps" in learner:
             own |= self._num_frames(learner)
@@ -117,6 +121,7 @@ class Telemetry:
             "metrics": known | self._metrics,
             "total_env_steps": self._config.run.total_env_steps,
             "notes": list(self._notes),
+            "episodes": list(self._episodes),
         }
         self._folder.write_json("status.json", status)
         return status
@@ -132,6 +137,12 @@ class Telemetry:
 def steps_per_s(metrics: Mapping[str, float]) -> float:
     """Env steps a second of one actor, from what it reports."""
     return metrics.get("speed/actor_steps_per_s", 0.0)
+
+
+def weights_lag(learner: Mapping[str, float], actor: Mapping[str, float]) -> float | None:
+    """Versions that an actor's weights are behind the learner's; None before both have any."""
+    newest, own = learner.get("learner/weights_version", -1.0), actor.get("actors/weights_version", -1.0)
+    return max(0.0, newest - own) if min(newest, own) >= 0 else None
 
 
 def waiting_share(metrics: Mapping[str, float]) -> float:

@@ -69,10 +69,14 @@ class WeightStore:
 
 
 def create_weight_store(node_id: str, log: Path) -> Any:
-    """Start a store on that Ray node, with the run's log; gives its handle."""
+    """Start a store on that Ray node, with the run's log; gives its handle.
+
+    It holds the core that the learner beside it works on: were it the learner's own, an actor that waits for
+    a core would take it when the learner dies, and no learner could start again.
+    """
     # Every actor has one question pending, a coroutine in the store; the learner must get in beside them.
     remote = ray.remote(WeightStore).options(
-        num_cpus=0, max_concurrency=2 * MOST_ACTORS, scheduling_strategy=only_on(node_id)
+        num_cpus=1, max_concurrency=2 * MOST_ACTORS, scheduling_strategy=only_on(node_id)
     )
     return remote.remote(log)
 

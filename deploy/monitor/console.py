@@ -126,7 +126,7 @@ def rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
             "learner waiting",
             text("learner/waiting_share", f"{show('learner/waiting_share', '.0f', 100)} %"),
         ),
-        ("weights lag", text("learner/weights_lag", f"{show('learner/weights_lag', '.1f')} versions")),
+        ("weights lag", text("actors/weights_lag", f"{show('actors/weights_lag', '.1f')} versions")),
         ("replay", text("replay/size", f"{replay}, {show('replay/bytes', ',.1f', 1 / 1e6)} MB")),
         ("actors alive", text("actors/alive", f"{show('actors/alive')} of {status['target_actors']}")),
     ]

@@ -44,9 +44,10 @@ def draw_diagnostics(run_paths: Sequence[Path], target: Path) -> Path:
     _draw_kernel(axes[len(PANELS)], run_paths[0])
     for axis in axes[len(PANELS) + 1 :]:
         axis.set_axis_off()
-    figure.suptitle(
-        "   ".join(f"{STYLES[i % 4]} {path.name}" for i, (path, _) in enumerate(runs)), fontsize=11
-    )
+    labels = [path.name for path, _ in runs]
+    if len(labels) > 1:
+        labels = [f"{STYLES[i % 4]} {label}" for i, label in enumerate(labels)]
+    figure.suptitle("   ".join(labels), fontsize=11)
     figure.savefig(target, dpi=100)
     plt.close(figure)
     return target

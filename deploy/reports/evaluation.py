@@ -35,6 +35,14 @@ class EvaluationReport:
     def to_json(self) -> dict[str, Any]:
         """Flat and JSON-able; 95 % bootstrap intervals; returns are undiscounted sums of raw rewards."""
         mean, median = self.scores.mean, self.scores.median
+        of_human = {
+            "human_normalised": self.scores.human_normalised_mean,
+            "human_normalised_median": self.scores.human_normalised_median,
+        }
+        normalised: dict[str, Any] = {}
+        for name, interval in of_human.items():
+            normalised[name] = None if interval is None else interval.value
+            normalised[f"{name}_interval"] = None if interval is None else [interval.low, interval.high]
         return {
             "game": self.game,
             "checkpoint": self.checkpoint,
@@ -46,8 +54,7 @@ class EvaluationReport:
             "return_mean_interval": [mean.low, mean.high],
             "return_median": median.value,
             "return_median_interval": [median.low, median.high],
-            "human_normalised": self.scores.human_normalised_mean,
-            "human_normalised_median": self.scores.human_normalised_median,
+            **normalised,
             "returns": [episode.return_ for episode in self.episodes],
             "lengths": [episode.length for episode in self.episodes],
         }

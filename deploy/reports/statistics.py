@@ -25,8 +25,8 @@ class ScoreSummary:
     episodes: int
     mean: Interval
     median: Interval
-    human_normalised_mean: float | None
-    human_normalised_median: float | None
+    human_normalised_mean: Interval | None
+    human_normalised_median: Interval | None
 
 
 def score_key(game: str) -> str:
@@ -55,13 +55,14 @@ def summarise(returns: Sequence[float], game: str, *, seed: int = 0) -> ScoreSum
         raise ValueError("no finished episode to summarise")
     values = np.asarray(returns, dtype=np.float64)
     mean, median = float(values.mean()), float(np.median(values))
-    return ScoreSummary(
-        episodes=len(values),
-        mean=_interval(values, np.mean, mean, seed),
-        median=_interval(values, np.median, median, seed),
-        human_normalised_mean=human_normalised(mean, game),
-        human_normalised_median=human_normalised(median, game),
-    )
+    raw = _interval(values, np.mean, mean, seed), _interval(values, np.median, median, seed)
+    return ScoreSummary(len(values), *raw, *(_human_normalised(interval, game) for interval in raw))
+
+
+def _human_normalised(interval: Interval, game: str) -> Interval | None:
+    """The same interval on the other scale: normalising is linear."""
+    value, low, high = (human_normalised(score, game) for score in vars(interval).values())
+    return None if value is None or low is None or high is None else Interval(value, low, high)
 
 
 def _interval(values: np.ndarray, statistic: object, value: float, seed: int) -> Interval:

@@ -10,7 +10,7 @@ from actors.config import EnvironmentConfig
 from actors.policy import Policy
 from replay.config import ReplayConfig
 from tests.helpers.acting import CATCH, RETURNS, RecordingWriter, Watch, WeightsQueue, make_actor, weights
-from tests.helpers.brute_force import brute_force_items
+from tests.helpers.brute_force import RecordedStep, brute_force_items
 from tests.helpers.deadline import until
 from tests.helpers.streams import assert_same_items, items_of
 
@@ -37,6 +37,46 @@ def test_every_step_becomes_one_item_just_as_the_policy_saw_it(environment, acto
         assert_same_items(items, expected)
         assert np.array_equal([i.observation for i in items], watch.observations_acted_on(env))
         assert any(not r.valid[env] for r in watch.results)
+
+
+@pytest.mark.parametrize("actor_priorities", [False, True])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_steps_with_a_reward_that_is_no_number_are_left_out_and_counted(bad, actor_priorities) -> None:
+    """Those before and after them are what they would be with a new episode in between."""
+    writer = RecordingWriter()
+    actor = make_actor(CATCH, writer, actor_priorities=actor_priorities)
+    step, calls = actor._environment.step, itertools.count()
+
+    def spoiled(actions):
+        result, call = step(actions), next(calls)
+        if call in (3, 20, 21):
+            result.rewards[1] = bad
+        return result
+
+    actor._environment.step = spoiled
+    watch = Watch(actor)
+    for _ in range(60):
+        actor.step()
+    actor.drain()
+    refused = sum(int(r.valid[1]) for r in watch.results if not np.isfinite(r.rewards[1]))
+    assert actor.metrics()["actors/refused_rewards"] == refused >= 2
+    for env in range(3):
+        stream, parts, frame = [], [], watch.first[env]
+        for result, actions in zip(watch.results, watch.actions, strict=True):
+            reward = float(result.rewards[env])
+            if result.valid[env] and np.isfinite(reward):
+                ends = bool(result.terminated[env]), bool(result.truncated[env])
+                action = int(actions.action[env])
+                stream.append(RecordedStep(frame, action, reward, *ends, False, result.frames[env]))
+            elif result.valid[env]:
+                parts, stream = [*parts, stream], []
+            frame = result.frames[env]
+        parts.append(stream)
+        expected = [item for part in parts for item in brute_force_items(part, stack=4, n_step=3, **RETURNS)]
+        segments = [s for s in writer.segments if s.env_slot == env]
+        items = [item for s in segments for item in items_of(s, stack=4, n_step=3, **RETURNS)]
+        assert_same_items(items, expected)
+        assert len(parts) == (1 if env != 1 else 1 + refused)
 
 
 @pytest.mark.parametrize("actor_priorities", [False, True])

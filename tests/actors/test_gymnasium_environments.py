@@ -46,14 +46,16 @@ def counters():
         "CounterTruncating-v0": {"truncating": True},
         "CounterFlat-v0": {"shape": (6, 5)},
         "CounterColour-v0": {"shape": (6, 5, 3)},
+        "CounterFourChannels-v0": {"shape": (6, 5, 4)},
         "CounterFloat-v0": {"dtype": np.float32},
         "CounterFromOne-v0": {"action_start": 1},
         "CounterBox-v0": {"box_actions": True},
     }
     for name, settings in variants.items():
         gymnasium.register(name, Counter, kwargs=settings, disable_env_checker=True)
+    gymnasium.register("CatchOnlyAsVector-v0", vector_entry_point=Catch)
     yield
-    for name in variants:
+    for name in (*variants, "CatchOnlyAsVector-v0"):
         del gymnasium.registry[name]
 
 
@@ -61,7 +63,7 @@ def make(env, num_envs=2):
     return make_environment(EnvironmentConfig(env=env), num_envs, np.arange(10, 10 + 10 * num_envs, 10))
 
 
-@pytest.mark.parametrize("name", ["Counter-v0", "CounterFlat-v0"])
+@pytest.mark.parametrize("name", ["Counter-v0", "CounterFlat-v0", "CounterColour-v0"])
 def test_a_gymnasium_id_gives_single_frames_and_resets_on_the_next_step(name) -> None:
     env = make(name)
     assert env.frame_shape == (6, 5)
@@ -75,6 +77,21 @@ def test_a_gymnasium_id_gives_single_frames_and_resets_on_the_next_step(name) ->
     assert [r.rewards.tolist() for r in results] == [[1, 0], [1, 0], [1, 0], [0, 0], [1, 0]]
     assert [r.life_lost[0] for r in results] == [False, True, False, False, False]
     assert results[0].frames[0, 0, 0] == 11  # not written over by later steps
+
+
+def test_colour_becomes_grey_by_brightness() -> None:
+    env = make("CounterColour-v0")
+    frames = np.zeros((2, 6, 5, 3), np.uint8)
+    frames[0, 0, 0], frames[0, 1, 1], frames[1, 2, 2] = (255, 0, 0), (0, 255, 0), (255, 255, 255)
+    grey = env._frames(frames)
+    assert grey.shape == (2, 6, 5)
+    assert (grey[0, 0, 0], grey[0, 1, 1], grey[1, 2, 2], grey[1, 0, 0]) == (76, 150, 255, 0)
+
+
+def test_an_id_that_has_a_vector_environment_only() -> None:
+    env = make("CatchOnlyAsVector-v0")
+    assert (env.frame_shape, env.num_actions) == ((84, 84), 3)
+    assert env.reset().shape == (2, 84, 84)
 
 
 def test_a_time_limit_is_a_truncation() -> None:
@@ -127,7 +144,7 @@ def not_a_vector_env(num_envs):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("CounterColour-v0", "uint8 of shape"),
+        ("CounterFourChannels-v0", "uint8 of shape"),
         ("CounterFloat-v0", "uint8 of shape"),
         ("CounterBox-v0", "discrete"),
         ("CartPole-v1", "uint8 of shape"),

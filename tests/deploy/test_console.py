@@ -14,7 +14,7 @@ METRICS = {
     "progress/updates": 62.0,
     "replay/samples_per_insert": 7.98,
     "learner/waiting_share": 0.125,
-    "learner/weights_lag": 1.5,
+    "actors/weights_lag": 1.5,
     "replay/size": 250.0,
     "replay/fill": 0.25,
     "replay/bytes": 2_500_000.0,

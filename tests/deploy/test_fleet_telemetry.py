@@ -85,3 +85,25 @@ def test_the_log_hides_passwords_in_tracebacks_too(tmp_path: Path) -> None:
     assert "tester INFO somebody: connects to redis://:***@host:1" in logged
     assert "ValueError: no answer from redis://u:***@host:2" in logged
     assert "secret" not in logged
+
+
+def test_the_mean_return_goes_on_over_a_resume(tmp_path: Path) -> None:
+    telemetry, folder = resumed(tmp_path)
+    telemetry.add_episodes([(float(value), 10) for value in range(15)])
+    telemetry.update({"progress/env_steps": 910.0}, [], target=1, alive=1, restarts=0)
+    shown(telemetry, "stopped")
+    again = Telemetry(catch_config(tmp_path), folder, "")
+    again.add_episodes([(100.0, 20)])
+    again.update({"progress/env_steps": 920.0}, [], target=1, alive=1, restarts=0)
+    metrics = shown(again, "running")
+    assert metrics["episode/count"] == 16
+    assert metrics["episode/return_mean_100"] == (sum(range(15)) + 100) / 16
+    assert metrics["episode/length_mean_100"] == (15 * 10 + 20) / 16
+
+
+def test_the_lag_is_that_of_the_weights_that_act_now(tmp_path: Path) -> None:
+    telemetry, _ = resumed(tmp_path)
+    learner = {"progress/env_steps": 910.0, "learner/weights_version": 148.0}
+    actors = [{"actors/weights_version": version} for version in (139.0, 148.0, -1.0)]
+    telemetry.update(learner, actors, target=3, alive=3, restarts=0)
+    assert shown(telemetry, "running")["actors/weights_lag"] == 4.5

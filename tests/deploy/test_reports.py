@@ -31,7 +31,11 @@ def test_summary_of_known_returns():
     summary = summarise([1.0, 2.0, 3.0, 10.0], "pong")
     assert (summary.mean.value, summary.median.value, summary.episodes) == (4.0, 2.5, 4)
     assert 1.0 <= summary.mean.low < 4.0 < summary.mean.high <= 10.0
-    assert summary.human_normalised_mean == pytest.approx((4.0 + 20.7) / (14.6 + 20.7))
+    normalised, scale = summary.human_normalised_mean, 14.6 + 20.7
+    assert normalised.value == pytest.approx((4.0 + 20.7) / scale)
+    assert normalised.low == pytest.approx((summary.mean.low + 20.7) / scale)
+    assert normalised.high == pytest.approx((summary.mean.high + 20.7) / scale)
+    assert summarise([1.0, 2.0], "tests.helpers.catch:make").human_normalised_median is None
 
 
 def test_summary_of_equal_returns_has_no_width():

@@ -121,3 +121,17 @@ def test_a_detached_run_goes_on_alone_to_its_end(trained: Trained, tmp_path: Pat
         last = until(lambda: (s := terminal.status())["state"] == "finished" and s, "its end", 90, pause=0.2)
         assert metric(last, "progress/env_steps") >= goal
         until(lambda: not Path(left).exists(), "the end of its Ray", 30)
+
+
+def test_evaluate_plays_full_games_and_films_them(trained: Trained, tmp_path: Path) -> None:
+    terminal = trained.terminal.copy(tmp_path)
+    done = terminal.run("evaluate", NAME, "--episodes", "3", "--video")
+    assert done.returncode == 0, done.stderr
+    (report,) = terminal.folder.path.glob("evaluation-update-*.json")
+    scores = json.loads(report.read_text())
+    assert scores["episodes"] == len(scores["returns"]) == 3
+    assert scores["return_mean"] == sum(scores["returns"]) / 3
+    assert scores["epsilon"] == 0.001
+    (film,) = terminal.folder.videos.glob("*.mp4")
+    assert film.stat().st_size > 500
+    assert str(film) in done.stdout

@@ -284,6 +284,22 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(tmp_path, l
     assert setup.store.load_newest().update == 2
 
 
+def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_saved_or_published(tmp_path):
+    setup = Setup(tmp_path, [60], total=60, checkpoint_period=1, publish_period=1)
+    step = setup.train_step.step
+
+    def broken(batch, meanwhile):
+        result = step(batch, meanwhile)
+        result.grad_norm = float("inf") if setup.train_step.steps == 3 else 2.5
+        return result
+
+    setup.train_step.step = broken
+    with pytest.raises(LearnerError, match=r"gradient's norm of update 2 is inf; .*nan-batch-000000002\.npz"):
+        setup.learner.run(never)
+    assert setup.store.load_newest().update == 2
+    assert [weights.parameters[0] for weights in setup.published] == [0, 1, 2]
+
+
 def test_an_idle_learner_stops_within_a_second_and_counts_as_waiting(tmp_path):
     setup = Setup(tmp_path, [], total=60)
     stop, answer = threading.Event(), []
@@ -324,7 +340,7 @@ def test_metrics_have_the_agreed_names(tmp_path):
         2.5,
     )
     assert metrics["learner/weights_version"] == 1
-    assert metrics["learner/weights_lag"] == 0
+    assert metrics["learner/sample_age"] == 0
     assert metrics["learner/checkpoints"] == 1
     assert all(isinstance(value, float) for value in metrics.values())
 

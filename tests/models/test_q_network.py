@@ -123,6 +123,33 @@ def test_output_layer_initial_values():
     assert not network.output.linear.bias.any()
 
 
+def test_dqn_output_layer_initial_values():
+    """paper-dqn's: one plain layer."""
+    config = NetworkConfig(encoder="nature", distributional=False, dueling=False, noisy=False)
+    linear = build_network(config, 6, seed=0).output.linear
+    assert linear.weight.shape == (6, 7744)
+    bound = math.sqrt(6 / (7744 + 6))
+    assert 0.999 * bound < linear.weight.abs().max() <= bound
+    assert linear.weight.var().item() == pytest.approx(bound**2 / 3, rel=0.02)
+    assert not linear.bias.any()
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_dense_hidden_layer_initial_values(noisy):
+    config = NetworkConfig(encoder="nature", head="dense", noisy=noisy)
+    hidden = build_network(config, 6, seed=0).head.hidden
+    assert hidden.weight.shape == (512, 7744)
+    bound = 1 / math.sqrt(7744) if noisy else math.sqrt(6 / (7744 + 512))
+    assert 0.999 * bound < hidden.weight.abs().max() <= bound
+    assert hidden.weight.var().item() == pytest.approx(bound**2 / 3, rel=0.01)
+    if noisy:
+        assert hidden.bias.abs().max() <= bound
+        assert hidden.bias.abs().max() > 0.9 * bound
+        assert (hidden.weight_sigma == hidden.weight_sigma[0, 0]).all()
+    else:
+        assert not hidden.bias.any()
+
+
 def test_too_small_observations_are_refused():
     with pytest.raises(ValueError, match="too small"):
         build_network(SMALL, 3, observation_shape=(4, 20, 20))
