@@ -40,13 +40,22 @@ def measure(config: Config, *, seconds: float = 4.0) -> dict[str, float]:
 
 
 def update_samples_per_s(config: Config, *, seconds: float) -> float:
-    """Samples a second of the production TrainStep on all cores (or the GPU), on random frames."""
+    """Samples a second of the production TrainStep on all cores (or the GPU), on random frames.
+
+    It is told of the next batch, as in a run.
+    """
     spec = describe_environment(config.environment)
     train_step = make_train_step(config, spec)
-    batch = random_batch(config, spec, np.random.default_rng(config.run.seed))
+    rng = np.random.default_rng(config.run.seed)
+    waiting = [random_batch(config, spec, rng) for _ in range(2)]
+
+    def update() -> None:
+        batch = waiting.pop(0)
+        waiting.append(batch)
+        train_step.step(batch, lambda: waiting[0])
+
     threads = config.learner.num_threads or len(os.sched_getaffinity(0))
-    calls = with_threads(threads, lambda: calls_per_s(lambda: train_step.step(batch), seconds))
-    return calls * config.learner.batch_size
+    return with_threads(threads, lambda: calls_per_s(update, seconds)) * config.learner.batch_size
 
 
 def env_steps_per_s(config: Config, *, seconds: float) -> float:
