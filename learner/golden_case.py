@@ -18,7 +18,18 @@ from replay.types import Batch
 
 BATCH_ARRAYS = ("action", "reward", "terminal", "loss_weight")
 # What numpy and json raise for files that are something else, or cut short.
-UNREADABLE = (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class CaseError(Exception):
@@ -38,7 +49,7 @@ class GoldenCase:
         """Read the file."""
         try:
             with np.load(path) as file:
-                arrays = {key: file[key] for key in file.files}
+                arrays: dict[str, Any] = {key: file[key] for key in file.files}
             meta = json.loads(arrays.pop("meta").tobytes())
         except KeyError:
             raise CaseError("meta: is missing") from None
@@ -48,6 +59,9 @@ class GoldenCase:
             raise CaseError(f"not a golden case: {one_line(error)}") from error
         if not isinstance(meta, dict):
             raise CaseError("meta: is not a JSON object")
+        for key, array in arrays.items():
+            if not isinstance(array, np.ndarray) or array.dtype.kind not in "bfiu":
+                raise CaseError(f"{key}: not an array of numbers")
         return cls(str(meta.get("name", path.stem)), meta, arrays)
 
     def section(self, prefix: str) -> dict[str, NDArray[Any]]:
@@ -61,7 +75,7 @@ class GoldenCase:
         num_actions = count(self.meta, "num_actions")
         if action.dtype.kind not in "iu" or action.min() < 0 or action.max() >= num_actions:
             raise CaseError(f"action: not integers from 0 to {num_actions - 1}")
-        gamma = number(self.meta, "cumulative_gamma", 0.0)
+        gamma = number(self.meta, "cumulative_gamma")
         observation, next_observation = self.observation(), self.observation("next_state")
         if next_observation.shape != observation.shape:
             raise CaseError("next_state: not of the shape of state")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.config import LearnerConfig
-from learner.golden_case import CaseError, GoldenCase, one_line
+from learner.golden_case import UNREADABLE, CaseError, GoldenCase, one_line
 from learner.reference_noise import find_noise
 from learner.reference_statistics import reference_statistics
 from learner.train_step import NO_NOISE, Judged, TensorBatch, TrainStep, UpdateNoise
@@ -166,6 +166,8 @@ def report(case: GoldenCase) -> dict[str, Any]:
             raise CaseError(f"{name}: {case.arrays[name].dtype}, not numbers")
     step, seed = build_step(case)
     found = compute(case, step)
+    for name in _compared(case):
+        _check_shape(case, name, found)
     document: dict[str, Any] = {"case": case.name, "max_abs_error": {}, "max_rel_error": {}}
     over = []
     for name in _compared(case):
@@ -175,22 +177,29 @@ def report(case: GoldenCase) -> dict[str, Any]:
         document["max_rel_error" if relative else "max_abs_error"][name] = (
             error if math.isfinite(error) else None
         )
-        if name not in NOT_JUDGED and not error <= _tolerance(name, relative):
+        unjudged = name in NOT_JUDGED and math.isfinite(error)
+        if not unjudged and not error <= _tolerance(name, relative):
             over.append(name)
     document["over_tolerance"] = over
     if seed is not None:
         document["expert_noise"] = f"PRNGKey({seed})"
+    elif over and step.online_network.head.noise_sizes is not None:
+        document["expert_noise"] = "none found that explains experts_hidden"
     return document
+
+
+def _check_shape(case: GoldenCase, name: str, found: Arrays) -> None:
+    if name not in found:
+        raise CaseError(f"{name}: the network that meta describes gives no such array")
+    ours, theirs = np.shape(found[name]), case.arrays[name].shape
+    if ours != theirs:
+        raise CaseError(f"{name}: shape {theirs}, the network that meta describes gives {ours}")
 
 
 def _error(case: GoldenCase, name: str, found: Arrays) -> float:
     """Largest absolute difference; not finite where either side is not."""
-    if name not in found:
-        raise CaseError(f"{name}: the network that meta describes gives no such array")
-    ours, theirs = np.asarray(found[name], np.float64), case.arrays[name]
-    if ours.shape != theirs.shape:
-        raise CaseError(f"{name}: shape {theirs.shape}, the network that meta describes gives {ours.shape}")
-    return float(np.abs(ours - theirs).max(initial=0.0))
+    difference = np.asarray(found[name], np.float64) - case.arrays[name]
+    return float(np.abs(difference).max(initial=0.0))
 
 
 def _scale(case: GoldenCase, name: str) -> float:
@@ -226,6 +235,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             document = report(GoldenCase.load(path))
         except (CaseError, UnsupportedOption) as error:
             print(f"{path}: {error}", file=sys.stderr)
+            status = 2
+            continue
+        except UNREADABLE as error:  # Its numbers or sizes are beyond what anything here can compute.
+            print(f"{path}: cannot be computed: {one_line(error)}", file=sys.stderr)
             status = 2
             continue
         print(json.dumps(document), flush=True)

@@ -76,7 +76,7 @@ def find_noise(
     None if the experts are not noisy, had no noise or had that of a key that is not tried.
     """
     sizes = network.head.noise_sizes
-    if sizes is None or network(observation[:1]).hidden.shape != hidden[:1].shape:
+    if sizes is None or hidden.ndim == 0 or network(observation[:1]).hidden.shape != hidden[:1].shape:
         return None
     tokens = network.tokenizer(network.encoder(network.to_image(observation[:1]), scale=1.0 / 255.0))
     for seed in (None, *range(MAX_SEED)):

@@ -84,7 +84,10 @@ def load_dopamine(
             if part.shape != shape:
                 raise ValueError(f"{path}: shape {tuple(part.shape)}, the network has {shape}")
         values[entry.name] = torch.cat([entry.layout.read(part) for part in parts])
-    if _is_soft_moe(network):
+    if _is_soft_moe(network) and SOFT_MOE_SCALE in unused:
+        unread = _read(arrays, SOFT_MOE_SCALE)
+        if unread.shape != (1,) or not unread.isfinite().all():
+            raise ValueError(f"{SOFT_MOE_SCALE}: not one finite number")
         unused.discard(SOFT_MOE_SCALE)
     if unused:
         raise ValueError(f"{min(unused)}: the network has no such parameter")
@@ -111,6 +114,8 @@ def to_dopamine(
 def _read(arrays: Mapping[str, NDArray[np.generic]], path: str) -> Tensor:
     if path not in arrays:
         raise KeyError(f"{path}: is missing")
+    if arrays[path].dtype.kind not in "fiu":
+        raise ValueError(f"{path}: {arrays[path].dtype}, not real numbers")
     return torch.from_numpy(np.array(arrays[path], dtype=np.float32))
 
 

@@ -4,6 +4,7 @@ A network there is ImpalaMoE or NatureDQNMoE (`kind` dqn) or FullRainbowMoENetwo
 case does not name has the value that the network has by default.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -32,6 +33,11 @@ ONLY: dict[str, Any] = {
 }
 
 
+MOST = 10**6
+"""Larger counts are mistakes: no memory holds them."""
+LARGEST = 1e30
+
+
 class UnsupportedOption(ValueError):
     """An option, named in the message, that is missing, wrong or not among our arms."""
 
@@ -55,7 +61,7 @@ def network_config(options: Options) -> NetworkConfig:
         encoder=encoder,
         padding="same",
         # The reference's Nature DQN network takes nn_scale and does not read it.
-        encoder_width_scale=number(options, "nn_scale", 1.0) if rainbow or encoder == "impala" else 1.0,
+        encoder_width_scale=_width_scale(options) if rainbow or encoder == "impala" else 1.0,
         tokens=_one_of(options, "routing_type", TOKENS, "PER_PIXEL"),
         patch_size=_patch_size(options),
         patch_embedding="average" if flag(options, "use_avg_pool_for_tokens", False) else "learned",
@@ -63,7 +69,7 @@ def network_config(options: Options) -> NetworkConfig:
         head=_one_of(options, "moe_type", HEADS, "SOFTMOE"),
         num_experts=count(options, "num_experts", 8),
         expert_hidden_units=hidden,
-        capacity_factor=number(options, "capacity_factor", 1.0),
+        capacity_factor=_positive(options, "capacity_factor"),
         normalize=flag(options, "normalization", False),
         selected_experts=count(options, "num_selected_experts", 1),
         dense_hidden_units=hidden,
@@ -96,7 +102,9 @@ def count(options: Options, name: str, default: int | None = None) -> int:
     """The option as a positive integer; raises UnsupportedOption, also if it is missing without a default."""
     value = _get(options, name, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UnsupportedOption(f"{name}: {value!r} is not a positive integer")
+        raise UnsupportedOption(f"{name}: {_short(value)} is not a positive integer")
+    if value > MOST:
+        raise UnsupportedOption(f"{name}: {_short(value)} is more than {MOST:,}")
     return value
 
 
@@ -104,7 +112,9 @@ def number(options: Options, name: str, default: float | None = None) -> float:
     """The option as a float; raises UnsupportedOption as `count` does."""
     value = _get(options, name, default)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UnsupportedOption(f"{name}: {value!r} is not a number")
+        raise UnsupportedOption(f"{name}: {_short(value)} is not a number")
+    if not -LARGEST < value < LARGEST:
+        raise UnsupportedOption(f"{name}: {_short(value)} is not a finite number")
     return float(value)
 
 
@@ -130,6 +140,27 @@ def _one_of(options: Options, name: str, choices: Mapping[str, Any], default: st
     return choices[value]
 
 
+def _positive(options: Options, name: str) -> float:
+    """The option, 1 if it is not there, as a float above zero."""
+    value = number(options, name, 1.0)
+    if not 0.0 < value <= MOST:
+        raise UnsupportedOption(f"{name}: {value!r} is not above 0 and at most {MOST:,}")
+    return value
+
+
+def _width_scale(options: Options) -> float:
+    """The encoder's, by which at least one channel is left of the 16 of its narrowest layer."""
+    scale = _positive(options, "nn_scale")
+    if math.floor(16 * scale) < 1:
+        raise UnsupportedOption(f"nn_scale: {scale!r} leaves no channel of 16")
+    return scale
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 40 else f"{text[:36]}..."
+
+
 def _distributional(options: Options) -> bool:
     if kind(options) == "dqn":
         return False
@@ -142,6 +173,6 @@ def _distributional(options: Options) -> bool:
 def _patch_size(options: Options) -> int:
     size = options.get("patch_size", 3)
     sides = [size] if isinstance(size, int) else list(size) if isinstance(size, list | tuple) else []
-    if len(set(sides)) != 1:
+    if not sides or any(side != sides[0] for side in sides):
         raise UnsupportedOption(f"patch_size: {size!r} is not supported, only squares")
     return count({"patch_size": sides[0]}, "patch_size")

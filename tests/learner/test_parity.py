@@ -4,13 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from learner import losses, parity, train_step
+from learner import losses, parity, reference_statistics, train_step
 from learner.golden_case import CaseError, GoldenCase
 from learner.optimizer import FlatAdam
 from models.dopamine import SOFT_MOE_SCALE
@@ -55,6 +56,13 @@ def _scaled(function, change):
     return lambda *args, **kwargs: change(function(*args, **kwargs))
 
 
+def _larger(gradients):
+    """Gradients of samples, those of one parameter much larger: outputs dominate the case's kernel."""
+    name = max(gradients.rows, key=lambda name: float(gradients.rows[name].norm()))
+    gradients.rows[name] = 30 * gradients.rows[name]
+    return gradients
+
+
 def _over(path):
     return {name.partition("/")[0] for name in parity.report(GoldenCase.load(path))["over_tolerance"]}
 
@@ -88,11 +96,40 @@ FAULTS = {
         lambda gradients: [1.002 * g for g in gradients],
         {"grad_norm"},
     ),
+    # These are called by training's diagnoses and by the statistics of a case.
     "statistics": (
         STATISTICS,
-        parity,
-        "reference_statistics",
+        reference_statistics,
+        "statistics_of",
         lambda found: {name: value * 1.002 for name, value in found.items()},
+        {"statistics"},
+    ),
+    "empirical NTK": (
+        STATISTICS,
+        reference_statistics,
+        "empirical_ntk",
+        lambda kernel: 30 * kernel,
+        {"statistics"},
+    ),
+    "gradients of samples": (
+        STATISTICS,
+        reference_statistics,
+        "sample_gradients",
+        _larger,
+        {"statistics"},
+    ),
+    "singular values": (
+        STATISTICS,
+        reference_statistics,
+        "singular_values",
+        lambda values: values + 0.01 * values.max(),
+        {"statistics"},
+    ),
+    "variances": (
+        STATISTICS,
+        reference_statistics,
+        "feature_variances",
+        lambda values: 1.01 * values,
         {"statistics"},
     ),
 }
@@ -174,6 +211,20 @@ WRONG = {
     "meta: patches of 20 positions": {
         "meta": {"moe_type": "SOFTMOE", "routing_type": "PER_PATCH", "patch_size": 20}
     },
+    "num_experts: 100000000000000000000 is more than": {"meta": {"num_experts": 10**20}},
+    "nn_scale: 0.0 is not above 0": {"meta": {"encoder_type": "IMPALA", "nn_scale": 0.0}},
+    "nn_scale: 0.01 leaves no channel": {"meta": {"encoder_type": "IMPALA", "nn_scale": 0.01}},
+    "nn_scale: inf is not a finite number": {"meta": {"encoder_type": "IMPALA", "nn_scale": float("inf")}},
+    "capacity_factor: 0.0 is not above 0": {"meta": {"moe_type": "SOFTMOE", "capacity_factor": 0}},
+    "capacity_factor: inf is not": {"meta": {"moe_type": "SOFTMOE", "capacity_factor": float("inf")}},
+    "cumulative_gamma: is missing": {"meta": {"cumulative_gamma": None}},
+    "cumulative_gamma: 10000000": {"meta": {"cumulative_gamma": 10**400}},
+    "patch_size: [3] is not a positive integer": {"meta": {"patch_size": [[3], [3]]}},
+    "reward: not an array of numbers": {"reward": np.array(["a"] * 4)},
+    "terminal: not an array of numbers": {"terminal": np.array([1j] * 4)},
+    "params/params/Dense_0/bias: not an array": {"params/params/Dense_0/bias": np.zeros(3, complex)},
+    "params/params/Dense_0/bias: bool": {"params/params/Dense_0/bias": np.zeros(3, bool)},
+    "grad_norm/params/Dense_1/kernel: shape (0,)": {"grad_norm/params/Dense_1/kernel": np.zeros(0)},
     "state: is missing": {"state": None},
     "reward: is missing": {"reward": None},
     "reward: shape (3,)": {"reward": np.zeros(3)},
@@ -183,7 +234,7 @@ WRONG = {
     "target_params/params/Dense_0/bias: shape (5,)": {"target_params/params/Dense_0/bias": np.zeros(5)},
     "params/params/Dense_2/bias: the network has no such": {"params/params/Dense_2/bias": np.zeros(5)},
     "q_values: shape (4, 2)": {"q_values": np.zeros((4, 2))},
-    "loss: <U1": {"loss": np.array("a")},
+    "loss: not an array of numbers": {"loss": np.array("a")},
     "experts_hidden: the network that meta describes gives no such": {"experts_hidden": np.zeros((4, 1))},
     "surprise: the network": {"surprise": np.zeros(1)},
     "meta: is missing": {"meta": {}, "drop_meta": True},
@@ -204,6 +255,33 @@ def test_a_wrong_case_is_one_line(message, tmp_path, capsys):
     assert printed.out == ""
     assert printed.err.startswith(f"{path}: {message}")
     assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["srank_0.0", "entk_srank_0.0", "srank_0.01", "feature_norm"])
+def test_no_statistic_may_be_nan_judged_or_not(name, tmp_path):
+    case = GoldenCase.load(STATISTICS)
+    array = case.arrays[f"statistics/{name}"]
+    case.arrays[f"statistics/{name}"] = np.full(array.shape, np.nan)
+    document = parity.report(case)
+    assert f"statistics/{name}" in document["over_tolerance"]
+    assert document["max_rel_error"][f"statistics/{name}"] is None
+
+
+@pytest.mark.parametrize("scalar", [np.full(1, np.nan), np.zeros(7)])
+def test_a_parameter_that_nothing_reads_is_looked_at_too(scalar):
+    case = GoldenCase.load(FOLDER / "dqn_impala_softmoe4.npz")
+    case.arrays["params/params/SoftMoE_0/scalar"] = scalar
+    with pytest.raises(CaseError, match=r"SoftMoE_0/scalar: not one finite number"):
+        parity.report(case)
+
+
+def test_members_that_are_no_arrays_are_refused(tmp_path):
+    path = tmp_path / "case.npz"
+    shutil.copy(DQN, path)
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("README.txt", "hello")
+    with pytest.raises(CaseError, match=r"README\.txt: not an array of numbers"):
+        GoldenCase.load(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"nothing", None])
