@@ -12,6 +12,7 @@ import pytest
 
 from tests.helpers.commands import NAME, SHORT, Terminal
 from tests.helpers.deadline import until
+from tests.helpers.rays import ray_of_nodes
 from tests.helpers.runs import flags
 
 SECONDS = 120
@@ -20,11 +21,8 @@ SECONDS = 120
 @pytest.fixture
 def address() -> Iterator[str]:
     """A Ray of one node with two cores, one of which is the learner's."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    yield str(cluster.address)
-    cluster.shutdown()
+    with ray_of_nodes(2) as address:
+        yield address
 
 
 def test_a_killed_learner_starts_again_though_an_actor_waits_for_a_core(address: str, tmp_path: Path) -> None:
@@ -45,11 +43,11 @@ def test_a_killed_learner_starts_again_though_an_actor_waits_for_a_core(address:
     with terminal.started("train", "--preset", "laptop", *flags(config)) as command:
         until(lambda: status()["learner"].get("ready") and updates() > 60, "a run", SECONDS)
         assert sorted(row["state"] for row in status()["actors"]) == ["running", "starting"]
-        command.prints("actor 1 waits since 20 s to start", SECONDS)
         pid, before = status()["learner"]["pid"], updates()
         os.kill(pid, signal.SIGKILL)
         until(lambda: not psutil.pid_exists(pid), "its end")
         until(lambda: status()["learner"].get("pid") not in (None, pid), "another learner", SECONDS)
         until(lambda: updates() > before + 20, "more updates", SECONDS)
+        command.prints("actor 1 waits since 20 s to start", SECONDS)
         command.process.send_signal(signal.SIGINT)
         assert command.process.wait(60) == 0

@@ -14,6 +14,7 @@ from typing import Any
 from deploy.fleet.run_state import load_ray
 from deploy.run_folder import RunFolder
 from tests.helpers.deadline import until
+from tests.helpers.rays import without_ray_settings
 from tests.helpers.runs import CATCH, flags
 
 APEXPERT = Path(sys.executable).with_name("apexpert")
@@ -85,7 +86,7 @@ class Terminal:
 
     def _environment(self) -> dict[str, str]:
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        return os.environ | {"PYTHONPATH": path, "COLUMNS": "200"}
+        return without_ray_settings() | {"PYTHONPATH": path, "COLUMNS": "200"}
 
 
 @dataclass(frozen=True)

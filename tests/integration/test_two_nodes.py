@@ -11,18 +11,15 @@ import pytest
 
 from tests.helpers.access import files_with, seen_of_processes
 from tests.helpers.commands import APEXPERT
+from tests.helpers.rays import ray_of_nodes, without_ray_settings
 from tests.helpers.runs import CATCH, flags
 
 
 @pytest.fixture
 def address() -> Iterator[str]:
     """Two Ray nodes on this machine."""
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3})
-    cluster.add_node(num_cpus=2)
-    yield str(cluster.address)
-    cluster.shutdown()
+    with ray_of_nodes(3, 2) as address:
+        yield address
 
 
 def listening(replay: Path) -> set[str]:
@@ -35,12 +32,14 @@ def listening(replay: Path) -> set[str]:
     return found
 
 
-@pytest.mark.slow
 def test_actors_anywhere_reach_servers_that_listen_on_the_learners_node(address: str, tmp_path: Path) -> None:
     options = {"total_env_steps": 560, "runs_dir": str(tmp_path), "name": "r", "ray_address": address}
     command = [str(APEXPERT), "train", *flags(CATCH | {"run": CATCH["run"] | options})]
     replay, where, arguments = tmp_path / "r" / "replay", set(), []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    environment = without_ray_settings()
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+    ) as process:
         while process.poll() is None:
             where |= listening(replay)
             arguments += seen_of_processes("cmdline")
