@@ -27,8 +27,10 @@ def listening(replay: Path) -> set[str]:
     found: set[str] = set()
     with suppress(OSError, ValueError, psutil.Error):  # not started yet, or ended already
         for pid in json.loads((replay / "state.json").read_text())["pids"]:
-            connections = psutil.Process(pid).net_connections("inet")
-            found |= {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN}
+            process = psutil.Process(pid)
+            connections = process.net_connections("inet")
+            if "server" in process.name():  # before its exec, it has the sockets of who starts it
+                found |= {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN}
     return found
 
 
