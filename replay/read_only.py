@@ -30,7 +30,9 @@ class ReadOnlySampler:
     with, or those of a checkpoint.
 
     It takes no ownership, allows, evicts and deletes nothing; any number may attach. The owner's own
-    evictions show in the logs' heads. A shard that does not answer is parked, as in `Sampler`.
+    evictions show in the logs' heads; the few segments that leave next may be missing already, as shards are
+    not read in the very order in which the owner read them. A shard that does not answer is parked, as in
+    `Sampler`.
     """
 
     def __init__(
