@@ -12,6 +12,7 @@ from replay.frame_store import FrameStore
 from replay.items import ItemTable
 from replay.shard_tail import ShardTail
 from replay.transitions import stack_rows
+from replay.types import Signature
 
 __all__ = ["FrameReader", "Observations", "Places", "SegmentsGone"]
 
@@ -41,11 +42,13 @@ class Observations(NamedTuple):
 class FrameReader:
     """Builds observations from the store and from Redis; both ways give the same bytes."""
 
-    def __init__(self, table: ItemTable, store: FrameStore, tails: Sequence[ShardTail], stack: int) -> None:
+    def __init__(
+        self, table: ItemTable, store: FrameStore, tails: Sequence[ShardTail], signature: Signature
+    ) -> None:
         self._table = table
         self._store = store
-        self._stack = stack
-        self._blocks = BlockReader(table, tails, stack)
+        self._stack, self._frame_shape = signature.stack, signature.frame_shape
+        self._blocks = BlockReader(table, tails, signature.stack)
         self._buffers = BufferPool()
         self.misses = 0
         """Items whose frames were read from Redis because the store did not hold them."""
@@ -59,15 +62,12 @@ class FrameReader:
         missed = np.array([found is None for found in rows])[inverse]
         num_missed = int(np.count_nonzero(missed))
         self.misses += num_missed
-        header = self._table.headers[int(unique[0])]
-        assert header is not None, "slot without a segment"
-        shape = header.signature.frame_shape
-        whole = self._buffers.take((2, len(missed), self._stack, *shape))
+        whole = self._buffers.take((2, len(missed), self._stack, *self._frame_shape))
         if not num_missed:
             self._from_store(whole, rows, inverse, places)
             return Observations(whole[0], whole[1])
         if num_missed < len(missed):
-            held = np.empty((2, len(missed) - num_missed, self._stack, *shape), np.uint8)
+            held = np.empty((2, len(missed) - num_missed, self._stack, *self._frame_shape), np.uint8)
             self._from_store(held, rows, inverse[~missed], places.take(~missed))
             whole[:, ~missed] = held
         self._from_redis(whole, np.flatnonzero(missed), places.take(missed))

@@ -234,8 +234,8 @@ class Follower:
         """Unpark what the shard is known to hold; what was not read yet is read, some at a time."""
         parked = self.table.parked & (self.table.slots["shard"] == shard)
         slots = [slot for slot in np.flatnonzero(parked).tolist() if not self._is_unconfirmed(slot, shard)]
-        self.table.unpark([slot for slot in slots if self.table.headers[slot] is not None])
-        unread = [slot for slot in slots if self.table.headers[slot] is None]
+        self.table.unpark([slot for slot in slots if len(self.table.blocks[slot])])
+        unread = [slot for slot in slots if not len(self.table.blocks[slot])]
         try:
             self._fill(shard, unread[:FILL_SEGMENTS])
         except ShardUnavailable as error:

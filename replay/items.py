@@ -2,7 +2,6 @@
 
 from collections import defaultdict, deque
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ SLOT = np.dtype(
     ]
 )
 FREE = -1
+NO_BLOCKS = np.empty((0, 4), np.int64)
 
 
 class ItemTable:
@@ -62,8 +62,8 @@ class ItemTable:
         self.slots = np.zeros(0, SLOT)
         self.parked = np.zeros(0, np.bool_)
         """(slots,) which segments are parked."""
-        self.headers: list[SegmentHeader | None] = []
-        """None: the slot is free, or its segment was not read yet."""
+        self.blocks: list[NDArray[np.int64]] = []
+        """Of each slot's segment (num_blocks, 4), as in `block_codec`: none where it was not read yet."""
         self.log_ids: list[str] = []
         self.slot_of: dict[SegmentIdentity, int] = {}
         self.num_items = 0
@@ -155,7 +155,7 @@ class ItemTable:
         self.terminated[part] = segment.terminated[:columns]
         self.truncated[part] = segment.truncated[:columns]
         self.life_lost[part] = segment.life_lost[:columns]
-        self.headers[slot] = _without_columns(header)
+        self.blocks[slot] = header.blocks
         self.store.put(int(self.slots["generation"][slot]), segment.frames[: segment.lead + columns + 1])
         self.unpark([slot])
 
@@ -197,7 +197,7 @@ class ItemTable:
         self.parked[slot] = False
         del self.slot_of[self.identity(slot)]
         at["generation"] = FREE
-        self.headers[slot] = None
+        self.blocks[slot] = NO_BLOCKS
         self._free.append(slot)
         self.oldest()  # both queues forget what has left, so that neither grows
         self.oldest(shard)
@@ -257,6 +257,12 @@ class ItemTable:
         row = self.slots[slot]
         return SegmentIdentity(int(row["actor"]), int(row["incarnation"]), int(row["seq"]))
 
+    def identities(self, slots: NDArray[np.int64]) -> list[SegmentIdentity]:
+        """Identities (B,) of the segments in slots (B,)."""
+        rows = self.slots[slots]
+        columns = (rows[name].tolist() for name in SegmentIdentity._fields)
+        return list(map(SegmentIdentity, *columns))
+
     def _is_at(self, slot: int, generation: int, shard: int | None) -> bool:
         row = self.slots[slot]
         return bool(row["generation"] == generation) and shard in (None, row["shard"])
@@ -278,21 +284,7 @@ class ItemTable:
             self.slots = np.concatenate([self.slots, np.zeros(new - old, SLOT)])
             self.slots["generation"][old:] = FREE
             self.parked = np.concatenate([self.parked, np.zeros(new - old, np.bool_)])
-            self.headers.extend([None] * (new - old))
+            self.blocks.extend([NO_BLOCKS] * (new - old))
             self.log_ids.extend([""] * (new - old))
             self._free = list(range(new - 1, old - 1, -1))
         return self._free.pop()
-
-
-def _without_columns(header: SegmentHeader) -> SegmentHeader:
-    """A header for reading blocks only: its columns lie in the table already."""
-    no_flags = np.empty(0, np.bool_)
-    return replace(
-        header,
-        actions=np.empty(0, np.int32),
-        rewards=np.empty(0, np.float32),
-        terminated=no_flags,
-        truncated=no_flags,
-        life_lost=no_flags,
-        priorities=None,
-    )

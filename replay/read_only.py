@@ -55,7 +55,7 @@ class ReadOnlySampler:
         self._priorities = Priorities(config, self.table, self.counters, seed)
         reader = LogReader(shards, run=run, signature=signature, anchored=False)
         self._follower = Follower(reader, self.table, self._priorities, self.counters, owns=False)
-        self._frames = FrameReader(self.table, store, reader.tails, signature.stack)
+        self._frames = FrameReader(self.table, store, reader.tails, signature)
         self._drawer = Drawer(config, self.table, self._priorities, self._frames, self._follower.forget)
         self._heads_at = float("-inf")
 

@@ -66,7 +66,7 @@ class Sampler:
         self._shards = list(shards)
         reader = LogReader(self._shards, run=run, signature=signature)
         self._follower = Follower(reader, self.table, self._priorities, self.counters, owns=True)
-        self._frames = FrameReader(self.table, self.store, reader.tails, signature.stack)
+        self._frames = FrameReader(self.table, self.store, reader.tails, signature)
         self._drawer = Drawer(config, self.table, self._priorities, self._frames, self._follower.forget)
         self._ownership = Ownership(self._shards)
         self.limiter = Limiter(

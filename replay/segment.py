@@ -1,17 +1,17 @@
 """Segments as bytes: what is stored in Redis.
 
-`encode` and `decode` are inverses; `decode_header` and `decode_blocks` read a segment in parts, so that a few
-frames can be fetched by byte range. The layout and what is checked stand in `replay/segment_header.py`.
+`encode` and `decode` are inverses. `decode_header` reads a segment's front, which says where its blocks are,
+so that a few frames can be fetched by byte range (`replay/block_reader.py`). The layout and what is checked
+stand in `replay/segment_header.py`.
 """
 
-import itertools
 import zlib
-from collections.abc import Mapping
 
 import lz4.block
 import numpy as np
 from numpy.typing import NDArray
 
+from replay.block_codec import decompress_in_order
 from replay.errors import CorruptSegment, ForeignSegment
 from replay.segment_header import BLOCK_FRAMES, SegmentHeader, decode_header, encode_header
 from replay.types import Segment, Signature
@@ -20,11 +20,9 @@ __all__ = [
     "BLOCK_FRAMES",
     "SegmentHeader",
     "decode",
-    "decode_blocks",
     "decode_body",
     "decode_header",
     "decode_with_header",
-    "decompress_block",
     "encode",
     "signature_mismatch",
 ]
@@ -125,17 +123,10 @@ def decode_body(
 
 
 def _all_frames(header: SegmentHeader, data: bytes) -> NDArray[np.uint8]:
-    view = memoryview(data)
     frames = np.empty((header.num_frames, *header.signature.frame_shape), np.uint8)
-    pixels = memoryview(frames.reshape(-1))  # type: ignore[arg-type]
-    block_bytes = BLOCK_FRAMES * frames[0].nbytes
-    offsets, crcs = header.block_offsets.tolist(), header.block_crcs.tolist()
-    for block, (start, end) in enumerate(itertools.pairwise(offsets)):
-        target = pixels[block * block_bytes : (block + 1) * block_bytes]
-        try:
-            target[:] = decompress_block(view[start:end], end - start, len(target), crcs[block])
-        except CorruptSegment as error:
-            raise CorruptSegment(f"block {block} of segment {header.identity}: {error}") from error
+    bad = decompress_in_order(data, header.blocks, frames.reshape(-1))
+    if bad is not None:
+        raise CorruptSegment(f"block {bad} of segment {header.identity} is damaged")
     frames.flags.writeable = False
     return frames
 
@@ -156,39 +147,3 @@ def _segment(header: SegmentHeader, frames: NDArray[np.uint8]) -> Segment:
         priorities=header.priorities,
         weights_version=header.weights_version,
     )
-
-
-def decode_blocks(
-    header: SegmentHeader, blocks: Mapping[int, bytes | memoryview]
-) -> dict[int, NDArray[np.uint8]]:
-    """Decompresses some blocks, each given as its bytes: (frames_in_block, height, width) uint8, read-only.
-
-    Frame f of the segment is frame f % 8 of block f // 8. Raises CorruptSegment for damaged bytes.
-    """
-    shape = header.signature.frame_shape
-    frames = {}
-    for block, data in blocks.items():
-        start, end = header.block_range(block)
-        num_bytes = header.frames_in_block(block) * shape[0] * shape[1]
-        try:
-            pixels = decompress_block(data, end - start, num_bytes, int(header.block_crcs[block]))
-        except CorruptSegment as error:
-            raise CorruptSegment(f"block {block} of segment {header.identity}: {error}") from error
-        frames[block] = np.frombuffer(pixels, np.uint8).reshape(-1, *shape)
-    return frames
-
-
-def decompress_block(data: bytes | memoryview, size: int, num_bytes: int, crc: int) -> bytes:
-    """Pixels of one block that should have `size` bytes, `num_bytes` decompressed ones, and this checksum.
-
-    Raises CorruptSegment for anything else.
-    """
-    if len(data) != size or zlib.crc32(data) != crc:
-        raise CorruptSegment("it is damaged")
-    try:
-        pixels: bytes = lz4.block.decompress(data, uncompressed_size=num_bytes)
-    except lz4.block.LZ4BlockError as error:
-        raise CorruptSegment(f"it is not lz4: {error}") from error
-    if len(pixels) != num_bytes:
-        raise CorruptSegment(f"it holds {len(pixels)} bytes, not {num_bytes}")
-    return pixels

@@ -12,6 +12,7 @@ every version, so that another version can be told from damage. Bytes come from 
 written to: no size is believed before it was checked against the bytes really there.
 """
 
+import itertools
 import struct
 import zlib
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from replay.block_codec import CRC, NUM_BYTES, START, STOP
 from replay.errors import CorruptSegment, ForeignSegment
 from replay.types import Segment, SegmentIdentity, Signature
 
@@ -73,10 +75,8 @@ class SegmentHeader:
     """(num_steps,)"""
     priorities: NDArray[np.float32] | None
     """(num_items,) as the actor wrote them: whoever uses them refuses NaN and negative ones."""
-    block_offsets: NDArray[np.int64]
-    """(num_blocks + 1,): block i is bytes [block_offsets[i], block_offsets[i + 1]) of the encoded segment."""
-    block_crcs: NDArray[np.uint32]
-    """(num_blocks,)"""
+    blocks: NDArray[np.int64]
+    """(num_blocks, 4), columns as in `block_codec`; bytes are counted from the encoded segment's first."""
 
     @property
     def num_frames(self) -> int:
@@ -84,22 +84,9 @@ class SegmentHeader:
         return self.lead + self.num_steps + 1
 
     @property
-    def num_blocks(self) -> int:
-        """Blocks of frames."""
-        return len(self.block_crcs)
-
-    @property
     def num_bytes(self) -> int:
         """Size of the whole encoded segment."""
-        return int(self.block_offsets[-1])
-
-    def frames_in_block(self, block: int) -> int:
-        """Frames of a block: 8 but for the last one."""
-        return min(BLOCK_FRAMES, self.num_frames - block * BLOCK_FRAMES)
-
-    def block_range(self, block: int) -> tuple[int, int]:
-        """First and one-past-last byte of a block within the encoded segment."""
-        return int(self.block_offsets[block]), int(self.block_offsets[block + 1])
+        return int(self.blocks[-1, STOP])
 
 
 def most_bytes(frame_shape: tuple[int, int]) -> int:
@@ -209,7 +196,7 @@ class _Reader:
         self._integer("block_frames", BLOCK_FRAMES, BLOCK_FRAMES)
         signature = self._signature()
         counts = self._counts(signature)
-        offsets, crcs = self._blocks(signature, counts["lead"] + counts["num_steps"] + 1, blocks_start)
+        blocks = self._blocks(signature, counts["lead"] + counts["num_steps"] + 1, blocks_start)
         return SegmentHeader(
             run=self._fields["run"],
             identity=SegmentIdentity(*(self._integer(name) for name in SegmentIdentity._fields)),
@@ -218,8 +205,7 @@ class _Reader:
             weights_version=self._integer("weights_version"),
             **counts,
             **self._columns(columns, counts["num_steps"], counts["num_items"], signature.num_actions),
-            block_offsets=offsets,
-            block_crcs=crcs,
+            blocks=blocks,
         )
 
     def _integer(self, name: str, low: int = 0, high: int = (1 << 63) - 1) -> int:
@@ -254,16 +240,25 @@ class _Reader:
             raise CorruptSegment(f"frames would take more than {MAX_FRAMES_BYTES} bytes")
         return {"num_items": num_items, "num_steps": num_steps, "first_step": first_step, "lead": lead}
 
-    def _blocks(
-        self, signature: Signature, num_frames: int, start: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+    def _blocks(self, signature: Signature, num_frames: int, start: int) -> NDArray[np.int64]:
         num_blocks = -(-num_frames // BLOCK_FRAMES)
-        sizes = np.array(self._integers("block_sizes", num_blocks, MAX_FRAMES_BYTES), np.int64)
-        frames = np.minimum(BLOCK_FRAMES, num_frames - BLOCK_FRAMES * np.arange(num_blocks))
-        if np.any(frames * signature.frame_shape[0] * signature.frame_shape[1] > sizes * LZ4_MAX_RATIO):
+        frame_bytes = signature.frame_shape[0] * signature.frame_shape[1]
+        blocks = np.empty((num_blocks, 4), np.int64)
+        sizes = self._integers("block_sizes", num_blocks, MAX_FRAMES_BYTES)
+        blocks[:, STOP] = list(itertools.accumulate(sizes, initial=start))[1:]
+        blocks[0, START] = start
+        blocks[1:, START] = blocks[:-1, STOP]
+        blocks[:, NUM_BYTES] = BLOCK_FRAMES * frame_bytes
+        blocks[-1, NUM_BYTES] = (num_frames - BLOCK_FRAMES * (num_blocks - 1)) * frame_bytes
+        blocks[:, CRC] = self._integers("block_crcs", num_blocks, (1 << 32) - 1)
+        # All but the last hold as many frames, so the smallest of them tells.
+        smallest = min(sizes[:-1], default=MAX_FRAMES_BYTES)
+        if (
+            smallest * LZ4_MAX_RATIO < blocks[0, NUM_BYTES]
+            or sizes[-1] * LZ4_MAX_RATIO < blocks[-1, NUM_BYTES]
+        ):
             raise CorruptSegment("blocks are too small for the frames they claim to hold")
-        crcs = np.array(self._integers("block_crcs", num_blocks, (1 << 32) - 1), np.uint32)
-        return start + np.concatenate(([0], np.cumsum(sizes))), crcs
+        return blocks
 
     def _columns(self, columns: bytes, steps: int, items: int, num_actions: int) -> dict[str, Any]:
         has_priorities = self._fields["has_priorities"]

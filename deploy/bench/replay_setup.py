@@ -195,5 +195,6 @@ def set_priorities(sampler: Sampler, seed: int) -> None:
 def _renamed(encoded: bytes, segment: Segment, signature: Signature) -> bytes:
     """An encoded segment under the identity of `segment`, without compressing its blocks again."""
     header = decode_header(encoded)
-    sizes, crcs = np.diff(header.block_offsets).tolist(), header.block_crcs.tolist()
-    return encode_header(segment, RUN, signature, sizes, crcs) + encoded[int(header.block_offsets[0]) :]
+    start, stop, _, crcs = header.blocks.T.tolist()
+    sizes = [end - begin for begin, end in zip(start, stop, strict=True)]
+    return encode_header(segment, RUN, signature, sizes, crcs) + encoded[start[0] :]

@@ -3,17 +3,17 @@
 import struct
 import zlib
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any
 
 import msgpack
 import numpy as np
 
+from replay.block_codec import START
 from replay.errors import SegmentError
-from replay.segment import decode_blocks, decode_header, decode_with_header, encode
+from replay.segment import decode_header, decode_with_header, encode
 from replay.segment_header import PREFIX, SegmentHeader
 from replay.types import Segment, SegmentIdentity
-from tests.helpers.segments import forged, sealed
+from tests.helpers.segments import block_frames, cuts, cuts_start, forged, sealed
 
 
 def check_decoding(data: bytes) -> Segment | None:
@@ -44,10 +44,9 @@ def check_segment(data: bytes, header: SegmentHeader, segment: Segment) -> None:
 
 def frames_by_ranges(data: bytes, header: SegmentHeader) -> np.ndarray[Any, Any]:
     """All frames of a segment, read as the sampler reads what its store does not hold."""
-    front = decode_header(data[: header.block_range(0)[0]])
-    ranges = {block: front.block_range(block) for block in range(front.num_blocks)}
-    blocks = decode_blocks(front, {block: data[start:end] for block, (start, end) in ranges.items()})
-    return np.concatenate([blocks[block] for block in sorted(blocks)])
+    front = decode_header(data[: cuts_start(header)])
+    blocks = [block_frames(front, block, data[start:stop]) for block, (start, stop) in enumerate(cuts(front))]
+    return np.concatenate(blocks)
 
 
 def same(one: Segment, other: Segment) -> bool:
@@ -77,17 +76,11 @@ def with_columns(data: bytes, columns: bytes) -> bytes:
 def with_blocks(data: bytes, blocks: bytes) -> bytes:
     """The segment with any bytes for its blocks, cut where the real ones are, under right checksums."""
     header = decode_header(data)
-    sizes = np.diff(header.block_offsets).tolist()
-    cuts = np.cumsum([0, *sizes]).tolist()
-    parts = [blocks[a:b] for a, b in pairwise(cuts)]
-    parts[-1] = blocks[cuts[-2] :]
+    start = cuts_start(header)
+    parts = [blocks[a - start : b - start] for a, b in cuts(header)]
+    parts[-1] = blocks[int(header.blocks[-1, START]) - start :]
     fields = {"block_sizes": list(map(len, parts)), "block_crcs": list(map(zlib.crc32, parts))}
     return with_fields(data[: cuts_start(header)], fields) + b"".join(parts)
-
-
-def cuts_start(header: SegmentHeader) -> int:
-    """Where the blocks of an encoded segment begin."""
-    return int(header.block_offsets[0])
 
 
 def log_fields(

@@ -8,7 +8,9 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from replay.segment_header import CHECKED_PREFIX_BYTES, PREFIX
+from replay.block_codec import NUM_BYTES, START, STOP, decompress_scattered
+from replay.errors import CorruptSegment
+from replay.segment_header import CHECKED_PREFIX_BYTES, PREFIX, SegmentHeader
 from replay.types import Segment, SegmentIdentity, Signature
 from tests.helpers.streams import signature
 
@@ -65,3 +67,25 @@ def sealed(magic: bytes, version: int, header: bytes, columns: bytes) -> bytes:
     """Prefix with the right checksum, header and columns."""
     front = PREFIX.pack(magic, version, len(header), len(columns), 0)[:CHECKED_PREFIX_BYTES]
     return front + struct.pack("<I", zlib.crc32(front + header + columns)) + header + columns
+
+
+def cuts_start(header: SegmentHeader) -> int:
+    """Where the blocks of an encoded segment begin."""
+    return int(header.blocks[0, START])
+
+
+def cuts(header: SegmentHeader) -> list[tuple[int, int]]:
+    """First byte and one past the last of each block."""
+    return [(start, stop) for start, stop in header.blocks[:, START : STOP + 1].tolist()]
+
+
+def block_frames(header: SegmentHeader, number: int, data: bytes) -> np.ndarray[Any, Any]:
+    """Frames of one block as the sampler reads it by its byte range; raises CorruptSegment."""
+    block = header.blocks[number : number + 1].copy()
+    block[:, START : STOP + 1] -= block[0, START]
+    out = np.zeros(int(block[0, NUM_BYTES]), np.uint8)
+    none, one, two = (np.arange(count, dtype=np.int64) for count in (1, 2, 2))
+    piece = np.array([[0, 0, len(out)]])
+    if not data or decompress_scattered([data], none, one, block, two, piece, out)[0]:
+        raise CorruptSegment(f"block {number} of segment {header.identity} is damaged")
+    return out.reshape(-1, *header.signature.frame_shape)

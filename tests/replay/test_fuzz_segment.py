@@ -8,21 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay.errors import CorruptSegment, SegmentError
-from replay.segment import decode, decode_blocks, decode_header, encode
+from replay.segment import decode, decode_header, encode
 from replay.segment_header import HEADER_FIELDS, PREFIX
 from replay.shard import Shard
 from replay.types import Segment, SegmentIdentity
 from tests.helpers import servers
 from tests.helpers.fuzzing import (
     check_decoding,
-    cuts_start,
     packed,
     same,
     with_blocks,
     with_fields,
     with_header_bytes,
 )
-from tests.helpers.segments import make_segment
+from tests.helpers.segments import block_frames, cuts, cuts_start, make_segment
 from tests.helpers.streams import signature
 
 ENCODED = encode(make_segment(items=9, extra=2), "run", signature())
@@ -135,7 +134,7 @@ def test_every_flipped_bit_is_caught_by_byte_ranges_from_a_server() -> None:
     identity = SegmentIdentity(3, 1, 12)
     shard.commit(identity, ENCODED, SEGMENT.num_items, 11)
     key, client = f"{shard._prefix}seg:{identity}", shard._client
-    parts = [(0, cuts_start(HEADER)), *(HEADER.block_range(block) for block in range(HEADER.num_blocks))]
+    parts = [(0, cuts_start(HEADER)), *cuts(HEADER)]
     assert parts[-1][1] == len(ENCODED)
     assert len(parts) > 2
     for bit in range(8 * len(ENCODED)):
@@ -161,7 +160,7 @@ def broken_parts(shard: Shard, identity: SegmentIdentity, parts: list[tuple[int,
         broken.append(0)
     for number, data in enumerate(blocks):
         try:
-            frames = decode_blocks(HEADER, {number: data})[number]
+            frames = block_frames(HEADER, number, data)
         except CorruptSegment:
             broken.append(number + 1)
         else:

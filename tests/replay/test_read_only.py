@@ -143,7 +143,8 @@ def test_beside_a_live_owner_it_follows_and_drops_what_was_evicted(urls: list[st
     assert followed.items() <= owned.items()
     # Each evicts what it met first, and shards are not met in one order by both.
     assert owned.keys() - followed.keys() <= set(sorted(owned)[:8])
-    assert reader.metrics()["replay/inserted"] == 1200
+    # What left before the reader looked, it never saw.
+    assert owner.size <= reader.metrics()["replay/inserted"] <= 1200
     assert not [shard.tickets().outstanding for shard in run.shards if shard.tickets().outstanding]
 
 

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replay.block_codec import NUM_BYTES
 from replay.errors import CorruptSegment, ForeignSegment, SegmentError
-from replay.segment import decode, decode_blocks, decode_header, encode, signature_mismatch
+from replay.segment import decode, decode_header, encode, signature_mismatch
 from replay.types import Segment, Signature
-from tests.helpers.segments import make_segment, of_version
+from tests.helpers.segments import block_frames, cuts, cuts_start, make_segment, of_version
 from tests.helpers.streams import signature
 
 ARRAYS = ("frames", "actions", "rewards", "terminated", "truncated", "life_lost", "priorities")
@@ -50,31 +51,26 @@ def test_header_and_blocks_in_parts() -> None:
     segment = make_segment(items=20, extra=2)
     encoded = encode(segment, "run", data)
     header = decode_header(encoded)
-    front = int(header.block_offsets[0])
+    front = cuts_start(header)
     assert decode_header(encoded[:front]).identity == segment.identity
     assert (header.run, header.signature, header.num_bytes) == ("run", data, len(encoded))
-    assert (header.num_frames, header.num_blocks) == (26, 4)
-    assert [header.frames_in_block(block) for block in range(4)] == [8, 8, 8, 2]
+    assert header.num_frames == 26
+    assert header.blocks[:, NUM_BYTES].tolist() == [6 * frames for frames in (8, 8, 8, 2)]
     np.testing.assert_array_equal(header.rewards, segment.rewards)
-    ranges = {block: header.block_range(block) for block in (1, 3)}
-    blocks = decode_blocks(header, {block: encoded[a:b] for block, (a, b) in ranges.items()})
-    np.testing.assert_array_equal(blocks[1], segment.frames[8:16])
-    np.testing.assert_array_equal(blocks[3], segment.frames[24:26])
+    for block, (start, stop) in enumerate(cuts(header)):
+        frames = block_frames(header, block, encoded[start:stop])
+        np.testing.assert_array_equal(frames, segment.frames[8 * block : 8 * block + 8])
 
 
 def test_a_damaged_or_exchanged_block_is_refused() -> None:
     encoded = encode(make_segment(items=20), "run", signature())
     header = decode_header(encoded)
-    blocks = [encoded[slice(*header.block_range(block))] for block in range(header.num_blocks)]
-    for wrong in (
-        blocks[0],
-        blocks[1][:-1],
-        blocks[1] + b"0",
-        b"",
-        bytes([blocks[1][0] ^ 1]) + blocks[1][1:],
-    ):
-        with pytest.raises(CorruptSegment, match=r"block 1 of segment 3\.1\.12"):
-            decode_blocks(header, {1: wrong})
+    blocks = [encoded[start:stop] for start, stop in cuts(header)]
+    for wrong in (blocks[0], blocks[1][:-1], b"", bytes([blocks[1][0] ^ 1]) + blocks[1][1:]):
+        with pytest.raises(CorruptSegment):
+            block_frames(header, 1, wrong)
+        with pytest.raises(CorruptSegment, match=r"segment 3\.1\.12"):
+            decode(encoded.replace(blocks[1], wrong), run="run", signature=signature())
 
 
 def test_every_flipped_bit_is_caught() -> None:

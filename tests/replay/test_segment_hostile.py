@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from replay.errors import CorruptSegment
 from replay.segment import decode, decode_header, encode
 from replay.types import Segment
-from tests.helpers.segments import forged, make_segment, sealed
+from tests.helpers.segments import cuts_start, forged, make_segment, sealed
 from tests.helpers.streams import signature
 
 
@@ -106,7 +106,7 @@ def test_hostile_columns_are_refused(name: str, value: Any) -> None:
 
 def with_block(encoded: bytes, block: bytes) -> bytes:
     """The one block of a segment exchanged, with right size and checksum."""
-    front = encoded[: decode_header(encoded).block_offsets[0]]
+    front = encoded[: cuts_start(decode_header(encoded))]
     change = {"block_sizes": [len(block)], "block_crcs": [zlib.crc32(block)]}
     return forged(front, lambda header: header.update(change)) + block
 
