@@ -56,9 +56,7 @@ class FrameReader:
     def read(self, places: Places) -> Observations:
         """Observations of B items; raises SegmentsGone when some must come from Redis and cannot."""
         unique, inverse = np.unique(places.slots, return_inverse=True)
-        generations = self._table.slots["generation"][unique].tolist()
-        rows = [self._store.rows(generation) for generation in generations]
-        self._store.touch(generations)
+        rows = self._store.rows(self._table.slots["generation"][unique].tolist())
         missed = np.array([found is None for found in rows])[inverse]
         num_missed = int(np.count_nonzero(missed))
         self.misses += num_missed

@@ -1,7 +1,7 @@
 """The frame store: decoded frames of segments, from which observations are gathered."""
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -29,12 +29,11 @@ class FrameStore(Protocol):
         """Keep frames (F, H, W) under a new key, if they fit; other keys may be forgotten for it."""
         ...
 
-    def rows(self, key: Hashable) -> NDArray[np.int64] | None:
-        """Rows (F,) of a key's frames, or None where it is not held; good until the next `put` or `drop`."""
-        ...
+    def rows(self, keys: Sequence[Hashable]) -> list[NDArray[np.int64] | None]:
+        """Rows (F,) of each key's frames, or None where it is not held; good until the next `put` or `drop`.
 
-    def touch(self, keys: Iterable[Hashable]) -> None:
-        """Note that these keys were used."""
+        Counts as a use of the keys.
+        """
         ...
 
     def drop(self, key: Hashable) -> None:
@@ -89,15 +88,17 @@ class HostFrameStore:
         self._buffer[rows] = frames
         self._rows[key] = rows
 
-    def rows(self, key: Hashable) -> NDArray[np.int64] | None:
-        """Rows (F,) of a key's frames, or None where it is not held; good until the next `put` or `drop`."""
-        return self._rows.get(key)
+    def rows(self, keys: Sequence[Hashable]) -> list[NDArray[np.int64] | None]:
+        """Rows (F,) of each key's frames, or None where it is not held; good until the next `put` or `drop`.
 
-    def touch(self, keys: Iterable[Hashable]) -> None:
-        """Note that these keys were used: they leave later than the others."""
-        for key in keys:
-            if key in self._rows:
-                self._rows.move_to_end(key)
+        Those keys leave later than all others.
+        """
+        get, use = self._rows.get, self._rows.move_to_end
+        found = [get(key) for key in keys]
+        for key, rows in zip(keys, found, strict=True):
+            if rows is not None:
+                use(key)
+        return found
 
     def drop(self, key: Hashable) -> None:
         """Forget a key, if it is held."""
