@@ -27,9 +27,10 @@ from replay.types import Batch
 
 logger = logging.getLogger(__name__)
 
-INGEST_SECONDS = 0.05
-"""While there is enough to draw, new segments are looked for at most this often: a look is a dozen round
-trips, which would cost more than what they bring."""
+LOOK_SECONDS = (0.05, 0.2)
+"""While there is enough to draw, shortest and longest time from one look for new segments to the next."""
+LOOK_EASE = 50
+"""In between, so many times what the last look took: its round trips cost most of it where little is new."""
 WAIT_SECONDS = (0.001, 0.020)
 """First and longest wait when nothing may be drawn; it doubles in between."""
 
@@ -234,10 +235,12 @@ class Learner:
             dead, self._dead = self._dead, set()
         if dead:
             self._sampler.mark_dead(dead)
+        begun = time.monotonic()
         if arrived := self._sampler.ingest():
             self._wait_seconds = WAIT_SECONDS[0]
             self._speed.count(arrived=arrived)
-        self._next_ingest = time.monotonic() + INGEST_SECONDS
+        ended = time.monotonic()
+        self._next_ingest = ended + seconds_to_next_look(ended - begun)
 
     def _idle(self) -> None:
         """Nothing may be drawn: waits a little, longer each time in a row."""
@@ -297,3 +300,9 @@ class Learner:
             "learner/checkpoints": float(self._num_checkpoints),
         }
         self._board.write(self._sampler.metrics() | own)
+
+
+def seconds_to_next_look(took: float) -> float:
+    """How long to leave the shards alone after a look that took so many seconds."""
+    shortest, longest = LOOK_SECONDS
+    return min(max(LOOK_EASE * took, shortest), longest)

@@ -172,10 +172,11 @@ class ItemTable:
 
     def unpark(self, slots: Sequence[int]) -> None:
         """Let parked segments that were read be drawn again."""
-        leaves = self.item_leaves(slots)
-        self.index.set(leaves, self.kept[leaves])
-        self.parked[slots] = False
-        self.num_parked -= len(leaves)
+        for slot in slots:
+            first, num_items = int(self.slots["first_leaf"][slot]), int(self.slots["num_items"][slot])
+            self.index.set_range(first, self.kept[first : first + num_items])
+            self.parked[slot] = False
+            self.num_parked -= num_items
 
     def move(self, slot: int, shard: int, log_id: str) -> None:
         """Note that a segment is now kept in another shard."""
@@ -186,9 +187,9 @@ class ItemTable:
     def remove(self, slot: int) -> None:
         """Take a segment out: masses to 0, frames forgotten, its leaves free for others."""
         at = self.slots[slot]
-        leaves = self.leaves(slot)
-        self.index.set(leaves, 0.0)
-        self.leaf_slots[leaves] = FREE
+        first, columns = int(at["first_leaf"]), int(at["num_steps"])
+        self.index.set_range(first, np.zeros(columns))
+        self.leaf_slots[first : first + columns] = FREE
         self.store.drop(int(at["generation"]))
         num_items, shard = int(at["num_items"]), int(at["shard"])
         self.num_items -= num_items

@@ -195,7 +195,9 @@ class LogReader:
             return None
         assert data is not None
         was_lost = self.accounts.take(segment.identity, segment.num_items, entry.total)
-        self.counters.update(segments=1, items=segment.num_items, bytes=len(data))
+        self.counters["segments"] += 1
+        self.counters["items"] += segment.num_items
+        self.counters["bytes"] += len(data)
         return ReceivedSegment(shard, entry.log_id, len(data), header, segment, was_lost)
 
     def _reject(self, shard: int, entry: LogEntry, error: SegmentError | LookupError) -> None:

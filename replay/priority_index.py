@@ -26,6 +26,16 @@ def _set(
         level += 1
 
 
+@njit("void(f8[::1], i8, i8, f8[::1])", nogil=True, cache=True)
+def _set_range(tree: NDArray[np.float64], capacity: int, first: int, masses: NDArray[np.float64]) -> None:
+    low, high = first + capacity, first + capacity + masses.size - 1
+    tree[low : high + 1] = masses
+    while high > 1:  # leaves may be on two levels, so that the lower end reaches the root first
+        low, high = max(low >> 1, 1), high >> 1
+        for node in range(low, high + 1):
+            tree[node] = tree[2 * node] + tree[2 * node + 1]
+
+
 @njit("void(f8[::1], i8)", nogil=True, cache=True)
 def _build(tree: NDArray[np.float64], capacity: int) -> None:
     for node in range(capacity - 1, 0, -1):
@@ -102,6 +112,18 @@ class PriorityIndex:
         else:
             self._tree[places + self.capacity] = values
             _build(self._tree, self.capacity)
+        self.max_mass = max(self.max_mass, largest)
+
+    def set_range(self, first: int, masses: NDArray[np.float64]) -> None:
+        """`set` for the leaves from `first` on, as many as there are masses (B,) float64."""
+        if not 0 <= first <= first + len(masses) <= self.capacity:
+            raise IndexError(f"leaves must be in [0, {self.capacity})")
+        if not len(masses):
+            return
+        largest = float(masses.max())
+        if not (masses.min() >= 0.0 and largest < np.inf):
+            raise ValueError("masses must be finite and not negative")
+        _set_range(self._tree, self.capacity, first, masses)
         self.max_mass = max(self.max_mass, largest)
 
     def note_mass(self, masses: NDArray[np.float64]) -> None:

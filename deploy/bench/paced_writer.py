@@ -52,6 +52,8 @@ def _write(
     ready.set()
     start = time.monotonic()
     for number in itertools.count():
+        if number == 1:  # the first one waits until the sampler looks
+            start = time.monotonic()
         while writer.counters.items > steps_per_s * (time.monotonic() - start):
             if stop.wait(NICE_SECONDS):
                 return

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from deploy.bench.local_replay import RUN
 from deploy.bench.paced_writer import paced_writer
 from deploy.bench.replay_setup import Servers, Setup
-from learner.learner import INGEST_SECONDS
+from learner.learner import seconds_to_next_look
 from replay.sampler import Sampler
 from replay.segment import encode
 
 PACE = 10_000
 """Env steps a second that are written while the main thread is busy."""
-WINDOWS = 6
-"""Stretches of work, in turns without and with tailing."""
+WINDOWS = 10
+"""Stretches of work, in turns without and with tailing; each pair gives one figure."""
 WORK = 3_000
 """Rounds of the busy loop between two looks at the clock: about 0.2 ms."""
 MOST_TAILED = 200_000
@@ -48,6 +48,8 @@ def _cost(setup: Setup, servers: Servers, sampler: Sampler) -> dict[str, float]:
     works: dict[bool, list[float]] = {False: [], True: []}
     rates, shares, cpus = [], [], []
     with paced_writer(servers.urls, RUN, setup.signature, encoded, PACE):
+        while not sampler.ingest():
+            pass
         for window in range(WINDOWS):
             _catch_up(sampler)
             tails, before = window % 2 == 1, sampler.inserted
@@ -57,9 +59,9 @@ def _cost(setup: Setup, servers: Servers, sampler: Sampler) -> dict[str, float]:
                 shares.append(share)
                 cpus.append(cpu)
                 rates.append((sampler.inserted - before) / elapsed)
-    lost = 1 - statistics.median(works[True]) / statistics.median(works[False])
+    lost = [1 - beside / alone for alone, beside in zip(works[False], works[True], strict=True)]
     return {
-        "tail_cost_percent": 100 * lost,
+        "tail_cost_percent": 100 * statistics.median(lost),
         "tail_ingest_percent": 100 * statistics.median(shares),
         "tail_ingest_cpu_percent": 100 * statistics.median(cpus),
         "tail_rate_steps_per_s": statistics.median(rates),
@@ -70,13 +72,17 @@ def _busy(sampler: Sampler | None, seconds: float) -> tuple[float, float, float,
     """Rounds of work a second, `ingest`'s share of the time and of one core, and the seconds it took."""
     rounds, inside, cpu, next_ingest = 0, 0.0, 0.0, 0.0
     start = time.perf_counter()
-    while (now := time.perf_counter()) - start < seconds:
-        if sampler is not None and now >= next_ingest:
+    ends = False
+    while not ends:
+        now = time.perf_counter()
+        ends = now - start >= seconds  # what came since the last look is taken before the clock stops
+        if sampler is not None and (now >= next_ingest or ends):
             cpu -= time.thread_time()
             sampler.ingest()
             cpu += time.thread_time()
-            next_ingest = time.perf_counter() + INGEST_SECONDS
-            inside += next_ingest - INGEST_SECONDS - now
+            took = time.perf_counter() - now
+            inside += took
+            next_ingest = now + took + seconds_to_next_look(took)
         total = 0
         for number in range(WORK):
             total += number * number

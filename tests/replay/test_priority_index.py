@@ -52,6 +52,27 @@ def test_it_is_a_function_of_its_leaves(capacity: int, sets: list[list[tuple[int
     assert loaded.max_mass == index.max_mass
 
 
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), capacity=st.integers(1, 70), sets=SETS)
+def test_a_range_is_set_as_its_leaves_are(
+    data: st.DataObject, capacity: int, sets: list[list[tuple[int, float]]]
+) -> None:
+    first = data.draw(st.integers(0, capacity))
+    masses = np.array(data.draw(st.lists(MASSES, max_size=capacity - first)), np.float64)
+    (one, _), (other, _) = fill(capacity, sets), fill(capacity, sets)
+    one.set_range(first, masses)
+    other.set(np.arange(first, first + len(masses)), masses)
+    assert (one._tree[1:] == other._tree[1:]).all()
+    assert one.max_mass == other.max_mass
+    for wrong in (-1, capacity - len(masses) + 1):
+        with pytest.raises(IndexError):
+            one.set_range(wrong, masses)
+    for mass in (-1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="masses"):
+            one.set_range(0, np.array([mass]))
+    assert (one._tree[1:] == other._tree[1:]).all()
+
+
 @pytest.mark.parametrize("capacity", [1, 2, 3, 37, 64])
 def test_each_leaf_owns_its_share_of_the_interval(capacity: int) -> None:
     """Integer masses make every sum exact: an even sweep of u meets each leaf exactly as often as that."""
