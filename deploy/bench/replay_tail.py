@@ -2,7 +2,10 @@
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
 
 from deploy.bench.local_replay import RUN
 from deploy.bench.paced_writer import paced_writer
@@ -13,17 +16,32 @@ from replay.segment import encode
 
 PACE = 10_000
 """Env steps a second that are written while the main thread is busy."""
-WINDOWS = 10
-"""Stretches of work, in turns without and with tailing; each pair gives one figure."""
-WORK = 3_000
-"""Rounds of the busy loop between two looks at the clock: about 0.2 ms."""
+PAIRS = 4
+"""Stretches of each work, without and with tailing in turns."""
 MOST_TAILED = 200_000
+MATRIX = np.ones((64, 64), np.float32)
+
+
+def _products() -> None:
+    """About 0.1 ms of what a learner's thread does: small steps inside of a library."""
+    for _ in range(16):
+        MATRIX @ MATRIX
+
+
+def _bytecode() -> None:
+    """About 0.1 ms of nothing but Python's own interpreter."""
+    total = 0
+    for number in range(3_000):
+        total += number * number
+
+
+WORKS: dict[str, Callable[[], None]] = {"tail_cost_percent": _products, "tail_cost_python_percent": _bytecode}
 
 
 def tail(setup: Setup) -> Iterator[dict[str, float]]:
     """Env steps a second taken in from a backlog by a sampler that is full, so that as many leave; and the
-    share of a busy Python thread's work that is lost when it tails 10,000 steps a second, at the learner's
-    period. Writer and servers run in both cases.
+    share of a busy thread's work that is lost when it tails 10,000 steps a second as the learner does. Writer
+    and servers run in both cases.
     """
     while True:
         with setup.servers("tail") as servers:
@@ -45,34 +63,44 @@ def _cost(setup: Setup, servers: Servers, sampler: Sampler) -> dict[str, float]:
         for recording in setup.recordings.values()
         for segment in recording.segments[:64]
     ]
-    works: dict[bool, list[float]] = {False: [], True: []}
+    lost: dict[str, list[float]] = {name: [] for name in WORKS}
     rates, shares, cpus = [], [], []
     with paced_writer(servers.urls, RUN, setup.signature, encoded, PACE):
         while not sampler.ingest():
             pass
-        for window in range(WINDOWS):
+        for name in list(WORKS) * PAIRS:
             _catch_up(sampler)
-            tails, before = window % 2 == 1, sampler.inserted
-            work, share, cpu, elapsed = _busy(sampler if tails else None, setup.seconds / 2)
-            works[tails].append(work)
-            if tails:
-                shares.append(share)
-                cpus.append(cpu)
-                rates.append((sampler.inserted - before) / elapsed)
-    lost = [1 - beside / alone for alone, beside in zip(works[False], works[True], strict=True)]
+            alone = _busy(WORKS[name], None, setup.seconds / 2)
+            _catch_up(sampler)
+            before = sampler.inserted
+            beside = _busy(WORKS[name], sampler, setup.seconds / 2)
+            lost[name].append(1 - beside.rounds / alone.rounds)
+            shares.append(beside.inside)
+            cpus.append(beside.cpu)
+            rates.append((sampler.inserted - before) / beside.seconds)
     return {
-        "tail_cost_percent": 100 * statistics.median(lost),
+        **{name: 100 * statistics.median(values) for name, values in lost.items()},
         "tail_ingest_percent": 100 * statistics.median(shares),
         "tail_ingest_cpu_percent": 100 * statistics.median(cpus),
         "tail_rate_steps_per_s": statistics.median(rates),
     }
 
 
-def _busy(sampler: Sampler | None, seconds: float) -> tuple[float, float, float, float]:
-    """Rounds of work a second, `ingest`'s share of the time and of one core, and the seconds it took."""
+class _Stretch(NamedTuple):
+    """One stretch of work."""
+
+    rounds: float
+    """A second."""
+    inside: float
+    """Share of the time in `ingest`."""
+    cpu: float
+    """Share of a core that `ingest` took."""
+    seconds: float
+
+
+def _busy(work: Callable[[], None], sampler: Sampler | None, seconds: float) -> _Stretch:
     rounds, inside, cpu, next_ingest = 0, 0.0, 0.0, 0.0
-    start = time.perf_counter()
-    ends = False
+    start, ends = time.perf_counter(), False
     while not ends:
         now = time.perf_counter()
         ends = now - start >= seconds  # what came since the last look is taken before the clock stops
@@ -83,12 +111,10 @@ def _busy(sampler: Sampler | None, seconds: float) -> tuple[float, float, float,
             took = time.perf_counter() - now
             inside += took
             next_ingest = now + took + seconds_to_next_look(took)
-        total = 0
-        for number in range(WORK):
-            total += number * number
+        work()
         rounds += 1
     elapsed = time.perf_counter() - start
-    return rounds / elapsed, inside / elapsed, cpu / elapsed, elapsed
+    return _Stretch(rounds / elapsed, inside / elapsed, cpu / elapsed, elapsed)
 
 
 def _catch_up(sampler: Sampler) -> None:
