@@ -11,7 +11,7 @@ from replay.block_codec import START, STOP, decompress_scattered
 from replay.block_plan import BlockPlan, plan_blocks
 from replay.errors import ShardUnavailable
 from replay.items import ItemTable
-from replay.shard_link import Request
+from replay.shard_link import Request, pack
 from replay.shard_tail import ShardTail
 
 
@@ -116,9 +116,7 @@ class BlockReader:
         for shard in np.unique(shards).tolist():
             own = np.flatnonzero(shards == shard)
             link, key = self._tails[shard].link, self._tails[shard].shard.segment_key
-            request = link.pack(
-                *[("GETRANGE", key(identities[i]), firsts[i], lasts[i]) for i in own.tolist()]
-            )
+            request = pack(*[("GETRANGE", key(identities[i]), firsts[i], lasts[i]) for i in own.tolist()])
             link.ask(request)
             asked[shard] = own, request
         return asked

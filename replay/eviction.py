@@ -64,8 +64,8 @@ class Departures:
         for shard in shards:
             if shard in self._waiting and shard not in self._told:
                 leaving = self._told[shard] = self._waiting.pop(shard)
-                link = self._tails[shard].link
-                link.tell(link.deletion(leaving), self._outcome(shard, leaving))
+                tail = self._tails[shard]
+                tail.link.tell(tail.shard.deletion(leaving), self._outcome(shard, leaving))
 
     @property
     def state(self) -> list[list[Any]]:

@@ -14,7 +14,7 @@ from redis import RedisError
 
 from replay.records import Ticket, TicketBook
 from replay.shard import Shard
-from replay.shard_link import ShardLink
+from replay.shard_link import pack
 from replay.shard_tail import ShardTail
 from replay.types import SegmentIdentity
 
@@ -99,18 +99,18 @@ class Allowance:
         ends = plan_allowance(kept, budget, largest=self._largest, first=self._turn)
         self._turn += 1
         for (shard, book), end in zip(books.items(), ends, strict=True):
-            self._apply(self._tails[shard].link, book, end, stale[shard])
+            self._apply(self._tails[shard], book, end, stale[shard])
         self._planned = seen
 
-    def _apply(self, link: ShardLink, book: TicketBook, end: int, stale: set[SegmentIdentity]) -> None:
-        shard = link.shard
+    def _apply(self, tail: ShardTail, book: TicketBook, end: int, stale: set[SegmentIdentity]) -> None:
+        shard = tail.shard
         commands: list[tuple[str | int, ...]] = []
         if stale:
             commands.append(("HDEL", shard.outstanding_key, *map(str, stale)))
         if end != book.allowed:
             commands.append(("SET", shard.allowed_key, end))
         if commands:
-            link.tell(link.pack(*commands), lambda answers: self._note(shard, answers))
+            tail.link.tell(pack(*commands), lambda answers: self._note(shard, answers))
 
     def _note(self, shard: Shard, answers: Sequence[Any] | None) -> None:
         refusals = [answer for answer in answers or () if isinstance(answer, RedisError)]

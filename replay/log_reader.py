@@ -13,7 +13,7 @@ from replay.segment import SegmentHeader, decode_body, decode_header
 from replay.segment_header import most_bytes
 from replay.sequences import Accounts
 from replay.shard import Shard
-from replay.shard_link import Request
+from replay.shard_link import Request, pack
 from replay.shard_tail import Look, ShardTail
 from replay.types import Segment, SegmentIdentity, Signature
 
@@ -180,7 +180,7 @@ class LogReader:
         """Segments by one byte more than they should have: enough to see that more is there, however much."""
         tail, most = self.tails[shard], self._most_bytes
         keys = [(tail.shard.segment_key(identity), min(size, most)) for identity, size in sizes.items()]
-        return tail.link.pack(*[("GETRANGE", key, 0, size) for key, size in keys])
+        return pack(*[("GETRANGE", key, 0, size) for key, size in keys])
 
     def _take(self, shard: int, entry: LogEntry, data: bytes | None) -> ReceivedSegment | None:
         identity = entry.identity

@@ -7,9 +7,10 @@ hole in the numbering.
 
 import json
 import re
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import redis
 
@@ -17,11 +18,23 @@ from replay.connection import Connection
 from replay.errors import ShardError, ShardUnavailable, SignatureMismatch, StaleOwner
 from replay.records import LOG_START, LogEntry, Owner, TicketBook, parse_entry, parse_owner, parse_ticket
 from replay.segment import signature_mismatch
+from replay.shard_link import Command, Request, ShardLink, pack
 from replay.types import SegmentIdentity, Signature
 
 __all__ = ["LOG_START", "Shard", "connect_shards"]
 
 T = TypeVar("T")
+NAMES_PER_COMMAND = 256
+"""Keys or entries deleted by one command, so that none holds the server up for long."""
+
+
+class TicketRequest(NamedTuple):
+    """A ticket that was asked for."""
+
+    request: Request
+    identity: SegmentIdentity
+    items: int
+    attempt: int
 
 
 class Shard:
@@ -42,6 +55,7 @@ class Shard:
         self.log, self._meta = self._prefix + "log", self._prefix + "meta"
         self.reserved_key, self.allowed_key = self._prefix + "reserved", self._prefix + "allowed"
         self.outstanding_key, self.owner_key = self._prefix + "outstanding", self._prefix + "owner"
+        self._own = threading.local()
 
     def __repr__(self) -> str:
         return f"Shard({self.index}, {self.address})"
@@ -65,9 +79,9 @@ class Shard:
         """The key of a segment's bytes."""
         return f"{self._prefix}seg:{identity}"
 
-    def new_line(self) -> Any:
-        """See `Connection.new_line`."""
-        return self._connection.new_line()
+    def new_link(self) -> ShardLink:
+        """A line of one's own to this shard."""
+        return ShardLink(self._connection)
 
     def ping(self) -> None:
         """Return once the server answers."""
@@ -75,28 +89,33 @@ class Shard:
 
     # Writing
 
-    def reserve(self, identity: SegmentIdentity, items: int, *, attempt: int = 0) -> tuple[int, bool]:
-        """Take a ticket for `items`: its end T, for it covers (T - items, T] here, and whether any of that is
-        allowed already.
+    def ask_ticket(self, identity: SegmentIdentity, items: int, *, attempt: int = 0) -> TicketRequest:
+        """Ask for a ticket for `items`; `take_ticket` must follow before anything else is written.
 
         `attempt` grows with each other shard that is tried for the same segment: the highest one counts.
         """
+        commands = (
+            ("INCRBY", self.reserved_key, items),
+            ("HSET", self.outstanding_key, str(identity), f"{items}:{attempt}:"),
+            ("GET", self.allowed_key),
+        )
+        request = self._transaction(*commands)
+        self._link.ask(request)
+        return TicketRequest(request, identity, items, attempt)
 
-        def take() -> tuple[int, Any]:
-            with self._client.pipeline(transaction=True) as pipe:
-                pipe.incrby(self.reserved_key, items)
-                pipe.hset(self.outstanding_key, str(identity), f"{items}:{attempt}:")
-                pipe.get(self.allowed_key)
-                end, _, allowed = pipe.execute()
-            return int(end), allowed
-
-        end, allowed = self.call(take)
-        covered = self.whole(allowed) > end - items
+    def take_ticket(self, asked: TicketRequest) -> tuple[int, bool]:
+        """The ticket's end T (it covers (T - items, T] here), and whether any of that is allowed already."""
+        end, _, allowed = self._executed(asked.request)
+        covered = self.whole(allowed) > end - asked.items
         if not covered:
             # T is not known inside MULTI. With it the owner covers tickets and skips holes left by the dead.
-            noted = f"{items}:{attempt}:{end}"
-            self.call(lambda: self._client.hset(self.outstanding_key, str(identity), noted))
-        return end, covered
+            noted = f"{asked.items}:{asked.attempt}:{end}"
+            self._answers(("HSET", self.outstanding_key, str(asked.identity), noted))
+        return int(end), covered
+
+    def reserve(self, identity: SegmentIdentity, items: int, *, attempt: int = 0) -> tuple[int, bool]:
+        """`ask_ticket` and `take_ticket` in one."""
+        return self.take_ticket(self.ask_ticket(identity, items, attempt=attempt))
 
     def allowed(self) -> int:
         """The end up to which the owner allows commits (0: no owner has been here)."""
@@ -105,15 +124,9 @@ class Shard:
     def ticket_state(self, identity: SegmentIdentity) -> tuple[int, bool]:
         """`allowed`, and whether the ticket of `identity` is still in the book."""
 
-        def read() -> tuple[Any, bool]:
-            with self._client.pipeline(transaction=False) as pipe:
-                pipe.get(self.allowed_key)
-                pipe.hexists(self.outstanding_key, str(identity))
-                allowed, held = pipe.execute()
-            return allowed, bool(held)
-
-        allowed, held = self.call(read)
-        return self.whole(allowed), held
+        name = str(identity)
+        allowed, held = self._answers(("GET", self.allowed_key), ("HEXISTS", self.outstanding_key, name))
+        return self.whole(allowed), bool(held)
 
     def commit(
         self, identity: SegmentIdentity, data: bytes, num_items: int, num_steps: int, total: int = 0
@@ -124,17 +137,13 @@ class Shard:
         it has never seen. A repeated commit makes another log entry of the same identity, which the owner
         deletes.
         """
-        fields = {"id": str(identity), "n": num_items, "s": num_steps, "b": len(data)}
-        fields |= {"t": total} if total else {}
-
-        def write() -> None:
-            with self._client.pipeline(transaction=True) as pipe:
-                pipe.set(self.segment_key(identity), data)
-                pipe.xadd(self.log, fields)
-                pipe.hdel(self.outstanding_key, str(identity))
-                pipe.execute()
-
-        self.call(write)
+        fields = ("id", str(identity), "n", num_items, "s", num_steps, "b", len(data))
+        commands = (
+            ("SET", self.segment_key(identity), data),
+            ("XADD", self.log, "*", *fields, *(("t", total) if total else ())),
+            ("HDEL", self.outstanding_key, str(identity)),
+        )
+        self._executed(self._transaction(*commands))
 
     def drop_outstanding(self, identities: Iterable[SegmentIdentity]) -> None:
         """Take tickets out of the book: their writers are dead or went elsewhere."""
@@ -181,6 +190,17 @@ class Shard:
     def set_allowed(self, end: int) -> None:
         """Allow the commit of tickets that begin before `end`."""
         self.call(lambda: self._client.set(self.allowed_key, end))
+
+    def deletion(self, entries: Sequence[tuple[str, SegmentIdentity | None]]) -> Request:
+        """Deletes log entries, and the segments named with them.
+
+        Segments leave before their entries: cut short, it leaves entries without a segment (counted as
+        missing), never segments that nobody knows. Just these, and no MULTI: a full Redis refuses it.
+        """
+        keys = [self.segment_key(identity) for _, identity in entries if identity is not None]
+        log_ids = [log_id for log_id, _ in entries]
+        unlinks = [("UNLINK", *part) for part in _parts(keys)]
+        return pack(*unlinks, *[("XDEL", self.log, *part) for part in _parts(log_ids)])
 
     def unlink(self, identities: Iterable[SegmentIdentity]) -> None:
         """Delete segments, whatever the log says."""
@@ -260,6 +280,7 @@ class Shard:
 
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
+        self._link.close()
         self._client.close()
 
     def whole(self, value: bytes | None) -> int:
@@ -270,6 +291,35 @@ class Shard:
             raise ShardError(
                 f"{self}: somebody else wrote the counters of this run; start a new run (another --name)"
             ) from None
+
+    @property
+    def _link(self) -> ShardLink:
+        """This thread's line for writing."""
+        if not hasattr(self._own, "link"):
+            self._own.link = self.new_link()
+        link: ShardLink = self._own.link
+        return link
+
+    def _transaction(self, *commands: Command) -> Request:
+        """All of them or none, in one round trip."""
+        return pack(("MULTI",), *commands, ("EXEC",))
+
+    def _executed(self, request: Request) -> list[Any]:
+        """The answers to a transaction; raises ShardFull or ShardError for the first that is a refusal."""
+        answers = self._link.answer(request)
+        executed = answers[-1] if isinstance(answers[-1], list) else []
+        for answer in (*answers, *executed):
+            if isinstance(answer, redis.RedisError):
+                raise self.refusal(answer)
+        return executed
+
+    def _answers(self, *commands: Command) -> list[Any]:
+        """The answers to commands in one round trip; raises as `_executed` does."""
+        answers = self._link.answer(pack(*commands))
+        for answer in answers:
+            if isinstance(answer, redis.RedisError):
+                raise self.refusal(answer)
+        return answers
 
     def _pipelined(self, items: Sequence[T], add: Callable[[Any, T], object]) -> list[Any]:
         """The answers, None for a key of another type: it must not hold up the others for ever."""
@@ -301,6 +351,10 @@ def _unless_wrong_type(answer: Any) -> Any:
     if str(answer).startswith("WRONGTYPE"):
         return None
     raise answer
+
+
+def _parts(names: Sequence[str]) -> list[Sequence[str]]:
+    return [names[start : start + NAMES_PER_COMMAND] for start in range(0, len(names), NAMES_PER_COMMAND)]
 
 
 def connect_shards(urls: Sequence[str], *, run: str, retry_seconds: float = 30.0) -> list[Shard]:

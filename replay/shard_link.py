@@ -1,7 +1,8 @@
 """A line to one shard on which requests go out before earlier ones are answered.
 
-So a sampler asks all shards at once, and waits for the slowest one only. What needs no answer now (a new
-allowance, deletions) is sent and its answer read with the next one.
+So a sampler asks all shards at once, and waits for the slowest one only; a writer encodes a segment while its
+ticket is on the way. What needs no answer now (a new allowance, deletions) is sent and its answer read with
+the next one.
 """
 
 from collections import deque
@@ -13,13 +14,10 @@ import redis
 from hiredis import pack_command
 from redis.exceptions import ReadOnlyError, ResponseError
 
-from replay.shard import Shard
-from replay.types import SegmentIdentity
+from replay.connection import Connection
 
 Outcome = Callable[[Sequence[Any] | None], None]
 """Takes the answers to a request, or None when the line broke before they were read."""
-NAMES_PER_COMMAND = 256
-"""Keys or entries deleted by one command, so that none holds the server up for long."""
 
 
 class Request(NamedTuple):
@@ -29,17 +27,28 @@ class Request(NamedTuple):
     answers: int
 
 
+Command = Sequence[str | int | bytes]
+"""A command's name and its arguments."""
+
+
+def pack(*commands: Command) -> Request:
+    """Commands as one request."""
+    # The stub knows commands of one argument only.
+    packed = [pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]
+    return Request(b"".join(packed), len(commands))
+
+
 class ShardLink:
     """One connection to a shard, opened when needed and opened again when it breaks.
 
     A refusal by the server is an answer (an exception object in its place), because others follow it.
     """
 
-    def __init__(self, shard: Shard) -> None:
-        self.shard = shard
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self.openings = 0
         """How often the line was opened: after each time the server may be another than before."""
-        self._line = shard.new_line()
+        self._line = connection.new_line()
         self._is_open = False
         self._asked = False
         self._owed: deque[tuple[int, Outcome]] = deque()
@@ -48,12 +57,6 @@ class ShardLink:
     def is_open(self) -> bool:
         """Whether the next request goes over the line that the last one went over."""
         return self._is_open
-
-    def pack(self, *commands: Sequence[str | int | bytes]) -> Request:
-        """Commands as one request."""
-        # The stub knows commands of one argument only.
-        packed = [pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]
-        return Request(b"".join(packed), len(commands))
 
     def ask(self, request: Request) -> None:
         """Send a request. `answer` must follow; a line that breaks shows there."""
@@ -76,7 +79,7 @@ class ShardLink:
                 self._send(request)
             return self._read(request.answers)
 
-        return self.shard.call(attempt)
+        return self._connection.call(attempt)
 
     def tell(self, request: Request, outcome: Outcome) -> None:
         """Send a request whose answers are read later, before those of the next `answer`."""
@@ -93,17 +96,6 @@ class ShardLink:
             nothing = Request(b"", 0)
             self.ask(nothing)
             self.answer(nothing)
-
-    def deletion(self, entries: Sequence[tuple[str, SegmentIdentity | None]]) -> Request:
-        """Deletes log entries, and the segments named with them.
-
-        Segments leave before their entries: cut short, it leaves entries without a segment (counted as
-        missing), never segments that nobody knows. Just these, and no MULTI: a full Redis refuses it.
-        """
-        keys = [self.shard.segment_key(identity) for _, identity in entries if identity is not None]
-        log_ids = [log_id for log_id, _ in entries]
-        unlinks = [("UNLINK", *part) for part in _parts(keys)]
-        return self.pack(*unlinks, *[("XDEL", self.shard.log, *part) for part in _parts(log_ids)])
 
     def close(self) -> None:
         """Close the line; a later request opens it again."""
@@ -145,7 +137,3 @@ class ShardLink:
         self._is_open = self._asked = False
         while self._owed:
             self._owed.popleft()[1](None)
-
-
-def _parts(names: Sequence[str]) -> list[Sequence[str]]:
-    return [names[start : start + NAMES_PER_COMMAND] for start in range(0, len(names), NAMES_PER_COMMAND)]

@@ -8,7 +8,7 @@ from redis import RedisError
 
 from replay.records import LOG_START, LogEntry, TicketBook, log_order, parse_row, parse_ticket
 from replay.shard import Shard
-from replay.shard_link import Request, ShardLink
+from replay.shard_link import Request, pack
 from replay.types import SegmentIdentity
 
 UNKNOWN_PENDING = 2**62
@@ -48,7 +48,7 @@ class ShardTail:
     """
 
     def __init__(self, shard: Shard, *, anchored: bool = True) -> None:
-        self.shard, self.link = shard, ShardLink(shard)
+        self.shard, self.link = shard, shard.new_link()
         self._anchored = anchored
         self.cursor = LOG_START
         """Id of the last entry read."""
@@ -136,7 +136,7 @@ class ShardTail:
         ]
         commands += [("INFO", "memory")] if memory else []
         commands += [("XINFO", "STREAM", shard.log)] if with_last_id else []
-        self._asks, self._request = asks, self.link.pack(*commands)
+        self._asks, self._request = asks, pack(*commands)
 
     def _new_rows(self, rows: list[Any]) -> tuple[list[Any], bool]:
         """The rows after the anchor, and whether it was there."""

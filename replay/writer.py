@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from replay.errors import ShardError, ShardFull, ShardUnavailable, WriterStopped
 from replay.parking import Probe
@@ -31,13 +32,17 @@ class WriterCounters:
     retries: int = 0
 
 
-@dataclass(frozen=True)
 class _Parcel:
-    identity: SegmentIdentity
-    data: bytes
-    num_items: int
-    num_steps: int
-    total: int
+    """A segment on its way, encoded when it is first needed."""
+
+    def __init__(self, segment: Segment, total: int, encoded: Callable[[], bytes]) -> None:
+        self.segment, self.total, self._encoded = segment, total, encoded
+        self.identity = segment.identity
+
+    @cached_property
+    def data(self) -> bytes:
+        """Its bytes."""
+        return self._encoded()
 
 
 class _Door:
@@ -123,9 +128,8 @@ class Writer:
         keep it). Without, it tries each shard once and raises ShardUnavailable or ShardFull when none takes
         it. Raises SignatureMismatch when the shards hold data that this writer's cannot join.
         """
-        data = encode(segment, self._run, self._signature)
         total = self._total(segment)
-        parcel = _Parcel(segment.identity, data, segment.num_items, segment.num_steps, total)
+        parcel = _Parcel(segment, total, lambda: encode(segment, self._run, self._signature))
         self._release_left_tickets()
         if wait:
             self._write_patiently(parcel)
@@ -134,9 +138,9 @@ class Writer:
         self._turn = (self._turn + 1) % len(self._doors)
         self._written = (segment.identity[:2], total)
         self.counters.segments += 1
-        self.counters.items += parcel.num_items
-        self.counters.bytes += len(data)
-        return len(data)
+        self.counters.items += segment.num_items
+        self.counters.bytes += len(parcel.data)
+        return len(parcel.data)
 
     def _total(self, segment: Segment) -> int:
         """Items of this incarnation with this segment."""
@@ -150,7 +154,7 @@ class Writer:
             try:
                 self._reserve_and_commit(index, parcel, attempt)
                 return
-            except WriterStopped:
+            except (WriterStopped, ValueError):  # told to stop, or no segment that can be encoded
                 self._left_tickets.add((index, parcel.identity))
                 raise
             except (ShardUnavailable, ShardFull) as error:
@@ -177,21 +181,23 @@ class Writer:
         self._check_signature(index)
         while True:
             if ticket is None:
-                ticket, covered = shard.reserve(parcel.identity, parcel.num_items, attempt=attempt)
+                asked = shard.ask_ticket(parcel.identity, parcel.segment.num_items, attempt=attempt)
+                _ = parcel.data  # encoded while the ticket is on its way
+                ticket, covered = shard.take_ticket(asked)
                 if covered:
                     break
             allowed, held = shard.ticket_state(parcel.identity)
             if not held:  # a server that lost its last second, or an owner that thought us dead
                 ticket = None
-            elif allowed > ticket - parcel.num_items:
+            elif allowed > ticket - parcel.segment.num_items:
                 break
             backoff = self._pause(backoff)
         self._commit(index, parcel)
 
     def _commit(self, index: int, parcel: _Parcel) -> None:
         self._check_signature(index)
-        door = self._doors[index]
-        door.shard.commit(parcel.identity, parcel.data, parcel.num_items, parcel.num_steps, parcel.total)
+        door, segment = self._doors[index], parcel.segment
+        door.shard.commit(parcel.identity, parcel.data, segment.num_items, segment.num_steps, parcel.total)
         door.succeed()
         self._left_tickets.discard((index, parcel.identity))
 

@@ -12,7 +12,6 @@ from replay.errors import ShardError, ShardFull, ShardUnavailable, SignatureMism
 from replay.records import Owner, Ticket
 from replay.servers import EmbeddedServers
 from replay.shard import LOG_START, Shard, connect_shards
-from replay.shard_link import ShardLink
 from replay.types import SegmentIdentity
 from tests.helpers.servers import SIGNATURE, server_programs, shared_urls
 
@@ -175,8 +174,8 @@ def test_full_server_says_so_and_can_be_emptied(program: str, tmp_path: Path) ->
         entries = shard.read_log(LOG_START, 1000)
         assert shard.tickets().reserved == 0
         shard.drop_outstanding([ONE])
-        link = ShardLink(shard)
-        request = link.deletion([entry[:2] for entry in entries[: len(entries) // 2]])
+        link = shard.new_link()
+        request = shard.deletion([entry[:2] for entry in entries[: len(entries) // 2]])
         assert not any(isinstance(answer, Exception) for answer in link.answer(request))
         shard.commit(ONE, b"x", 1, 1)
         shard.close()

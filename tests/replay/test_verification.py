@@ -10,7 +10,6 @@ import redis
 
 from replay.inventory import checkpoint_masses
 from replay.segment import encode
-from replay.shard_link import ShardLink
 from replay.stored_shard import StoredShard
 from replay.types import SegmentIdentity
 from replay.verification import WRONG, verify
@@ -122,8 +121,8 @@ class Evicting(StoredShard):
     """Evicts some segments right before they are fetched, as a live run's owner may."""
 
     def fetch(self, *given: Any) -> list[bytes | None]:
-        link, entries = ShardLink(self), self.read_log("0-0", 3)
-        link.answer(link.deletion([entry[:2] for entry in entries]))
+        link, entries = self.new_link(), self.read_log("0-0", 3)
+        link.answer(self.deletion([entry[:2] for entry in entries]))
         link.close()
         return super().fetch(*given)
 
