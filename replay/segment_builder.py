@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +10,8 @@ from numpy.typing import NDArray
 from replay.transitions import n_step_returns
 from replay.types import Segment, SegmentIdentity, Signature
 
-
-class _Step(NamedTuple):
-    action: int
-    reward: float
-    terminated: bool
-    truncated: bool
-    life_lost: bool
-    weights_version: int
-    q_taken: float
-    q_max: float
+Step = tuple[int, float, bool, bool, bool, int, float, float]
+"""Action, reward, terminated, truncated, life lost, weights version, Q of the action, largest Q."""
 
 
 class SegmentBuilder:
@@ -67,12 +58,12 @@ class SegmentBuilder:
         self._reward_clip = reward_clip
         self._life_loss_terminates = life_loss_terminates
         self._short_starts = max(1, segment_steps * (env_slot + 1) // num_slots)
-        self._starts = self._short_starts
+        self._set_starts(self._short_starts)
         room = signature.stack + segment_steps + signature.n_step - 1
         self._frames = np.zeros((room, *signature.frame_shape), np.uint8)
         self._lead = 0
         self._first_step = 0
-        self._steps: list[_Step] = []
+        self._steps: list[Step] = []
         self._ready: list[Segment] = []
         self._in_episode = False
 
@@ -120,22 +111,22 @@ class SegmentBuilder:
             raise ValueError(f"reward {reward} is not a finite number")
         if self._actor_priorities and (q_taken is None or q_max is None):
             raise ValueError("actor priorities need q_taken and q_max of every step")
-        # Here the actor has looked at the last observation of a full segment: its last bootstrap is known.
-        finished = self._take_ready() + ([self._emit(self._starts, q_max)] if self._full else [])
-        self._put_frame(self._lead + len(self._steps) + 1, next_frame)
-        self._steps.append(
-            _Step(
-                int(action),
-                float(reward),
-                bool(terminated),
-                bool(truncated),
-                bool(life_lost),
-                int(weights_version),
-                float(q_taken or 0.0),
-                float(q_max or 0.0),
-            )
-        )
-        return finished + self._finish_step()
+        finished = self._take_ready() if self._ready else []
+        steps = self._steps
+        if len(steps) == self._full_at:
+            # The actor has looked at the last observation of a full segment: its last bootstrap is known.
+            finished.append(self._emit(self._starts, q_max))
+            steps = self._steps
+        self._put_frame(self._lead + len(steps) + 1, next_frame)
+        values = (q_taken or 0.0, q_max or 0.0)
+        steps.append((action, reward, terminated, truncated, life_lost, weights_version, *values))
+        if terminated or truncated:
+            self._in_episode = False
+            if terminated or not self._actor_priorities:
+                finished.append(self._close(None))
+        elif len(steps) == self._full_at and not self._actor_priorities:
+            finished.append(self._emit(self._starts, None))
+        return finished
 
     def drain(self, q_max: float | None = None) -> list[Segment]:
         """Returns everything still open, the last starts with shorter windows; the episode may go on.
@@ -145,21 +136,11 @@ class SegmentBuilder:
         """
         if self._steps:
             self._ready.append(self._close(q_max))
-            self._starts = self._short_starts
+            self._set_starts(self._short_starts)
         return self._take_ready()
 
-    @property
-    def _full(self) -> bool:
-        return len(self._steps) == self._starts + self._signature.n_step - 1
-
-    def _finish_step(self) -> list[Segment]:
-        last = self._steps[-1]
-        self._in_episode = not (last.terminated or last.truncated)
-        if last.terminated or (last.truncated and not self._actor_priorities):
-            return [self._close(None)]
-        if self._full and self._in_episode and not self._actor_priorities:
-            return [self._emit(self._starts, None)]
-        return []
+    def _set_starts(self, starts: int) -> None:
+        self._starts, self._full_at = starts, starts + self._signature.n_step - 1
 
     def _take_ready(self) -> list[Segment]:
         ready, self._ready = self._ready, []
@@ -177,9 +158,7 @@ class SegmentBuilder:
     def _emit(self, num_items: int, q_max: float | None) -> Segment:
         """Makes a segment of all open steps, the first `num_items` of them items, and goes on after these."""
         steps = self._steps
-        rewards = np.array([step.reward for step in steps], np.float32)
-        flags = np.array([(step.terminated, step.truncated, step.life_lost) for step in steps], np.bool_)
-        terminated, truncated, life_lost = np.ascontiguousarray(flags.T)
+        actions, rewards, terminated, truncated, life_lost, versions, *_ = zip(*steps, strict=True)
         segment = Segment(
             identity=SegmentIdentity(self._actor, self._incarnation, self._next_seq()),
             env_slot=self._env_slot,
@@ -187,12 +166,12 @@ class SegmentBuilder:
             num_items=num_items,
             lead=self._lead,
             frames=self._frames[: self._lead + len(steps) + 1].copy(),
-            actions=np.array([step.action for step in steps], np.int32),
-            rewards=rewards,
-            terminated=terminated,
-            truncated=truncated,
-            life_lost=life_lost,
-            weights_version=steps[0].weights_version,
+            actions=np.array(actions, np.int32),
+            rewards=np.array(rewards, np.float32),
+            terminated=np.array(terminated, np.bool_),
+            truncated=np.array(truncated, np.bool_),
+            life_lost=np.array(life_lost, np.bool_),
+            weights_version=int(versions[0]),
         )
         if self._actor_priorities:
             segment = replace(segment, priorities=self._priorities(segment, q_max))
@@ -213,9 +192,9 @@ class SegmentBuilder:
             reward_clip=self._reward_clip,
             life_loss_terminates=self._life_loss_terminates,
         )
-        newest = self._steps[-1].q_max if q_max is None else q_max
-        q_maxes = np.array([*(step.q_max for step in self._steps), newest], np.float32)
-        q_taken = np.array([step.q_taken for step in self._steps[: segment.num_items]], np.float32)
+        *_, taken, largest = zip(*self._steps, strict=True)
+        q_maxes = np.array([*largest, largest[-1] if q_max is None else q_max], np.float32)
+        q_taken = np.array(taken[: segment.num_items], np.float32)
         errors = returns.reward + returns.discount * q_maxes[start + returns.steps] - q_taken
         priorities: NDArray[np.float32] = np.abs(errors, dtype=np.float32)
         return priorities
@@ -229,4 +208,4 @@ class SegmentBuilder:
         self._frames[: len(kept)] = kept
         self._lead = lead
         self._steps = self._steps[num_items:]
-        self._starts = self._segment_steps
+        self._set_starts(self._segment_steps)
