@@ -48,8 +48,13 @@ def _crc_tables() -> NDArray[np.uint32]:
 
 
 _register("apexpert_lz4_decompress_safe", "LZ4_decompress_safe")
+_register("apexpert_lz4_decompress_safe_partial", "LZ4_decompress_safe_partial")
 _decompress_safe = types.ExternalFunction(
     "apexpert_lz4_decompress_safe", types.int32(types.uintp, types.uintp, types.int32, types.int32)
+)
+_decompress_safe_partial = types.ExternalFunction(
+    "apexpert_lz4_decompress_safe_partial",
+    types.int32(types.uintp, types.uintp, types.int32, types.int32, types.int32),
 )
 _memcpy = types.ExternalFunction("memcpy", types.uintp(types.uintp, types.uintp, types.uintp))
 _TABLES = _crc_tables()
@@ -83,17 +88,23 @@ def _crc32(t, data, at, stop):  # type: ignore[no-untyped-def]
 
 
 @njit(
-    types.boolean(_CRCS, _BYTES, types.int64, types.int64, types.int64, types.int64, types.uintp),
+    types.boolean(
+        _CRCS, _BYTES, types.int64, types.int64, types.int64, types.int64, types.int64, types.uintp
+    ),
     nogil=True,
     cache=True,
 )
-def _one(t, data, start, stop, num_bytes, crc, out):  # type: ignore[no-untyped-def]
-    """Decompress a block to the address `out`, which has room for `num_bytes`; False where it is damaged."""
+def _one(t, data, start, stop, num_bytes, crc, wanted, out):  # type: ignore[no-untyped-def]
+    """Decompress a block, or its first `wanted` bytes, to the address `out`, which has room for `num_bytes`;
+    False where it is damaged.
+    """
     if start < 0 or stop > data.size or start >= stop or _crc32(t, data, start, stop) != crc:
         return False
     source = data.ctypes.data + types.uintp(start)
-    found = _decompress_safe(source, out, types.int32(stop - start), types.int32(num_bytes))
-    return found == num_bytes
+    size, room = types.int32(stop - start), types.int32(num_bytes)
+    if wanted < num_bytes:
+        return _decompress_safe_partial(source, out, size, types.int32(wanted), room) == wanted
+    return _decompress_safe(source, out, size, room) == num_bytes
 
 
 @njit(types.int64(_CRCS, _BYTES, _ROWS, _OUT), nogil=True, cache=True)
@@ -102,7 +113,8 @@ def _in_order(t, data, blocks, out):  # type: ignore[no-untyped-def]
     for block in range(len(blocks)):
         start, stop, num_bytes, crc = blocks[block]
         room = 0 <= num_bytes <= out.size - at
-        if not room or not _one(t, data, start, stop, num_bytes, crc, out.ctypes.data + types.uintp(at)):
+        target = out.ctypes.data + types.uintp(at)
+        if not room or not _one(t, data, start, stop, num_bytes, crc, num_bytes, target):
             return block
         at += num_bytes
     return NONE
@@ -125,7 +137,10 @@ def _scattered(t, data, ends, runs, first, blocks, first_piece, pieces, out, dam
         begin = ends[place]
         for block in range(first[run], first[run + 1]):
             start, stop, num_bytes, crc = blocks[block]
-            if not _one(t, here, start, stop, num_bytes, crc, scratch.ctypes.data):
+            wanted = 0
+            for piece in range(first_piece[block], first_piece[block + 1]):
+                wanted = max(wanted, pieces[piece, 0] + pieces[piece, 2])
+            if not _one(t, here, start, stop, num_bytes, crc, wanted, scratch.ctypes.data):
                 damaged[place] = True
                 break
             for piece in range(first_piece[block], first_piece[block + 1]):

@@ -29,7 +29,7 @@ class SegmentsGone(Exception):
 
 
 class _Reading(NamedTuple):
-    """What to read, and what to make of it: R byte ranges of segments with M blocks in them."""
+    """What to read: R byte ranges of segments with M blocks in them."""
 
     slot: NDArray[np.int64]
     """(R,) slots of the ranges' segments."""
@@ -41,10 +41,6 @@ class _Reading(NamedTuple):
     """(R + 1,) range r has the blocks [first[r], first[r + 1])."""
     blocks: NDArray[np.int64]
     """(M, 4), as in `block_codec`, counted from their range's first byte."""
-    first_piece: NDArray[np.int64]
-    """(M + 1,) block b has the pieces [first_piece[b], first_piece[b + 1])."""
-    pieces: NDArray[np.int64]
-    """(Q, 3) of each piece, first byte within its block, first byte of where it goes, number of bytes."""
 
 
 class BlockReader:
@@ -71,10 +67,17 @@ class BlockReader:
         """
         unique, segment = np.unique(slots, return_inverse=True)
         plan = plan_blocks(segment, newest, self._stack)
-        rows = (places[:, None] * self._stack + np.arange(self._stack)).reshape(-1)
-        reading = self._locate(plan, unique, rows, out[0, 0].nbytes)
+        reading = self._locate(plan, unique)
         requests = self._ask(reading)
+        rows = (places[:, None] * self._stack + np.arange(self._stack)).reshape(-1)
         out.reshape(-1, *out.shape[2:])[rows[plan.zeros]] = 0
+        pieces = np.stack([plan.source, rows[plan.target], plan.length], axis=1) * out[0, 0].nbytes
+
+        def copy(own: NDArray[np.int64], answers: list[bytes]) -> NDArray[np.int64]:
+            """Copies what is in the answers to some ranges; gives those that are damaged."""
+            blocks = (reading.first, reading.blocks, plan.pieces, pieces)
+            return own[decompress_scattered(answers, own, *blocks, out.reshape(-1))]
+
         missing: list[int] = []
         silent: dict[int, ShardUnavailable] = {}
         copying: list[Future[NDArray[np.int64]]] = []
@@ -86,17 +89,13 @@ class BlockReader:
                 continue
             there = np.array([bool(answer) for answer in answers])
             missing += own[~there].tolist()
-            copying.append(self._threads.submit(_copy, reading, own[there], list(filter(None, answers)), out))
+            copying.append(self._threads.submit(copy, own[there], list(filter(None, answers))))
         corrupt = [run for copied in copying for run in copied.result().tolist()]
         if missing or corrupt or silent:
             raise SegmentsGone(_slots(reading, missing), _slots(reading, corrupt), silent)
 
-    def _locate(
-        self, plan: BlockPlan, slots: NDArray[np.int64], rows: NDArray[np.int64], frame_bytes: int
-    ) -> _Reading:
-        """Where the plan's blocks lie in their encoded segments, which are in these slots; `rows` says where
-        the frames of the plan's targets go.
-        """
+    def _locate(self, plan: BlockPlan, slots: NDArray[np.int64]) -> _Reading:
+        """Where the plan's blocks lie in their encoded segments, which are in these slots."""
         tables = [self._table.blocks[slot] for slot in slots.tolist()]
         first = np.cumsum([0, *map(len, tables)])
         blocks = np.concatenate(tables)[first[plan.segment] + plan.block]
@@ -104,8 +103,7 @@ class BlockReader:
         ends = np.append(head, len(blocks))
         start, stop = blocks[head, START], blocks[ends[1:] - 1, STOP]
         blocks[:, START : STOP + 1] -= start[plan.run, None]
-        pieces = np.stack([plan.source, rows[plan.target], plan.length], axis=1) * frame_bytes
-        return _Reading(slots[plan.segment[head]], start, stop, ends, blocks, plan.pieces, pieces)
+        return _Reading(slots[plan.segment[head]], start, stop, ends, blocks)
 
     def _ask(self, reading: _Reading) -> dict[int, tuple[NDArray[np.int64], Request]]:
         """Ask every shard for its ranges; by shard, their numbers and what it was asked."""
@@ -129,14 +127,6 @@ class BlockReader:
             if not isinstance(answer, bytes) and not str(answer).startswith("WRONGTYPE"):
                 raise tail.shard.refusal(answer)
         return [answer if isinstance(answer, bytes) else b"" for answer in answers]
-
-
-def _copy(
-    reading: _Reading, own: NDArray[np.int64], answers: list[bytes], out: NDArray[np.uint8]
-) -> NDArray[np.int64]:
-    """Copy what goes to `out` from the answers to some ranges; gives those that are damaged."""
-    blocks = (reading.first, reading.blocks, reading.first_piece, reading.pieces)
-    return own[decompress_scattered(answers, own, *blocks, out.reshape(-1))]
 
 
 def _slots(reading: _Reading, ranges: list[int]) -> list[int]:
