@@ -278,6 +278,10 @@ class Shard:
             "max_memory": limit,
         }
 
+    def keep_one_line(self) -> None:
+        """Close all connections but this thread's line for writing; a later call opens them again."""
+        self._client.close()
+
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
         self._link.close()

@@ -205,6 +205,7 @@ class Writer:
         door = self._doors[index]
         if not door.checked:
             door.shard.check_meta(self._signature, writes=True)
+            door.shard.keep_one_line()  # thousands of writers may be connected
             door.checked = True
 
     def _pick(self) -> int:

@@ -47,6 +47,23 @@ def in_background(work: Callable[[], object]) -> Iterator[threading.Thread]:
         assert not thread.is_alive()
 
 
+def test_a_writer_keeps_one_connection_a_shard(tmp_path: Path) -> None:
+    servers = EmbeddedServers(tmp_path / "replay", shards=2)
+    urls = servers.start()
+    try:
+        watch = [Shard(url, run="one", index=index) for index, url in enumerate(urls)]
+        allow(watch)
+        before = [shard._client.info("clients")["connected_clients"] for shard in watch]
+        shards = [Shard(url, run="one", index=index) for index, url in enumerate(urls)]
+        writer = make_writer(shards, "one")
+        for seq in range(4):
+            writer.write(make_segment(seq))
+        after = [shard._client.info("clients")["connected_clients"] for shard in watch]
+        assert [now - then for now, then in zip(after, before, strict=True)] == [1, 1]
+    finally:
+        servers.stop()
+
+
 class TestAllowed:
     def test_segments_go_round_the_shards(self, shards: list[Shard], run_name: str) -> None:
         allow(shards)
