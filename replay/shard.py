@@ -15,13 +15,13 @@ from typing import Any, NamedTuple, TypeVar
 import redis
 
 from replay.connection import Connection
-from replay.errors import ShardError, ShardUnavailable, SignatureMismatch, StaleOwner
+from replay.errors import ShardError, SignatureMismatch, StaleOwner
 from replay.records import LOG_START, LogEntry, Owner, TicketBook, parse_entry, parse_owner, parse_ticket
 from replay.segment import signature_mismatch
 from replay.shard_link import Command, Request, ShardLink, pack
 from replay.types import SegmentIdentity, Signature
 
-__all__ = ["LOG_START", "Shard", "connect_shards"]
+__all__ = ["LOG_START", "Shard"]
 
 T = TypeVar("T")
 NAMES_PER_COMMAND = 256
@@ -279,13 +279,13 @@ class Shard:
         }
 
     def keep_one_line(self) -> None:
-        """Close all connections but this thread's line for writing; a later call opens them again."""
-        self._client.close()
+        """Close all idle connections but the lines for writing; a later call opens them again."""
+        self._client.connection_pool.disconnect(inuse_connections=False)
 
     def close(self) -> None:
         """Close the connections; a later call opens new ones."""
         self._link.close()
-        self._client.close()
+        self._client.connection_pool.disconnect()
 
     def whole(self, value: bytes | None) -> int:
         """A counter's value, 0 for none; raises ShardError where it is no number."""
@@ -359,27 +359,3 @@ def _unless_wrong_type(answer: Any) -> Any:
 
 def _parts(names: Sequence[str]) -> list[Sequence[str]]:
     return [names[start : start + NAMES_PER_COMMAND] for start in range(0, len(names), NAMES_PER_COMMAND)]
-
-
-def connect_shards(urls: Sequence[str], *, run: str, retry_seconds: float = 30.0) -> list[Shard]:
-    """One Shard a URL; raises ShardError when two of them name the same server and database."""
-    shards = [Shard(url, run=run, index=index, retry_seconds=retry_seconds) for index, url in enumerate(urls)]
-    homes: dict[str, Shard] = {}
-    for shard in shards:
-        # The server's own id sees through different names of one host; some managed servers do not tell it.
-        for home in {shard.address, _server_id(shard)}:
-            other = homes.setdefault(home, shard)
-            if other is not shard:
-                both = f"{other.address} and {shard.address}"
-                raise ShardError(f"--replay.urls: {both} are the same server and database")
-    return shards
-
-
-def _server_id(shard: Shard) -> str:
-    try:
-        run_id = shard.info()["run_id"]
-    except ShardUnavailable:
-        raise
-    except ShardError:
-        return shard.address
-    return f"{run_id}/{shard.address.rpartition('/')[2]}" if run_id else shard.address

@@ -132,7 +132,7 @@ def check_ray_address(address: str) -> None:
 def check_urls(urls: tuple[str, ...]) -> None:
     """ConfigError unless each URL reaches a Redis or Valkey of its own that is new enough and lets us in."""
     from replay.errors import ShardError
-    from replay.shard import connect_shards
+    from replay.shards import connect_shards
 
     try:
         for shard in connect_shards(urls, run="preflight", retry_seconds=ANSWER_SECONDS):

@@ -13,7 +13,8 @@ from replay.errors import ShardError, StaleOwner
 from replay.records import Owner
 from replay.segment import encode
 from replay.servers import EmbeddedServers
-from replay.shard import Shard, connect_shards
+from replay.shard import Shard
+from replay.shards import connect_shards
 from replay.stored_shard import StoredShard
 from replay.writer import Writer
 from tests.helpers.access import client_of

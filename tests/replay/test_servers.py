@@ -14,7 +14,8 @@ import pytest
 from replay.errors import ServerError, ServersStopped
 from replay.guardian import Guardian
 from replay.servers import EmbeddedServers, find_server
-from replay.shard import LOG_START, Shard, connect_shards
+from replay.shard import LOG_START, Shard
+from replay.shards import connect_shards
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import until
 from tests.helpers.servers import MEMORY, server_programs

@@ -11,7 +11,8 @@ import pytest
 from replay.errors import ShardError, ShardFull, ShardUnavailable, SignatureMismatch, StaleOwner
 from replay.records import Owner, Ticket
 from replay.servers import EmbeddedServers
-from replay.shard import LOG_START, Shard, connect_shards
+from replay.shard import LOG_START, Shard
+from replay.shards import connect_shards
 from replay.types import SegmentIdentity
 from tests.helpers.servers import SIGNATURE, server_programs, shared_urls
 

@@ -48,7 +48,7 @@ def in_background(work: Callable[[], object]) -> Iterator[threading.Thread]:
 
 
 def test_a_writer_keeps_one_connection_a_shard(tmp_path: Path) -> None:
-    servers = EmbeddedServers(tmp_path / "replay", shards=2)
+    servers = EmbeddedServers(tmp_path / "replay", shards=2, append_fsync="everysec", maxmemory=0)
     urls = servers.start()
     try:
         watch = [Shard(url, run="one", index=index) for index, url in enumerate(urls)]
