@@ -1,4 +1,5 @@
-"""`make soak MINUTES=n`: a run on Catch whose processes are killed at random for n minutes, then resumed.
+"""`make soak MINUTES=n`: for half of n minutes a run on Catch whose processes are killed at random, then
+resumed; for the other half shards that suffer random faults beside writers and a sampler (`soak_shards`).
 
 After every kill the run has to make updates again and to have lost nothing that it had counted; at the end it
 is stopped, and a resumed run has to go on from there. Prints one line a kill and a report as JSON.
@@ -21,6 +22,7 @@ import psutil
 from deploy.config import with_values
 from deploy.fleet import RunClient, launch
 from deploy.run_folder import RunFolder
+from tests.helpers import soak_shards
 from tests.helpers.runs import catch_config, follow, metric
 
 VICTIMS = ("actor", "learner", "supervisor", "server", "guardian")
@@ -115,8 +117,11 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="apexpert-soak-") as runs_dir:
-        print(json.dumps(soak(arguments.minutes, arguments.seed, Path(runs_dir)), indent=1))
+    report = {}
+    for name, part in (("processes", soak), ("shards", soak_shards.soak)):
+        with tempfile.TemporaryDirectory(prefix="apexpert-soak-") as folder:
+            report[name] = part(arguments.minutes / 2, arguments.seed, Path(folder))
+    print(json.dumps(report, indent=1))
     return 0
 
 

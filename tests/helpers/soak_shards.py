@@ -5,11 +5,8 @@ of the streams, and to account for every item that was acknowledged: indexed, ev
 a power loss (a file's end cut off) may lose any. Prints one line a fault and a report as JSON.
 """
 
-import argparse
 import json
 import random
-import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -184,17 +181,3 @@ def soak(minutes: float, seed: int, folder: Path) -> dict[str, Any]:
     keys = ("inserted", "sampled", "evicted", "lost", "unread", "duplicates", "missing", "rejected")
     report = {"minutes": minutes, "seed": seed, "rounds": rounds, "faults": dict(one.counts)}
     return report | {key: metrics[key] for key in keys}
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--seed", type=int, default=int(time.time()))
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="apexpert-soak-") as folder:
-        print(json.dumps(soak(arguments.minutes, arguments.seed, Path(folder)), indent=1))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,7 +11,7 @@ import torch
 from learner.checkpoint import CheckpointStore
 from learner.config import LearnerConfig
 from learner.errors import CheckpointError, LearnerError
-from learner.learner import Learner
+from learner.learner import LOOK_SECONDS, Learner, seconds_to_next_look
 from learner.telemetry import MetricsBoard, SpeedWindow
 from models.config import NetworkConfig
 from replay.config import ReplayConfig
@@ -397,3 +397,12 @@ def test_the_metrics_board_hands_out_copies():
     board.write({"a": 1.0})
     board.read()["a"] = 2.0
     assert board.read() == {"a": 1.0}
+
+
+def test_looks_are_spaced_by_what_they_cost() -> None:
+    assert [seconds_to_next_look(took) for took in (0.0, 0.0001, 1.0)] == [
+        LOOK_SECONDS[0],
+        LOOK_SECONDS[0],
+        LOOK_SECONDS[1],
+    ]
+    assert LOOK_SECONDS[0] < seconds_to_next_look(0.002) < seconds_to_next_look(0.003) < LOOK_SECONDS[1]

@@ -64,6 +64,18 @@ def test_a_writer_keeps_one_connection_a_shard(tmp_path: Path) -> None:
         servers.stop()
 
 
+def test_a_segment_that_cannot_be_encoded_leaves_no_ticket(shards: list[Shard], run_name: str) -> None:
+    allow(shards)
+    writer = make_writer(shards, run_name)
+    wrong = replace(make_segment(0), rewards=make_segment(0).rewards * float("nan"))
+    with pytest.raises(ValueError, match="not a finite number"):
+        writer.write(wrong)
+    for seq in range(1, 4):
+        writer.write(make_segment(seq))
+    assert [shard.tickets().outstanding for shard in shards] == [() for _ in shards]
+    assert sorted(seq for names in logged(shards) for seq in names) == [1, 2, 3]
+
+
 class TestAllowed:
     def test_segments_go_round_the_shards(self, shards: list[Shard], run_name: str) -> None:
         allow(shards)
