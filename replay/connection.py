@@ -26,6 +26,8 @@ T = TypeVar("T")
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.02, 1.0
 CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 5.0, 15.0
 SHORTEST_TIMEOUT_S = 0.1
+JITTER = random.Random()
+"""Keeps those who wait apart; one of its own, so that waiting changes nobody's random numbers."""
 
 
 class Connection:
@@ -69,7 +71,7 @@ class Connection:
             except RedisError as error:
                 raise self.refusal(error) from None
             self.retries += 1
-            time.sleep(backoff * random.uniform(0.5, 1.0))
+            time.sleep(backoff * JITTER.uniform(0.5, 1.0))
             backoff = min(2 * backoff, LONGEST_BACKOFF_S)
 
     def refusal(self, error: RedisError) -> ShardError:

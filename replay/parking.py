@@ -1,9 +1,9 @@
 """Shards that are out of reach: noticed once, left alone, and asked in the background until they answer."""
 
 import logging
-import random
 import threading
 
+from replay.connection import JITTER
 from replay.errors import ShardError
 from replay.shard import Shard
 
@@ -38,7 +38,7 @@ class Probe:
             try:
                 self._shard.ping()
             except ShardError:
-                self._closed.wait(pause * random.uniform(0.5, 1.0))
+                self._closed.wait(pause * JITTER.uniform(0.5, 1.0))
                 pause = min(2 * pause, LONGEST_PAUSE_S)
             else:
                 self._answered.set()

@@ -1,12 +1,12 @@
 """Writes segments into the shards: encode, take a ticket, wait until the owner allows it, commit."""
 
 import logging
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from replay.connection import JITTER
 from replay.errors import ShardError, ShardFull, ShardUnavailable, WriterStopped
 from replay.parking import Probe
 from replay.segment import encode
@@ -239,7 +239,7 @@ class Writer:
         if self._should_stop():
             raise WriterStopped("told to stop while waiting to write a segment")
         began = time.monotonic()
-        time.sleep(backoff * random.uniform(0.5, 1.0))
+        time.sleep(backoff * JITTER.uniform(0.5, 1.0))
         self.counters.waited_s += time.monotonic() - began
         return min(2 * backoff, LONGEST_WAIT_S)
 

@@ -238,13 +238,14 @@ def test_a_shard_is_added_while_the_run_goes_on(tmp_path: Path) -> None:
     with faulty_servers(tmp_path, 3) as servers:
         run = faulty_run(servers[:2])
         sampler, scribe = run.sampler(), Scribe(run, 900)
+        scribe.write(20)
+        ingest_until(sampler, lambda: sampler.inserted > 100, "some of it")
+        new = [Shard(servers[2].url, run=run.name, index=2, retry_seconds=0.4) for _ in range(2)]
+        with pytest.raises(ValueError, match="number 2, not 3"):
+            sampler.add_shard(Shard(servers[2].url, run=run.name, index=3))
+        sampler.add_shard(new[0])
+        scribe.writer.add_shard(new[1])
         with scribe.writing():
-            ingest_until(sampler, lambda: sampler.inserted > 200, "some of it")
-            new = [Shard(servers[2].url, run=run.name, index=2, retry_seconds=0.4) for _ in range(2)]
-            with pytest.raises(ValueError, match="number 2, not 3"):
-                sampler.add_shard(Shard(servers[2].url, run=run.name, index=3))
-            sampler.add_shard(new[0])
-            scribe.writer.add_shard(new[1])
             ingest_until(sampler, lambda: scribe.done, "all of it")
         check_accounts(run, sampler, run.segments, size=900)
         shards = sampler.table.slots["shard"][sampler.table.in_order()]
