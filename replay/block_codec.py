@@ -137,9 +137,14 @@ def _scattered(t, data, ends, runs, first, blocks, first_piece, pieces, out, dam
         begin = ends[place]
         for block in range(first[run], first[run + 1]):
             start, stop, num_bytes, crc = blocks[block]
-            wanted = 0
+            wanted, inside = 0, True
             for piece in range(first_piece[block], first_piece[block + 1]):
-                wanted = max(wanted, pieces[piece, 0] + pieces[piece, 2])
+                source, target, size = pieces[piece]
+                wanted = max(wanted, source + size)
+                inside &= min(source, target, size) >= 0 and target + size <= out.size
+            if wanted > num_bytes or not inside:  # never reads or writes past the ends, whatever it is given
+                damaged[place] = True
+                break
             if not _one(t, here, start, stop, num_bytes, crc, wanted, scratch.ctypes.data):
                 damaged[place] = True
                 break

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay.block_codec import NUM_BYTES
+from replay.block_codec import NUM_BYTES, decompress_scattered
 from replay.errors import CorruptSegment, ForeignSegment, SegmentError
 from replay.segment import decode, decode_header, encode, signature_mismatch
 from replay.types import Segment, Signature
@@ -71,6 +71,21 @@ def test_a_damaged_or_exchanged_block_is_refused() -> None:
             block_frames(header, 1, wrong)
         with pytest.raises(CorruptSegment, match=r"segment 3\.1\.12"):
             decode(encoded.replace(blocks[1], wrong), run="run", signature=signature())
+
+
+@pytest.mark.parametrize(
+    ("piece", "fits"),
+    [((0, 0, 48), True), ((6, 40, 8), True), ((6, 0, 48), False), ((0, 1, 48), False), ((-1, 0, 4), False)],
+)
+def test_nothing_is_read_or_written_past_the_ends(piece: tuple[int, int, int], fits: bool) -> None:
+    encoded = encode(make_segment(items=20), "run", signature())
+    block = decode_header(encoded).blocks[:1]
+    whole = np.zeros(200, np.uint8)
+    one, two = np.arange(1), np.arange(2)
+    damaged = decompress_scattered([encoded], one, two, block, two, np.array([piece]), whole[:48])
+    assert damaged.tolist() == [not fits]
+    assert not whole[48:].any()
+    assert whole[:48].any() == fits
 
 
 def test_every_flipped_bit_is_caught() -> None:
