@@ -20,10 +20,10 @@ from typing import Any, Final
 
 import msgpack
 import numpy as np
-from numba import njit, types
 from numpy.typing import NDArray
 
 from replay.block_codec import CRC, NUM_BYTES, START, STOP
+from replay.columns import fault_of
 from replay.errors import CorruptSegment, ForeignSegment
 from replay.types import Segment, SegmentIdentity, Signature
 
@@ -41,13 +41,6 @@ MAX_SIDE: Final = 1 << 12
 MAX_FRAMES_BYTES: Final = 1 << 30
 LZ4_MAX_RATIO: Final = 255  # one byte of an lz4 block never stands for more bytes than this
 BYTES_PER_STEP: Final = 4 + 4 + 3
-FAULTS: Final = (
-    "",
-    "a reward is not a finite number",
-    "an action is not one that there is",
-    "a flag is neither 0 nor 1",
-    "an end before the last step",
-)
 # fmt: off
 HEADER_FIELDS: Final = frozenset((
     "run", "actor", "incarnation", "seq", "env_slot", "first_step", "num_items", "num_steps",
@@ -278,8 +271,8 @@ class _Reader:
         rewards = np.frombuffer(columns, "<f4", steps)
         actions = np.frombuffer(columns, "<i4", steps, 4 * steps)
         flags = np.frombuffer(columns, np.uint8, 3 * steps, 8 * steps + 4 * floats).reshape(3, steps)
-        if wrong := _fault(rewards, actions, flags, num_actions):
-            raise CorruptSegment(FAULTS[wrong])
+        if fault := fault_of(rewards, actions, flags, num_actions):
+            raise CorruptSegment(fault)
         terminated, truncated, life_lost = flags.view(np.bool_)
         priorities = np.frombuffer(columns, "<f4", floats, 8 * steps) if has_priorities else None
         return {
@@ -290,30 +283,6 @@ class _Reader:
             "life_lost": life_lost,
             "priorities": priorities,
         }
-
-
-@njit(
-    types.int64(
-        types.Array(types.float32, 1, "C", readonly=True),
-        types.Array(types.int32, 1, "C", readonly=True),
-        types.Array(types.uint8, 2, "C", readonly=True),
-        types.int64,
-    ),
-    nogil=True,
-    cache=True,
-)
-def _fault(rewards, actions, flags, num_actions):  # type: ignore[no-untyped-def]
-    """Which of FAULTS these columns have; 0 for none."""
-    for step in range(len(rewards)):
-        if not np.isfinite(rewards[step]):
-            return 1
-        if actions[step] < 0 or actions[step] >= num_actions:
-            return 2
-        if max(flags[0, step], flags[1, step], flags[2, step]) > 1:
-            return 3
-        if flags[0, step] + flags[1, step] > 0 and step < len(rewards) - 1:
-            return 4
-    return 0
 
 
 def _in_range(value: object, name: str, low: int, high: int) -> int:

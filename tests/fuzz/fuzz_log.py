@@ -9,6 +9,12 @@ import sys
 
 import atheris
 
+# Compiled modules, which atheris cannot instrument: so they come first.
+import replay.block_codec
+import replay.columns
+import replay.priority_index
+import replay.transitions  # noqa: F401
+
 with atheris.instrument_imports(include=["replay"]):
     from replay.log_reader import LogReader
     from replay.records import parse_entry

@@ -8,6 +8,12 @@ from typing import Any
 
 import atheris
 
+# Compiled modules, which atheris cannot instrument: so they come first.
+import replay.block_codec
+import replay.columns
+import replay.priority_index
+import replay.transitions  # noqa: F401
+
 with atheris.instrument_imports(include=["replay"]):
     from replay.segment import encode
     from replay.segment_header import HEADER_FIELDS
