@@ -84,13 +84,18 @@ def test_meanwhile_runs_once_in_the_callers_thread(size):
 
 
 def test_the_team_works_while_the_caller_does_something_else():
-    started = threading.Barrier(3, timeout=20)
+    started, met = threading.Barrier(3, timeout=20), []
+
+    def wait(member):
+        if member:
+            met.append((member, started.wait()))
 
     def join():
-        started.wait()
+        met.append((0, started.wait()))
         return []
 
-    ThreadTeam(3).run(lambda member: member and started.wait(), nothing, nothing, join)
+    ThreadTeam(3).run(wait, nothing, nothing, join)
+    assert sorted(member for member, _ in met) == [0, 1, 2]
 
 
 def test_a_member_with_nothing_to_do_takes_the_spare_tasks_and_nobody_waits_for_them():
@@ -124,7 +129,9 @@ def test_a_member_with_nothing_to_do_takes_the_spare_tasks_and_nobody_waits_for_
 
 
 def test_a_team_of_one_leaves_spare_tasks_undone():
-    ThreadTeam(1).run(nothing, nothing, nothing, lambda: [lambda: pytest.fail("done")])
+    done = []
+    ThreadTeam(1).run(nothing, nothing, nothing, lambda: [lambda: done.append("spare")])
+    assert not done
 
 
 def test_an_error_in_a_spare_task_comes_back():
