@@ -208,8 +208,6 @@ class Follower:
             self._returning.add(shard)
         elif self.table.log_ids[slot] != log_id:
             self.departures.note(shard, log_id, None)
-            return
-        self.reader.counters["duplicates"] -= 1
 
     def _may_come_from(self, slot: int) -> bool:
         """Whether nobody knows if a segment's shard still has it, so that a copy elsewhere is welcome."""
@@ -258,6 +256,7 @@ class Follower:
     def _drop_unnamed(self, shard: int) -> None:
         unnamed = [slot for slot in self._unconfirmed[shard] if self._is_unconfirmed(slot, shard)]
         del self._unconfirmed[shard]
+        self.tails[shard].end_rereading()
         for slot in unnamed:
             self.lose(slot)
         self._counters.missing += len(unnamed)

@@ -145,6 +145,8 @@ class LogReader:
         pixels = self._signature.frame_shape[0] * self._signature.frame_shape[1]
         encoded = decoded = 0
         for place, entry in enumerate(entries):
+            if entry.identity is not None and self.accounts.is_taken(entry.identity):
+                continue  # not fetched
             encoded += min(entry.num_bytes, self._most_bytes)
             decoded += (self._signature.stack + entry.num_steps) * pixels
             if place and (encoded > POLL_BYTES or decoded > POLL_FRAMES_BYTES):
@@ -186,7 +188,7 @@ class LogReader:
         identity = entry.identity
         if identity is not None and self.accounts.is_taken(identity):
             self.repeats.append((shard, entry))
-            self.counters["duplicates"] += 1
+            self.counters["duplicates"] += not self.tails[shard].was_read(entry.log_id)
             return None
         try:
             header, segment = self._decode(entry, data)
@@ -204,6 +206,8 @@ class LogReader:
         self.tails[shard].unindexed.append((entry.log_id, entry.identity))
         if entry.identity is not None:
             self.accounts.lose(entry.identity, entry.num_items, entry.total, was_taken=False)
+        if self.tails[shard].was_read(entry.log_id):
+            return  # counted then
         if isinstance(error, SegmentError):
             self._rejections.note(error, f"{self.tails[shard].shard!r}, log entry {entry.log_id}")
         else:

@@ -13,6 +13,8 @@ from replay.types import SegmentIdentity
 
 UNKNOWN_PENDING = 2**62
 """Items after what was read of a log that goes on: the owner has to read them before it allows more."""
+REREAD_ENTRIES = 4_096
+"""Entries asked for at once that were read before: most name segments that are known."""
 MEMORY_FIELDS = (b"used_memory", b"mem_not_counted_for_evict", b"maxmemory")
 
 
@@ -29,7 +31,7 @@ class Look(NamedTuple):
     entries: list[LogEntry]
     """What is new in its log; empty when it is not as it was left."""
     as_left: bool
-    """The entry that was read last is where it was, and the log did not go back."""
+    """The entry that was read last is where it was, and the server is the one that it was."""
     book: TicketBook
     owner: bytes | None
     memory: Memory | None
@@ -40,9 +42,9 @@ class ShardTail:
     """Where the reader stands in one shard's log.
 
     A server that lost the end of its file continues its log at an earlier place, under ids that may be the
-    same as before when its clock was set back. So every look begins at the entry that was read last, which
-    must be there with the same segment; and the first look over a new line asks for the log's last id too, in
-    case that entry was deleted since (docs/decisions/0010).
+    same as before when its clock was set back, and has again what was deleted. So every look begins at the
+    entry that was read last, which must be there with the same segment; and the first look over a new line
+    asks whether the server is still the one it was: another may have lost anything (docs/decisions/0010).
 
     Only the one who deletes entries can expect one to be there: for others `anchored` is off.
     """
@@ -57,6 +59,9 @@ class ShardTail:
         self._anchor: LogEntry | None = None
         self._anchor_row: Any = None
         self._known_opening = 0
+        self._server = ""
+        self._is_another = False
+        self._reread_to = LOG_START
         self._request = Request(b"", 0)
         self._asks: tuple[object, ...] = ()
         self._count = 0
@@ -64,9 +69,11 @@ class ShardTail:
 
     def ask(self, count: int, *, memory: bool = False) -> None:
         """Ask for up to `count` new entries, the tickets, the owner and perhaps the memory."""
+        if self.cursor != self._reread_to and self.was_read(self.cursor):
+            count = max(count, REREAD_ENTRIES)
         self._count = count + (self._anchor is not None)
         known = self.link.is_open and self.link.openings == self._known_opening
-        self._prepare(memory, with_last_id=not known)
+        self._prepare(memory, with_server=not known)
         self.link.ask(self._request)
 
     def answer(self) -> Look:
@@ -74,7 +81,7 @@ class ShardTail:
         answers = self.link.answer(self._request)
         if self.link.openings != self._known_opening:
             if not self._asks[1]:  # the line broke on the way, so the server may have been another before
-                self._prepare(bool(self._asks[0]), with_last_id=True)
+                self._prepare(bool(self._asks[0]), with_server=True)
                 answers = self.link.answer(self._request)
             self._known_opening = self.link.openings
         for refusal in answers[:3]:
@@ -82,9 +89,10 @@ class ShardTail:
                 raise self.shard.refusal(refusal)
         (owner, reserved, allowed), tickets, rows, *further = answers
         memory = _memory(further.pop(0)) if self._asks[0] else None
-        last_id = _last_id(further.pop(0)) if self._asks[1] else None
+        if self._asks[1]:
+            self._note_server(further.pop(0))
         rows, as_left = self._new_rows(rows)
-        as_left = as_left and (last_id is None or log_order(last_id) >= log_order(self.cursor))
+        as_left = as_left and not self._is_another
         entries = [parse_row(row) for row in rows] if as_left else []
         ends = as_left and len(entries) < self._count - (self._anchor is not None)
         book = self._parse_book(reserved, allowed, tickets)
@@ -101,10 +109,20 @@ class ShardTail:
         if self._anchor is not None and self._anchor.log_id == log_id:
             self._anchor = self._anchor_row = None
 
+    def was_read(self, log_id: str) -> bool:
+        """Whether the log is read again and had been read up to that entry before."""
+        return log_order(log_id) <= log_order(self._reread_to)
+
     def rewind(self) -> None:
         """Read the whole log again."""
+        self._reread_to = max(self._reread_to, self.cursor, key=log_order)
+        self._is_another = False
         self.cursor, self._anchor, self._anchor_row = LOG_START, None, None
         self.unindexed.clear()
+
+    def end_rereading(self) -> None:
+        """Note that all is read again: with a clock set back, what comes may have ids of before."""
+        self._reread_to = LOG_START
 
     @property
     def state(self) -> dict[str, Any]:
@@ -112,19 +130,22 @@ class ShardTail:
         entry = self._anchor
         anchor = None if entry is None else [entry.log_id, _names(entry.identity), *entry[2:]]
         unindexed = [[log_id, _names(identity)] for log_id, identity in self.unindexed]
-        return {"cursor": self.cursor, "anchor": anchor, "unindexed": unindexed}
+        # With another server that was not read again yet, whoever goes on from here has to do that.
+        server = "" if self._is_another else self._server
+        return {"cursor": self.cursor, "anchor": anchor, "unindexed": unindexed, "server": server}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
         self.cursor = str(state["cursor"])
         self.unindexed = deque((str(log_id), _identity(name)) for log_id, name in state["unindexed"])
+        self._server = str(state.get("server", ""))
         self._anchor = self._anchor_row = None
         if state["anchor"] is not None and self._anchored:
             log_id, name, *counts = state["anchor"]
             self._anchor = LogEntry(str(log_id), _identity(name), *map(int, counts))
 
-    def _prepare(self, memory: bool, with_last_id: bool) -> None:
-        asks = (memory, with_last_id, self.cursor, self._anchor is not None, self._count)
+    def _prepare(self, memory: bool, with_server: bool) -> None:
+        asks = (memory, with_server, self.cursor, self._anchor is not None, self._count)
         if asks == self._asks:
             return
         shard, first = self.shard, self.cursor if self._anchor is not None else "(" + self.cursor
@@ -135,8 +156,15 @@ class ShardTail:
             ("XRANGE", shard.log, first, "+", "COUNT", self._count),
         ]
         commands += [("INFO", "memory")] if memory else []
-        commands += [("XINFO", "STREAM", shard.log)] if with_last_id else []
+        commands += [("INFO", "server")] if with_server else []
         self._asks, self._request = asks, pack(*commands)
+
+    def _note_server(self, answer: Any) -> None:
+        """Compare the server with the one before; one that does not tell may be another each time."""
+        server = _run_id(answer)
+        if self.cursor != LOG_START and (not server or server != self._server):
+            self._is_another = True
+        self._server = server
 
     def _new_rows(self, rows: list[Any]) -> tuple[list[Any], bool]:
         """The rows after the anchor, and whether it was there."""
@@ -168,10 +196,10 @@ def _memory(answer: Any) -> Memory | None:
     return Memory(max(0, used - uncounted), maximum) if found else None
 
 
-def _last_id(answer: Any) -> str:
-    """The last id that a log ever gave out; a log that is not there has none."""
-    fields = dict(zip(answer[::2], answer[1::2], strict=True)) if isinstance(answer, list) else {}
-    return bytes(fields.get(b"last-generated-id", LOG_START.encode())).decode()
+def _run_id(answer: Any) -> str:
+    """What a server calls itself from its start to its end; "" where it does not tell."""
+    found = re.search(rb"^run_id:(\w+)", answer, re.MULTILINE) if isinstance(answer, bytes) else None
+    return found[1].decode() if found else ""
 
 
 def _names(identity: SegmentIdentity | None) -> list[int] | None:

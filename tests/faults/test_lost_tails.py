@@ -1,6 +1,7 @@
 """Servers that come back with less than they had, and logs that change under a reader; real servers."""
 
 import contextlib
+import json
 import threading
 import time
 from pathlib import Path
@@ -118,6 +119,36 @@ def test_what_was_evicted_before_the_cut_is_evicted_again(tmp_path: Path) -> Non
         keys = servers[1].client.keys("*:seg:*")
         assert len(keys) == len(logged(run, 1))
         check_accounts(run, sampler, scribe.acknowledged)
+        draws(run, sampler)
+
+
+@pytest.mark.parametrize("sampler_restarts", [False, True])
+def test_deletions_alone_are_lost_with_the_tail(tmp_path: Path, sampler_restarts: bool) -> None:
+    """All that was read is as it was, and before it lie segments that had left."""
+    with faulty_servers(tmp_path) as servers:
+        run = faulty_run(servers, segment_steps=8, capacity=160)
+        sampler, scribe = run.sampler(), Scribe(run, 800)
+        scribe.write(40)
+        flush = sampler._follower.departures.flush
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sampler._follower.departures, "flush", lambda shards: None)
+            quiet(sampler)
+        size = servers[0].size
+        flush(range(len(servers)))
+        quiet(sampler)
+        assert servers[0].size > size
+        state = json.loads(json.dumps(sampler.state()[0])), sampler.state()[1]
+        come_back_cut(servers[0], size)
+        back = set(logged(run, 0)) - held(sampler)
+        assert back
+        if sampler_restarts:
+            sampler.close()
+            sampler = run.sampler()
+            assert sampler.restore(*state).dropped == 0
+        ingest_until(sampler, lambda: not back & set(logged(run, 0)), "their second eviction")
+        assert set(logged(run, 1)) | set(logged(run, 0)) == held(sampler)
+        assert len(servers[0].client.keys("*:seg:*")) == len(logged(run, 0))
+        check_accounts(run, sampler, scribe.acknowledged, lost=0, unread=0)
         draws(run, sampler)
 
 
