@@ -60,6 +60,10 @@ RULES: dict[str, Rule] = {
     "replay.shards": ("1 to 64", lambda x: 1 <= x <= 64),
     "replay.shard_memory_bytes": ("16 MiB (16777216) or more", lambda x: x >= 16 * 1024**2),
     "replay.capacity": POSITIVE,
+    "replay.capacity_bytes": (
+        "16 MiB (16777216) or more, or 0 for no limit",
+        lambda x: x == 0 or x >= 16 * 1024**2,
+    ),
     "replay.min_size": POSITIVE,
     "replay.frame_store_bytes": NOT_NEGATIVE,
     "replay.segment_steps": ("1 to 4096", lambda x: 1 <= x <= 4096),

@@ -19,6 +19,9 @@ class ReplayConfig:
     """`maxmemory` of each embedded server; the oldest segments leave at 90 % of it."""
     capacity: int = 1_000_000
     """Transitions kept; the oldest leave first."""
+    capacity_bytes: int = 0
+    """Encoded bytes of the segments kept, all shards together, without the servers' own overhead; the oldest
+    leave first. For servers without a `maxmemory` of their own; 0: no limit."""
     min_size: int = 20_000
     """Transitions inserted before the first update (warm-up)."""
     frame_store_bytes: int = 8 * 1024**3

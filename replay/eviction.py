@@ -1,4 +1,4 @@
-"""Eviction: the oldest segments leave by number of items over all shards, and by bytes from a shard that
+"""Eviction: the oldest segments leave by number of items and bytes over all shards, and from a shard that
 fills up.
 """
 
@@ -106,12 +106,12 @@ class Eviction:
         self._bytes_since: defaultdict[int, int] = defaultdict(int)
         self._maximum: defaultdict[int, int] = defaultdict(int)
 
-    def make_room(self, num_items: int, num_steps: int) -> None:
+    def make_room(self, num_items: int, num_steps: int, num_bytes: int) -> None:
         """Evict the oldest segments of all until one of this size fits."""
-        while not self._table.has_room(num_items, num_steps):
+        while not self._table.has_room(num_items, num_steps, num_bytes):
             oldest = self._table.oldest()
             if oldest is None:
-                raise ValueError(f"a segment of {num_items} items can never fit")
+                raise ValueError(f"a segment of {num_items} items and {num_bytes} bytes can never fit")
             self.evict(oldest)
 
     def note_bytes(self, shard: int, num_bytes: int) -> None:

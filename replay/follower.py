@@ -143,10 +143,11 @@ class Follower:
     def _insert(self, received: ReceivedSegment) -> int:
         """Index one segment; returns its number of items."""
         segment = received.segment
-        if not self.table.fits_ever(segment.num_items, segment.num_steps):
+        size = segment.num_items, segment.num_steps, received.num_bytes
+        if not self.table.fits_ever(*size):
             self._refuse(received)
             return 0
-        self.eviction.make_room(segment.num_items, segment.num_steps)
+        self.eviction.make_room(*size)
         self.table.insert(
             segment,
             received.header,

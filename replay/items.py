@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from replay.config import ReplayConfig
 from replay.frame_store import FrameStore
 from replay.priority_index import PriorityIndex
 from replay.segment import SegmentHeader
@@ -28,7 +29,19 @@ SLOT = np.dtype(
     ]
 )
 FREE = -1
+NO_LIMIT = 2**62
 NO_BLOCKS = np.empty((0, 4), np.int64)
+
+
+def item_table(config: ReplayConfig, store: FrameStore) -> "ItemTable":
+    """The empty table of a run."""
+    return ItemTable(
+        config.capacity,
+        config.segment_steps,
+        config.n_step,
+        store,
+        capacity_bytes=config.capacity_bytes,
+    )
 
 
 class ItemTable:
@@ -43,8 +56,11 @@ class ItemTable:
     A parked segment (its shard is out of reach) keeps its place and its masses, and cannot be drawn.
     """
 
-    def __init__(self, capacity: int, segment_steps: int, n_step: int, store: FrameStore) -> None:
+    def __init__(
+        self, capacity: int, segment_steps: int, n_step: int, store: FrameStore, *, capacity_bytes: int = 0
+    ) -> None:
         self.capacity = capacity
+        self.capacity_bytes = capacity_bytes or NO_LIMIT
         self.n_step = n_step
         longest = segment_steps + n_step - 1
         # Room for columns without an item, a gap at the ring's end, and first segments, which are short.
@@ -71,6 +87,7 @@ class ItemTable:
         self.num_parked = 0
         """Those that are parked."""
         self.num_bytes = 0
+        """Encoded bytes of all segments."""
         self.next_generation = 0
         self.head = 0
         self._free: list[int] = []
@@ -91,14 +108,18 @@ class ItemTable:
         """Columns kept of a segment: data of a larger n-step has more than this reader's items need."""
         return min(num_steps, num_items + self.n_step - 1)
 
-    def fits_ever(self, num_items: int, num_steps: int) -> bool:
+    def fits_ever(self, num_items: int, num_steps: int, num_bytes: int) -> bool:
         """Whether a segment fits when everything else has left."""
-        return num_items <= self.capacity and self.num_columns(num_items, num_steps) <= self.num_leaves
-
-    def has_room(self, num_items: int, num_steps: int) -> bool:
-        """Whether a segment fits now."""
         columns = self.num_columns(num_items, num_steps)
-        return self.num_items + num_items <= self.capacity and self._place(columns) is not None
+        return num_items <= self.capacity and num_bytes <= self.capacity_bytes and columns <= self.num_leaves
+
+    def has_room(self, num_items: int, num_steps: int, num_bytes: int) -> bool:
+        """Whether a segment fits now."""
+        return (
+            self.num_items + num_items <= self.capacity
+            and self.num_bytes + num_bytes <= self.capacity_bytes
+            and self._place(self.num_columns(num_items, num_steps)) is not None
+        )
 
     def insert(
         self,

@@ -13,7 +13,7 @@ from replay.fetch import FrameReader
 from replay.follower import Follower
 from replay.frame_store import FrameStore, host_store
 from replay.inspection import Counters, metrics
-from replay.items import ItemTable
+from replay.items import item_table
 from replay.log_reader import LogReader
 from replay.priorities import Priorities
 from replay.records import log_order
@@ -51,7 +51,7 @@ class ReadOnlySampler:
         store = (
             host_store(config, signature.frame_shape, signature.stack) if frame_store is None else frame_store
         )
-        self.table = ItemTable(config.capacity, config.segment_steps, config.n_step, store)
+        self.table = item_table(config, store)
         self._priorities = Priorities(config, self.table, self.counters, seed)
         reader = LogReader(shards, run=run, signature=signature, anchored=False)
         self._follower = Follower(reader, self.table, self._priorities, self.counters, owns=False)

@@ -18,7 +18,7 @@ from replay.fetch import FrameReader
 from replay.follower import Follower
 from replay.frame_store import FrameStore, host_store
 from replay.inspection import Counters, metrics
-from replay.items import ItemTable
+from replay.items import item_table
 from replay.limiter import Allowance, Limiter
 from replay.log_reader import LogReader
 from replay.ownership import Ownership
@@ -61,7 +61,7 @@ class Sampler:
         self.counters = Counters()
         signed = (signature.frame_shape, signature.stack)
         self.store = host_store(config, *signed) if frame_store is None else frame_store
-        self.table = ItemTable(config.capacity, config.segment_steps, config.n_step, self.store)
+        self.table = item_table(config, self.store)
         self._priorities = Priorities(config, self.table, self.counters, seed)
         self._shards = list(shards)
         reader = LogReader(self._shards, run=run, signature=signature)

@@ -63,7 +63,9 @@ def replay_bytes(config: Config) -> int:
     share = environment.frame_height * environment.frame_width / (84 * 84)
     overlap = 1 + (environment.stack + replay.n_step) / replay.segment_steps
     cap = stored * BYTES_PER_STEP * share * overlap / (1 + 7 / 64)
-    return int(min(cap, cap if replay.urls else replay.shards * replay.shard_memory_bytes))
+    limits = [replay.capacity_bytes] if replay.capacity_bytes else []
+    limits += [] if replay.urls else [replay.shards * replay.shard_memory_bytes]
+    return int(min([cap, *limits]))
 
 
 def num_parameters(config: Config) -> int:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_the_ring_of_leaves(capacity: int, lengths: tuple[int, ...], seed: int) 
             live.remove(slot)
             table.remove(slot)
         num_items = int(rng.choice(lengths))
-        while not table.has_room(num_items, num_items + 2):
+        while not table.has_room(num_items, num_items + 2, 10):
             assert table.oldest() == live[0]
             table.remove(live.popleft())
         segment = make_segment(number, num_items=num_items, signature=TINY)
@@ -83,11 +84,11 @@ def test_full_segments_fill_the_whole_capacity() -> None:
     for number in range(100):
         segment = make_segment(number, num_items=6, signature=TINY)
         if number >= 10:
-            assert not table.has_room(6, 8)
+            assert not table.has_room(6, 8, 1)
             oldest = table.oldest()
             assert oldest is not None
             table.remove(oldest)
-        assert table.has_room(6, 8)
+        assert table.has_room(6, 8, 1)
         header = decode_header(encode(segment, "run", TINY))
         table.insert(segment, header, np.ones(6), shard=0, log_id="1-0", num_bytes=1)
         assert table.size == min(60, 6 * (number + 1))
@@ -173,6 +174,33 @@ def test_by_bytes_the_oldest_of_the_full_shard_leave(
     for _ in range(5):
         run.check(sampler, sampler.sample())
     assert sampler.metrics()["replay/missing"] == 0
+
+
+def test_by_encoded_bytes_the_oldest_of_all_shards_leave() -> None:
+    run = new_run(shared_urls(), capacity_bytes=20_000)
+    sampler = run.sampler()
+    order: list[SegmentIdentity] = []
+    sizes = {}
+    for actor in range(15):
+        for segment in run.fill(actor % 3, 40, actor=actor):
+            order.append(segment.identity)
+            sizes[segment.identity] = len(encode(segment, run.name, run.signature))
+        ingest_all(sampler)
+        held = [sampler.table.identity(slot) for slot in sampler.table.in_order().tolist()]
+        assert held == order[len(order) - len(held) :]
+        used = sum(sizes[identity] for identity in held)
+        assert used == sampler.table.num_bytes <= 20_000
+        assert len(held) == len(order) or used + sizes[order[-len(held) - 1]] > 20_000 - max(sizes.values())
+        assert present(run) == set(held)
+        run.check(sampler, sampler.sample())
+    assert sampler.metrics()["replay/evicted"] == 600 - sampler.size > 0
+    largest = max(sizes[identity] for identity in held)
+    run.config = replace(run.config, capacity_bytes=largest - 1)
+    smaller = run.sampler()
+    smaller.rebuild()
+    assert smaller.table.num_bytes < largest
+    too_large = [identity for identity in held if sizes[identity] == largest]
+    assert smaller.metrics()["replay/rejected_indexed"] == len(too_large)
 
 
 def test_memory_is_looked_at_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
