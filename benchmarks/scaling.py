@@ -1,7 +1,8 @@
 """The tables of docs/scaling.md, computed from measured constants: `python benchmarks/scaling.py [--write]`.
 
 Constants come from the newest files of benchmarks/results that `python -m tests.helpers.many_writers`
-printed; `--write` puts the tables between the markers of docs/scaling.md.
+and `python -m tests.helpers.owner_looks` printed; `--write` puts the tables between the markers of
+docs/scaling.md.
 """
 
 import argparse
@@ -12,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCUMENT = ROOT / "benchmarks" / "results", ROOT / "docs" / "scaling.md"
 BEGIN, END = "<!-- benchmarks/scaling.py begins -->", "<!-- benchmarks/scaling.py ends -->"
-WRITERS, OWNER = "many-writers", "many-writers-owner"
+WRITERS, OWNER, LOOKS = "many-writers", "many-writers-owner", "owner-looks"
 
 STEPS_PER_SECOND = 50.0
 """Of one actor of the table: an Impala network with a Soft MoE on one core plays about so fast."""
@@ -24,6 +27,8 @@ SCENARIOS = ((1, 16), (2, 100), (2, 1_000), (8, 1_000), (8, 10_000), (100, 10_00
 """(shards, actors)"""
 CAPACITY = 10_000_000
 """Transitions kept, over all shards."""
+LOOK_SECONDS, LOOK_EASE = (0.05, 0.2), 50
+"""Between two looks of the owner: 50 times what one took, within these bounds (learner/learner.py)."""
 BUSY = 0.6
 """Share of a core that a server, or the owner's ingest, may be busy and still answer at once."""
 MAX_CLIENTS = 10_000
@@ -42,8 +47,12 @@ class Constants:
     """Processor time of the writer for one segment, encoding included."""
     owner_us: float
     """Processor time of the owner for one step that it tails and evicts, its allowance included."""
+    look_us: float
+    """Processor time of the owner for a look at one more shard that has nothing new."""
     commands: float
     net_in: float
+    net_out: float
+    """Bytes that leave the servers for one segment, the owner's reading included."""
     server_bytes: float
     """Memory of the server for one step."""
     disk_bytes: float
@@ -59,9 +68,12 @@ def newest(kind: str) -> tuple[Path, dict[str, Any]]:
     return found[-1], json.loads(found[-1].read_text())
 
 
-def constants(writers: dict[str, Any], owner: dict[str, Any]) -> Constants:
-    """From the results without and with an owner."""
+def constants(writers: dict[str, Any], owner: dict[str, Any], looks: dict[str, Any]) -> Constants:
+    """From the results without and with an owner, and from its looks at shards."""
+    shards, times = zip(*((row["shards"], row["cpu_us"]) for row in looks["looks"]), strict=True)
     return Constants(
+        look_us=float(np.polyfit(shards, times, 1)[0]),
+        net_out=owner["net_out_bytes_a_segment"],
         server_us=writers["server_cpu_us_a_segment"],
         writer_us=writers["writers_cpu_us_a_segment"],
         owner_us=owner["owner"]["cpu_us_a_step"],
@@ -77,6 +89,8 @@ def scenario(costs: Constants, shards: int, actors: int) -> list[str]:
     """One row: a run of so many shards and actors."""
     steps = actors * STEPS_PER_SECOND
     segments = steps / SEGMENT_STEPS / shards
+    look = shards * costs.look_us / 1e6
+    looking = look / min(max(LOOK_EASE * look, LOOK_SECONDS[0]), LOOK_SECONDS[1])
     cells = [
         f"{shards:,}",
         f"{actors:,}",
@@ -85,10 +99,11 @@ def scenario(costs: Constants, shards: int, actors: int) -> list[str]:
         f"{actors * shards:,}",
         f"{segments * costs.commands:,.0f}",
         _share(segments * costs.server_us / 1e6),
-        f"{segments * costs.net_in / 1e6:,.2f}",
+        f"{segments * costs.net_in / 1e6:,.2f}, {segments * costs.net_out / 1e6:,.2f}",
         f"{steps / shards * costs.disk_bytes / 1e6:,.2f}",
         f"{(CAPACITY / shards * costs.server_bytes + actors * costs.connection_bytes) / 1e9:,.2f}",
         _share(steps * costs.owner_us / 1e6),
+        _share(looking),
     ]
     return cells
 
@@ -119,11 +134,12 @@ def limits(costs: Constants) -> list[list[str]]:
 
 def render() -> str:
     """All tables, as Markdown."""
-    (writers_path, writers), (owner_path, owner) = newest(WRITERS), newest(OWNER)
-    costs = constants(writers, owner)
+    (writers_path, writers), (owner_path, owner), (looks_path, looks) = map(newest, (WRITERS, OWNER, LOOKS))
+    costs = constants(writers, owner, looks)
     load = writers["load"]
     head = ["shards", "actors", "steps/s", "connections a shard", "connections in all", "commands/s a shard"]
-    head += ["server's core", "MB/s in, a shard", "MB/s to disk, a shard", "GB a shard", "owner's core"]
+    head += ["server's core", "MB/s in, out, a shard", "MB/s to disk, a shard", "GB a shard"]
+    head += ["owner's core, segments", "its core, looks"]
     measured = [
         ["writers", f"{load['connections']:,}", f"`{writers_path.name}`"],
         [
@@ -136,9 +152,14 @@ def render() -> str:
         ["server, a segment", f"{costs.server_us:,.0f} us, {costs.commands:.1f} commands", "processor time"],
         ["writer, a segment", f"{costs.writer_us:,.0f} us", "processor time, encoding included"],
         ["owner, a step", f"{costs.owner_us:,.1f} us", f"`{owner_path.name}`"],
+        ["owner, a look at a shard", f"{costs.look_us:,.0f} us", f"`{looks_path.name}`, nothing new there"],
         ["server's memory, a step", f"{costs.server_bytes:,.0f} bytes", ", ".join(load["games"])],
         ["disk, a step", f"{costs.disk_bytes:,.0f} bytes", "append-only file, its rewrites included"],
-        ["network in, a segment", f"{costs.net_in:,.0f} bytes", ""],
+        [
+            "network in, out, a segment",
+            f"{costs.net_in:,.0f}, {costs.net_out:,.0f} bytes",
+            "out to the owner",
+        ],
         ["server's memory, a connection", f"{costs.connection_bytes:,.0f} bytes", ""],
     ]
     tables = (

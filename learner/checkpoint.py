@@ -45,6 +45,8 @@ class Checkpoint:
     document: dict[str, Any]
     tensors: dict[str, torch.Tensor]
     """On the CPU, with their saved dtypes."""
+    written: float
+    """When, in seconds since 1970, by this machine's clock."""
 
     def arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
         """The tensors called `prefix/<name>` by that name."""
@@ -110,7 +112,8 @@ class CheckpointStore:
         try:
             update = _verify(path)
             document = json.loads((path / DOCUMENT).read_bytes())
-            return Checkpoint(path, update, document, load_file(path / TENSORS))
+            written = (path / MANIFEST).stat().st_mtime
+            return Checkpoint(path, update, document, load_file(path / TENSORS), written)
         except CheckpointError:
             raise
         except Exception as error:  # any reader's complaint about damaged bytes means one thing here

@@ -177,7 +177,7 @@ class Learner:
         name, steps, size = checkpoint.path.name, self._sampler.inserted, report.items
         self._note(f"resuming at {steps:,} env steps with {size:,} transitions in replay, from {name}")
         if not report.exact:
-            self._note(f"resume from {name} is not exact: {report.dropped} items are gone since")
+            self._note(f"resume from {name} is not exact: {report.difference}")
         if (threads := document["train_step"].get("num_threads")) not in (None, torch.get_num_threads()):
             self._note(f"resume from {name} is not bit-exact: it was made with {threads} threads")
         return report

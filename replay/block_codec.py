@@ -141,8 +141,9 @@ def _scattered(t, data, ends, runs, first, blocks, first_piece, pieces, out, dam
             for piece in range(first_piece[block], first_piece[block + 1]):
                 source, target, size = pieces[piece]
                 wanted = max(wanted, source + size)
-                inside &= min(source, target, size) >= 0 and target + size <= out.size
-            if wanted > num_bytes or not inside:  # never reads or writes past the ends, whatever it is given
+                inside &= min(source, target, size) >= 0
+                inside &= size <= num_bytes - source and size <= out.size - target  # sums could overflow
+            if not inside:  # never reads or writes past the ends, whatever it is given
                 damaged[place] = True
                 break
             if not _one(t, here, start, stop, num_bytes, crc, wanted, scratch.ctypes.data):

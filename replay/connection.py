@@ -26,6 +26,8 @@ T = TypeVar("T")
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.02, 1.0
 CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 5.0, 15.0
 SHORTEST_TIMEOUT_S = 0.1
+CLIENT_ALERTS = ("_CERTIFICATE_REQUIRED", "_UNKNOWN_CA", "_BAD_CERTIFICATE", "_CERTIFICATE_EXPIRED")
+"""What a server says of a client's certificate that is missing or that it does not trust."""
 JITTER = random.Random()
 """Keeps those who wait apart; one of its own, so that waiting changes nobody's random numbers."""
 
@@ -77,7 +79,9 @@ class Connection:
     def refusal(self, error: RedisError) -> ShardError:
         """A server's refusal as one of replay's errors."""
         text = one_line(error)
-        if isinstance(error, NoPermissionError) or "no permissions" in text:
+        # Where MULTI is not allowed, the client only tells what became of EXEC.
+        refused = "no permissions" in text or "EXEC without MULTI" in text
+        if isinstance(error, NoPermissionError) or refused:
             return ShardError(f"{self._name}: {text}; docs/security.md lists what its user must be allowed")
         # A full disk says MISCONF. A full memory's OOM is in the class, or in the text of an aborted MULTI.
         full = isinstance(error, OutOfMemoryError) or "OOM " in text or "MISCONF" in text
@@ -97,8 +101,14 @@ def _tls_fault(error: BaseException) -> str:
     cause = error.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
         return "its certificate is not trusted; name the file of its CA in the URL, ?ssl_ca_certs=FILE"
+    reason = str(cause.reason) if isinstance(cause, ssl.SSLError) else ""
+    if reason.endswith(CLIENT_ALERTS):
+        files = "?ssl_certfile=FILE&ssl_keyfile=FILE"
+        return f"it does not take the client's certificate, or asks for one; the URL names it, {files}"
+    if reason == "KEY_VALUES_MISMATCH":
+        return "ssl_certfile and ssl_keyfile in its URL do not belong together"
     unreadable = isinstance(cause, FileNotFoundError | PermissionError | IsADirectoryError)
-    if unreadable or (isinstance(cause, ssl.SSLError) and cause.reason == "NO_CERTIFICATE_OR_CRL_FOUND"):
+    if unreadable or reason == "NO_CERTIFICATE_OR_CRL_FOUND":
         return "a file that its URL names (ssl_ca_certs, ssl_certfile, ssl_keyfile) cannot be read"
     return ""
 

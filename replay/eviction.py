@@ -13,7 +13,7 @@ from redis import RedisError
 from replay.inspection import Counters
 from replay.items import ItemTable
 from replay.records import log_order
-from replay.shard_tail import Memory, ShardTail
+from replay.shard_tail import WARN_EVERY_S, Memory, ShardTail
 from replay.types import SegmentIdentity
 
 HIGH_WATER = 0.90
@@ -42,7 +42,10 @@ class Departures:
         self._told: dict[int, list[Leaving]] = {}
 
     def note(self, shard: int, log_id: str, identity: SegmentIdentity | None) -> None:
-        """A log entry is to be deleted, and its segment unless `identity` is None."""
+        """A log entry is to be deleted, and its segment unless `identity` is None.
+
+        Without an id just the segment is: if its log, which is read again, names it, that is noted then.
+        """
         if self._deletes:
             self._waiting[shard].append((log_id, identity))
             self._tails[shard].forget(log_id)
@@ -50,7 +53,7 @@ class Departures:
     def note_eviction(self, shard: int, log_id: str, identity: SegmentIdentity) -> None:
         """The same for a segment that is evicted; entries before it that were never taken leave with it."""
         unindexed = self._tails[shard].unindexed
-        while unindexed and log_order(unindexed[0][0]) < log_order(log_id):
+        while log_id and unindexed and log_order(unindexed[0][0]) < log_order(log_id):
             self.note(shard, *unindexed.popleft())
         self.note(shard, log_id, identity)
 
@@ -86,7 +89,7 @@ class Departures:
             del self._told[shard]
             refusals = [answer for answer in answers or () if isinstance(answer, RedisError)]
             if refusals:
-                logger.warning("%s", self._tails[shard].shard.refusal(refusals[0]))
+                self._tails[shard].warn(refusals[0])
             if refusals or answers is None:
                 self._waiting[shard] = leaving + self._waiting[shard]
 
@@ -105,6 +108,8 @@ class Eviction:
         self._checked_at: defaultdict[int, float] = defaultdict(lambda: float("-inf"))
         self._bytes_since: defaultdict[int, int] = defaultdict(int)
         self._maximum: defaultdict[int, int] = defaultdict(int)
+        self._left: defaultdict[int, int] = defaultdict(int)
+        self._warned_at: defaultdict[int, float] = defaultdict(lambda: float("-inf"))
 
     def make_room(self, num_items: int, num_steps: int, num_bytes: int) -> None:
         """Evict the oldest segments of all until one of this size fits."""
@@ -136,17 +141,22 @@ class Eviction:
             self._checked_at[shard], self._bytes_since[shard] = time.monotonic(), 0
             self._maximum[shard] = memory.maximum
             if memory.maximum > 0 and memory.used > HIGH_WATER * memory.maximum:
-                self._free_bytes(shard, memory.used - int(LOW_WATER * memory.maximum))
+                # Other runs free their share. Whatever is missing then, the next look shows.
+                share = self._table.bytes_of(shard) / memory.used
+                self._free_bytes(shard, share * (memory.used - LOW_WATER * memory.maximum))
 
-    def _free_bytes(self, shard: int, num_bytes: int) -> None:
+    def _free_bytes(self, shard: int, num_bytes: float) -> None:
         evicted = freed = 0
-        while freed < num_bytes and (oldest := self._table.oldest(shard)) is not None:
+        while freed <= num_bytes and (oldest := self._table.oldest(shard)) is not None:
             freed += int(self._table.slots["num_bytes"][oldest])
             evicted += self.evict(oldest)
         if evicted:
-            logger.warning("shard %d is over 90 %% of its memory: its oldest %d items leave", shard, evicted)
-        else:
-            logger.warning("shard %d is over 90 %% of its memory, and nothing of it can leave", shard)
+            self._checked_at[shard] = float("-inf")
+        self._left[shard] += evicted
+        if time.monotonic() - self._warned_at[shard] >= WARN_EVERY_S:
+            self._warned_at[shard], left = time.monotonic(), self._left.pop(shard)
+            what = f": its oldest {left} items leave" if left else ", and nothing of it can leave"
+            logger.warning("shard %d is over 90 %% of its memory%s", shard, what)
 
     def evict(self, slot: int) -> int:
         """Take a segment out of the table and note it for deletion; returns its number of items."""

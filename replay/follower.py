@@ -174,6 +174,8 @@ class Follower:
         self.departures.forget(shard)
         own = (self.table.slots["shard"] == shard) & (self.table.slots["generation"] != FREE)
         slots = np.flatnonzero(own)
+        for slot in slots.tolist():  # by an id of before another segment may be named now
+            self.table.log_ids[slot] = ""
         generations = self.table.slots["generation"][slots]
         self._unconfirmed[shard] = dict(zip(slots.tolist(), generations.tolist(), strict=True))
 
@@ -203,8 +205,8 @@ class Follower:
 
     def _named_again(self, slot: int, shard: int, log_id: str) -> None:
         """A shard's log names a segment that it holds: by the one entry of it, or by another."""
-        if self._is_unconfirmed(slot, shard):
-            del self._unconfirmed[shard][slot]
+        if not self.table.log_ids[slot]:
+            self._unconfirmed.get(shard, {}).pop(slot, None)
             self.table.log_ids[slot] = log_id
             self._returning.add(shard)
         elif self.table.log_ids[slot] != log_id:
@@ -259,6 +261,8 @@ class Follower:
         del self._unconfirmed[shard]
         self.tails[shard].end_rereading()
         for slot in unnamed:
+            # Its key may be there without an entry (docs/decisions/0010).
+            self.departures.note(shard, "", self.table.identity(slot))
             self.lose(slot)
         self._counters.missing += len(unnamed)
         if unnamed:

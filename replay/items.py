@@ -81,6 +81,7 @@ class ItemTable:
         self.blocks: list[NDArray[np.int64]] = []
         """Of each slot's segment (num_blocks, 4), as in `block_codec`: none where it was not read yet."""
         self.log_ids: list[str] = []
+        """Of each slot's segment; "" while its shard's log is read again and has not named it yet."""
         self.slot_of: dict[SegmentIdentity, int] = {}
         self.num_items = 0
         """Items of all segments."""
@@ -103,6 +104,11 @@ class ItemTable:
     def num_segments(self) -> int:
         """Segments, parked ones included."""
         return len(self.slot_of)
+
+    def bytes_of(self, shard: int) -> int:
+        """Encoded bytes of a shard's segments."""
+        own = (self.slots["shard"] == shard) & (self.slots["generation"] != FREE)
+        return int(self.slots["num_bytes"][own].sum())
 
     def num_columns(self, num_items: int, num_steps: int) -> int:
         """Columns kept of a segment: data of a larger n-step has more than this reader's items need."""

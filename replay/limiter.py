@@ -4,7 +4,6 @@
 shards, where writers wait for them with tickets.
 """
 
-import logging
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence, Set
@@ -13,12 +12,9 @@ from typing import Any
 from redis import RedisError
 
 from replay.records import Ticket, TicketBook
-from replay.shard import Shard
 from replay.shard_link import pack
 from replay.shard_tail import ShardTail
 from replay.types import SegmentIdentity
-
-log = logging.getLogger(__name__)
 
 
 class Limiter:
@@ -55,6 +51,16 @@ class Limiter:
         most = math.floor((samples + self._middle + self._error_buffer) / self._samples_per_insert)
         return most if self._total is None else min(most, self._total)
 
+    def budget(self, inserts: int, samples: int, *, empty: bool) -> int:
+        """Items that may still be inserted; less than 0 where more were than should have been.
+
+        With `empty`, nothing is there that could be drawn: all was lost, or left for want of memory. Then no
+        sample would ever earn an insert, so one segment may come in whatever the ratio.
+        """
+        budget = self.max_inserts(samples) - inserts
+        ended = self._total is not None and inserts >= self._total
+        return max(budget, 1) if empty and not ended else budget
+
     @property
     def state(self) -> dict[str, float | int | None]:
         """The settings, JSON-able: there is no other state."""
@@ -82,20 +88,22 @@ class Allowance:
         inserted: int,
         samples: int,
         dead: Set[tuple[int, int]] = frozenset(),
+        *,
+        empty: bool = False,
     ) -> None:
         """Set what these shards allow, from their books and what was inserted (indexed) and sampled so far.
 
         What was in a log after the tickets were read must be counted as inserted, or as pending in its book.
-        `dead` incarnations (actor, incarnation) lose their tickets. Nothing is waited for: what did not come
-        through shows in the next books.
+        `dead` incarnations (actor, incarnation) lose their tickets; `empty` as for `Limiter.budget`. Nothing
+        is waited for: what did not come through shows in the next books.
         """
-        seen = (books, inserted, samples, len(dead))
+        seen = (books, inserted, samples, len(dead), empty)
         if seen == self._planned:
             return
         stale = dict(zip(books, stale_tickets(list(books.values()), dead), strict=True))
         kept = [_without(book, stale[shard]) for shard, book in books.items()]
         self._largest = max([self._largest, *(ticket.items for book in kept for ticket in book.outstanding)])
-        budget = self._limiter.max_inserts(samples) - inserted
+        budget = self._limiter.budget(inserted, samples, empty=empty)
         ends = plan_allowance(kept, budget, largest=self._largest, first=self._turn)
         self._turn += 1
         for (shard, book), end in zip(books.items(), ends, strict=True):
@@ -110,13 +118,13 @@ class Allowance:
         if end != book.allowed:
             commands.append(("SET", shard.allowed_key, end))
         if commands:
-            tail.link.tell(pack(*commands), lambda answers: self._note(shard, answers))
+            tail.link.tell(pack(*commands), lambda answers: self._note(tail, answers))
 
-    def _note(self, shard: Shard, answers: Sequence[Any] | None) -> None:
+    def _note(self, tail: ShardTail, answers: Sequence[Any] | None) -> None:
         refusals = [answer for answer in answers or () if isinstance(answer, RedisError)]
         if refusals:
             # A full server refuses segments as well; the owner makes room and comes back here.
-            log.warning("%s", shard.refusal(refusals[0]))
+            tail.warn(refusals[0])
         if refusals or answers is None:
             self._planned = None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any
 
-from replay.errors import SegmentError, ShardError, ShardUnavailable, StrayEntry
+from replay.errors import SegmentError, ShardUnavailable, StrayEntry
 from replay.records import LogEntry
 from replay.rejections import REJECTED, Rejections
 from replay.segment import SegmentHeader, decode_body, decode_header
@@ -99,8 +99,9 @@ class LogReader:
         if not entries:
             return iter(())
         found = self._fetch(entries)
-        for shard in found:
+        for shard, rows in found.items():
             self.tails[shard].advance(entries[shard])
+            self._keep_what_turned_up(shard, rows)
         turns = (row for row in chain.from_iterable(zip_longest(*found.values())) if row is not None)
         received = (self._take(*row) for row in turns)
         return (segment for segment in received if segment is not None)
@@ -119,7 +120,7 @@ class LogReader:
         """Bytes of segments of these sizes, None for those that are gone; raises ShardUnavailable."""
         link, request = self.tails[shard].link, self._request(shard, sizes)
         link.ask(request)
-        return [_found(answer) for answer in link.answer(request)]
+        return [_found(answer, self.tails[shard].shard) for answer in link.answer(request)]
 
     def decode(self, data: bytes) -> tuple[SegmentHeader, Segment]:
         """A segment of this run; raises SegmentError."""
@@ -166,9 +167,16 @@ class LogReader:
             except ShardUnavailable as error:
                 self.failures[shard] = error
                 continue
-            data = dict(zip(wanted[shard], map(_found, answers), strict=True))
+            read = (_found(answer, self.tails[shard].shard) for answer in answers)
+            data = dict(zip(wanted[shard], read, strict=True))
             found[shard] = [(shard, row, data.get(row.identity) if row.identity else None) for row in rows]
         return found
+
+    def _keep_what_turned_up(self, shard: int, rows: Rows) -> None:
+        """A segment that was named before it was there must not leave with the entries of that time."""
+        there = {entry.identity for _, entry, data in rows if entry.identity and data is not None}
+        if turned_up := {identity for identity in there if self.accounts.is_lost(identity)}:
+            self.tails[shard].keep(turned_up)
 
     def _wanted(self, entries: list[LogEntry]) -> dict[SegmentIdentity, int]:
         """What to fetch, and the largest size that any entry says of it."""
@@ -205,7 +213,7 @@ class LogReader:
     def _reject(self, shard: int, entry: LogEntry, error: SegmentError | LookupError) -> None:
         self.tails[shard].unindexed.append((entry.log_id, entry.identity))
         if entry.identity is not None:
-            self.accounts.lose(entry.identity, entry.num_items, entry.total, was_taken=False)
+            self.accounts.lose(entry.identity, entry.num_items, was_taken=False)
         if self.tails[shard].was_read(entry.log_id):
             return  # counted then
         if isinstance(error, SegmentError):
@@ -225,10 +233,13 @@ class LogReader:
         return header, decode_body(header, data, run=self._run, signature=self._signature)
 
 
-def _found(answer: Any) -> bytes | None:
-    """A segment's bytes: None for one that is gone, b"" where something else than bytes is kept."""
+def _found(answer: Any, shard: Shard) -> bytes | None:
+    """A segment's bytes: None for one that is gone, b"" where something else than bytes is kept.
+
+    Raises ShardError for a refusal.
+    """
     if isinstance(answer, bytes):
         return answer or None
     if str(answer).startswith("WRONGTYPE"):
         return b""
-    raise ShardError(f"a shard refuses to be read: {answer}")
+    raise shard.refusal(answer)

@@ -1,11 +1,16 @@
 """One owner: only the sampler that took the shards last may evict and allow."""
 
 import secrets
+import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from replay.errors import ShardFull, ShardUnavailable, StaleOwner
 from replay.records import Owner, parse_owner
-from replay.shard import Shard
+from replay.shard import LIFE_SECONDS, Shard
+from replay.shard_link import ShardLink, pack
+
+SIGN_EVERY_S = LIFE_SECONDS / 15
 
 
 class Ownership:
@@ -13,12 +18,15 @@ class Ownership:
 
     An owner looks before it evicts or allows (its look brings the note along), so that one which was paused
     while another took over finds out first and ends. A Redis out of memory takes no note; then the new owner
-    evicts without one, and notes it as soon as there is room.
+    evicts without one, and notes it as soon as there is room. While it works it leaves a sign of life in all
+    shards, so that nobody deletes a run that is only slow or waits.
     """
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         self._shards = shards
         self._mine = Owner()
+        self._is_stale = False
+        self._signed_at: defaultdict[int, float] = defaultdict(lambda: float("-inf"))
 
     @property
     def is_taken(self) -> bool:
@@ -34,7 +42,9 @@ class Ownership:
                 epochs.append(shard.owner().epoch)
             except ShardUnavailable as error:
                 failures[shard.index] = error
-        self._mine = Owner(max(epochs) + 1, secrets.token_hex(8))
+        # Not before the clock: a shard that is away now may have a later epoch than those that are here.
+        self._mine = Owner(max(max(epochs) + 1, int(1000 * time.time())), secrets.token_hex(8))
+        self._is_stale = False
         for shard in self._shards:
             if shard.index not in failures:
                 self._take(shard)
@@ -52,11 +62,31 @@ class Ownership:
                 continue
             held = parse_owner(note)
             if held.epoch >= self._mine.epoch:
+                self._is_stale = True
                 raise StaleOwner(f"{self._shards[shard]} belongs to a later sampler: this one ends")
             self._take(self._shards[shard])
+
+    def show_life(self, links: Mapping[int, ShardLink]) -> None:
+        """Leave a sign of life in these shards, now and then; their answers come with later ones."""
+        now = time.monotonic()
+        for shard, link in links.items():
+            if now - self._signed_at[shard] >= SIGN_EVERY_S:
+                self._signed_at[shard] = now
+                sign = ("SET", self._shards[shard].alive_key, str(self._mine), "EX", LIFE_SECONDS)
+                link.tell(pack(sign), _ignore)
+
+    def leave(self, links: Mapping[int, ShardLink]) -> None:
+        """Take the signs of life back: this owner works no more."""
+        if self.is_taken and not self._is_stale:
+            for shard, link in links.items():
+                link.tell(pack(("UNLINK", self._shards[shard].alive_key)), _ignore)
 
     def _take(self, shard: Shard) -> None:
         try:
             shard.take(self._mine)
         except (ShardFull, ShardUnavailable):
             return  # the next look shows that it is not noted, or that the shard does not answer
+
+
+def _ignore(answers: object) -> None:
+    """A sign that a server did not take is left out: the next one, or another shard's, is enough."""

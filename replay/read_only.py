@@ -77,7 +77,8 @@ class ReadOnlySampler:
                 continue
             head = log_order(first[0].log_id) if first else (2**63, 0)
             while (slot := self.table.oldest(shard)) is not None:
-                if log_order(self.table.log_ids[slot]) >= head:
+                log_id = self.table.log_ids[slot]
+                if not log_id or log_order(log_id) >= head:
                     break
                 self._follower.eviction.evict(slot)
         self._heads_at = time.monotonic()

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from replay.segment_header import MAX_N_STEP, MAX_STEPS
 from replay.types import SegmentIdentity
 
 LARGEST_COUNT = 2**31
@@ -56,15 +57,34 @@ class Owner(NamedTuple):
 
 
 def parse_entry(log_id: bytes, fields: dict[bytes, bytes] | None) -> LogEntry:
-    """A log row as an entry; anything that is not ours becomes one without an identity."""
+    """A log row as an entry; anything that is not ours becomes one without an identity.
+
+    Rows have no checksum, so none is believed that says more than a segment, or all segments of its writer up
+    to this one, can hold.
+    """
     fields = fields or {}
     try:
         identity = _parse_identity(fields[b"id"])
-        items, steps, size = (_parse_count(fields[key]) for key in (b"n", b"s", b"b"))
-        total = _parse_count(fields[b"t"], LARGEST_TOTAL) if b"t" in fields else 0
+        items = _parse_count(fields[b"n"], MAX_STEPS + 1)
+        steps = _parse_count(fields[b"s"], MAX_STEPS + MAX_N_STEP)
+        size, total = _parse_count(fields[b"b"]), 0
+        if b"t" in fields:
+            most = min(MAX_STEPS * (identity.seq + 1) + 1, LARGEST_TOTAL)
+            total = _parse_count(fields[b"t"], most)
     except (KeyError, ValueError):
         return LogEntry(log_id.decode(), None, 0, 0, 0)
     return LogEntry(log_id.decode(), identity, items, steps, size, total)
+
+
+def entry_fields(entry: LogEntry) -> dict[str, str | int]:
+    """An entry's fields as they stand in a log, the other way round than `parse_entry`."""
+    fields: dict[str, str | int] = {
+        "id": str(entry.identity),
+        "n": entry.num_items,
+        "s": entry.num_steps,
+        "b": entry.num_bytes,
+    }
+    return fields | ({"t": entry.total} if entry.total else {})
 
 
 def parse_row(row: Sequence[object]) -> LogEntry:

@@ -6,6 +6,7 @@ its own waits for it to answer.
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from replay.config import ReplayConfig
 from replay.drawing import Drawer
-from replay.errors import NotEnoughData
+from replay.errors import NotEnoughData, ShardError
 from replay.fetch import FrameReader
 from replay.follower import Follower
 from replay.frame_store import FrameStore, host_store
@@ -25,6 +26,7 @@ from replay.ownership import Ownership
 from replay.priorities import Priorities
 from replay.records import TicketBook
 from replay.shard import Shard
+from replay.shard_link import ShardLink
 from replay.shard_tail import UNKNOWN_PENDING, Look
 from replay.snapshot import Restoration, RestoreReport, table_state
 from replay.types import Batch, Signature
@@ -111,11 +113,12 @@ class Sampler:
         """
         self._own()
         self.mark_dead(dead)
-        books = {}
-        for shard, look in self._look(REBUILD_SEGMENTS).items():
+        books, looks = {}, self._look(REBUILD_SEGMENTS)
+        for shard, look in looks.items():
             pending = sum(entry.num_items for entry in look.entries) if look.as_left else UNKNOWN_PENDING
             books[shard] = look.book._replace(pending=look.book.pending + pending)
-        self._follower.departures.flush(books)
+        # Of a log that is not as it was left the next `ingest` finds out what is to be deleted.
+        self._follower.departures.flush(shard for shard, look in looks.items() if look.as_left)
         self._allow(books)
         self._follower.settle()
 
@@ -226,7 +229,10 @@ class Sampler:
         return report
 
     def close(self) -> None:
-        """Close the connections; nothing may be asked any more."""
+        """Let the shards go and close the connections; nothing may be asked any more."""
+        self._ownership.leave(self._links(self._follower.live))
+        with suppress(ShardError):
+            self._follower.settle()
         self._follower.close()
 
     def _own(self) -> None:
@@ -236,10 +242,14 @@ class Sampler:
     def _look(self, limit: int, memory: Iterable[int] = ()) -> dict[int, Look]:
         looks = self._follower.look(limit, memory=set(memory))
         self._ownership.check({shard: look.owner for shard, look in looks.items()})
+        self._ownership.show_life(self._links(looks))
         return looks
 
+    def _links(self, shards: Iterable[int]) -> dict[int, ShardLink]:
+        return {shard: self._follower.tails[shard].link for shard in shards}
+
     def _allow(self, books: dict[int, TicketBook]) -> None:
-        self._allowance.refresh(books, self.inserted, self.sampled, self._dead)
+        self._allowance.refresh(books, self.inserted, self.sampled, self._dead, empty=self.size == 0)
 
     def _error_buffer(self) -> float:
         """Samples by which the limiter may leave the exact ratio: room for two segments that come at once."""

@@ -74,20 +74,30 @@ class Accounts:
         account = self._of.get(identity[:2])
         return account is not None and identity.seq in account.seen and identity not in self._lost
 
+    def is_lost(self, identity: SegmentIdentity) -> bool:
+        """Whether a segment was named, and not taken or lost since."""
+        return identity in self._lost
+
     def take(self, identity: SegmentIdentity, num_items: int, total: int = 0) -> bool:
-        """Note that a segment is taken; True when it was taken before and lost in between."""
+        """Note that a segment is taken; True when it was taken before and lost in between.
+
+        `num_items` and, where it is known, `total` are believed: the segment's own checksums bear them out.
+        """
         items, was_taken = self._lost.pop(identity, (0, False))
         self.lost_items -= items
-        self._count(identity, num_items, total)
+        self._count(identity, num_items, total, instead_of=items)
         return was_taken
 
-    def lose(self, identity: SegmentIdentity, num_items: int, total: int = 0, *, was_taken: bool) -> None:
-        """Note that a segment is lost, after it was taken or before it could be."""
+    def lose(self, identity: SegmentIdentity, num_items: int, *, was_taken: bool) -> None:
+        """Note that a segment is lost, after it was taken or before it could be.
+
+        Then its log entry alone says how many items it has, and until it turns up nobody knows better.
+        """
         if identity in self._lost:
             return
         self._lost[identity] = (num_items, was_taken)
         self.lost_items += num_items
-        self._count(identity, num_items, total)
+        self._count(identity, num_items)
 
     @property
     def state(self) -> dict[str, Any]:
@@ -110,12 +120,15 @@ class Accounts:
         self.lost_items = sum(items for items, _ in self._lost.values())
         self.unread_items = sum(_unread(account) for account in self._of.values())
 
-    def _count(self, identity: SegmentIdentity, num_items: int, total: int) -> None:
+    def _count(self, identity: SegmentIdentity, num_items: int, total: int = 0, instead_of: int = 0) -> None:
+        """Count a segment, once; one that was lost may turn out to have other items than its entry said."""
         account = self._of.setdefault(identity[:2], Account())
         before = _unread(account)
         if identity.seq not in account.seen:
             account.seen.add(identity.seq)
             account.items += num_items
+        elif instead_of:
+            account.items += num_items - instead_of
         account.total = max(account.total, total)
         self.unread_items += _unread(account) - before
 

@@ -24,6 +24,8 @@ from replay.types import SegmentIdentity, Signature
 __all__ = ["LOG_START", "Shard"]
 
 T = TypeVar("T")
+LIFE_SECONDS = 300
+"""For so long a run counts as live after its owner's last sign of life, the `alive` key."""
 NAMES_PER_COMMAND = 256
 """Keys or entries deleted by one command, so that none holds the server up for long."""
 
@@ -55,6 +57,7 @@ class Shard:
         self.log, self._meta = self._prefix + "log", self._prefix + "meta"
         self.reserved_key, self.allowed_key = self._prefix + "reserved", self._prefix + "allowed"
         self.outstanding_key, self.owner_key = self._prefix + "outstanding", self._prefix + "owner"
+        self.alive_key = self._prefix + "alive"
         self._own = threading.local()
 
     def __repr__(self) -> str:
@@ -139,8 +142,10 @@ class Shard:
         """
         fields = ("id", str(identity), "n", num_items, "s", num_steps, "b", len(data))
         commands = (
-            ("SET", self.segment_key(identity), data),
+            # In this order: a server whose file was cut off in between runs the first part alone when it
+            # starts for the second time. That leaves an entry without a segment, which is noticed.
             ("XADD", self.log, "*", *fields, *(("t", total) if total else ())),
+            ("SET", self.segment_key(identity), data),
             ("HDEL", self.outstanding_key, str(identity)),
         )
         self._executed(self._transaction(*commands))
@@ -198,7 +203,7 @@ class Shard:
         missing), never segments that nobody knows. Just these, and no MULTI: a full Redis refuses it.
         """
         keys = [self.segment_key(identity) for _, identity in entries if identity is not None]
-        log_ids = [log_id for log_id, _ in entries]
+        log_ids = [log_id for log_id, _ in entries if log_id]
         unlinks = [("UNLINK", *part) for part in _parts(keys)]
         return pack(*unlinks, *[("XDEL", self.log, *part) for part in _parts(log_ids)])
 
@@ -211,7 +216,7 @@ class Shard:
         return self.call(lambda: parse_owner(self._client.get(self.owner_key)))
 
     def take(self, owner: Owner) -> None:
-        """Note who owns this shard from now on; raises StaleOwner when somebody later has taken it."""
+        """Note who owns this shard from now on, and lives; raises StaleOwner when somebody later has it."""
 
         def note() -> bool:
             with self._client.pipeline(transaction=True) as pipe:
@@ -221,6 +226,7 @@ class Shard:
                     raise StaleOwner(f"{self} belongs to a later sampler: this one ends")
                 pipe.multi()
                 pipe.set(self.owner_key, str(owner))
+                pipe.set(self.alive_key, str(owner), ex=LIFE_SECONDS)
                 try:
                     pipe.execute()
                 except redis.WatchError:

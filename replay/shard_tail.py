@@ -1,7 +1,10 @@
 """One shard's log from where it was read to, and whether that is still as it was left."""
 
+import logging
 import re
+import time
 from collections import deque
+from collections.abc import Set
 from typing import Any, NamedTuple
 
 from redis import RedisError
@@ -11,10 +14,13 @@ from replay.shard import Shard
 from replay.shard_link import Request, pack
 from replay.types import SegmentIdentity
 
+logger = logging.getLogger(__name__)
+
 UNKNOWN_PENDING = 2**62
 """Items after what was read of a log that goes on: the owner has to read them before it allows more."""
 REREAD_ENTRIES = 4_096
 """Entries asked for at once that were read before: most name segments that are known."""
+WARN_EVERY_S = 30.0
 MEMORY_FIELDS = (b"used_memory", b"mem_not_counted_for_evict", b"maxmemory")
 
 
@@ -62,6 +68,7 @@ class ShardTail:
         self._server = ""
         self._is_another = False
         self._reread_to = LOG_START
+        self._warned_at = -WARN_EVERY_S
         self._request = Request(b"", 0)
         self._asks: tuple[object, ...] = ()
         self._count = 0
@@ -108,6 +115,18 @@ class ShardTail:
         """Note that an entry was deleted, so that it is not expected to be there."""
         if self._anchor is not None and self._anchor.log_id == log_id:
             self._anchor = self._anchor_row = None
+
+    def keep(self, identities: Set[SegmentIdentity]) -> None:
+        """Note that segments are there after all: entries of them that were not taken leave without them."""
+        self.unindexed = deque(
+            (log_id, None if name in identities else name) for log_id, name in self.unindexed
+        )
+
+    def warn(self, refusal: RedisError) -> None:
+        """Log why the server refused a write; once in a while, because each look tries again."""
+        if time.monotonic() - self._warned_at >= WARN_EVERY_S:
+            self._warned_at = time.monotonic()
+            logger.warning("%s", self.shard.refusal(refusal))
 
     def was_read(self, log_id: str) -> bool:
         """Whether the log is read again and had been read up to that entry before."""

@@ -32,6 +32,14 @@ class RestoreReport:
     parked: int = 0
     """Items that wait for a shard which does not answer."""
 
+    @property
+    def difference(self) -> str:
+        """What is not as it was, for people."""
+        gone = f"{self.dropped} items are gone since"
+        waiting = f"{self.parked} items wait for a shard that does not answer"
+        parts = [waiting] if self.parked else []
+        return " and ".join([gone, *parts] if self.dropped or not parts else parts)
+
 
 def table_state(table: ItemTable) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """JSON-able values and arrays: one entry a segment, oldest first, and all items' masses in that order."""

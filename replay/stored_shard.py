@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from replay.records import LogEntry
+from replay.records import LogEntry, entry_fields
 from replay.shard import LOG_START, Shard
 from replay.types import SegmentIdentity, Signature
 
@@ -52,6 +52,10 @@ class StoredShard(Shard):
         found = self._pipelined(identities, lambda pipe, identity: pipe.exists(self.segment_key(identity)))
         return [bool(count) for count in found]
 
+    def has_owner_at_work(self) -> bool:
+        """Whether a sampler that owns the run gave a sign of life here within LIFE_SECONDS, and goes on."""
+        return bool(self.call(lambda: self._client.exists(self.alive_key)))
+
     def put(self, entries: Sequence[LogEntry], segments: Sequence[bytes]) -> None:
         """Append segments under given log ids, which must be later than all that are here; one transaction.
 
@@ -61,9 +65,8 @@ class StoredShard(Shard):
         def write() -> None:
             with self._client.pipeline(transaction=True) as pipe:
                 for entry, data in zip(entries, segments, strict=True):
-                    fields = {"id": str(entry.identity), "n": entry.num_items, "s": entry.num_steps}
                     pipe.set(f"{self._prefix}seg:{entry.identity}", data)
-                    pipe.xadd(self.log, fields | {"b": len(data)}, id=entry.log_id)
+                    pipe.xadd(self.log, entry_fields(entry._replace(num_bytes=len(data))), id=entry.log_id)
                 pipe.execute()
 
         self.call(write)

@@ -2,7 +2,8 @@
 
 Production classes throughout: environments (which are recorded once, at the start), segment builder, writer,
 embedded servers with append-only files, log reader, priority index, frame store, sampler. One batch of a
-hundred is compared with transitions built from the recording by brute force.
+hundred, at random, is compared with transitions built from the recording by brute force, and as many leaves
+of the large index with the cumulative sum of its masses.
 """
 
 import os
@@ -32,6 +33,7 @@ PARTS: Mapping[str, Callable[[Setup], Iterator[dict[str, float]]]] = {
     "tail": tail,
     "ready": replay_parts.ready,
 }
+READY_PROCESS = "all repetitions in one process, whose start and loading of code are not counted"
 AT_LEAST = {
     "insert_steps_per_s": 80_000,
     "sample_store_per_s": 150_000,
@@ -63,8 +65,9 @@ def run(
 
     `items` transitions are the full replay; the priority index has ten times as many. Keys: those of the
     parts, `goals` with what each should reach and whether it does, `commands` with the servers' statistics by
-    part, `repeats` with every single measurement, `transitions_checked` of `transitions_drawn`, `load` (the
-    machine's load average before and after) and `config`. Raises BenchmarkError when a draw is wrong.
+    part, `repeats` with every single measurement, `transitions_checked` of `transitions_drawn`,
+    `ready_process`, `load` (the machine's load average before and after) and `config`. Raises BenchmarkError
+    when a draw is wrong.
     """
     load, begun = os.getloadavg()[0], time.monotonic()
     setup = Setup(config, recordings or record_games(config, items, report), items, seconds, report)
@@ -89,6 +92,7 @@ def run(
         "cores": len(os.sched_getaffinity(0)),
         "load": [load, os.getloadavg()[0]],
         "minutes": (time.monotonic() - begun) / 60,
+        **({"ready_process": READY_PROCESS} if "ready" in singles else {}),
         "goals": goals(medians),
         "commands": {part: _table(commands) for part, commands in setup.commands.items()},
         "repeats": singles,

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from deploy.bench.replay_setup import Servers, Setup, set_priorities
+from deploy.bench.replay_setup import BenchmarkError, Servers, Setup, set_priorities
 from replay.priority_index import PriorityIndex
 from replay.sampler import Sampler
 from replay.types import Segment
@@ -23,6 +24,8 @@ MOST_SIZED = 100_000
 """Env steps of each game whose bytes are counted."""
 CHECK_EVERY = 100
 """One batch of so many is compared with the brute force: 1 % of what was drawn."""
+ROUNDING = 1e-10
+"""Of ten million masses' sum: a thousandth of one of them."""
 WARM_BATCHES = 20
 
 
@@ -80,26 +83,33 @@ def sample(setup: Setup) -> Iterator[dict[str, float]]:
 
 
 def _draw(setup: Setup, sampler: Sampler) -> dict[str, float]:
-    """One batch of CHECK_EVERY is checked, beside the clock: nobody holds it while others are timed."""
+    """One batch of CHECK_EVERY, which one is left to chance, is checked, beside the clock and before the next
+    is drawn: nobody holds it while others are timed.
+    """
     for _ in range(WARM_BATCHES):
         sampler.sample()
     cpu, elapsed, batches = 0.0, 0.0, 0
     while elapsed < setup.seconds:
-        batch = None
-        cpu_start, start = time.process_time(), time.perf_counter()
-        for _ in range(CHECK_EVERY):
-            batch = sampler.sample()
-        elapsed += time.perf_counter() - start
-        cpu += time.process_time() - cpu_start
+        chosen = int(setup.random.integers(1, CHECK_EVERY + 1))
+        for count in (chosen, CHECK_EVERY - chosen):
+            batch = None
+            cpu_start, start = time.process_time(), time.perf_counter()
+            for _ in range(count):
+                batch = sampler.sample()
+            elapsed += time.perf_counter() - start
+            cpu += time.process_time() - cpu_start
+            if count == chosen and batch is not None:
+                setup.check(sampler, batch)
         batches += CHECK_EVERY
-        assert batch is not None
-        setup.check(sampler, batch)
     setup.drawn += batches * BATCH
     return {"per_s": batches * BATCH / elapsed, "cores": cpu / elapsed}
 
 
 def index(setup: Setup) -> Iterator[dict[str, float]]:
-    """Priorities set and leaves drawn a second on one core, in batches, in a large index."""
+    """Priorities set and leaves drawn a second on one core, in batches, in a large index.
+
+    One batch of leaves in CHECK_EVERY is checked, after the clock has stopped; which ones is left to chance.
+    """
     capacity = setup.items * INDEX_ITEMS_PER_ITEM
     random = np.random.default_rng(0)
     tree = PriorityIndex(capacity)
@@ -109,23 +119,43 @@ def index(setup: Setup) -> Iterator[dict[str, float]]:
     masses = random.exponential(size=(batches, INDEX_BATCH))
     points = (np.arange(INDEX_BATCH) + random.random((batches, INDEX_BATCH))) / INDEX_BATCH
     while True:
+        drawn: dict[int, NDArray[np.int64]] = {}
+        updates_per_s, _ = _calls(lambda i: tree.set(leaves[i], masses[i]), batches, setup.seconds)
+        draws_per_s, done = _calls(
+            lambda i: drawn.__setitem__(i, tree.draw(points[i])),  # noqa: B023
+            batches,
+            setup.seconds,
+        )
+        some = setup.random.permutation(list(drawn))[: max(1, done // CHECK_EVERY)]
+        check_draws(tree, points[some], np.stack([drawn[i] for i in some]))
         yield {
-            "priority_updates_per_s": _calls(
-                lambda i: tree.set(leaves[i], masses[i]), batches, setup.seconds
-            ),
-            "draws_per_s": _calls(lambda i: tree.draw(points[i]), batches, setup.seconds),
+            "priority_updates_per_s": updates_per_s,
+            "draws_per_s": draws_per_s,
+            "draws_checked": float(len(some) * INDEX_BATCH),
             "index_items": float(capacity),
         }
 
 
-def _calls(call: Callable[[int], Any], batches: int, seconds: float) -> float:
-    """Items a second of calls with the numbers of batches."""
+def _calls(call: Callable[[int], Any], batches: int, seconds: float) -> tuple[float, int]:
+    """Items a second of calls with the numbers of batches, and how many calls there were."""
     done, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds / 2 or done == 0:
         for batch in range(done % batches, min(done % batches + 50, batches)):
             call(batch)
             done += 1
-    return done * INDEX_BATCH / elapsed
+    return done * INDEX_BATCH / elapsed, done
+
+
+def check_draws(tree: PriorityIndex, points: NDArray[np.float64], leaves: NDArray[np.int64]) -> None:
+    """Compare leaves with what the points are in the masses' cumulative sum; raises BenchmarkError.
+
+    The leaves of a tree that is not a power of two are on two levels: those of the lower one come first.
+    """
+    masses, first = tree.masses(), (1 << (tree.capacity - 1).bit_length()) - tree.capacity
+    ends = np.cumsum(np.roll(masses, -first))
+    above, slack = ends[(leaves - first) % tree.capacity] - points * ends[-1], ROUNDING * ends[-1]
+    if not ((above >= -slack) & (above <= masses[leaves] + slack)).all():
+        raise BenchmarkError("leaves are not drawn in proportion to their priorities")
 
 
 def size(setup: Setup) -> Iterator[dict[str, float]]:
@@ -144,7 +174,8 @@ def size(setup: Setup) -> Iterator[dict[str, float]]:
 def ready(setup: Setup) -> Iterator[dict[str, float]]:
     """Seconds until a sampler that starts on a full replay can draw: index, priorities, frame store.
 
-    `ready_seconds` from the logs alone, `restore_seconds` from a checkpoint's state.
+    `ready_seconds` from the logs alone, `restore_seconds` from a checkpoint's state. All repetitions are in
+    this process: what it takes to start one and to load its code is not in them.
     """
     suffix = "1m" if setup.items == 1_000_000 else str(setup.items)
     with setup.servers("ready") as servers:

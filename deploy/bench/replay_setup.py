@@ -46,6 +46,8 @@ class Setup:
     drawn: int = 0
     checked: int = 0
     """Transitions compared with the brute force."""
+    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(1))
+    """Says what is checked."""
 
     @property
     def signature(self) -> Signature:

@@ -16,13 +16,16 @@ OLDEST_REDIS = (6, 2)
 URLS_VARIABLE = "APEXPERT_REDIS_URLS"
 
 
-def preflight(config: Config) -> Config:
-    """`config` with the game's canonical name; ConfigError when what it names is not there or not fit."""
+def preflight(config: Config, *, resumes: bool = False) -> Config:
+    """`config` with the game's canonical name; ConfigError when what it names is not there or not fit.
+
+    A run that `resumes` goes on without Redis shards that do not answer, as one that runs does.
+    """
     config = with_checked_environment(config)
     check_ray_address(config.run.ray_address)
     check_device(config)
     if config.replay.urls:
-        check_urls(config.replay.urls)
+        check_urls(config.replay.urls, all_needed=not resumes)
     return config
 
 
@@ -129,16 +132,24 @@ def check_ray_address(address: str) -> None:
         raise ConfigError(f"--ray-address {address}: nothing answers there ({error})") from None
 
 
-def check_urls(urls: tuple[str, ...]) -> None:
-    """ConfigError unless each URL reaches a Redis or Valkey of its own that is new enough and lets us in."""
+def check_urls(urls: tuple[str, ...], *, all_needed: bool = True) -> None:
+    """ConfigError unless each URL reaches a Redis or Valkey of its own that is new enough and lets us in.
+
+    Not `all_needed`, one that does not answer is warned of, as long as another does.
+    """
     from replay.errors import ShardError
     from replay.shards import connect_shards
 
+    missing = None if all_needed else _warn_of_missing
     try:
-        for shard in connect_shards(urls, run="preflight", retry_seconds=ANSWER_SECONDS):
+        for shard in connect_shards(urls, run="preflight", retry_seconds=ANSWER_SECONDS, missing=missing):
             version = str(shard.info()["version"])
             shard.close()
             if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < OLDEST_REDIS:
                 raise ConfigError(f"--replay.urls {shard.address}: Redis {version}; 6.2 or later is needed")
     except ShardError as error:
         raise ConfigError(f"--replay.urls: {str(error).removeprefix('--replay.urls: ')}") from None
+
+
+def _warn_of_missing(error: Exception) -> None:
+    print(f"WARNING: {error}; the others go on, and its items come back with it", flush=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from deploy.cli.preflight import named_urls
 from deploy.cli.replay_source import Source, opened
 from deploy.config import ConfigError
 from deploy.run_folder import RunBusy
+from replay.shard import LIFE_SECONDS
 
 ACTIONS = ("verify", "frames", "delete", "export", "import_")
 
@@ -102,22 +104,24 @@ def _check(arguments: ReplayArguments) -> str:
 
 
 def _show(source: Source, *, as_json: bool) -> int:
-    from deploy.reports.replay_summary import print_summary, summarise
+    from deploy.reports.replay_summary import KnownPriorities, print_summary, summarise
     from replay.inventory import take_inventory
 
     inventory = take_inventory(source.shards)
     checkpoint = source.checkpoint()
-    arrays = None
+    priorities = None
     if checkpoint is not None:
         from deploy.cli.replay_checkpoint import sampler_arrays
 
-        arrays = (checkpoint.path.name, sampler_arrays(checkpoint))
+        steps, age = int(checkpoint.document["env_steps"]), time.time() - checkpoint.written
+        name, update = checkpoint.path.name, checkpoint.update
+        priorities = KnownPriorities(name, update, steps, age, sampler_arrays(checkpoint))
     document = summarise(
         source.run,
         source.shards,
         inventory,
         live=source.live,
-        checkpoint=arrays,
+        priorities=priorities,
         counters=_counters(source, None if checkpoint is None else checkpoint.document),
     )
     if as_json:
@@ -175,10 +179,11 @@ def _frames(source: Source, arguments: ReplayArguments) -> int:
 
 
 def _delete(source: Source, *, sure: bool) -> int:
-    if source.live:
+    if source.locked:
         raise RunBusy(f"--delete: {source.run} is live; end it first: apexpert stop {source.run}")
-    if source.folder is None and source.is_changing():
-        raise RunBusy(f"--delete: {source.run} is live: its shards change at this moment")
+    if source.live:
+        sign = f"its learner gave a sign of life in the last {LIFE_SECONDS // 60} minutes"
+        raise RunBusy(f"--delete: {source.run} is live: {sign}; end it, or wait so long if it was killed")
     segments = sum(int(shard.info()["log_length"]) for shard in source.shards)
     where = ", ".join(shard.address for shard in source.shards)
     question = f"Delete all of the replay of {source.run} ({segments:,} segments in {where})?"

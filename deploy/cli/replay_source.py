@@ -1,7 +1,6 @@
 """Where a run's replay is: on a live run's servers, in a finished run's folder, or on the user's servers."""
 
 import contextlib
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from learner.checkpoint import Checkpoint
 
 RETRY_SECONDS = 5.0
-PROBE_SECONDS = 1.5
-"""A run of which there is no folder here counts as live when its shards change within this time."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +29,15 @@ class Source:
     shards: Sequence[StoredShard]
     folder: RunFolder | None
     """None: only its keys are known, by `--replay.urls`."""
-    live: bool
-    """A process is at work on the run."""
+    locked: bool
+    """A process of this machine is at work on the run's folder."""
+    alive: bool
+    """On servers of the user's own: the run's owner, wherever it is, gave a sign of life lately."""
+
+    @property
+    def live(self) -> bool:
+        """A process is at work on the run."""
+        return self.locked or self.alive
 
     def checkpoint(self) -> "Checkpoint | None":
         """The newest whole checkpoint, if there is any; broken ones are told on stderr."""
@@ -52,19 +56,6 @@ class Source:
         """The run's configuration, None without a folder."""
         return None if self.folder is None else self.folder.load_config()
 
-    def is_changing(self) -> bool:
-        """Whether anything is written by or for the run at this moment."""
-        before = self._state()
-        deadline = time.monotonic() + PROBE_SECONDS
-        while time.monotonic() < deadline:
-            time.sleep(0.1)
-            if self._state() != before:
-                return True
-        return False
-
-    def _state(self) -> list[object]:
-        return [(shard.tickets(), shard.info()["log_length"]) for shard in self.shards]
-
 
 @contextlib.contextmanager
 def opened(name: str, runs_dir: str, urls: tuple[str, ...]) -> Iterator[Source]:
@@ -76,20 +67,23 @@ def opened(name: str, runs_dir: str, urls: tuple[str, ...]) -> Iterator[Source]:
     folder = find(name, runs_dir, urls)
     if folder is None:
         urls = urls or urls_of_environment()
-        with connected(name, urls, folder=None, live=False) as source:
+        with connected(name, urls, folder=None) as source:
             yield source
         return
     with contextlib.ExitStack() as stack:
-        live = False
+        locked = False
         try:
             stack.enter_context(folder.lock())
         except RunBusy:
-            live = True
+            locked = True
         config = folder.load_config()
         urls = urls or config.replay.urls
-        if not urls:
-            urls = stack.enter_context(served(folder, config, live=live))
-        yield stack.enter_context(connected(folder.name, urls, folder=folder, live=live))
+        embedded = not urls
+        if embedded:
+            urls = stack.enter_context(served(folder, config, live=locked))
+        yield stack.enter_context(
+            connected(folder.name, urls, folder=folder, locked=locked, embedded=embedded)
+        )
 
 
 def find(name: str, runs_dir: str, urls: tuple[str, ...]) -> RunFolder | None:
@@ -131,9 +125,18 @@ def served(
 
 @contextlib.contextmanager
 def connected(
-    run: str, urls: tuple[str, ...], *, folder: RunFolder | None, live: bool, empty: bool = False
+    run: str,
+    urls: tuple[str, ...],
+    *,
+    folder: RunFolder | None,
+    locked: bool = False,
+    embedded: bool = False,
+    empty: bool = False,
 ) -> Iterator[Source]:
-    """The run's shards at `urls`; ConfigError when none of them holds anything of it, unless `empty`."""
+    """The run's shards at `urls`; ConfigError when none of them holds anything of it, unless `empty`.
+
+    Of `embedded` servers the folder's lock tells whether the run is live, a moment after it was killed, too.
+    """
     try:
         shards = [
             StoredShard(url, run=run, index=index, retry_seconds=RETRY_SECONDS)
@@ -142,7 +145,8 @@ def connected(
         if not empty and all(shard.signature() is None and not any(shard.keys()) for shard in shards):
             where = ", ".join(shard.address for shard in shards)
             raise ConfigError(f"no run {run!r} in the shards at {where}: nothing is stored under that name")
-        yield Source(run, shards, folder, live)
+        alive = not embedded and any(shard.has_owner_at_work() for shard in shards)
+        yield Source(run, shards, folder, locked, alive)
     except ReplayError as error:
         raise CommandFailed(str(error)) from None
     for shard in shards:

@@ -1,5 +1,6 @@
 """`apexpert replay --export` and `--import`: a run's replay as a folder, with its newest checkpoint."""
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -12,7 +13,7 @@ from deploy.cli.preflight import urls_of_environment
 from deploy.cli.replay_source import Source, connected, find, new_run, served
 from deploy.config import ConfigError, to_json, with_values
 from deploy.run_folder import RunBusy, RunFolder
-from learner.checkpoint import Checkpoint, CheckpointStore
+from learner.checkpoint import MANIFEST, Checkpoint, CheckpointStore
 from learner.errors import CheckpointError
 from replay.archive import Archive, ArchiveError, export_run, import_run
 
@@ -77,7 +78,7 @@ def _target(stack: ExitStack, name: str, runs_dir: str, urls: tuple[str, ...], a
     config = folder.load_config()
     urls = config.replay.urls or urls
     urls = urls or stack.enter_context(served(folder, config, live=False, create=True))
-    return stack.enter_context(connected(folder.name, urls, folder=folder, live=False, empty=True))
+    return stack.enter_context(connected(folder.name, urls, folder=folder, empty=True))
 
 
 def _new_run(name: str, runs_dir: str, urls: tuple[str, ...], archive: Archive) -> RunFolder:
@@ -108,9 +109,11 @@ def _restore_checkpoint(archive: Archive, folder: RunFolder) -> Checkpoint | Non
 
 
 def _save(checkpoint: Checkpoint, folder: RunFolder) -> Path:
-    """A checkpoint in another folder, with the configuration that is there."""
+    """A checkpoint in another folder, with the configuration that is there; as old as it was."""
     document = checkpoint.document | {"config": to_json(without_passwords(folder.load_config()))}
-    return CheckpointStore(folder.checkpoints).save(checkpoint.update, checkpoint.tensors, document)
+    path = CheckpointStore(folder.checkpoints).save(checkpoint.update, checkpoint.tensors, document)
+    os.utime(path / MANIFEST, (checkpoint.written, checkpoint.written))
+    return path
 
 
 def _keep_incarnations(archive: Archive, folder: RunFolder, checkpoint: Checkpoint | None) -> None:

@@ -142,7 +142,7 @@ def resumed_config(folder: RunFolder, arguments: ResumeArguments) -> Config:
         actors__num_actors=arguments.actors or config.actors.num_actors,
     )
     check(config)
-    return preflight(config)
+    return preflight(config, resumes=True)
 
 
 def commands_for(folder: RunFolder, verb: str) -> str:

@@ -7,6 +7,7 @@ to.
 The supervisor loads this module too and has no use for torch: what only the roles need is imported in them.
 """
 
+import contextlib
 import logging
 import os
 import sys
@@ -29,6 +30,7 @@ from replay.types import Signature
 if TYPE_CHECKING:
     from actors.actor import Actor
     from learner.learner import Learner
+    from replay.sampler import Sampler
 
 logger = logging.getLogger(__name__)
 
@@ -131,13 +133,14 @@ class LearnerRole(Role):
         torch.set_num_threads(self._config.learner.num_threads or len(os.sched_getaffinity(0)))
         sys.setswitchinterval(LEARNER_SWITCH_SECONDS)
         publisher = WeightPublisher(self._assignment.store)
-        learner = self._build(publisher)
-        learner.restore()
-        # Actors that stayed alive take only what is newer than what they have.
-        learner.weights_version = max(learner.weights_version, publisher.newest_version())
-        self._learner = learner
-        learner.mark_dead(self._dead)
-        return learner.run(self.should_stop)
+        with contextlib.closing(self._sampler()) as sampler:
+            learner = self._build(publisher, sampler)
+            learner.restore()
+            # Actors that stayed alive take only what is newer than what they have.
+            learner.weights_version = max(learner.weights_version, publisher.newest_version())
+            self._learner = learner
+            learner.mark_dead(self._dead)
+            return learner.run(self.should_stop)
 
     def heartbeat(self) -> Report:
         """The learner's numbers."""
@@ -150,24 +153,27 @@ class LearnerRole(Role):
         else:
             self._learner.mark_dead(incarnations)
 
-    def _build(self, publisher: WeightPublisher) -> "Learner":
-        from learner.checkpoint import CheckpointStore
-        from learner.learner import Learner
-        from learner.train_step import TrainStep
+    def _sampler(self) -> "Sampler":
         from replay.sampler import Sampler
 
-        config, signature = self._config, self._signature()
-        total = config.run.total_env_steps
-        sampler = Sampler(
+        config = self._config
+        return Sampler(
             config.replay,
             self._shards(LEARNER_PATIENCE_SECONDS),
             run=config.run.name,
-            signature=signature,
+            signature=self._signature(),
             batch_size=config.learner.batch_size,
             samples_per_insert=config.samples_per_insert,
-            total_env_steps=total,
+            total_env_steps=config.run.total_env_steps,
             seed=config.run.seed,
         )
+
+    def _build(self, publisher: WeightPublisher, sampler: "Sampler") -> "Learner":
+        from learner.checkpoint import CheckpointStore
+        from learner.learner import Learner
+        from learner.train_step import TrainStep
+
+        config, signature = self._config, self._signature()
         train_step = TrainStep(
             config.network,
             config.learner,
@@ -186,7 +192,7 @@ class LearnerRole(Role):
             train_step=train_step,
             publish=publisher.publish,
             checkpoints=checkpoints,
-            total_env_steps=total,
+            total_env_steps=config.run.total_env_steps,
             run_document=to_json(without_passwords(config)),
             lockstep=config.run.lockstep,
             note=self._note,

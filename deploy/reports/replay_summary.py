@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,19 @@ from replay.stored_shard import StoredShard
 
 BARS = " ▁▂▃▄▅▆▇█"
 POINTS = (0, 0.5, 1)
+AS_OF = ("checkpoint", "update", "env_steps", "age_seconds")
 TICKETS = ("reserved", "allowed", "outstanding")
+
+
+class KnownPriorities(NamedTuple):
+    """The sampler's part of the newest checkpoint: where priorities are known from."""
+
+    checkpoint: str
+    update: int
+    env_steps: int
+    age_seconds: float
+    """Since it was written here."""
+    arrays: Mapping[str, NDArray[Any]]
 
 
 def summarise(
@@ -25,10 +37,10 @@ def summarise(
     inventory: Inventory,
     *,
     live: bool,
-    checkpoint: tuple[str, Mapping[str, NDArray[Any]]] | None,
+    priorities: KnownPriorities | None,
     counters: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The document; `checkpoint` is the newest one's name and its sampler's arrays.
+    """The document; without `priorities` it tells none.
 
     Ages are in seconds before now, by the shards' clocks; bytes are encoded segments', server bytes all that
     the servers use, for other runs too.
@@ -53,7 +65,7 @@ def summarise(
         "weights_version": _quantiles(
             segments["weights_version"][segments["weights_version"] >= 0], ("oldest", "median", "newest")
         ),
-        "priorities": None if checkpoint is None else _priorities(inventory, *checkpoint),
+        "priorities": None if priorities is None else _priorities(inventory, priorities),
         "counters": dict(counters),
         "shards": rows,
     }
@@ -83,13 +95,14 @@ def _quantiles(values: NDArray[Any], names: tuple[str, ...]) -> dict[str, float]
     return {name: float(np.quantile(values, point)) for name, point in zip(names, POINTS, strict=True)}
 
 
-def _priorities(inventory: Inventory, name: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+def _priorities(inventory: Inventory, priorities: KnownPriorities) -> dict[str, Any]:
     """Of what is still stored, as of the checkpoint; what came in since is only counted."""
-    known = checkpoint_masses(arrays)
+    known = checkpoint_masses(priorities.arrays)
     found = [known[identity] for identity in inventory.identities() if identity in known]
     masses = np.concatenate([np.empty(0), *found])
     usable = masses[np.isfinite(masses) & (masses > 0)]
-    document: dict[str, Any] = {"checkpoint": name, "items_since": inventory.items - len(masses)}
+    document: dict[str, Any] = {name: getattr(priorities, name) for name in AS_OF}
+    document["items_since"] = inventory.items - len(masses)
     document["refused"] = len(masses) - len(usable)
     return document | (asdict(summarise_priorities(usable)) if len(usable) else {"items": 0})
 
@@ -140,14 +153,21 @@ def _lines(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(
             ("weights version", ", ".join(f"{name} {value:,.0f}" for name, value in version.items()))
         )
-    return lines + _priority_lines(document["priorities"])
+    return lines + _priority_lines(document["priorities"], live=document["live"])
 
 
-def _priority_lines(priorities: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def _priority_lines(priorities: Mapping[str, Any] | None, *, live: bool) -> list[tuple[str, str]]:
     if priorities is None:
-        return [("priorities", "no checkpoint here tells them")]
-    since = f"{priorities['items_since']:,} items came since"
-    lines = [("priorities", f"of {priorities['items']:,} items as of {priorities['checkpoint']}; {since}")]
+        return [("priorities", "not known: there is no checkpoint here, and Redis does not hold them")]
+    written = f"written {duration(priorities['age_seconds'])} ago"
+    when = f"at update {priorities['update']:,} and {priorities['env_steps']:,} env steps, {written}"
+    lines = [
+        (
+            "priorities as of",
+            f"{priorities['checkpoint']}, {when}" + ("; the learner's are newer" if live else ""),
+        ),
+        ("  known", f"of {priorities['items']:,} items; {priorities['items_since']:,} came since"),
+    ]
     if priorities["items"]:
         quantiles = priorities["quantiles"].items()
         lines.append(("  quantiles", ", ".join(f"{point}: {value:.4g}" for point, value in quantiles)))

@@ -8,10 +8,13 @@ import pytest
 from deploy.bench import replay
 from deploy.bench.end_to_end import default_config
 from deploy.bench.recorded import Recording, record
-from deploy.bench.replay_parts import sample
+from deploy.bench.replay_parts import CHECK_EVERY, WARM_BATCHES, check_draws, sample
 from deploy.bench.replay_setup import BenchmarkError, Setup
 from deploy.cli.bench import REPLAY_PARTS
 from deploy.cli.main import main
+from replay.priority_index import PriorityIndex
+from replay.sampler import Sampler
+from replay.types import Batch
 
 CONFIG = default_config()
 ITEMS = 1_000
@@ -61,6 +64,41 @@ def test_a_transition_that_is_not_the_recorded_one_is_found(
     setup = Setup(CONFIG, {"ms_pacman": other}, ITEMS, 0.01, lambda line: None)
     with pytest.raises(BenchmarkError, match="not what was recorded"):
         next(sample(setup))
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 8, 100, 4097])
+def test_leaves_that_are_not_in_proportion_are_found(capacity: int) -> None:
+    tree, random = PriorityIndex(capacity), np.random.default_rng(capacity)
+    tree.load(random.exponential(size=capacity) + 1e-6, 1.0)
+    points = random.random((3, 512))
+    leaves = np.stack([tree.draw(row) for row in points])
+    check_draws(tree, points, leaves)
+    for wrong in ((leaves + 1) % capacity, leaves[::-1]) if capacity > 2 else ():
+        with pytest.raises(BenchmarkError, match="not drawn in proportion"):
+            check_draws(tree, points, wrong)
+
+
+def test_which_batch_is_checked_is_left_to_chance(
+    recordings: dict[str, Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The n-th batch after the warm-up, another n each time."""
+    setup, drawn, checked = Setup(CONFIG, recordings, ITEMS, 1e-9, lambda line: None), [0], []
+    real = Sampler.sample
+
+    def counted(sampler: Sampler) -> Batch:
+        drawn[0] += 1
+        return real(sampler)
+
+    monkeypatch.setattr(Sampler, "sample", counted)
+    monkeypatch.setattr(Setup, "check", lambda *_: checked.append(drawn[0]))
+    measurements = sample(setup)
+    for _ in range(3):
+        drawn[0] = 0
+        next(measurements)
+    places = [(count - WARM_BATCHES) % (CHECK_EVERY + WARM_BATCHES) for count in checked]
+    assert len(places) == 6
+    assert len(set(places)) > 3
+    assert all(1 <= place <= CHECK_EVERY for place in places)
 
 
 @pytest.mark.parametrize(

@@ -571,7 +571,7 @@ def test_redis_urls_come_from_the_environment_unless_they_are_given(
     launched: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = launched(ScriptedRun([status("finished")]))
-    monkeypatch.setattr("deploy.cli.preflight.check_urls", lambda urls: None)
+    monkeypatch.setattr("deploy.cli.preflight.check_urls", lambda urls, **_: None)
     monkeypatch.setenv("APEXPERT_REDIS_URLS", "redis://:one@a:1  redis://:two@b:1")
     out = run_line(capsys, "train", "--name", "a")[1]
     assert calls[0][0].replay.urls == ("redis://:one@a:1", "redis://:two@b:1")

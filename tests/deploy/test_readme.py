@@ -30,7 +30,9 @@ SPAN = re.compile(r"`([^`\n]+)`")
 PLACEHOLDER = re.compile(r"[A-Z]{1,2}")
 NAME, PATH, LINK = r"[\w.-]+", r"[\w.-]+(?:/[\w.-]+)*", r"\]\(([^)#\s]+)"
 FOLLOWER = MagicMock(**{"reader.counters": dict.fromkeys(COUNTERS, 0)})
-METRICS = set(metrics(Counters(), FOLLOWER, ReplayConfig(), misses=0))
+METRICS = set(metrics(Counters(), FOLLOWER, ReplayConfig(), misses=0)) | set(
+    re.findall(r'"(actors/\w+)": ', (ROOT / "actors/telemetry.py").read_text())
+)
 MADE_BY_USE = ("runs/", "RUN/", ".venv/")
 
 

@@ -1,8 +1,10 @@
 """`apexpert replay` on finished and live runs and on servers of the user's own; real servers throughout."""
 
 import json
+import os
+import re
 import shutil
-import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,19 +13,27 @@ import matplotlib.image
 import numpy as np
 import psutil
 import pytest
+from matplotlib.figure import Figure
 
 from deploy.cli.main import main
 from deploy.run_folder import RunFolder
 from learner.checkpoint import CheckpointStore, with_prefix
+from replay.inventory import checkpoint_masses
 from replay.servers import EmbeddedServers
 from replay.shard import Shard
-from replay.types import Signature
+from replay.types import SegmentIdentity, Signature
 from tests.helpers.runs import catch_config
 from tests.helpers.samplers import Run, ingest_all
 from tests.helpers.servers import fresh_run, shared_urls
+from tests.helpers.streams import random_stream
 
 SIGNATURE = Signature(frame_shape=(84, 84), stack=1, n_step=3, num_actions=4)
 SHARDS = 2
+CAPTION = (
+    r"(?P<action>.*), return (?P<reward>.*) in \d(?P<end>, the end)?\n"
+    r"priority (?P<priority>.*), P .*\n"
+    r"segment (?P<identity>.*), step (?P<step>.*), weights (?P<version>.*)"
+)
 
 
 def servers_of(folder: RunFolder) -> EmbeddedServers:
@@ -93,6 +103,9 @@ def test_a_finished_run(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -
     priorities = document["priorities"]
     assert (priorities["checkpoint"], priorities["items"]) == ("update-000000007", 100)
     assert priorities["items_since"] == 50
+    assert (priorities["update"], priorities["env_steps"]) == (7, 100)
+    written = (folder.checkpoints / "update-000000007" / "manifest.json").stat().st_mtime
+    assert priorities["age_seconds"] == pytest.approx(time.time() - written, abs=5.0)
     assert sum(priorities["counts"]) == 100
     assert 1 < priorities["effective_sample_size"] < 100
     assert document["counters"]["replay/inserted"] == 100
@@ -110,6 +123,10 @@ def test_tables_for_people(folder: RunFolder, capsys: pytest.CaptureFixture[str]
     for text in ("150 items", "effective sample size", "update-000000007", "12,345", "nobody is at work"):
         assert text in out
     assert any(bar in out for bar in "▁▂▃▄▅▆▇█")
+    os.utime(folder.checkpoints / "update-000000007" / "manifest.json", (0, time.time() - 200))
+    out = " ".join(call(capsys, folder.path)[1].split())
+    assert "update-000000007, at update 7 and 100 env steps, written 3.3 min ago" in out
+    assert "the learner's are newer" not in out
 
 
 def test_a_live_run_is_looked_at_and_nothing_else(
@@ -118,6 +135,8 @@ def test_a_live_run_is_looked_at_and_nothing_else(
     document = look(capsys, folder.path)
     assert document["live"]
     assert document["items"] == 150
+    out = " ".join(call(capsys, folder.path)[1].split())
+    assert "ago; the learner's are newer" in out
     assert call(capsys, folder.path, "--verify")[0] == 0
     assert call(capsys, folder.path, "--export", tmp_path / "out")[0] == 0
     code, _, err = call(capsys, folder.path, "--delete", "--yes")
@@ -128,6 +147,9 @@ def test_a_live_run_is_looked_at_and_nothing_else(
     assert "--import: r is live" in err
     assert look(capsys, folder.path)["items"] == 150
     assert folder.read_json("replay/state.json", {})["pids"] == live
+    shutil.rmtree(folder.checkpoints)
+    out = " ".join(call(capsys, folder.path)[1].split())
+    assert "there is no checkpoint here, and Redis does not hold them" in out
 
 
 def test_verify_counts_what_is_wrong(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,14 +173,46 @@ def test_verify_counts_what_is_wrong(folder: RunFolder, capsys: pytest.CaptureFi
     assert document["duplicates"] == 1
 
 
-def test_frames_are_a_picture(folder: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_frames_are_a_picture_of_the_transitions_drawn(
+    folder: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each picture and each word under it, against the brute force's item of what was written."""
+    figures: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda *args, **kw: (figures.append(args[0]), save(*args, **kw)))
     target = tmp_path / "sheet.png"
-    code, out, err = call(capsys, folder.path, "--frames", target, "--num-frames", 5)
+    code, out, err = call(capsys, folder.path, "--frames", target, "--num-frames", 40)
     assert code == 0, err
     assert str(target) in out
     height, width, _ = matplotlib.image.imread(target).shape
     assert height > 300
     assert width > 1000
+    (figure,) = figures
+    assert "40 of 150 transitions, priorities of update-000000007" in figure.get_suptitle()
+    written = Run([], SIGNATURE, folder.load_config().replay, name="r")
+    for actor in range(3):
+        written.record(random_stream(actor, 50, frame_shape=SIGNATURE.frame_shape), actor=actor)
+    checkpoint = CheckpointStore(folder.checkpoints).load_newest()
+    assert checkpoint is not None
+    known = checkpoint_masses(checkpoint.arrays("sampler"))
+    newest, seen = checkpoint.document["sampler"]["table"]["max_mass"], set()
+    for axes in figure.axes:
+        words = re.fullmatch(CAPTION, axes.get_title(loc="left"))
+        assert words is not None
+        identity = SegmentIdentity.parse(words["identity"])
+        place = int(words["step"].replace(",", "")) - written.segments[identity].first_step
+        item = written.items[identity][place]
+        frames = np.asarray(axes.images[0].get_array())
+        assert np.array_equal(frames[:, :84], item.observation[0])
+        assert np.array_equal(frames[:, -84:], item.next_observation[-1])
+        assert words["action"] == f"action {item.action}"
+        assert words["reward"] == f"{item.reward:+.3f}"
+        assert bool(words["end"]) == (item.discount == 0)
+        mass = known[identity][place] if identity in known else newest
+        assert words["priority"] == f"{mass:.3g}"
+        assert words["version"] == str(written.segments[identity].weights_version)
+        seen.add((identity, place))
+    assert len(seen) > 20, "they are different ones"
 
 
 def test_delete_asks_first(
@@ -188,6 +242,8 @@ def test_it_moves_to_a_new_run_and_to_servers_of_the_users(
     assert call(capsys, folder.path, "--export", out)[0] == 0
     assert call(capsys, "moved", "--runs-dir", runs, "--import", out)[0] == 0
     before, after = look(capsys, folder.path), look(capsys, "moved", "--runs-dir", runs)
+    ages = [document["priorities"].pop("age_seconds") for document in (before, after)]
+    assert 0 < ages[0] < ages[1], "as old as it was"
     for name in ("items", "segments", "priorities", "weights_version", "log"):
         assert before[name] == after[name]
     assert call(capsys, "moved", "--runs-dir", runs, "--verify")[0] == 0
@@ -229,30 +285,27 @@ def test_two_runs_on_the_same_servers(capsys: pytest.CaptureFixture[str], tmp_pa
     assert call(capsys, one.name, *given)[0] == 2
 
 
-def test_a_run_that_is_only_known_by_its_name_is_not_deleted_under_its_writers(
+def test_a_run_that_is_only_known_by_its_name_is_not_deleted_while_its_owner_works(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    """Nothing has to move in its shards for that: it may be waiting, or slow."""
     urls = shared_urls()[:SHARDS]
     run = Run(urls, SIGNATURE, catch_config(tmp_path, replay__min_size=32).replay)
     run.fill(0, 30, actor=0)
-    done = threading.Event()
-
-    def write() -> None:
-        (shard, _) = run.shards_again()
-        while not done.wait(0.01):
-            shard.set_allowed(shard.allowed() + 1)
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        given = (run.name, "--runs-dir", tmp_path, "--replay.urls", *urls, "--delete", "--yes")
-        code, _, err = call(capsys, *given)
-    finally:
-        done.set()
-        thread.join()
+    for shard in run.shards:
+        shard.check_meta(SIGNATURE)
+    given = (run.name, "--runs-dir", tmp_path, "--replay.urls", *urls)
+    sampler = run.sampler()
+    ingest_all(sampler)
+    assert look(capsys, *given)["live"]
+    assert call(capsys, *given, "--verify")[0] == 0
+    code, _, err = call(capsys, *given, "--delete", "--yes")
     assert code == 2
-    assert "is live" in err
-    assert call(capsys, *given)[0] == 0
+    assert "is live: its learner gave a sign of life in the last 5 minutes" in err
+    assert err.count("\n") == 1
+    sampler.close()
+    assert not look(capsys, *given)["live"]
+    assert call(capsys, *given, "--delete", "--yes")[0] == 0
 
 
 MISTAKES = [

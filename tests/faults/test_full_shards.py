@@ -1,10 +1,8 @@
 """Servers without room: out of memory at the limiter's edge, and a disk that takes no more; real servers."""
 
-import logging
 import os
 from pathlib import Path
 
-import psutil
 import pytest
 import redis
 
@@ -18,6 +16,7 @@ from tests.helpers.faulty_servers import (
     faulty_servers,
     ingest_until,
     quiet,
+    said,
 )
 from tests.helpers.samplers import Run
 from tests.helpers.servers import server_programs
@@ -68,12 +67,14 @@ def test_out_of_memory_with_the_limiter_at_its_edge(
             ingest_until(sampler, use_up, "the rest", 60.0)
         check_accounts(run, sampler, scribe.acknowledged, lost=0, unread=0, parked=0, inserted=2_000)
         assert sampler.metrics()["replay/evicted"] > 500
-        assert "over 90 %" in caplog.text
+        assert said(caplog, "replay.eviction", "is over 90 % of its memory: its oldest", "items leave")
         assert all(shard.memory()[0] < 12 * MEGABYTE for shard in run.shards)
 
 
 @pytest.mark.parametrize("program", sorted(server_programs()))
-def test_an_owner_that_starts_on_full_servers(tmp_path: Path, program: str) -> None:
+def test_an_owner_that_starts_on_full_servers(
+    tmp_path: Path, program: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """It cannot even note that it is the owner, until it has made room."""
     with faulty_servers(tmp_path, program=program, maxmemory=6 * MEGABYTE) as servers:
         run = large_frames(faulty_run(servers))
@@ -82,21 +83,18 @@ def test_an_owner_that_starts_on_full_servers(tmp_path: Path, program: str) -> N
         with pytest.raises(ShardFull):
             scribe.write()
         quiet(first)  # it has read everything, and dies before it can evict
-        state = first.state()
+        state, before = first.state(), run.shards[0].owner()
         for server in servers:
             fill_up(server)
         second = run.sampler()
         report = second.restore(*state)
         assert report.items + int(second.metrics()["replay/evicted"]) == first.inserted
-        ingest_until(second, lambda: all(shard.owner().epoch == 2 for shard in run.shards), "its notes")
+        ingest_until(second, lambda: all(shard.owner() > before for shard in run.shards), "its notes")
         with scribe.writing():
             ingest_until(second, lambda: scribe.done, "the rest", 60.0)
         check_accounts(run, second, scribe.acknowledged, lost=0, unread=0)
-
-
-def limit_file(server: FaultyServer, size: int) -> None:
-    assert server.process is not None
-    psutil.Process(server.process.pid).rlimit(psutil.RLIMIT_FSIZE, (size, psutil.RLIM_INFINITY))
+        assert second.metrics()["replay/evicted"] > 0
+        assert said(caplog, "replay.eviction", "is over 90 % of its memory: its oldest", "items leave")
 
 
 @pytest.mark.parametrize("program", sorted(server_programs()))
@@ -110,14 +108,14 @@ def test_a_full_disk_is_waited_for_and_the_other_shard_is_used(
         scribe = Scribe(run, 3_000, pause=0.003)
         with scribe.writing():
             ingest_until(sampler, lambda: sampler.inserted > 400, "some")
-            limit_file(servers[0], servers[0].size + 3_000)
-            until(lambda: (sampler.ingest(), refuses(servers[0]))[1], "the first disk's end")
+            servers[0].limit_file(servers[0].size + 3_000)
+            until(lambda: (sampler.ingest(), servers[0].refuses())[1], "the first disk's end")
             acknowledged = len(scribe.acknowledged)
             ingest_until(
                 sampler, lambda: len(scribe.acknowledged) > acknowledged + 30, "segments in the other one"
             )
-            limit_file(servers[1], servers[1].size + 3_000)
-            until(lambda: (sampler.ingest(), refuses(servers[1]))[1], "the second disk's end")
+            servers[1].limit_file(servers[1].size + 3_000)
+            until(lambda: (sampler.ingest(), servers[1].refuses())[1], "the second disk's end")
             retries = scribe.writer.counters.retries
             ingest_until(sampler, lambda: scribe.writer.counters.retries > retries + 5, "a writer that waits")
             run.check(sampler, sampler.sample())
@@ -125,21 +123,14 @@ def test_a_full_disk_is_waited_for_and_the_other_shard_is_used(
             sampler.ingest()
             assert len(scribe.acknowledged) == acknowledged
             for server in servers:
-                limit_file(server, psutil.RLIM_INFINITY)
+                server.limit_file()
             ingest_until(sampler, lambda: len(scribe.acknowledged) > acknowledged + 50, "more", 60.0)
         check_accounts(run, sampler, scribe.acknowledged, lost=0, unread=0)
         run.check(sampler, sampler.sample())
-        assert any("is full" in r.getMessage() for r in caplog.records if r.levelno == logging.WARNING)
+        assert said(caplog, "replay.writer", "writing waits: shard ", " is full: ", "MISCONF")
+        assert said(caplog, "replay.shard_tail", "shard ", " is full: ", "MISCONF")
         # What left while nothing could be deleted is deleted now.
         ingest_until(sampler, lambda: stored(run) == sampler.table.num_segments, "the deletions")
-
-
-def refuses(server: FaultyServer) -> bool:
-    try:
-        server.client.set("other", "x" * 100)
-    except redis.ResponseError as error:
-        return "MISCONF" in str(error)
-    return False
 
 
 def stored(run: Run) -> int:

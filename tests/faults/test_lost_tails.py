@@ -1,19 +1,17 @@
 """Servers that come back with less than they had, and logs that change under a reader; real servers."""
 
-import contextlib
 import json
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import redis
 
 from replay.records import log_order
 from replay.sampler import Sampler
 from replay.shard import LOG_START
 from replay.types import SegmentIdentity
+from tests.helpers.deadline import until
 from tests.helpers.faulty_servers import (
     FaultyServer,
     Scribe,
@@ -152,6 +150,64 @@ def test_deletions_alone_are_lost_with_the_tail(tmp_path: Path, sampler_restarts
         draws(run, sampler)
 
 
+@pytest.mark.parametrize("way", ["ingest", "refresh_allowance"])
+def test_ids_of_before_name_other_segments_now(tmp_path: Path, way: str) -> None:
+    """What leaves by an id of before must not take another's entry along: its segment would stay for ever."""
+    with faulty_servers(tmp_path, 1) as servers:
+        run = faulty_run(servers, segment_steps=8, capacity=160)
+        sampler, scribe = run.sampler(), Scribe(run, 1200)
+        scribe.write(2)
+        ahead = f"{int(1000 * time.time()) + 31_536_000_000}-0"
+        servers[0].client.execute_command("XSETID", f"apexpert:{{{run.name}:0}}:log", ahead)
+        size = servers[0].size
+        scribe.write(30)
+        with pytest.MonkeyPatch.context() as patch:
+            if way == "refresh_allowance":  # then what has left waits to be deleted
+                patch.setattr(sampler._follower.departures, "flush", lambda shards: None)
+            quiet(sampler)
+        before = {entry.log_id: entry.identity for entry in run.shards[0].read_log(LOG_START, 1000)}
+        come_back_cut(servers[0], size)
+        scribe.write(30)
+        after = {entry.log_id: entry.identity for entry in run.shards[0].read_log(LOG_START, 1000)}
+        assert len([log_id for log_id in before if after.get(log_id) not in (None, before[log_id])]) > 10
+        if way == "refresh_allowance":
+            assert sampler._follower.departures.state
+            sampler.refresh_allowance()
+        while sampler.ingest(3):  # a few at a time: some leave before they are named again
+            draws(run, sampler, 1)
+        quiet(sampler)
+        assert set(logged(run, 0)) == held(sampler)
+        assert len(servers[0].client.keys("*:seg:*")) == len(held(sampler))
+        check_accounts(run, sampler, scribe.acknowledged)
+
+
+@pytest.mark.parametrize("program", sorted(server_programs()))
+@pytest.mark.parametrize("cut_in", ["its segment", "its end"])
+def test_a_transaction_cut_in_two(tmp_path: Path, program: str, cut_in: str) -> None:
+    """The server leaves its first part in the file, and runs that when it starts for the second time."""
+    with faulty_servers(tmp_path, 1, program=program) as servers:
+        run = faulty_run(servers, segment_steps=8)
+        sampler, scribe = run.sampler(), Scribe(run, 600)
+        scribe.write(20)
+        quiet(sampler)
+        content = servers[0].file.read_bytes()
+        key = content.rindex(b":seg:")
+        size = key + 60 if cut_in == "its segment" else content.index(b"EXEC", key) + 2
+        come_back_cut(servers[0], size)
+        ingest_until(sampler, lambda: sampler.metrics()["replay/lost"] > 0, "what is lost")
+        scribe.write(5)
+        assert len(logged(run, 0)) == 24
+        servers[0].kill()
+        servers[0].start()
+        assert len(logged(run, 0)) == 25  # it is named again
+        scribe.write(1)
+        there = 26 if cut_in == "its end" else 25
+        ingest_until(sampler, lambda: len(held(sampler)) == there, "all that is there")
+        assert len(servers[0].client.keys("*:seg:*")) == there
+        check_accounts(run, sampler, scribe.acknowledged, unread=0)
+        draws(run, sampler)
+
+
 def test_a_copy_elsewhere_stands_in_for_a_segment_that_is_gone(tmp_path: Path) -> None:
     """A commit's answer is lost with its shard, and the writer repeats it on the other one."""
     with faulty_servers(tmp_path) as servers:
@@ -251,17 +307,19 @@ def test_a_flushed_server_is_all_lost_and_used_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("program", sorted(server_programs()))
 def test_killed_while_it_rewrites_its_file(tmp_path: Path, program: str) -> None:
-    with faulty_servers(tmp_path, program=program, rdb_key_save_delay=2000) as servers:
+    with faulty_servers(tmp_path, program=program, rdb_key_save_delay=10_000) as servers:
         run = faulty_run(servers, segment_steps=8)
         sampler, scribe = run.sampler(store_bytes=0), Scribe(run, 1200, pause=0.005)
         with scribe.writing():
             for turn in range(4):
                 more = sampler.inserted + 60
                 ingest_until(sampler, lambda more=more: sampler.inserted > more or scribe.done, "more")
-                rewriting = rewrite_slowly(servers[0])
+                servers[0].client.bgrewriteaof()
+                until(servers[0].is_rewriting, "a rewrite that is under way", pause=0.001)
                 time.sleep(0.03 * turn)  # at another moment each time
+                assert servers[0].is_rewriting()
                 servers[0].kill()
-                assert rewriting.wait(20)
+                assert list(servers[0].folder.rglob("temp-rewriteaof*"))  # which it leaves behind
                 draws(run, sampler, 1)
                 servers[0].start()
             ingest_until(sampler, lambda: scribe.done, "all of it")
@@ -270,14 +328,22 @@ def test_killed_while_it_rewrites_its_file(tmp_path: Path, program: str) -> None
         draws(run, sampler)
 
 
-def rewrite_slowly(server: FaultyServer) -> threading.Event:
-    """Start to rewrite the file; returns an event that is set when the server was asked."""
-    asked = threading.Event()
+def test_all_is_lost_while_the_limiter_is_at_its_edge(tmp_path: Path) -> None:
+    """Nothing can be drawn, so that no sample earns an insert: one segment must come in all the same."""
+    with faulty_servers(tmp_path) as servers:
+        run = faulty_run(servers, min_size=100, error_buffer=200.0)
+        sampler = run.sampler(batch_size=16, samples_per_insert=4.0)
+        scribe = Scribe(run, 1_000, end=0.0)
+        with scribe.writing():
+            ingest_until(sampler, lambda: sampler.inserted >= sampler.max_inserts, "the edge")
+            for server in servers:
+                server.client.flushall()
+            ingest_until(sampler, lambda: sampler.size == 0, "the loss")
 
-    def ask() -> None:
-        with contextlib.suppress(redis.RedisError):  # killed before it could answer
-            redis.Redis(unix_socket_path=str(server.socket)).bgrewriteaof()
-        asked.set()
+            def use_up() -> bool:
+                while sampler.can_sample():
+                    run.check(sampler, sampler.sample())
+                return scribe.done
 
-    threading.Thread(target=ask, daemon=True).start()
-    return asked
+            ingest_until(sampler, use_up, "the rest")
+        check_accounts(run, sampler, scribe.acknowledged, size=1_000 - sampler.metrics()["replay/lost"])

@@ -15,6 +15,7 @@ from replay.errors import StaleOwner
 from replay.records import Owner
 from replay.sampler import Sampler
 from replay.shard import LOG_START
+from replay.stored_shard import StoredShard
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import until
 from tests.helpers.faulty_servers import (
@@ -73,9 +74,10 @@ def test_an_owner_that_was_paused_ends_before_it_evicts_or_allows(tmp_path: Path
             assert old.stdout is not None
             until(lambda: "inserted" in (old.stdout.readline() if old.stdout else ""), "the first owner")
             os.kill(old.pid, signal.SIGSTOP)
+            owned = run.shards[0].owner()
             new = run.sampler(batch_size=16)
             new.rebuild()
-            assert [shard.owner().epoch for shard in run.shards] == [2, 2]
+            assert run.shards[1].owner() == run.shards[0].owner() > owned
             scribe.write(20)  # more than the old one would keep
             new.sample()
             new.refresh_allowance()
@@ -113,15 +115,67 @@ def test_the_later_of_two_wins_even_while_a_shard_is_away(tmp_path: Path) -> Non
         run.fill(1, 60, actor=1)
         old, new = run.sampler(), run.sampler()
         quiet(old)
+        owned = run.shards[0].owner()
         servers[1].freeze()
         quiet(old)
         new.rebuild()  # takes the first shard only
         assert new.size == 60
         servers[1].thaw()
         ingest_until(new, lambda: new.size == 120, "the other one")
-        assert run.shards[1].owner().epoch == run.shards[0].owner().epoch == 2
+        assert run.shards[1].owner() == run.shards[0].owner() > owned
         with pytest.raises(StaleOwner):
             ingest_until(old, lambda: False, "its end")
+
+
+def test_owners_of_single_shards_follow_each_other_whichever_was_away(tmp_path: Path) -> None:
+    """Nobody is taken for a stale owner by a note of somebody before, which was in a shard that was away."""
+    with faulty_servers(tmp_path) as servers:
+        run = faulty_run(servers)
+        run.fill(0, 60, actor=0)
+        run.fill(1, 60, actor=1)
+        run.sampler().take_ownership()
+        servers[0].kill()
+        run.sampler().take_ownership()
+        servers[0].start()
+        servers[1].kill()
+        last = run.sampler()
+        last.rebuild()
+        servers[1].start()
+        ingest_until(last, lambda: last.size == 120, "the other shard, which somebody took alone before")
+
+
+def test_a_sign_of_life_lasts_as_long_as_its_owner_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replay.ownership.SIGN_EVERY_S", 0.0)
+    with faulty_servers(tmp_path) as servers:
+        run = faulty_run(servers)
+        run.fill(0, 60, actor=0)
+        stored = [StoredShard(url, run=run.name, index=i) for i, url in enumerate(run.urls)]
+
+        def seen() -> list[bool]:
+            return [shard.has_owner_at_work() for shard in stored]
+
+        assert seen() == [False, False]
+        old = run.sampler()
+        old.take_ownership()
+        assert seen() == [True, True], "before anything is read, which may take long"
+        assert all(0 < server.client.ttl(stored[i].alive_key) <= 300 for i, server in enumerate(servers))
+        for i, server in enumerate(servers):
+            server.client.expire(stored[i].alive_key, 5)
+        old.ingest()
+        quiet(old)
+        assert all(server.client.ttl(stored[i].alive_key) > 200 for i, server in enumerate(servers))
+        new = run.sampler()
+        new.take_ownership()
+        with pytest.raises(StaleOwner):
+            old.ingest()
+        old.close()
+        assert seen() == [True, True], "they are the other one's"
+        servers[0].kill()
+        new.ingest()
+        new.close()
+        assert not stored[1].has_owner_at_work()
 
 
 def test_a_note_that_is_lost_with_a_files_end_is_written_again(tmp_path: Path) -> None:
@@ -131,12 +185,13 @@ def test_a_note_that_is_lost_with_a_files_end_is_written_again(tmp_path: Path) -
         size = servers[0].size
         sampler = run.sampler()
         quiet(sampler)
+        note = run.shards[0].owner()
         servers[0].kill()
         servers[0].cut(size)
         servers[0].start()
         assert run.shards[0].owner() == Owner()
         ingest_until(sampler, lambda: sampler.size == 60, "the shard")
-        assert run.shards[0].owner().epoch == 1
+        assert run.shards[0].owner() == note
         quiet(sampler)
 
 

@@ -21,7 +21,7 @@ with atheris.instrument_imports(include=["replay"]):
     from tests.helpers.hostile_log import KINDS, HostileLog
     from tests.helpers.servers import SIGNATURE, fresh_run, make_shards, same_segment
 
-NAMES = [b"id", b"n", b"s", b"b", b"x"]
+NAMES = [b"id", b"n", b"s", b"b", b"t", b"x"]
 
 
 def write(data: atheris.FuzzedDataProvider, hostile: HostileLog) -> None:
@@ -61,6 +61,7 @@ def check(reader: LogReader, hostile: HostileLog, limit: int) -> None:
     assert all(same_segment(one.segment, put) for one, put in zip(received, hostile.good, strict=True))
     counted = {name: n for name, n in reader.counters.items() if n and name not in ("items", "bytes")}
     assert counted == dict(hostile.expected), (counted, hostile.expected)
+    assert (reader.accounts.lost_items, reader.accounts.unread_items) == (hostile.lost, 0)
 
 
 if __name__ == "__main__":

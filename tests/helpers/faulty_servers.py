@@ -1,6 +1,7 @@
 """Real servers in a test's hands: killed, frozen, started again, and robbed of the end of their files."""
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import psutil
+import pytest
 import redis
 
 from replay.errors import WriterStopped
@@ -82,6 +85,23 @@ class FaultyServer:
         """It goes on where it was."""
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
+
+    def limit_file(self, size: int = psutil.RLIM_INFINITY) -> None:
+        """Limit the size of its file, as a stand-in for the disk's end: past that it refuses every write."""
+        assert self.process is not None
+        psutil.Process(self.process.pid).rlimit(psutil.RLIMIT_FSIZE, (size, psutil.RLIM_INFINITY))
+
+    def refuses(self) -> bool:
+        """Whether it takes no writes because of its disk."""
+        try:
+            self.client.set("other", "x" * 100)
+        except redis.ResponseError as error:
+            return "MISCONF" in str(error)
+        return False
+
+    def is_rewriting(self) -> bool:
+        """Whether it makes a new append-only file."""
+        return bool(self.client.info("persistence")["aof_rewrite_in_progress"])
 
     @property
     def file(self) -> Path:
@@ -201,3 +221,9 @@ def check_accounts(run: Run, sampler: Sampler, acknowledged: Iterable[SegmentIde
     parts = {name: values[name] for name in ("size", "parked", "evicted", "lost", "unread")}
     assert items == sum(parts.values()), (items, parts)
     assert known == {name: values[name] for name in known}
+
+
+def said(caplog: pytest.LogCaptureFixture, module: str, *texts: str) -> bool:
+    """Whether a module has warned in a line with all these texts in it."""
+    lines = [r.getMessage() for r in caplog.records if (r.name, r.levelno) == (module, logging.WARNING)]
+    return any(all(text in line for text in texts) for line in lines)

@@ -4,7 +4,9 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+from replay.records import parse_entry
 from replay.segment import encode
+from replay.segment_header import MAX_STEPS
 from replay.shard import Shard
 from replay.types import Segment, SegmentIdentity, Signature
 from tests.helpers.fuzzing import log_fields
@@ -32,18 +34,23 @@ KINDS = (
     "fewer actions",
     "row of noise",
     "huge numbers",
+    "huge total",
+    "bold total",
 )
 """What `HostileLog.put` knows."""
 
 
 class HostileLog:
-    """Writes rows and segments of one run past every check; `expected` is what a reader must count."""
+    """Writes rows and segments of one run past every check; `expected` is what a reader must count, and
+    `lost` the items of segments that it must count as lost.
+    """
 
     def __init__(self, shard: Shard, run: str, signature: Signature = SIGNATURE) -> None:
         self.shard, self.run, self.signature = shard, run, signature
         self.client = shard._client
         self.log = f"apexpert:{{{run}:{shard.index}}}:log"
         self.expected: Counter[str] = Counter()
+        self.lost = 0
         self.good: list[Segment] = []
         self._seq = 0
 
@@ -63,13 +70,25 @@ class HostileLog:
             case "copy" | "row of noise":
                 self.client.xadd(self.log, fields or {b"what": b"ever"})
                 self.expected["stray"] += 1
-            case "missing" | "huge numbers":
-                numbers = (8, 10, 500) if kind == "missing" else (HUGE, HUGE, HUGE)
-                self._row(log_fields(identity, *numbers), "missing")
+            case "missing":
+                self._row(log_fields(identity, 8, 10, 500), "missing")
+            case "bold total":  # as much as its writer could have written by then, over nothing
+                most = {"t": MAX_STEPS * (identity.seq + 1)}
+                self._row(log_fields(identity, MAX_STEPS, MAX_STEPS, 500) | most, "missing")
+            case "huge total":
+                self._row(log_fields(identity, 8, 10, 500) | {"t": 2**61}, "stray")
+            case "huge numbers":
+                numbers = [(HUGE, HUGE, HUGE), (MAX_STEPS + 1, MAX_STEPS + 1, 500), (8, 10_000, 500)]
+                self._row(log_fields(identity, *numbers[len(noise) % 3]), "stray")
             case "other run" | "other version" | "other shape" | "smaller stack" | "fewer actions":
                 self._foreign(kind, segment, data)
             case _:
                 self._deform(kind, segment, data, noise)
+
+    def foresee(self, identity: SegmentIdentity, items: int) -> None:
+        """Name a segment that somebody else may write later, and say anything of it."""
+        total = {"t": MAX_STEPS * (identity.seq + 1)}
+        self.client.xadd(self.log, log_fields(identity, items, items, 500) | total)
 
     def clean_up(self) -> None:
         """Delete the run's keys, which others on the server could stumble over."""
@@ -119,7 +138,10 @@ class HostileLog:
     def _commit(self, segment: Segment, data: bytes, expected: str) -> None:
         self.shard.commit(segment.identity, data, segment.num_items, segment.num_steps)
         self.expected[expected] += 1
+        self.lost += segment.num_items if expected not in ("segments", "duplicates") else 0
 
     def _row(self, fields: dict[str, Any], expected: str) -> None:
         self.client.xadd(self.log, fields)
         self.expected[expected] += 1
+        row = {name.encode(): str(value).encode() for name, value in fields.items()}
+        self.lost += parse_entry(b"1-0", row).num_items

@@ -14,11 +14,12 @@ from tests.helpers.deadline import until
 
 
 class Authority:
-    """A certificate authority of its own, with a certificate for 127.0.0.1; PEM files in `folder`."""
+    """A certificate authority of its own, with certificates for 127.0.0.1 and a client; PEMs in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.certificate = folder / "ca.pem"
         self.server = (folder / "server.pem", folder / "server.key")
+        self.client = (folder / "client.pem", folder / "client.key")
         folder.mkdir()
         key = folder / "ca.key"
         new_key = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
@@ -26,6 +27,10 @@ class Authority:
         _openssl(
             f"{new_key} -keyout {self.server[1]} -out {self.server[0]} -subj /CN=test-server"
             f" -addext subjectAltName=IP:127.0.0.1 -CA {self.certificate} -CAkey {key}"
+        )
+        _openssl(
+            f"{new_key} -keyout {self.client[1]} -out {self.client[0]} -subj /CN=test-client"
+            f" -CA {self.certificate} -CAkey {key}"
         )
 
 
@@ -41,10 +46,16 @@ def a_free_port() -> int:
 
 
 @contextmanager
-def tls_proxy(authority: Authority, path: str) -> Iterator[int]:
-    """A port of 127.0.0.1 that speaks TLS and hands everything on to the server on the socket `path`."""
+def tls_proxy(authority: Authority, path: str, *, asks_clients: bool = False) -> Iterator[int]:
+    """A port of 127.0.0.1 that speaks TLS and hands everything on to the server on the socket `path`.
+
+    With `asks_clients` it takes only those with a certificate of the authority.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*authority.server)
+    if asks_clients:
+        context.load_verify_locations(authority.certificate)
+        context.verify_mode = ssl.CERT_REQUIRED
     with socket.create_server(("127.0.0.1", 0)) as door:
 
         def serve() -> None:

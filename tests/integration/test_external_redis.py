@@ -1,8 +1,8 @@
-"""The command on a Redis with a password: who sees it, and a resume that lost a part of its replay."""
+"""The command on a Redis with a password, also over TLS: who sees it, and a resume that lost some replay."""
 
 import re
 import secrets
-import socket
+import shutil
 import stat
 import subprocess
 import threading
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import ray
 import redis
 
 from deploy.cli.main import main
@@ -19,6 +20,7 @@ from tests.helpers.access import files_with, seen_of_processes
 from tests.helpers.deadline import until
 from tests.helpers.runs import CATCH, flags
 from tests.helpers.servers import server_programs
+from tests.helpers.tls import Authority, a_free_port, tls_proxy
 
 PASSWORD = secrets.token_hex(16)
 
@@ -33,11 +35,9 @@ def answers(client: redis.Redis) -> bool:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[redis.Redis]:
     """A server of the user's own, with a password."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = a_free_port()
     (tmp_path / "redis.conf").write_text(
-        f"port {port}\nbind 127.0.0.1\nrequirepass {PASSWORD}\ndir {tmp_path}\n"
+        f"port {port}\nbind 127.0.0.1\nunixsocket {tmp_path}/s\nrequirepass {PASSWORD}\ndir {tmp_path}\n"
     )
     process = subprocess.Popen(
         [server_programs()["valkey"], str(tmp_path / "redis.conf")], stdout=subprocess.DEVNULL
@@ -50,15 +50,31 @@ def server(tmp_path: Path) -> Iterator[redis.Redis]:
     process.wait()
 
 
+@pytest.fixture(params=["plain", "tls"])
+def url(request: pytest.FixtureRequest, server: redis.Redis, tmp_path: Path) -> Iterator[str]:
+    """The server's, with the password; by TLS with a CA of its own, which asks for a client's certificate."""
+    if request.param == "plain":
+        yield f"redis://:{PASSWORD}@127.0.0.1:{server.connection_pool.connection_kwargs['port']}"
+        return
+    if shutil.which("openssl") is None:
+        pytest.skip("certificates are made by the openssl program, which is not here")
+    authority = Authority(tmp_path / "authority")
+    certificate, key = authority.client
+    with tls_proxy(authority, str(tmp_path / "s"), asks_clients=True) as port:
+        files = f"ssl_ca_certs={authority.certificate}&ssl_certfile={certificate}&ssl_keyfile={key}"
+        yield f"rediss://:{PASSWORD}@127.0.0.1:{port}?{files}"
+
+
 @contextmanager
-def watched_arguments() -> Iterator[list[bytes]]:
-    """While it lasts: the arguments of all processes that hold the password, as anybody could see them."""
+def watched(*kinds: str) -> Iterator[list[bytes]]:
+    """While it lasts: what others may see of processes (arguments, environment) that holds the password."""
     found: list[bytes] = []
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(0.1):
-            found.extend(text for text in seen_of_processes("cmdline") if PASSWORD.encode() in text)
+            for kind in kinds:
+                found.extend(text for text in seen_of_processes(kind) if PASSWORD.encode() in text)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -69,15 +85,26 @@ def watched_arguments() -> Iterator[list[bytes]]:
         watcher.join()
 
 
+def ray_folder() -> Path:
+    """Where the Ray that this process is connected to writes its logs and everything else."""
+    node = ray._private.worker._global_node
+    assert node is not None
+    folder = Path(node.get_session_dir_path())
+    assert files_with(b"Supervisor", folder), "it tells of the run"
+    return folder
+
+
 def test_the_password_is_in_one_private_file_and_a_loss_is_told(
     server: redis.Redis,
+    url: str,
     shared_ray: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    port = server.connection_pool.connection_kwargs["port"]
-    monkeypatch.setenv("APEXPERT_REDIS_URLS", f"redis://:{PASSWORD}@127.0.0.1:{port}")
+    scheme = url.partition(":")[0]
+    (tmp_path / "urls").write_text(url)
+    monkeypatch.setenv("APEXPERT_REDIS_URLS", url if scheme == "redis" else f"@{tmp_path / 'urls'}")
     short = {
         "total_env_steps": 560,
         "runs_dir": str(tmp_path / "runs"),
@@ -85,20 +112,24 @@ def test_the_password_is_in_one_private_file_and_a_loss_is_told(
         "ray_address": shared_ray,
     }
     argv = flags(CATCH | {"run": CATCH["run"] | short})
-    with watched_arguments() as seen:
+    with watched(*(["cmdline"] if scheme == "redis" else ["cmdline", "environ"])) as seen:
         assert main(["train", *argv]) == 0
     assert seen == []
     folder = RunFolder(tmp_path / "runs" / "r")
     printed = capsys.readouterr()
-    assert "urls=redis://:***@127.0.0.1" in printed.out
+    assert f"urls={scheme}://:***@127.0.0.1" in printed.out
     assert PASSWORD not in printed.out + printed.err
     assert files_with(PASSWORD.encode(), folder.path) == [folder.urls_path]
+    assert files_with(PASSWORD.encode(), ray_folder()) == []
     assert stat.S_IMODE(folder.urls_path.stat().st_mode) == 0o600
 
     monkeypatch.delenv("APEXPERT_REDIS_URLS")
     server.delete(*server.scan_iter("apexpert:{r:0}:seg:0.0.1*"))
-    assert main(["resume", str(folder.path), "--total-env-steps", "600"]) == 0
+    with watched("cmdline", "environ") as seen:
+        assert main(["resume", str(folder.path), "--total-env-steps", "600"]) == 0
+    assert seen == []
     printed = capsys.readouterr()
     assert re.search(r"resume from update-0000000\d\d is not exact: \d+ items are gone since", printed.out)
     assert PASSWORD not in printed.out + printed.err
     assert files_with(PASSWORD.encode(), folder.path) == [folder.urls_path]
+    assert files_with(PASSWORD.encode(), ray_folder()) == []

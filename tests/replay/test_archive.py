@@ -13,8 +13,10 @@ from replay.archive import Archive, ArchiveError, export_run, import_run
 from replay.segment import decode
 from replay.stored_shard import StoredShard
 from replay.verification import verify
+from replay.writer import Writer
 from tests.helpers.samplers import Run, ingest_all, new_run, same_batches
 from tests.helpers.servers import fresh_run, server_programs, shared_urls
+from tests.helpers.streams import FRAME_SHAPE, random_stream
 from tests.replay.test_inventory import everything, filled, stored_shards
 
 
@@ -92,6 +94,24 @@ def test_a_sampler_goes_on_exactly_under_another_name(urls: list[str], tmp_path:
         one, other = sampler.sample(), restored.sample()
         assert same_batches(one, other)
         copy.check(restored, other)
+
+
+def test_writers_accounts_come_along(urls: list[str], tmp_path: Path) -> None:
+    """What a writer had written in all by each entry: by it a sampler of a copy counts what it never saw."""
+    run = new_run(urls)
+    writer = Writer(run.shards, run=run.name, signature=run.signature)
+    for segment in run.record(random_stream(0, 90, frame_shape=FRAME_SHAPE)):
+        writer.write(segment, wait=False)
+    writer.close()
+    export_run(stored_shards(run), tmp_path / "out", run=run.name)
+    copy = new_run(urls)
+    import_run(Archive(tmp_path / "out"), stored_shards(copy), run=copy.name)
+    totals = [
+        {e.identity: e.total for shard in stored_shards(one) for page in shard.entries() for e in page}
+        for one in (run, copy)
+    ]
+    assert totals[0] == totals[1]
+    assert max(totals[0].values()) == sum(len(items) for items in run.items.values()) > 0
 
 
 def flip(path: Path) -> None:

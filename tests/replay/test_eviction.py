@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay import shard_tail
+from replay.eviction import HIGH_WATER, LOW_WATER
 from replay.frame_store import HostFrameStore
 from replay.items import ItemTable
 from replay.segment import decode_header, encode
+from replay.shard_tail import Memory
 from replay.types import SegmentIdentity, Signature
 from replay.writer import Writer
 from tests.helpers.deadline import until
@@ -201,6 +203,31 @@ def test_by_encoded_bytes_the_oldest_of_all_shards_leave() -> None:
     assert smaller.table.num_bytes < largest
     too_large = [identity for identity in held if sizes[identity] == largest]
     assert smaller.metrics()["replay/rejected_indexed"] == len(too_large)
+
+
+def test_a_run_frees_its_share_of_what_is_too_much() -> None:
+    """Another run that holds three times as much frees three times as much."""
+    run = new_run(shared_urls())
+    sampler = run.sampler()
+    for actor in range(20):
+        run.fill(0, 100, actor=actor)
+    ingest_all(sampler)
+    table, eviction = sampler.table, sampler._follower.eviction
+    own = table.bytes_of(0)
+    assert own == table.num_bytes > 0 == table.bytes_of(1)
+    too_much = 0.3 * own
+    eviction.relieve({0: Memory(4 * own, int((4 * own - too_much) / LOW_WATER))})
+    largest = int(table.slots["num_bytes"].max())
+    assert too_much / 4 <= own - table.num_bytes <= too_much / 4 + largest
+    assert 0 in eviction.due([0])  # whether the others did their part shows at the next look
+    eviction.relieve({0: Memory(4 * own, int(4 * own / HIGH_WATER) + 1)})
+    assert 0 not in eviction.due([0])
+    while table.num_segments:
+        before = table.num_segments
+        eviction.relieve({0: Memory(10**9, 10**6)})  # next to nothing of it is its own
+        assert table.num_segments < before
+    eviction.relieve({0: Memory(10**9, 10**6)})
+    assert 0 not in eviction.due([0])
 
 
 def test_memory_is_looked_at_rarely(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,9 @@ from replay.types import Batch, Segment
 from tests.helpers import brute_force
 from tests.helpers.brute_force import RecordedStep
 from tests.helpers.recording import RecordedAtari
-from tests.helpers.samplers import Run, ingest_all, replay_config, same_batches, small_signature
+from tests.helpers.samplers import Run, ingest_all, new_run, replay_config, same_batches, small_signature
 from tests.helpers.servers import shared_urls
-from tests.helpers.streams import streams
+from tests.helpers.streams import random_stream, streams
 
 SMALL_STORE = 1_000_000
 """Bytes for a few segments' frames."""
@@ -209,6 +209,46 @@ def test_recorded_atari_is_the_brute_force(
                 batch = sampler.sample()
                 run.check(sampler, batch)
                 sampler.update_priorities(batch.leaf, batch.generation, rng.exponential(size=32) ** 3)
+
+
+def three_runs(urls: list[str]) -> tuple[list[Run], list[Segment]]:
+    """Three runs that expect the same segments, which are not written yet, of six streams in any order."""
+    runs = [new_run(urls[:2], capacity=500, segment_steps=12) for _ in range(3)]
+    for one in runs[1:]:
+        one.segments, one.items = runs[0].segments, runs[0].items
+    for actor in range(6):
+        runs[0].record(random_stream(actor, 250, end=0.04, drain=0.02), actor=actor)
+    segments = list(runs[0].segments.values())
+    return runs, [segments[i] for i in np.random.default_rng(5).permutation(len(segments))]
+
+
+def test_batches_are_the_same_with_any_store_while_everything_changes(urls: list[str]) -> None:
+    """In step: segments come, the oldest leave and priorities are set, all between the draws."""
+    runs, waiting = three_runs(urls)
+    some = 12 * max(segment.frames.nbytes for segment in waiting)
+    samplers = [run.sampler(store_bytes=size) for run, size in zip(runs, (None, some, 0), strict=True)]
+    random = np.random.default_rng(6)
+    while waiting:
+        count, shard = random.integers((1, 0), (8, 2)).tolist()
+        new, waiting = waiting[:count], waiting[count:]
+        for run, sampler in zip(runs, samplers, strict=True):
+            run.write(new, shard)
+            ingest_all(sampler)
+        for _ in range(3):
+            batches = [sampler.sample() for sampler in samplers]
+            runs[0].check(samplers[0], batches[0])
+            assert same_batches(batches[0], batches[1])
+            assert same_batches(batches[0], batches[2])
+            priorities = random.exponential(size=32) ** 3
+            for sampler, batch in zip(samplers, batches, strict=True):
+                sampler.update_priorities(batch.leaf, batch.generation, priorities)
+    metrics = [sampler.metrics() for sampler in samplers]
+    misses = [one.pop("replay/frame_store_misses") for one in metrics]
+    held = [one.pop("replay/frame_store_bytes") for one in metrics]
+    assert metrics[0] == metrics[1] == metrics[2]
+    assert metrics[0]["replay/evicted"] > 500
+    assert misses[0] == 0 < misses[1] < misses[2] == samplers[2].sampled
+    assert held[0] > held[1] > held[2] == 0
 
 
 def test_draws_while_actors_play_are_the_brute_force(recorded: RecordedAtari) -> None:

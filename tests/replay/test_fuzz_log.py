@@ -15,10 +15,12 @@ from replay.errors import ShardError, SignatureMismatch
 from replay.log_reader import LogReader, ReceivedSegment
 from replay.records import parse_entry, parse_ticket
 from replay.rejections import REJECTED
+from replay.segment_header import MAX_STEPS
 from replay.types import SegmentIdentity
+from tests.helpers.faulty_servers import Scribe, quiet
 from tests.helpers.fuzzing import log_fields
 from tests.helpers.hostile_log import KINDS, HostileLog
-from tests.helpers.samplers import new_run
+from tests.helpers.samplers import Run, new_run
 from tests.helpers.servers import SIGNATURE, fresh_run, make_shards, same_segment, shared_urls
 
 NAMES = st.sampled_from([b"id", b"n", b"s", b"b", b"x"])
@@ -92,6 +94,49 @@ def test_every_kind_is_told_apart_and_the_rest_is_read(
     assert all(same_segment(one.segment, put) for one, put in zip(received, hostile.good, strict=True))
     counted = {name: n for name, n in reader.counters.items() if n and name not in ("items", "bytes")}
     assert counted == dict(hostile.expected)
+    assert (reader.accounts.lost_items, reader.accounts.unread_items) == (hostile.lost, 0)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.lists(THINGS.filter(lambda thing: thing[0] != "good"), min_size=1, max_size=20),
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 11), st.sampled_from([1, 8, MAX_STEPS]))),
+)
+def test_accounts_of_honest_writers_are_exact_beside_any_rows(
+    things: list[tuple[str, bytes, dict[bytes, bytes]]], foreseen: list[tuple[int, int, int]]
+) -> None:
+    """Also where rows name their segments before they do, and while the oldest segments leave."""
+    run = new_run(shared_urls()[:2], capacity=100, segment_steps=8)
+    sampler, scribes = run.sampler(store_bytes=0), [Scribe(run, 100, actor=actor) for actor in range(2)]
+    hostile = HostileLog(run.shards[0], run.name, run.signature)
+    for actor, seq, items in foreseen:
+        hostile.foresee(SegmentIdentity(actor, 0, seq), items)
+    sampler.rebuild()
+    metrics = sampler.metrics()
+    assert metrics["replay/missing"] == len(foreseen)
+    assert (metrics["replay/lost"] <= MAX_STEPS * len(foreseen), metrics["replay/unread"]) == (True, 0)
+    for kind, noise, fields in things:
+        hostile.put(kind, noise, None if ours(fields) else fields)
+        for scribe in scribes:
+            scribe.write(1)
+        sampler.ingest()
+        run.check(sampler, sampler.sample())
+    for scribe in scribes:
+        scribe.write()
+    quiet(sampler)
+    metrics = sampler.metrics()
+    assert metrics["replay/size"] + metrics["replay/evicted"] == sum(map(len, run.items.values()))
+    assert (metrics["replay/lost"], metrics["replay/unread"]) == (hostile.lost, 0)
+    assert metrics["replay/missing"] == len(foreseen) + hostile.expected["missing"]
+    run.check(sampler, sampler.sample())
+    assert stored(run) == set(sampler.table.slot_of)
+    hostile.clean_up()
+    sampler.close()
+
+
+def stored(run: Run) -> set[SegmentIdentity]:
+    """The honest writers' segments that the servers have."""
+    return {name for name in run.segments for shard in run.shards if shard.fetch([name])[0] is not None}
 
 
 def test_a_sampler_among_all_kinds_draws_only_what_is_right(caplog: pytest.LogCaptureFixture) -> None:

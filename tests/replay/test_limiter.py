@@ -355,6 +355,21 @@ def test_backlog_is_not_granted_again(shards: list[Shard], run_name: str) -> Non
     assert settled(reader, shards[1]) > ticket - SEGMENT
 
 
+def test_one_segment_may_come_where_nothing_is_left_to_draw(shards: list[Shard], run_name: str) -> None:
+    tickets = [shard.reserve(SegmentIdentity(0, 0, i), SEGMENT)[0] for i, shard in enumerate(shards)]
+    reader = LogReader(shards, run=run_name, signature=SIGNATURE)
+    edge = limiter().max_inserts(0)
+
+    def granted(rules: Limiter, *, empty: bool) -> int:
+        Allowance(reader.tails, rules).refresh(books_of(reader.look(10)), edge, 0, empty=empty)
+        ends = zip(shards, tickets, strict=True)
+        return sum(settled(reader, shard) > end - SEGMENT for shard, end in ends)
+
+    assert granted(limiter(), empty=False) == 0
+    assert granted(limiter(total_env_steps=edge), empty=True) == 0  # the run has all it wanted
+    assert granted(limiter(), empty=True) == 1
+
+
 def settled(reader: LogReader, shard: Shard) -> int:
     """What a shard allows once it has heard everything."""
     for tail in reader.tails:

@@ -11,6 +11,7 @@ from replay.segment import encode
 from replay.sequences import SeenSequences
 from replay.shard import LOG_START, Shard
 from replay.types import Segment, SegmentIdentity
+from tests.helpers.fuzzing import log_fields
 from tests.helpers.servers import SIGNATURE, make_segment, same_segment
 
 
@@ -204,6 +205,25 @@ class TestRejection:
         put(shards[1], make_segment(1), run_name)
         reader.poll(10)
         assert reader.accounts.unread_items == 8
+
+    def test_a_row_is_believed_within_reason_and_its_total_only_with_its_segment(
+        self, reader: LogReader, shards: list[Shard], run_name: str
+    ) -> None:
+        segment, log = make_segment(3), f"apexpert:{{{run_name}:0}}:log"
+        row = log_fields(segment.identity, 8, 10, 500)
+        for beyond in ({"n": 2**13 + 1}, {"s": 2**13 + 2**10}, {"t": 2**15 + 1}):
+            shards[0]._client.xadd(log, row | beyond)
+        assert reader.poll(10) == []
+        assert (reader.counters["stray"], reader.accounts.lost_items) == (3, 0)
+        shards[0]._client.xadd(log, row | {"n": 2**13, "s": 2**13, "t": 2**15})
+        assert reader.poll(10) == []
+        accounts = reader.accounts
+        assert (reader.counters["missing"], accounts.lost_items, accounts.unread_items) == (1, 2**13, 0)
+        data = encode(segment, run_name, SIGNATURE)
+        shards[0].commit(segment.identity, data, segment.num_items, segment.num_steps, 32)
+        assert sequence(reader.poll(10)) == [(0, 3)]
+        assert (accounts.lost_items, accounts.unread_items) == (0, 24)
+        assert all(name is None for _, name in reader.tails[0].unindexed)
 
 
 class TestState:

@@ -9,13 +9,15 @@ import pytest
 import redis
 
 from replay.access import CLIENT_COMMANDS, client_rules
+from replay.archive import Archive, export_run, import_run
 from replay.errors import ShardError, StaleOwner
+from replay.inventory import take_inventory
 from replay.records import Owner
 from replay.segment import encode
 from replay.servers import EmbeddedServers
-from replay.shard import Shard
 from replay.shards import connect_shards
 from replay.stored_shard import StoredShard
+from replay.verification import verify
 from replay.writer import Writer
 from tests.helpers.access import client_of
 from tests.helpers.deadline import until
@@ -26,6 +28,8 @@ from tests.helpers.streams import FRAME_SHAPE, random_stream
 DOCUMENT = Path(__file__).parents[2] / "docs" / "security.md"
 NOT_OURS = {"auth", "config", "config|resetstat"}
 """What a connection begins with (an ACL does not ask about it), and this test's own command."""
+TOLD_ONLY = {"xdel"}
+"""The owner deletes without waiting for the answers, and goes on where it may not."""
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +135,67 @@ def test_the_documented_line_makes_a_user_who_can_do_everything(servers: Embedde
     whole_cycle(urls)
 
 
-def test_a_missing_command_is_told_in_a_line_that_says_where_to_look(servers: EmbeddedServers) -> None:
-    tester = client_of(url_of_tester(servers.urls[0]))
-    rules = [rule for rule in client_rules().split() if rule != "+xadd"]
-    tester.execute_command("ACL", "SETUSER", "less", "reset", "on", ">pw", *rules)
-    url = servers.urls[0].replace("//apexpert:", "//less:").replace(password(servers), "pw")
-    with pytest.raises(ShardError, match=r"no permissions .*xadd.*docs/security\.md") as caught:
-        Shard(url, run="r", index=0).commit((0, 0, 1), b"x", 1, 1)  # type: ignore[arg-type]
-    assert "\n" not in str(caught.value)
+def everything_once(urls: Sequence[str], folder: Path) -> bool:
+    """Own, write, draw, evict, look, check, move and delete, with nothing that could wait for ever.
+
+    Returns whether the owner left the shards as it should.
+    """
+    for shard in connect_shards(urls, run="once"):
+        shard.ping()
+        shard.info()
+    run = new_run(urls, capacity=60)
+    sampler = run.sampler(store_bytes=0)
+    sampler.take_ownership()
+    with pytest.raises(StaleOwner):
+        run.shards[0].take(Owner(1, "stale"))
+    sampler.ingest()
+    writer = Writer(run.shards, run=run.name, signature=run.signature)
+    segments = run.record(random_stream(1, 200, frame_shape=FRAME_SHAPE), actor=1)
+    for segment in segments:
+        writer.write(segment, wait=False)
+    run.shards[0].reserve(segments[0].identity, 16)
+    run.shards[0].ticket_state(segments[0].identity)
+    run.shards[0].drop_outstanding([segments[0].identity])
+    ingest_all(sampler)
+    assert sampler.metrics()["replay/evicted"] > 0
+    sampler.refresh_allowance()
+    run.check(sampler, sampler.sample())
+    sampler.close()
+    stored = [StoredShard(url, run=run.name, index=i) for i, url in enumerate(urls)]
+    clean = not any([shard.has_owner_at_work() for shard in stored])
+    clean = clean and take_inventory(stored).items == sampler.size and not verify(stored, run=run.name).wrong
+    export_run(stored, folder, run=run.name)
+    assert sum(shard.delete() for shard in stored) > 0
+    import_run(Archive(folder), stored, run=run.name)
+    assert sum(shard.delete() for shard in stored) > 0
+    return clean
+
+
+def urls_of_less(servers: EmbeddedServers, without: str) -> list[str]:
+    """URLs of a user who may do everything but this command."""
+    rules = [rule for rule in client_rules().split() if rule != f"+{without}"]
+    for url in servers.urls:
+        words = ["ACL", "SETUSER", "less", "reset", "on", ">pw", *rules]
+        client_of(url_of_tester(url)).execute_command(*words)
+    return [url.replace("//apexpert:", "//less:").replace(password(servers), "pw") for url in servers.urls]
+
+
+def test_a_user_who_may_do_everything_gets_through(servers: EmbeddedServers, tmp_path: Path) -> None:
+    assert everything_once(urls_of_less(servers, "nothing"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("command", CLIENT_COMMANDS)
+def test_each_command_that_is_refused_is_told(
+    servers: EmbeddedServers, tmp_path: Path, caplog: pytest.LogCaptureFixture, command: str
+) -> None:
+    """In an error, or in a warning where the owner goes on."""
+    raised = ""
+    try:
+        everything_once(urls_of_less(servers, command), tmp_path / "out")
+    except ShardError as error:
+        raised = str(error)
+        assert "\n" not in raised
+    lines = [raised, *(record.getMessage() for record in caplog.records)]
+    said = [line for line in lines if "docs/security.md" in line and command in line.lower()]
+    assert said, lines
+    assert raised or command in TOLD_ONLY

@@ -85,6 +85,22 @@ def test_certificates_that_do_not_fit_are_told_at_once(
         assert "cannot be read" in text
 
 
+def test_a_servers_clients_have_certificates_too(authority: Authority, tmp_path: Path) -> None:
+    other = Authority(tmp_path / "other")
+    user, _, path = shared_urls()[0].partition("://")[2].partition("@")
+    with tls_proxy(authority, path, asks_clients=True) as port:
+        url = f"rediss://{user}@127.0.0.1:{port}/0?ssl_ca_certs={authority.certificate}"
+
+        def with_client(certificate: Path, key: Path) -> str:
+            return f"{url}&ssl_certfile={certificate}&ssl_keyfile={key}"
+
+        work(with_client(*authority.client))
+        for mistaken in (url, with_client(*other.client)):
+            assert "it does not take the client's certificate, or asks for one" in refusal(mistaken)
+        assert "do not belong together" in refusal(with_client(authority.client[0], other.client[1]))
+        assert "cannot be read" in refusal(with_client(authority.client[0], tmp_path / "no.key"))
+
+
 def test_nothing_there_is_tried_again_as_without_tls(authority: Authority) -> None:
     url = f"rediss://127.0.0.1:{a_free_port()}?ssl_ca_certs={authority.certificate}"
     with pytest.raises(ShardError, match=r"cannot be reached for 0\.3 s"):

@@ -1,0 +1,26 @@
+"""atheris on reads by byte ranges from a real server: `python -m tests.fuzz.fuzz_ranges [libFuzzer flags]`.
+
+The fuzzer's bytes tamper with one stored segment and say which observations are read; what must hold of them
+is `StoredSegments.check`.
+"""
+
+import atexit
+import sys
+
+import atheris
+
+# Compiled modules, which atheris cannot instrument: so they come first.
+import replay.block_codec
+import replay.columns
+import replay.priority_index
+import replay.transitions  # noqa: F401
+
+with atheris.instrument_imports(include=["replay", "tests.helpers.block_fuzzing"]):
+    from tests.helpers.block_fuzzing import StoredSegments
+
+
+if __name__ == "__main__":
+    stored = StoredSegments()
+    atexit.register(stored.close)
+    atheris.Setup(sys.argv, stored.check)
+    atheris.Fuzz()

@@ -1,0 +1,111 @@
+"""A run on servers of the user's own goes on while one of them is gone, and ends when another owner comes."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.cli.main import main
+from deploy.fleet import RunClient, connect
+from deploy.run_folder import RunFolder
+from replay.records import Owner
+from replay.sampler import Sampler
+from replay.shard import Shard
+from replay.types import Signature
+from tests.helpers.faulty_servers import FaultyServer, faulty_servers
+from tests.helpers.runs import follow, metric
+from tests.helpers.tls import a_free_port
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[list[FaultyServer]]:
+    with faulty_servers(tmp_path / "servers", 0) as servers:
+        for place in "ab":
+            servers.append(FaultyServer(tmp_path / "servers" / place, port=a_free_port(), bind="127.0.0.1"))
+        yield servers
+
+
+def urls_of(servers: list[FaultyServer]) -> tuple[str, ...]:
+    ports = [server.client.config_get("port")["port"] for server in servers]
+    return tuple(f"redis://default:hidden-word@127.0.0.1:{port}" for port in ports)
+
+
+def learns_on(client: RunClient, updates: float, parked_shards: int) -> dict[str, Any]:
+    """The status once it has made that many updates and has so many shards parked."""
+
+    def reached(status: dict[str, Any]) -> bool:
+        parked = metric(status, "replay/parked_shards") == parked_shards
+        parked = parked and bool(metric(status, "replay/parked")) == bool(parked_shards)
+        return parked and metric(status, "progress/updates") >= updates
+
+    return follow(client, reached, f"{updates} updates, {parked_shards} shards parked", 60)
+
+
+def resume_detached(folder: RunFolder) -> RunClient:
+    assert main(["resume", str(folder.path), "--total-env-steps", "1000000", "--detach"]) == 0
+    return connect(folder)
+
+
+def test_a_resume_goes_on_without_a_shard_until_it_is_back_and_until_another_owner_comes(
+    servers: list[FaultyServer],
+    start_run: Callable[..., tuple[RunClient, RunFolder]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("deploy.cli.preflight.ANSWER_SECONDS", 0.3)
+    urls = urls_of(servers)
+    client, folder = start_run(replay__urls=urls, replay__min_size=200, run__name="r")
+    learns_on(client, 40, 0)
+    client.stop()
+    stopped = client.wait_finished(60)
+    client.shutdown()
+    assert stopped["state"] == "stopped", stopped["message"]
+    updates = metric(stopped, "progress/updates")
+
+    for server in servers:
+        server.kill()
+    capsys.readouterr()
+    assert main(["resume", str(folder.path)]) == 2, "no shard at all"
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert "--replay.urls: shard 0 (redis://127.0.0.1:" in said.err
+    servers[0].start()
+    others = ["--replay.urls", *urls, "--name", "new", "--ray-address", folder.load_config().run.ray_address]
+    assert main(["train", "--runs-dir", str(folder.path.parent), *others]) == 2, "a URL with a mistake in it"
+    assert "--replay.urls: shard 1 (redis://127.0.0.1:" in capsys.readouterr().err
+
+    client = resume_detached(folder)
+    try:
+        said = capsys.readouterr()
+        assert "WARNING: shard 1 (redis://127.0.0.1:" in said.out
+        assert "the others go on" in said.out
+        assert "hidden-word" not in said.out + said.err
+        without = learns_on(client, updates + 10, 1)
+        assert "items wait for a shard that does not answer" in " ".join(without["notes"])
+        parked = metric(without, "replay/parked")
+        servers[1].start()
+        whole = learns_on(client, metric(without, "progress/updates") + 10, 0)
+        assert metric(whole, "replay/size") >= metric(without, "replay/size") + parked
+        assert metric(whole, "replay/lost") == 0
+        second_owner_ends(client, folder, urls)
+    finally:
+        client.shutdown()
+
+
+def second_owner_ends(client: RunClient, folder: RunFolder, urls: tuple[str, ...]) -> None:
+    """Somebody starts another sampler on the run's shards: its learner fails, and is not started again."""
+    config = folder.load_config()
+    shards = [Shard(url, run=folder.name, index=index) for index, url in enumerate(urls)]
+    signature = Signature((84, 84), 1, config.replay.n_step, 3)
+    second = Sampler(
+        config.replay, shards, run=folder.name, signature=signature, batch_size=32, samples_per_insert=8.0,
+        seed=1,
+    )  # fmt: skip
+    second.take_ownership()
+    ended = client.wait_finished(60)
+    assert ended["state"] == "failed"
+    assert "belongs to a later sampler: this one ends" in ended["message"]
+    assert ended["message"].count("\n") == 0
+    assert len({shard.owner() for shard in shards} - {Owner()}) == 1, "it took nothing back"
+    second.close()
