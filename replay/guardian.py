@@ -2,8 +2,8 @@
 
 It starts the servers, starts one again that died, and stops them all, gracefully, when told to (SIGTERM) or
 when its owner is gone: then its standard input ends, or its parent is another process. Each server asks the
-kernel for a SIGTERM when the guardian dies, so that no way of killing leaves servers behind. It imports the
-standard library only, to start in a few milliseconds.
+kernel for a SIGTERM when the guardian dies, so that no way of killing leaves servers behind. What it imports
+needs the standard library only, to start in a few milliseconds.
 """
 
 import argparse
@@ -21,6 +21,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+
+from replay.append_only_file import mend
 
 PR_SET_PDEATHSIG = 1
 POLL_S = 0.25
@@ -91,7 +93,14 @@ class Server:
     def plan_start(self) -> None:
         """Set when to start it next: at once after a restart or a long life, else later each time."""
         now = time.monotonic()
-        if self.told_to_stop:
+        mended = 0 if self.told_to_stop else mend(self.log.parent, self.log)
+        if mended:
+            print(
+                f"{self.log.parent}: {mended} bytes of zeros taken out of its file",
+                file=sys.stderr,
+                flush=True,
+            )
+        if self.told_to_stop or mended:
             self.delay = 0.0
         else:
             self.exits += 1

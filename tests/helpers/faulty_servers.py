@@ -106,7 +106,7 @@ class FaultyServer:
     @property
     def file(self) -> Path:
         """The append-only file that is written to."""
-        return max(self.folder.rglob("appendonly*aof"), key=lambda path: (".incr." in path.name, path.name))
+        return max(self.folder.rglob("appendonly*aof"), key=_number)
 
     def cut(self, size: int) -> None:
         """Take off what was written after the file had this size, as a power loss does (while it is down)."""
@@ -116,6 +116,12 @@ class FaultyServer:
     def size(self) -> int:
         """Bytes of its file."""
         return self.file.stat().st_size
+
+
+def _number(file: Path) -> int:
+    """Of `appendonly.aof.10.incr.aof` 10, and less than any for the others (there is one before version 7)."""
+    _, _, *rest = file.name.split(".")
+    return int(rest[0]) if "incr" in rest else -1
 
 
 @contextlib.contextmanager

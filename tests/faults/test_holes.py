@@ -1,0 +1,77 @@
+"""A full disk leaves a hole in a server's file, with which it does not start again; real servers."""
+
+from pathlib import Path
+
+import pytest
+
+from replay.append_only_file import mend
+from replay.servers import EmbeddedServers
+from tests.helpers.deadline import until
+from tests.helpers.faulty_servers import (
+    FaultyServer,
+    Scribe,
+    check_accounts,
+    faulty_run,
+    faulty_servers,
+    ingest_until,
+    quiet,
+)
+from tests.helpers.samplers import new_run
+from tests.helpers.servers import server_programs
+
+
+def starts(server: FaultyServer) -> bool:
+    server.launch()
+    assert server.process is not None
+    until(lambda: server.answers() or server.process.poll() is not None, "its start or its end")
+    return server.process.poll() is None
+
+
+@pytest.mark.parametrize("program", sorted(server_programs()))
+def test_after_a_full_disk_a_server_starts_again(tmp_path: Path, program: str) -> None:
+    """Once its file was rewritten, a write that comes short leaves zeros behind (version 7 and later)."""
+    with faulty_servers(tmp_path, 1, program=program) as servers:
+        run = faulty_run(servers, segment_steps=8)
+        sampler, scribe = run.sampler(), Scribe(run, 600)
+        scribe.write(10)
+        servers[0].client.bgrewriteaof()
+        until(lambda: not servers[0].is_rewriting(), "a new file")
+        scribe.write(10)
+        servers[0].limit_file(servers[0].size + 200)
+        until(servers[0].refuses, "the disk's end")
+        servers[0].limit_file()
+        until(lambda: not servers[0].refuses(), "room")
+        scribe.write(10)
+        quiet(sampler)
+        servers[0].kill()
+        log = tmp_path / "0" / "log"
+        if not starts(servers[0]):
+            assert program == "valkey"
+            assert mend(log.parent, log) > 0
+            assert mend(log.parent, log) == 0
+            assert starts(servers[0])
+        scribe.write(5)
+        ingest_until(sampler, lambda: sampler.metrics()["replay/segments"] == 35, "everything")
+        check_accounts(run, sampler, scribe.acknowledged, lost=0, unread=0, missing=0)
+
+
+def test_embedded_servers_mend_their_files(tmp_path: Path) -> None:
+    options = {"shards": 1, "append_fsync": "everysec", "maxmemory": 64 * 1024**2}
+    with EmbeddedServers(tmp_path / "replay", **options) as servers:
+        run = new_run(servers.urls)
+        segments = run.fill(0, 300, actor=0, end=0.0)
+    file = max(tmp_path.rglob("appendonly*.incr.aof"))
+    content = file.read_bytes()
+    place = content.index(b"*1\r\n$5\r\nMULTI", len(content) // 2)
+    file.write_bytes(content[:place] + bytes(1544) + content[place:])
+    with EmbeddedServers(tmp_path / "replay", **options) as servers:
+        again = new_run(servers.urls)
+        again.name, again.items, again.segments = run.name, run.items, run.segments
+        again.shards = again.shards_again()
+        sampler = again.sampler()
+        assert sampler.rebuild() == 300
+        again.check(sampler, sampler.sample())
+        sampler.close()
+    assert file.read_bytes().startswith(content)
+    assert "1544 bytes of zeros" in (tmp_path / "replay" / "guardian.log").read_text()
+    assert len(segments) > 10
