@@ -8,7 +8,6 @@ from replay.append_only_file import mend
 from replay.servers import EmbeddedServers
 from tests.helpers.deadline import until
 from tests.helpers.faulty_servers import (
-    FaultyServer,
     Scribe,
     check_accounts,
     faulty_run,
@@ -18,13 +17,6 @@ from tests.helpers.faulty_servers import (
 )
 from tests.helpers.samplers import new_run
 from tests.helpers.servers import server_programs
-
-
-def starts(server: FaultyServer) -> bool:
-    server.launch()
-    assert server.process is not None
-    until(lambda: server.answers() or server.process.poll() is not None, "its start or its end")
-    return server.process.poll() is None
 
 
 @pytest.mark.parametrize("program", sorted(server_programs()))
@@ -45,11 +37,11 @@ def test_after_a_full_disk_a_server_starts_again(tmp_path: Path, program: str) -
         quiet(sampler)
         servers[0].kill()
         log = tmp_path / "0" / "log"
-        if not starts(servers[0]):
+        if not servers[0].starts():
             assert program == "valkey"
             assert mend(log.parent, log) > 0
             assert mend(log.parent, log) == 0
-            assert starts(servers[0])
+            assert servers[0].starts()
         scribe.write(5)
         ingest_until(sampler, lambda: sampler.metrics()["replay/segments"] == 35, "everything")
         check_accounts(run, sampler, scribe.acknowledged, lost=0, unread=0, missing=0)

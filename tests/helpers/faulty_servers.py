@@ -15,6 +15,7 @@ import psutil
 import pytest
 import redis
 
+from replay.append_only_file import mend
 from replay.errors import WriterStopped
 from replay.sampler import Sampler
 from replay.shard import Shard
@@ -52,9 +53,21 @@ class FaultyServer:
         self.start()
 
     def start(self) -> None:
-        """Start it on its files, and wait until it answers."""
+        """Start it on its files, mended as the guardian does it, and wait until it answers."""
+        if not self.starts():
+            assert mend(self.folder, self.folder / "log")
+            assert self.starts()
+
+    def starts(self) -> bool:
+        """Start it, and wait until it answers, or ends."""
         self.launch()
-        until(self.answers, "a server that answers", 20.0)
+        until(lambda: self.answers() or not self.is_running, "a server that answers", 20.0)
+        return self.is_running
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its process is there."""
+        return self.process is not None and self.process.poll() is None
 
     def launch(self) -> None:
         """Start it, and do not wait."""
@@ -119,7 +132,7 @@ class FaultyServer:
 
 
 def _number(file: Path) -> int:
-    """Of `appendonly.aof.10.incr.aof` 10, and less than any for the others (there is one before version 7)."""
+    """Of `appendonly.aof.10.incr.aof` 10; less than any for others (before version 7 there is one file)."""
     _, _, *rest = file.name.split(".")
     return int(rest[0]) if "incr" in rest else -1
 
