@@ -3,8 +3,8 @@
 After a rewrite such a server writes its file at a place of its own, not at the file's end. When a write comes
 short, because the disk is full, it takes the part back (ftruncate), but keeps the place: the next write
 leaves a hole of zeros, and the server refuses to load the file ever after ("Bad file format"). Seen with
-Valkey 8.1.8 and Redis 7.0.15. The commands before and after the hole are all there. Standard library only: the guardian runs
-it.
+Valkey 8.1.8 and Redis 7.0.15. The commands before and after the hole are all there. Standard library only:
+the guardian runs it.
 """
 
 import mmap
