@@ -8,6 +8,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from actors.config import ActorConfig, EnvironmentConfig, ExplorationConfig
@@ -117,6 +118,8 @@ def describe_type(annotation: Any) -> str:
     """What a flag of this type takes, in words for an error message."""
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(map(str, get_args(annotation)))
+    if isinstance(annotation, UnionType):  # `... | None`: it may be left away
+        annotation = get_args(annotation)[0]
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return words.get(annotation, "a list of texts")
 

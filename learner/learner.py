@@ -23,6 +23,7 @@ from models.config import NetworkConfig
 from replay.config import ReplayConfig
 from replay.errors import NotEnoughData
 from replay.sampler import RestoreReport, Sampler
+from replay.shard import Shard
 from replay.types import Batch
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ WAIT_SECONDS = (0.001, 0.020)
 
 
 class Learner:
-    """A run's learner. `run`, `save`, `restore` belong to one thread, `metrics` and `mark_dead` to all."""
+    """A run's learner. `run`, `save`, `restore` belong to one thread, the other methods to all."""
 
     def __init__(
         self,
@@ -75,6 +76,7 @@ class Learner:
         )
         self._lock = threading.Lock()
         self._dead: set[tuple[int, int]] = set()
+        self._new_shards: list[Shard] = []
 
     def run(self, should_stop: Callable[[], bool]) -> Literal["finished", "stopped"]:
         """Trains until the run's env steps are inserted and learned from, or until told to stop.
@@ -124,6 +126,11 @@ class Learner:
         """Gives back the allowance of dead (actor, incarnation) pairs at the loop's next turn."""
         with self._lock:
             self._dead |= incarnations
+
+    def add_shard(self, shard: Shard) -> None:
+        """Uses one more shard from the loop's next turn on; its index must be the next one."""
+        with self._lock:
+            self._new_shards.append(shard)
 
     def save(self) -> Path:
         """Writes a checkpoint of everything that a bit-identical continuation needs; returns its folder."""
@@ -233,8 +240,11 @@ class Learner:
             self._publish()  # all that was earned is learned: the actor may go on
         with self._lock:
             dead, self._dead = self._dead, set()
+            new_shards, self._new_shards = self._new_shards, []
         if dead:
             self._sampler.mark_dead(dead)
+        for shard in new_shards:
+            self._sampler.add_shard(shard)
         begun = time.monotonic()
         if arrived := self._sampler.ingest():
             self._wait_seconds = WAIT_SECONDS[0]

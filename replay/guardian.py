@@ -25,6 +25,8 @@ from types import FrameType
 from replay.append_only_file import mend
 
 PR_SET_PDEATHSIG = 1
+ADD = b"+"
+"""The command to run one more server, whose configuration is there; a number stops that one."""
 POLL_S = 0.25
 STOP_LIMIT_S = 30.0
 SYNC_EVERY_S = 1.0
@@ -124,8 +126,11 @@ class Guardian:
         self._folder, self._sockets, self._lock, self._owner = folder, sockets, lock, owner
         self._stopping = False
         self._sync_at = time.monotonic() if sync else math.inf
-        self._folders = [shard_folder(folder, index) for index in range(shards)]
-        self._servers = [Server([server, str(f / "server.conf")], f / "server.log") for f in self._folders]
+        self._server = server
+        self._folders: list[Path] = []
+        self._servers: list[Server] = []
+        for index in range(shards):
+            self._add(index)
 
     def run(self) -> None:
         """Guard until told to stop; then stop the servers and remove their sockets."""
@@ -141,6 +146,11 @@ class Guardian:
             self._stop_servers()
             shutil.rmtree(self._sockets, ignore_errors=True)
             self._write_state()
+
+    def _add(self, index: int) -> None:
+        folder = shard_folder(self._folder, index)
+        self._folders.append(folder)
+        self._servers.append(Server([self._server, str(folder / "server.conf")], folder / "server.log"))
 
     def _watch_signals(self) -> int:
         """A descriptor that is readable after a signal, so that a child's end is seen at once."""
@@ -181,7 +191,10 @@ class Guardian:
             if not text:
                 self._stopping = True
             for word in text.split():
-                self._servers[int(word)].stop()
+                if word == ADD:
+                    self._add(len(self._servers))
+                else:
+                    self._servers[int(word)].stop()
         # A child of the owner may hold the pipe open; the parent's number tells as well.
         if os.getppid() != self._owner:
             self._stopping = True

@@ -23,7 +23,7 @@ from redis.retry import Retry
 from replay.access import network_url, socket_url
 from replay.errors import ServerError, ServersStopped
 from replay.folder_lock import lock_folder
-from replay.guardian import shard_folder, write_atomically
+from replay.guardian import ADD, shard_folder, write_atomically
 from replay.server_binary import OLDEST_VERSION, ServerBinary, find_server
 from replay.server_config import SOCKETS_PREFIX, Listening, configuration, free_ports, socket_folder
 
@@ -142,12 +142,31 @@ class EmbeddedServers:
         Raises ServerError when it does not come back.
         """
         before = self._state()["pids"][index]
-        if self._guardian is None or self._guardian.stdin is None:
-            raise ServerError("the embedded servers are not running")
-        self._guardian.stdin.write(f"{index}\n".encode())
-        self._guardian.stdin.flush()
+        self._tell(str(index).encode())
         self._poll(lambda: self._state()["pids"][index] not in (before, None), index, START_LIMIT_S)
         self._wait_ready(index)
+
+    def add(self) -> str:
+        """Start one more server, wait until it answers, and return its URL.
+
+        Raises ServerError when it does not start, ServersStopped when `should_stop` says so.
+        """
+        index = self._shards
+        port = free_ports(self._listen, 1)[0] if self._listen else 0
+        socket = self._places[0].socket.with_name(f"{index}.sock")
+        self._places.append(Listening(socket, self._listen or "", port))
+        self._write_configurations()
+        self._shards += 1
+        self._tell(ADD)
+        self._wait_ready(index)
+        write_atomically(self._folder / "record.json", json.dumps(self._record() | {"shards": self._shards}))
+        return self.urls[index]
+
+    def _tell(self, word: bytes) -> None:
+        if self._guardian is None or self._guardian.stdin is None:
+            raise ServerError("the embedded servers are not running")
+        self._guardian.stdin.write(word + b"\n")
+        self._guardian.stdin.flush()
 
     def _state(self) -> dict[str, Any]:
         try:
@@ -241,7 +260,7 @@ class EmbeddedServers:
         client = redis.Redis.from_url(
             self.urls[index], socket_timeout=5.0, protocol=2, retry=Retry(NoBackoff(), 0)
         )
-        exits, loading = self._state()["exits"][index], False
+        exits, loading = sum(self._state()["exits"][index : index + 1]), False
 
         def ready() -> bool:
             nonlocal loading
@@ -257,7 +276,7 @@ class EmbeddedServers:
 
         with contextlib.closing(client):
             # The guardian notes the process a moment after it started.
-            self._poll(lambda: self.pids[index] is not None, index, START_LIMIT_S)
+            self._poll(lambda: any(self.pids[index : index + 1]), index, START_LIMIT_S)
             self._poll(ready, index, lambda: LOAD_LIMIT_S if loading else START_LIMIT_S)
 
     def _poll(self, ready: Callable[[], bool], index: int, limit_s: float | Callable[[], float]) -> None:

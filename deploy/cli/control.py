@@ -9,13 +9,14 @@ from typing import Annotated, Any
 import tyro
 
 from deploy import run_folder
-from deploy.checks import MOST_ACTORS
+from deploy.checks import MOST_ACTORS, check
 from deploy.cli import summary
 from deploy.cli.errors import CommandFailed
 from deploy.cli.follow import FINAL_STATES, Interrupts, RunClient
 from deploy.cli.parsing import parse
+from deploy.cli.preflight import check_urls, named_urls
 from deploy.cli.train import commands_for, fleet_errors
-from deploy.config import ConfigError
+from deploy.config import Config, ConfigError, with_values
 from deploy.run_folder import RunError, RunFolder
 
 STALE_SECONDS = 30.0
@@ -40,12 +41,18 @@ class StatusArguments:
 
 @dataclass(frozen=True)
 class ScaleArguments:
-    """Change how many actors a running run has; new ones start, surplus ones drain and leave."""
+    """Change how many actors a running run has (new ones start, surplus ones drain and leave), or give its
+    replay more shards, which are used at once and stay the run's.
+    """
 
     run: RunName
     """Name of the run under --runs-dir, or the path of its folder."""
-    actors: int
+    actors: int | None = None
     """Actors the run shall have, 1 or more."""
+    shards: int | None = None
+    """Embedded Redis servers the run shall have, more than now: none can be taken away."""
+    add_urls: tuple[str, ...] = ()
+    """Redis servers of your own for a run that has such, besides those that it has; `@FILE` as in train."""
     runs_dir: str = "runs"
     """Folder that holds the runs' folders."""
 
@@ -86,21 +93,64 @@ def status(argv: Sequence[str]) -> int:
 def scale(argv: Sequence[str]) -> int:
     """Ask a running run for another number of actors; gives the exit code."""
     arguments = parse(ScaleArguments, argv, command="scale")
-    if arguments.actors < 1:
-        raise ConfigError(f"--actors {arguments.actors}: must be 1 or more; to end the run: apexpert stop")
-    if arguments.actors > MOST_ACTORS:
-        raise ConfigError(f"--actors {arguments.actors}: must be at most {MOST_ACTORS}")
+    _check_scale(arguments)
     folder = RunFolder.open(arguments.run, arguments.runs_dir)
     config = folder.load_config()
-    if config.run.lockstep and arguments.actors != 1:
+    if config.run.lockstep and arguments.actors not in (None, 1):
         raise ConfigError(f"--actors {arguments.actors}: must be 1, because {folder.name} runs in lockstep")
+    if config.run.lockstep and (arguments.shards is not None or arguments.add_urls):
+        raise ConfigError(f"--shards, --add-urls: not while it runs, because {folder.name} runs in lockstep")
+    wanted, added = _with_more_shards(config, arguments)
     _require_live(folder)
+    asked = []
     with _connected(folder) as client:
-        client.scale(arguments.actors)
-    print(f"{folder.name}: {arguments.actors} actors asked for; see {commands_for(folder, 'status')}")
-    if not config.run.ray_address and (warning := summary.crowding(arguments.actors)):
+        if arguments.actors is not None:
+            client.scale(arguments.actors)
+            asked.append(f"{arguments.actors} actors")
+        if wanted != config:
+            client.add_shards(wanted.replay.shards, added)
+            asked.append(f"{len(wanted.replay.urls) or wanted.replay.shards} shards")
+    print(f"{folder.name}: {' and '.join(asked)} asked for; see {commands_for(folder, 'status')}")
+    actors = arguments.actors
+    if actors and not config.run.ray_address and (warning := summary.crowding(actors)):
         print(warning)
     return 0
+
+
+def _check_scale(arguments: ScaleArguments) -> None:
+    actors = arguments.actors
+    if actors is None and arguments.shards is None and not arguments.add_urls:
+        raise ConfigError("--actors, --shards or --add-urls: say what to change (apexpert scale --help)")
+    if actors is not None and actors < 1:
+        raise ConfigError(f"--actors {actors}: must be 1 or more; to end the run: apexpert stop")
+    if actors is not None and actors > MOST_ACTORS:
+        raise ConfigError(f"--actors {actors}: must be at most {MOST_ACTORS}")
+
+
+def _with_more_shards(config: Config, arguments: ScaleArguments) -> tuple[Config, tuple[str, ...]]:
+    """What the run shall be like, and URLs that are new; ConfigError for what cannot be added."""
+    shards, replay = arguments.shards, config.replay
+    if shards is not None:
+        if replay.urls:
+            raise ConfigError(f"--shards {shards}: the run has servers of your own: --add-urls adds one")
+        if shards <= replay.shards:
+            raise ConfigError(f"--shards {shards}: must be more than the {replay.shards} that the run has")
+        config = with_values(config, replay__shards=shards)
+    added: tuple[str, ...] = ()
+    if arguments.add_urls:
+        if not replay.urls:
+            raise ConfigError("--add-urls: the run has embedded servers: --shards adds one")
+        try:
+            added = named_urls(arguments.add_urls)
+            urls = (*replay.urls, *added)
+            config = with_values(config, replay__urls=urls, replay__shards=len(urls))
+            check(config)
+            check_urls(added)
+            check_urls(urls, all_needed=False)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("--replay.urls", "--add-urls")) from None
+    check(config)
+    return config, added
 
 
 def stop(argv: Sequence[str]) -> int:

@@ -26,6 +26,9 @@ class RunClient(Protocol):
     def scale(self, num_actors: int) -> None:
         """Ask for that many actors."""
 
+    def add_shards(self, num_shards: int, urls: tuple[str, ...]) -> None:
+        """Ask for so many embedded servers, or for these of the user's own as well."""
+
     def stop(self) -> None:
         """Ask the run to end cleanly; returns at once."""
 

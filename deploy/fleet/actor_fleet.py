@@ -57,6 +57,12 @@ class ActorFleet:
                 self._start(slot, now, start_env_steps)
         return episodes
 
+    def add_shard(self, url: str) -> None:
+        """The run has one more shard."""
+        self._assignment = self._assignment.with_shard(url)
+        for handle in self._handles():
+            handle.add_shard(len(self._assignment.urls) - 1, url)
+
     def drain(self, seconds: float) -> list[tuple[float, int]]:
         """Tell all to leave and wait until they have written what is open; kills those that take longer."""
         now = time.monotonic()

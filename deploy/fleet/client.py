@@ -39,6 +39,10 @@ class RunClient:
         """Ask for that many actors; FleetError when the run does not answer."""
         self._call("scale", num_actors)
 
+    def add_shards(self, num_shards: int, urls: tuple[str, ...]) -> None:
+        """Ask for so many embedded servers, or for these of the user's own; FleetError without an answer."""
+        self._call("add_shards", num_shards, urls)
+
     def stop(self) -> None:
         """Ask the run to end cleanly; returns at once. FleetError when the run does not answer."""
         if self._supervisor is not None:

@@ -14,8 +14,8 @@ from deploy.fleet.roles import ActorRole, Assignment, LearnerRole, Report
 BEAT_SECONDS, SILENT_SECONDS = 0.5, 60.0
 """Between two heartbeats; a role that has answered and then does not for so long counts as dead."""
 LAST_SECONDS = 5.0
-# run, heartbeat, stop and mark_dead at the same time.
-CONCURRENCY = 4
+# run, heartbeat, stop, mark_dead and add_shard at the same time.
+CONCURRENCY = 5
 
 
 @dataclass
@@ -77,6 +77,10 @@ class RoleHandle:
     def stop(self) -> None:
         """Tell it to end cleanly."""
         self.actor.stop.remote()
+
+    def add_shard(self, index: int, url: str) -> None:
+        """Tell it of one more shard."""
+        self.actor.add_shard.remote(index, url)
 
     def wait(self, seconds: float) -> None:
         """Wait for its end, at most that long."""

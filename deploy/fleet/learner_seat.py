@@ -54,6 +54,12 @@ class LearnerSeat:
         if self._handle is not None and incarnations:
             self._handle.actor.mark_dead.remote(incarnations)
 
+    def add_shard(self, url: str) -> None:
+        """The run has one more shard."""
+        self._assignment = self._assignment.with_shard(url)
+        if self._handle is not None:
+            self._handle.add_shard(len(self._assignment.urls) - 1, url)
+
     def stop(self, seconds: float, waiting: Callable[[], object] = lambda: None) -> dict[str, float]:
         """Tell it to save a checkpoint and end; gives its last metrics. Kills it when that takes longer.
 

@@ -13,8 +13,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -51,6 +51,10 @@ class Assignment:
     users_folders: tuple[str, ...] = ()
     """Where the user's own modules are (`import_path.users_folders`)."""
 
+    def with_shard(self, url: str) -> "Assignment":
+        """The same with one more shard."""
+        return replace(self, urls=(*self.urls, url))
+
 
 class Report(TypedDict):
     """A role's answer to a heartbeat."""
@@ -68,19 +72,38 @@ class Report(TypedDict):
 class Role:
     """What the roles have in common: being stopped, and noticing that nobody asks any more."""
 
-    def __init__(self, assignment: Assignment, name: str) -> None:
-        self._assignment = assignment
+    def __init__(self, assignment: Assignment, name: str, patience: float) -> None:
+        """A shard that does not answer for `patience` seconds is done without until it does."""
+        self._assignment, self._patience = assignment, patience
         self._config = assignment.config
         self._folder = RunFolder(Path(assignment.folder))
         self._told_to_stop = threading.Event()
         self._heard = time.monotonic()
         self._notes: list[str] = []
+        self._lock = threading.Lock()
+        self._added: list[Shard] = []
+        self._use_shard: Callable[[Shard], None] | None = None
         import_path.search_also(assignment.users_folders)
         log_to(self._folder.log_path, name)
 
     def stop(self) -> None:
         """End cleanly as soon as possible; `run` then returns."""
         self._told_to_stop.set()
+
+    def add_shard(self, index: int, url: str) -> None:
+        """From now on the run has this shard too; one that is known already changes nothing."""
+        with self._lock:
+            if index == len(self._assignment.urls) + len(self._added):
+                self._added.append(self._shard(index, url))
+                if self._use_shard is not None:
+                    self._use_shard(self._added[-1])
+
+    def _start_using(self, use_shard: Callable[[Shard], None]) -> None:
+        """From now on added shards are given to this; those that were added before are at once."""
+        with self._lock:
+            self._use_shard = use_shard
+            for shard in self._added:
+                use_shard(shard)
 
     def should_stop(self) -> bool:
         """Told to stop, or alone."""
@@ -98,12 +121,13 @@ class Role:
         logger.warning(text)
         self._notes.append(text)
 
-    def _shards(self, patience: float) -> list[Shard]:
-        """The shards; one that does not answer for `patience` seconds is done without until it does."""
+    def _shards(self) -> list[Shard]:
+        return [self._shard(index, url) for index, url in enumerate(self._assignment.urls)]
+
+    def _shard(self, index: int, url: str) -> Shard:
         # A run in lockstep is to draw the same again, so it waits longer.
-        seconds = 30.0 if self._config.run.lockstep else patience
-        urls = enumerate(self._assignment.urls)
-        return [Shard(url, run=self._config.run.name, index=i, retry_seconds=seconds) for i, url in urls]
+        seconds = 30.0 if self._config.run.lockstep else self._patience
+        return Shard(url, run=self._config.run.name, index=index, retry_seconds=seconds)
 
     def _signature(self) -> Signature:
         from actors.environments import describe_environment
@@ -122,7 +146,7 @@ class LearnerRole(Role):
     """The run's learner, with the sampler as the one owner of the shards."""
 
     def __init__(self, assignment: Assignment, dead: set[tuple[int, int]]) -> None:
-        super().__init__(assignment, "learner")
+        super().__init__(assignment, "learner", LEARNER_PATIENCE_SECONDS)
         self._dead = dead
         self._learner: Learner | None = None
 
@@ -140,6 +164,7 @@ class LearnerRole(Role):
             learner.weights_version = max(learner.weights_version, publisher.newest_version())
             self._learner = learner
             learner.mark_dead(self._dead)
+            self._start_using(learner.add_shard)
             return learner.run(self.should_stop)
 
     def heartbeat(self) -> Report:
@@ -159,7 +184,7 @@ class LearnerRole(Role):
         config = self._config
         return Sampler(
             config.replay,
-            self._shards(LEARNER_PATIENCE_SECONDS),
+            self._shards(),
             run=config.run.name,
             signature=self._signature(),
             batch_size=config.learner.batch_size,
@@ -203,7 +228,7 @@ class ActorRole(Role):
     """One incarnation of an actor slot: one core, several environments."""
 
     def __init__(self, assignment: Assignment, slot: int, incarnation: int, start_env_steps: int) -> None:
-        super().__init__(assignment, f"actor {slot}.{incarnation}")
+        super().__init__(assignment, f"actor {slot}.{incarnation}", ACTOR_PATIENCE_SECONDS)
         self._slot, self._incarnation = slot, incarnation
         self._start_env_steps = start_env_steps
         self._actor: Actor | None = None
@@ -217,7 +242,7 @@ class ActorRole(Role):
 
         torch.set_num_threads(1)
         config = self._config
-        shards = self._shards(ACTOR_PATIENCE_SECONDS)
+        shards = self._shards()
         writer = Writer(
             shards,
             run=config.run.name,
@@ -225,6 +250,7 @@ class ActorRole(Role):
             first_shard=self._slot % len(shards),
             should_stop=self.should_stop,
         )
+        self._start_using(writer.add_shard)
         self._actor = actor = Actor(
             config.actors,
             config.environment,

@@ -10,13 +10,14 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from deploy.config import Config
+from deploy.config import Config, with_values
 from deploy.fleet.actor_fleet import ActorFleet
 from deploy.fleet.evaluator import Evaluator
 from deploy.fleet.learner_seat import LearnerSeat
@@ -27,7 +28,7 @@ from deploy.fleet.run_state import FINAL_STATES, FleetState, forget_ray, load_ra
 from deploy.fleet.telemetry import Telemetry
 from deploy.fleet.weight_store import create_weight_store
 from deploy.run_folder import RunBusy, RunFolder
-from replay.errors import ServersStopped
+from replay.errors import ServerError, ServersStopped
 from replay.servers import EmbeddedServers
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Supervisor:
         self._status: dict[str, Any] = {}
         self._heard = time.monotonic()
         self._stop_asked = threading.Event()
+        self._asked_shards: deque[tuple[int, tuple[str, ...]]] = deque()
         self._final_seen = threading.Event()
         self._fleet_state = FleetState(self._folder)
         self._telemetry = Telemetry(self._config, self._folder, self._ray_address)
@@ -81,6 +83,10 @@ class Supervisor:
         """From now on the run has that many actors."""
         self._telemetry.note(f"scale: {self._fleet_state.target} -> {num_actors} actors")
         self._fleet_state.target = num_actors
+
+    def add_shards(self, num_shards: int, urls: tuple[str, ...]) -> None:
+        """From now on the run has so many embedded servers, or these servers of the user's own as well."""
+        self._asked_shards.append((num_shards, urls))
 
     def stop(self) -> None:
         """End the run cleanly; returns at once."""
@@ -165,6 +171,8 @@ class Supervisor:
         assert self._evaluator is not None
         while True:
             self._begin_over_without_servers()
+            while self._asked_shards:
+                self._add_shards(*self._asked_shards.popleft())
             self._learner.step()
             if self._learner.outcome:
                 return self._learner.outcome, self._learner.message
@@ -193,6 +201,39 @@ class Supervisor:
         if self._servers is not None and not self._servers.alive:
             logger.error("the guardian of the embedded servers is gone: beginning over")
             os._exit(1)
+
+    def _add_shards(self, num_shards: int, urls: tuple[str, ...]) -> None:
+        if self._servers is None:
+            for url in urls:
+                known = self._config.replay.urls
+                if url not in known:
+                    self._save(
+                        with_values(self._config, replay__urls=(*known, url), replay__shards=len(known) + 1)
+                    )
+                    self._use_shard(url)
+            return
+        for count in range(self._config.replay.shards + 1, num_shards + 1):
+            before = self._config
+            self._save(with_values(before, replay__shards=count))
+            try:
+                self._use_shard(self._servers.add())
+            except ServerError as error:
+                self._save(before)
+                self._telemetry.note(f"no shard added: {error}")
+                return
+
+    def _save(self, config: Config) -> None:
+        """The folder knows of a shard before anybody writes to it, so that a resumed run has it too."""
+        self._config = config
+        self._folder.save_config(config)
+
+    def _use_shard(self, url: str) -> None:
+        assert self._learner is not None
+        assert self._actors is not None
+        self._learner.add_shard(url)  # first: it allows what actors write there
+        self._actors.add_shard(url)
+        replay = self._config.replay
+        self._telemetry.note(f"shard added: {len(replay.urls) or replay.shards} shards")
 
     def _abandoned(self) -> bool:
         return not self._config.run.detach and time.monotonic() - self._heard > ABANDONED_SECONDS

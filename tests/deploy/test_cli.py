@@ -71,6 +71,9 @@ class ScriptedRun:
     def scale(self, num_actors: int) -> None:
         self.calls.append(f"scale {num_actors}")
 
+    def add_shards(self, num_shards: int, urls: tuple[str, ...]) -> None:
+        self.calls.append(f"add {num_shards} {urls}")
+
     def heartbeat(self) -> None:
         self.calls.append("heartbeat")
 
@@ -157,8 +160,9 @@ MISTAKES = [
     (["status"], "RUN is missing"),
     (["stop", "none"], "no run 'none'"),
     (["scale", "none", "--actors", "2"], "no run 'none'"),
-    (["scale", "none"], "--actors: needs a value; allowed is a whole number"),
+    (["scale", "none"], "--actors, --shards or --add-urls: say what to change"),
     (["scale", "none", "--actors", "many"], "--actors: 'many' is not allowed"),
+    (["scale", "none", "--shards", "2.5"], "--shards: '2.5' is not allowed; allowed is a whole number"),
     (["scale", "none", "--actor", "2"], "--actor: unknown flag; did you mean --actors?"),
     (["scale", "none", "--actors", "0"], "--actors 0: must be 1 or more"),
     (["scale", "none", "--actors", "10001"], "--actors 10001: must be at most 10000"),
@@ -528,12 +532,15 @@ def test_scale_and_stop_reach_the_run(launched: Any, capsys: pytest.CaptureFixtu
     code, out, _ = run_line(capsys, "scale", "r", "--actors", "3")
     assert code == 0
     assert "3 actors asked for" in out
+    assert "--replay.shards 65: must be 1 to 64" in run_line(capsys, "scale", "r", "--shards", "65")[2]
+    code, out, _ = run_line(capsys, "scale", "r", "--actors", "4", "--shards", "5")
+    assert "4 actors and 5 shards asked for" in out
     stop = run.stop
     run.stop = lambda: (stop(), folder.write_json("status.json", status("stopped")))[0]  # type: ignore[method-assign]
     code, out, _ = run_line(capsys, "stop", "r")
     assert code == 0
     assert "r: stopped; checkpoint -" in out
-    assert run.calls == ["scale 3", "close", "stop", "close"]
+    assert run.calls == ["scale 3", "close", "scale 4", "add 5 ()", "close", "stop", "close"]
     assert run_line(capsys, "stop", "r")[1] == "r: stopped already\n"
 
 
@@ -591,6 +598,7 @@ def test_lockstep_runs_are_not_scaled(launched: Any, capsys: pytest.CaptureFixtu
     code, _, err = run_line(capsys, "scale", "r", "--actors", "2")
     assert code == 2
     assert "lockstep" in err
+    assert "--shards, --add-urls: not while it runs" in run_line(capsys, "scale", "r", "--shards", "3")[2]
 
 
 def test_evaluate_without_a_checkpoint_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

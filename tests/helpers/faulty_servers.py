@@ -69,6 +69,10 @@ class FaultyServer:
         """Whether its process is there."""
         return self.process is not None and self.process.poll() is None
 
+    def network_url(self, password: str) -> str:
+        """Its URL where it has a port; it takes any password."""
+        return f"redis://default:{password}@127.0.0.1:{self.client.config_get('port')['port']}"
+
     def launch(self) -> None:
         """Start it, and do not wait."""
         self.socket.unlink(missing_ok=True)

@@ -7,7 +7,18 @@ import pytest
 from deploy.config import Config
 from deploy.fleet import RunClient, launch
 from deploy.run_folder import RunFolder
+from tests.helpers.faulty_servers import FaultyServer, faulty_servers
 from tests.helpers.runs import catch_config
+from tests.helpers.tls import a_free_port
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[list[FaultyServer]]:
+    """Two servers of the user's own, on ports."""
+    with faulty_servers(tmp_path / "servers", 0) as servers:
+        for place in "ab":
+            servers.append(FaultyServer(tmp_path / "servers" / place, port=a_free_port(), bind="127.0.0.1"))
+        yield servers
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A run on servers of the user's own goes on while one of them is gone, and ends when another owner comes."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,22 +12,8 @@ from replay.records import Owner
 from replay.sampler import Sampler
 from replay.shard import Shard
 from replay.types import Signature
-from tests.helpers.faulty_servers import FaultyServer, faulty_servers
+from tests.helpers.faulty_servers import FaultyServer
 from tests.helpers.runs import follow, metric
-from tests.helpers.tls import a_free_port
-
-
-@pytest.fixture
-def servers(tmp_path: Path) -> Iterator[list[FaultyServer]]:
-    with faulty_servers(tmp_path / "servers", 0) as servers:
-        for place in "ab":
-            servers.append(FaultyServer(tmp_path / "servers" / place, port=a_free_port(), bind="127.0.0.1"))
-        yield servers
-
-
-def urls_of(servers: list[FaultyServer]) -> tuple[str, ...]:
-    ports = [server.client.config_get("port")["port"] for server in servers]
-    return tuple(f"redis://default:hidden-word@127.0.0.1:{port}" for port in ports)
 
 
 def learns_on(client: RunClient, updates: float, parked_shards: int) -> dict[str, Any]:
@@ -54,7 +39,7 @@ def test_a_resume_goes_on_without_a_shard_until_it_is_back_and_until_another_own
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("deploy.cli.preflight.ANSWER_SECONDS", 0.3)
-    urls = urls_of(servers)
+    urls = tuple(server.network_url("hidden-word") for server in servers)
     client, folder = start_run(replay__urls=urls, replay__min_size=200, run__name="r")
     learns_on(client, 40, 0)
     client.stop()

@@ -110,6 +110,21 @@ class TestLife:
             assert (servers.pids[0], servers.pids[1] != before[1]) == (before[0], True)
             assert stored(shards[1]) == written
 
+    def test_one_more_is_added(self, program: str, tmp_path: Path) -> None:
+        with embedded(tmp_path, program) as servers:
+            before = servers.pids
+            shard = Shard(servers.add(), run="r", index=2)
+            assert servers.pids[:2] == before
+            written = fill(shard, 50)
+            os.kill(int(servers.pids[2] or 0), signal.SIGKILL)
+            until(lambda: servers.pids[2] not in (None, before), "it to be started again")
+            assert stored(shard) == written
+            servers.restart(2)
+        with embedded(tmp_path, program, shards=3) as servers:
+            assert stored(Shard(servers.urls[2], run="r", index=2)) == written
+        with pytest.raises(ServerError, match="holds 3 shards"), embedded(tmp_path, program):
+            pass
+
     def test_long_temporary_folder_is_avoided(
         self, program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
