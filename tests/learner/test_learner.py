@@ -15,6 +15,7 @@ from learner.learner import LOOK_SECONDS, Learner, seconds_to_next_look
 from learner.telemetry import MetricsBoard, SpeedWindow
 from models.config import NetworkConfig
 from replay.config import ReplayConfig
+from replay.snapshot import RestoreReport
 from replay.types import Batch
 
 
@@ -29,7 +30,7 @@ class FakeSampler:
         self.events: list[str] = []
         self.updated: list[np.ndarray] = []
         self.dead: set[tuple[int, int]] = set()
-        self.report = SimpleNamespace(exact=True, dropped=0, items=0)
+        self.report = RestoreReport(exact=True, dropped=0, items=0)
 
     def ingest(self):
         added = self.arrivals.pop(0) if self.arrivals else 0
@@ -258,7 +259,7 @@ def test_without_a_checkpoint_the_logs_are_indexed(tmp_path):
 def test_an_inexact_resume_says_so(tmp_path, caplog):
     Setup(tmp_path, [60], total=60).learner.run(never)
     setup = Setup(tmp_path, [], total=60)
-    setup.sampler.report = SimpleNamespace(exact=False, dropped=17, items=43)
+    setup.sampler.report = RestoreReport(exact=False, dropped=17, items=43)
     assert not setup.learner.restore().exact
     assert "not exact: 17 items" in caplog.text
 
