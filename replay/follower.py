@@ -14,7 +14,7 @@ from replay.items import FREE, ItemTable
 from replay.log_reader import LogReader, ReceivedSegment
 from replay.parking import Parking
 from replay.priorities import Priorities
-from replay.records import LOG_START, TicketBook
+from replay.records import LOG_START, LogEntry, TicketBook
 from replay.segment import SegmentHeader
 from replay.shard import Shard
 from replay.shard_tail import UNKNOWN_PENDING, Look, ShardTail
@@ -71,20 +71,26 @@ class Follower:
             return False
 
     def look(self, limit: int, *, memory: Container[int] = ()) -> dict[int, Look]:
-        """One look at every shard that answers."""
+        """One look at every shard that answers; another one at those whose logs have to be read again."""
         self._returning.update(self.parking.returned())
         looks = self.reader.look(limit, self.live, memory=memory)
+        changed = [shard for shard, look in looks.items() if not look.as_left]
+        for shard in changed:
+            self._read_again(shard)
+            del looks[shard]
+        looks |= self.reader.look(limit, changed, memory=memory)
         self.park_failed()
         return looks
+
+    def is_taken(self, entry: LogEntry) -> bool:
+        """Whether an entry is of a segment that was taken, when its log is read again."""
+        return entry.identity is not None and self.reader.accounts.is_taken(entry.identity)
 
     def take(self, looks: dict[int, Look]) -> int:
         """Index what the looks found, the oldest leaving for it; returns the items added.
 
         A shard that fails meanwhile is taken out of `looks`.
         """
-        for shard, look in looks.items():
-            if not look.as_left:
-                self._read_again(shard)
         added = sum(self._insert(received) for received in self.reader.take(looks))
         self._resolve_repeats()
         for shard in self.park_failed():

@@ -113,12 +113,12 @@ class Sampler:
         """
         self._own()
         self.mark_dead(dead)
-        books, looks = {}, self._look(REBUILD_SEGMENTS)
-        for shard, look in looks.items():
-            pending = sum(entry.num_items for entry in look.entries) if look.as_left else UNKNOWN_PENDING
+        books = {}
+        for shard, look in self._look(REBUILD_SEGMENTS).items():
+            new = [entry for entry in look.entries if not self._follower.is_taken(entry)]
+            pending = sum(entry.num_items for entry in new) if look.as_left else UNKNOWN_PENDING
             books[shard] = look.book._replace(pending=look.book.pending + pending)
-        # Of a log that is not as it was left the next `ingest` finds out what is to be deleted.
-        self._follower.departures.flush(shard for shard, look in looks.items() if look.as_left)
+        self._follower.departures.flush(books)
         self._allow(books)
         self._follower.settle()
 

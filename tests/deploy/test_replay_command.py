@@ -267,6 +267,19 @@ def test_it_moves_to_a_new_run_and_to_servers_of_the_users(
     assert call(capsys, name, "--runs-dir", runs, "--delete", "--yes")[0] == 0
 
 
+def test_the_readmes_batches_from_python(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(folder.path.parent.parent)
+    names: dict[str, Any] = {}
+    exec(code.replace("my-run", "r"), names)  # it is our own
+    assert capsys.readouterr().out.startswith("(32, 1, 84, 84) [")
+    assert names["sampler"].size == 150
+    assert names["batch"].probability.min() > 0
+
+
 def test_two_runs_on_the_same_servers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     urls = shared_urls()[:SHARDS]
     config = catch_config(tmp_path, replay__min_size=32).replay
