@@ -81,6 +81,7 @@ class Role:
         self._heard = time.monotonic()
         self._notes: list[str] = []
         self._lock = threading.Lock()
+        self._told: dict[int, str] = {}
         self._added: list[Shard] = []
         self._use_shard: Callable[[Shard], None] | None = None
         import_path.search_also(assignment.users_folders)
@@ -93,8 +94,9 @@ class Role:
     def add_shard(self, index: int, url: str) -> None:
         """From now on the run has this shard too; one that is known already changes nothing."""
         with self._lock:
-            if index == len(self._assignment.urls) + len(self._added):
-                self._added.append(self._shard(index, url))
+            self._told[index] = url  # calls may overtake each other
+            while (index := len(self._assignment.urls) + len(self._added)) in self._told:
+                self._added.append(self._shard(index, self._told[index]))
                 if self._use_shard is not None:
                     self._use_shard(self._added[-1])
 
