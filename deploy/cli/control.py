@@ -24,6 +24,8 @@ STOP_SECONDS = 300.0
 
 RunName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
+Count = Annotated[int | None, tyro.conf.arg(metavar="INT")]
+
 
 @dataclass(frozen=True)
 class StatusArguments:
@@ -47,9 +49,9 @@ class ScaleArguments:
 
     run: RunName
     """Name of the run under --runs-dir, or the path of its folder."""
-    actors: int | None = None
+    actors: Count = None
     """Actors the run shall have, 1 or more."""
-    shards: int | None = None
+    shards: Count = None
     """Embedded Redis servers the run shall have, more than now: none can be taken away."""
     add_urls: tuple[str, ...] = ()
     """Redis servers of your own for a run that has such, besides those that it has; `@FILE` as in train."""
