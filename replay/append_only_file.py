@@ -12,8 +12,8 @@ import os
 import re
 from pathlib import Path
 
-HOLE = re.compile(rb"(?<=\r\n)\0+(?=\*\d+\r\n\$)")
-"""Zeros between the end of a command and the beginning of one."""
+HOLE = re.compile(rb"(?<=\r\n)\0+(?=\*\d+\r\n\$|(?:\*\d*\r?\n?)?\Z)")
+"""Zeros between the end of a command and the beginning of one, which may be cut off."""
 COMPLAINT = b"Bad file format"
 LAST_BYTES = 4096
 

@@ -47,6 +47,23 @@ def test_after_a_full_disk_a_server_starts_again(tmp_path: Path, program: str) -
         check_accounts(run, sampler, scribe.acknowledged, lost=0, unread=0, missing=0)
 
 
+@pytest.mark.parametrize("rest", [b"", b"*", b"*1\r\n", b"*1\r\n$5\r\nMUL", b"*1\r\n$5\r\nMULTI\r\n"])
+def test_only_holes_are_closed(tmp_path: Path, rest: bytes) -> None:
+    """Zeros inside of a value stay, also after a line's end; what is behind a hole may be cut off."""
+    value = b"\r\n" + bytes(9) + b"*x\r\n" + bytes(5)
+    command = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$%d\r\n%s\r\n" % (len(value), value)
+    file, log = tmp_path / "appendonly.aof.1.incr.aof", tmp_path / "log"
+    content = command + bytes(700) + command + bytes(3) + rest
+    file.write_bytes(content)
+    log.write_text("Ready to accept connections\n")
+    assert mend(tmp_path, log) == 0
+    log.write_text("# Bad file format reading the append only file\n")
+    assert mend(tmp_path, log) == 703
+    assert file.read_bytes() == command + command + rest
+    assert mend(tmp_path, log) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [file.name, "log"]
+
+
 def test_embedded_servers_mend_their_files(tmp_path: Path) -> None:
     options = {"shards": 1, "append_fsync": "everysec", "maxmemory": 64 * 1024**2}
     with EmbeddedServers(tmp_path / "replay", **options) as servers:
