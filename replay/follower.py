@@ -243,6 +243,7 @@ class Follower:
         slots = [slot for slot in np.flatnonzero(parked).tolist() if not self._is_unconfirmed(slot, shard)]
         self.table.unpark([slot for slot in slots if len(self.table.blocks[slot])])
         unread = [slot for slot in slots if not len(self.table.blocks[slot])]
+        unread.sort(key=self.table.slots["generation"].__getitem__)
         try:
             self._fill(shard, unread[:FILL_SEGMENTS])
         except ShardUnavailable as error:
@@ -253,14 +254,36 @@ class Follower:
     def _fill(self, shard: int, slots: list[int]) -> None:
         """Read segments whose places a checkpoint gave while their shard did not answer."""
         sizes = {self.table.identity(slot): int(self.table.slots["num_bytes"][slot]) for slot in slots}
+        gone = []
         for slot, data in zip(slots, self.reader.read_again(shard, sizes), strict=True):
             found = None if data is None else decode_as(self.reader, data, self.table.slots[slot])
             if isinstance(found, tuple):
                 self.table.fill(slot, found[1], found[0])
-                continue
-            self._counters.missing += found is None
-            self._counters.rejected += found is not None
-            self.lose(slot)
+            elif found is None:
+                gone.append(slot)
+            else:
+                self._counters.rejected += 1
+                self.lose(slot)
+        self._let_go(shard, gone)
+
+    def _let_go(self, shard: int, gone: list[int]) -> None:
+        """Take segments out that their shard does not have.
+
+        Those that were not read since a checkpoint, and are older than all that are there, were evicted after
+        it; the others are lost.
+        """
+        there = (self.table.slots["shard"] == shard) & (self.table.slots["generation"] != FREE)
+        there[gone] = False
+        generations = self.table.slots["generation"]
+        has_log = self.tails[shard].cursor != LOG_START
+        oldest = int(generations[there].min()) if there.any() else self.table.next_generation * has_log
+        for slot in gone:
+            if not len(self.table.blocks[slot]) and generations[slot] < oldest:
+                self._counters.evicted += int(self.table.slots["num_items"][slot])
+                self.table.remove(slot)
+            else:
+                self._counters.missing += 1
+                self.lose(slot)
 
     def _drop_unnamed(self, shard: int) -> None:
         unnamed = [slot for slot in self._unconfirmed[shard] if self._is_unconfirmed(slot, shard)]
@@ -269,10 +292,10 @@ class Follower:
         for slot in unnamed:
             # Its key may be there without an entry (docs/decisions/0010).
             self.departures.note(shard, "", self.table.identity(slot))
-            self.lose(slot)
-        self._counters.missing += len(unnamed)
-        if unnamed:
-            logger.warning("%r has lost %d segments", self.tails[shard].shard, len(unnamed))
+        missing = self._counters.missing
+        self._let_go(shard, unnamed)
+        if lost := self._counters.missing - missing:
+            logger.warning("%r has lost %d segments", self.tails[shard].shard, lost)
 
 
 def decode_as(reader: LogReader, data: bytes, row: Any) -> tuple[SegmentHeader, Segment] | SegmentError:

@@ -104,7 +104,6 @@ class Restoration:
         table.index.max_mass = float(document["max_mass"])
         if self._same_layout:
             table.head = int(document["head"])
-        self._counters.missing += len(self._missing)
         self._counters.rejected += len(self._rejected)
         dropped = int(rows["num_items"].sum()) - table.num_items
         exact = self._same_layout and not dropped and not table.num_parked
@@ -149,6 +148,7 @@ class Restoration:
     def _note_gone(self, i: int) -> None:
         shard = int(self._rows["shard"][i])
         if shard in self._present:
+            self._counters.missing += 1
             self._lose(i)
         else:
             self._gone.setdefault(shard, []).append(i)
@@ -161,6 +161,7 @@ class Restoration:
                 if log_goes_on:
                     self._counters.evicted += int(self._rows["num_items"][i])
                 else:
+                    self._counters.missing += 1
                     self._lose(i)
 
     def _evict(self, i: int) -> None:

@@ -260,3 +260,27 @@ def test_a_restored_sampler_draws_on_exactly_after_a_shard_was_killed(tmp_path: 
         quiet(second)
         for _ in range(5):
             assert same_batches(first.sample(), second.sample())
+
+
+@pytest.mark.parametrize("fault", ["killed", "frozen"])
+def test_what_was_evicted_after_a_checkpoint_is_not_lost(tmp_path: Path, fault: str) -> None:
+    """Its shard is away while another sampler goes on from the checkpoint, which knows of the segments."""
+    with faulty_servers(tmp_path) as servers:
+        run = faulty_run(servers, segment_steps=8, capacity=160)
+        first, scribe = run.sampler(), Scribe(run, 800)
+        scribe.write(20)
+        quiet(first)
+        state = first.state()
+        scribe.write(10)
+        quiet(first)
+        assert first.metrics()["replay/evicted"] > 0
+        first.close()
+        servers[1].kill() if fault == "killed" else servers[1].freeze()
+        second = run.sampler()
+        assert second.restore(*state).parked > 0
+        servers[1].start() if fault == "killed" else servers[1].thaw()
+        ingest_until(second, lambda: not second.metrics()["replay/parked_shards"], "the shard")
+        ingest_until(second, lambda: not second.metrics()["replay/parked"], "its segments")
+        check_accounts(run, second, scribe.acknowledged, lost=0, unread=0, missing=0)
+        assert second.metrics()["replay/evicted"] > 0
+        run.check(second, second.sample())
