@@ -175,7 +175,10 @@ class Follower:
         self.tails[received.shard].unindexed.append((received.log_id, segment.identity))
 
     def _read_again(self, shard: int) -> None:
-        logger.warning("%r is not as it was left: its log is read again", self.tails[shard].shard)
+        # After each start of a server; whether anything is lost shows at the end.
+        logger.info(
+            "%r was started again or is not as it was left: its log is read again", self.tails[shard].shard
+        )
         self.tails[shard].rewind()
         self.departures.forget(shard)
         own = (self.table.slots["shard"] == shard) & (self.table.slots["generation"] != FREE)
