@@ -114,6 +114,12 @@ def with_values(config: Config, **values: Any) -> Config:
     return dataclasses.replace(config, **replaced)
 
 
+def with_shard(config: Config, url: str) -> Config:
+    """The same with one more Redis server of the user's own."""
+    urls = (*config.replay.urls, url)
+    return with_values(config, replay__urls=urls, replay__shards=ReplayConfig().shards)
+
+
 def describe_type(annotation: Any) -> str:
     """What a flag of this type takes, in words for an error message."""
     if get_origin(annotation) is Literal:

@@ -113,9 +113,12 @@ class Learner:
 
     @property
     def finished(self) -> bool:
-        """All env steps are in and the samples have caught up with them, to within one batch."""
+        """All env steps are in and the samples have caught up with them, to within one batch.
+
+        Or nothing is left that could ever be sampled.
+        """
         inserted = self._sampler.inserted
-        done = inserted >= self._total_env_steps and not self._earned(inserted)
+        done = inserted >= self._total_env_steps and (not self._earned(inserted) or self._sampler.has_nothing)
         return done and self._next_batch is None
 
     def metrics(self) -> dict[str, float]:

@@ -10,6 +10,7 @@ the guardian runs it.
 import mmap
 import os
 import re
+import sys
 from pathlib import Path
 
 HOLE = re.compile(rb"(?<=\r\n)\0+(?=\*\d+\r\n\$|(?:\*\d*\r?\n?)?\Z)")
@@ -18,13 +19,16 @@ COMPLAINT = b"Bad file format"
 LAST_BYTES = 4096
 
 
-def mend(folder: Path, log: Path) -> int:
-    """Close the holes in a server's files, if its log says that it refused them; bytes taken out.
+def complains(log: Path) -> bool:
+    """Whether a server's log ends with the refusal of its files."""
+    return COMPLAINT in _end_of(log)
 
-    Each file is replaced as one step.
+
+def mend(folder: Path) -> int:
+    """Close the holes in a server's files while it is down; bytes taken out.
+
+    Each file is replaced as one step, for which there must be room for it a second time; else raises OSError.
     """
-    if COMPLAINT not in _end_of(log):
-        return 0
     return sum(_close_holes(path) for path in sorted(folder.rglob("appendonly*.aof")))
 
 
@@ -37,15 +41,27 @@ def _close_holes(path: Path) -> int:
         if not holes:
             return 0
         mended = path.with_name(path.name + ".mended")
-        with mended.open("wb") as out:
-            start = 0
-            for begin, end in (*holes, (size, size)):
-                out.write(content[start:begin])
-                start = end
-            out.flush()
-            os.fsync(out.fileno())
+        try:
+            _write(mended, [content[i:j] for i, j in _between(holes, size)])
+        except OSError:
+            mended.unlink(missing_ok=True)
+            raise
     mended.replace(path)
     return sum(end - begin for begin, end in holes)
+
+
+def _between(holes: list[tuple[int, int]], size: int) -> list[tuple[int, int]]:
+    ends, starts = [begin for begin, _ in holes], [end for _, end in holes]
+    return list(zip([0, *starts], [*ends, size], strict=True))
+
+
+def _write(path: Path, parts: list[bytes]) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as out:
+        for part in parts:
+            out.write(part)
+        out.flush()
+        os.fsync(out.fileno())
 
 
 def _end_of(log: Path) -> bytes:
@@ -54,3 +70,19 @@ def _end_of(log: Path) -> bytes:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - LAST_BYTES))
         return file.read()
+
+
+def main() -> int:
+    """Mend the files of the folder that the first argument names; 1 when nothing was, or could be, mended."""
+    folder = Path(sys.argv[1])
+    try:
+        mended = mend(folder)
+    except OSError as error:
+        print(f"{folder} cannot be mended: {error.strerror}", flush=True)
+        return 1
+    print(f"{mended} bytes of zeros taken out of the append-only file", flush=True)
+    return 0 if mended else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

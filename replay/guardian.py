@@ -22,11 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from replay.append_only_file import mend
+from replay.append_only_file import complains
 
 PR_SET_PDEATHSIG = 1
-ADD = b"+"
-"""The command to run one more server, whose configuration is there; a number stops that one."""
+ADD, REMOVE = b"+", b"-"
+"""The commands to run one more server, whose configuration is there, and to end the last one for good; a
+number stops that one."""
+MENDER = [sys.executable, "-P", "-S", "-m", "replay.append_only_file"]
 POLL_S = 0.25
 STOP_LIMIT_S = 30.0
 SYNC_EVERY_S = 1.0
@@ -62,6 +64,8 @@ class Server:
     exits: int = 0
     """How often it ended without being told to."""
     told_to_stop: bool = False
+    mends: bool = False
+    """Its process is the one that mends its files: a large one takes long."""
 
     def start(self, lock: int) -> None:
         """Start the process; it holds the folder's lock, so that nobody else starts beside a dying one."""
@@ -76,7 +80,7 @@ class Server:
         with self.log.open("ab") as log:
             self.started_at, self.told_to_stop = time.monotonic(), False
             self.process = subprocess.Popen(
-                self.command,
+                [*MENDER, str(self.log.parent)] if self.mends else self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -88,21 +92,20 @@ class Server:
         """Note that the process has ended; True when it has."""
         if self.process is None or self.process.poll() is None:
             return False
-        self.process = None
-        self.plan_start()
+        code, self.process = self.process.returncode, None
+        if self.mends and not code:
+            self.mends, self.delay, self.start_at = False, 0.0, time.monotonic()
+        elif not self.mends and not self.told_to_stop and complains(self.log):
+            self.mends, self.start_at = True, time.monotonic()
+        else:
+            self.mends = False
+            self.plan_start()
         return True
 
     def plan_start(self) -> None:
         """Set when to start it next: at once after a restart or a long life, else later each time."""
         now = time.monotonic()
-        mended = 0 if self.told_to_stop else mend(self.log.parent, self.log)
-        if mended:
-            print(
-                f"{self.log.parent}: {mended} bytes of zeros taken out of its file",
-                file=sys.stderr,
-                flush=True,
-            )
-        if self.told_to_stop or mended:
+        if self.told_to_stop:
             self.delay = 0.0
         else:
             self.exits += 1
@@ -152,6 +155,14 @@ class Guardian:
         self._folders.append(folder)
         self._servers.append(Server([self._server, str(folder / "server.conf")], folder / "server.log"))
 
+    def _remove(self) -> None:
+        server = self._servers.pop()
+        self._folders.pop()
+        if server.process is not None:
+            server.process.kill()  # it never got to hold anything
+            server.process.wait()
+        self._write_state()
+
     def _watch_signals(self) -> int:
         """A descriptor that is readable after a signal, so that a child's end is seen at once."""
         reader, writer = os.pipe()
@@ -193,6 +204,8 @@ class Guardian:
             for word in text.split():
                 if word == ADD:
                     self._add(len(self._servers))
+                elif word == REMOVE:
+                    self._remove()
                 else:
                     self._servers[int(word)].stop()
         # A child of the owner may hold the pipe open; the parent's number tells as well.
@@ -202,12 +215,16 @@ class Guardian:
     def _sync_files(self) -> None:
         """Bring what the servers have written to the disk (one file before version 7, several since)."""
         for path in (path for folder in self._folders for path in folder.rglob("appendonly*")):
-            with contextlib.suppress(FileNotFoundError):  # rewritten meanwhile
+            try:
                 descriptor = os.open(path, os.O_RDONLY)
                 try:
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
+            except FileNotFoundError:
+                continue  # rewritten meanwhile
+            except OSError as error:  # a full disk must not end the servers
+                print(f"{path}: {error}", file=sys.stderr, flush=True)
         self._sync_at = time.monotonic() + SYNC_EVERY_S
 
     def _stop_servers(self) -> None:
@@ -237,6 +254,7 @@ class Guardian:
 
 def main() -> None:
     """Parse the arguments that EmbeddedServers gives, and guard."""
+    os.umask(0o077)
     parser = argparse.ArgumentParser(prog="replay.guardian", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--sockets", type=Path, required=True)

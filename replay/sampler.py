@@ -184,6 +184,11 @@ class Sampler:
         return self.table.size
 
     @property
+    def has_nothing(self) -> bool:
+        """Whether there are no items, not even in shards that do not answer."""
+        return not self.table.num_items
+
+    @property
     def max_inserts(self) -> int:
         """Items that may have been inserted in all, by what was sampled so far."""
         return int(self.limiter.max_inserts(self.sampled))

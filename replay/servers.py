@@ -23,7 +23,7 @@ from redis.retry import Retry
 from replay.access import network_url, socket_url
 from replay.errors import ServerError, ServersStopped
 from replay.folder_lock import lock_folder
-from replay.guardian import ADD, shard_folder, write_atomically
+from replay.guardian import ADD, REMOVE, shard_folder, write_atomically
 from replay.server_binary import OLDEST_VERSION, ServerBinary, find_server
 from replay.server_config import SOCKETS_PREFIX, Listening, configuration, free_ports, socket_folder
 
@@ -31,6 +31,8 @@ __all__ = ["EmbeddedServers", "ServerBinary", "find_server"]
 
 START_LIMIT_S = 30.0
 LOAD_LIMIT_S = 900.0
+ADD_LIMIT_S = 10.0
+"""For a server that is added, which has nothing to load: whoever waits has others to care for."""
 STOP_LIMIT_S = 40.0
 
 
@@ -154,12 +156,23 @@ class EmbeddedServers:
         index = self._shards
         port = free_ports(self._listen, 1)[0] if self._listen else 0
         socket = self._places[0].socket.with_name(f"{index}.sock")
+        told = False
         self._places.append(Listening(socket, self._listen or "", port))
-        self._write_configurations()
         self._shards += 1
-        self._tell(ADD)
-        self._wait_ready(index)
-        write_atomically(self._folder / "record.json", json.dumps(self._record() | {"shards": self._shards}))
+        try:
+            self._write_configurations()
+            self._tell(ADD)
+            told = True
+            self._wait_ready(index, ADD_LIMIT_S)
+            record = self._record() | {"shards": self._shards}
+            write_atomically(self._folder / "record.json", json.dumps(record))
+        except BaseException:
+            self._shards -= 1
+            self._places.pop()
+            if told:
+                with contextlib.suppress(OSError, ServerError):
+                    self._tell(REMOVE)
+            raise
         return self.urls[index]
 
     def _tell(self, word: bytes) -> None:
@@ -255,7 +268,7 @@ class EmbeddedServers:
                 start_new_session=True,  # Ctrl-C in the owner's terminal does not reach it
             )
 
-    def _wait_ready(self, index: int) -> None:
+    def _wait_ready(self, index: int, limit_s: float = START_LIMIT_S) -> None:
         """Wait until the server answers; while it loads its data that may take minutes."""
         client = redis.Redis.from_url(
             self.urls[index], socket_timeout=5.0, protocol=2, retry=Retry(NoBackoff(), 0)
@@ -276,8 +289,8 @@ class EmbeddedServers:
 
         with contextlib.closing(client):
             # The guardian notes the process a moment after it started.
-            self._poll(lambda: any(self.pids[index : index + 1]), index, START_LIMIT_S)
-            self._poll(ready, index, lambda: LOAD_LIMIT_S if loading else START_LIMIT_S)
+            self._poll(lambda: any(self.pids[index : index + 1]), index, limit_s)
+            self._poll(ready, index, lambda: LOAD_LIMIT_S if loading else limit_s)
 
     def _poll(self, ready: Callable[[], bool], index: int, limit_s: float | Callable[[], float]) -> None:
         began = time.monotonic()

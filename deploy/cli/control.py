@@ -16,7 +16,7 @@ from deploy.cli.follow import FINAL_STATES, Interrupts, RunClient
 from deploy.cli.parsing import parse
 from deploy.cli.preflight import check_urls, named_urls
 from deploy.cli.train import commands_for, fleet_errors
-from deploy.config import Config, ConfigError, with_values
+from deploy.config import Config, ConfigError, with_shard, with_values
 from deploy.run_folder import RunError, RunFolder
 
 STALE_SECONDS = 30.0
@@ -144,11 +144,11 @@ def _with_more_shards(config: Config, arguments: ScaleArguments) -> tuple[Config
             raise ConfigError("--add-urls: the run has embedded servers: --shards adds one")
         try:
             added = named_urls(arguments.add_urls)
-            urls = (*replay.urls, *added)
-            config = with_values(config, replay__urls=urls, replay__shards=len(urls))
+            for url in added:
+                config = with_shard(config, url)
             check(config)
             check_urls(added)
-            check_urls(urls, all_needed=False)
+            check_urls(config.replay.urls, all_needed=False)
         except ConfigError as error:
             raise ConfigError(str(error).replace("--replay.urls", "--add-urls")) from None
     check(config)

@@ -17,7 +17,7 @@ from typing import Any
 
 import ray
 
-from deploy.config import Config, with_values
+from deploy.config import Config, with_shard, with_values
 from deploy.fleet.actor_fleet import ActorFleet
 from deploy.fleet.evaluator import Evaluator
 from deploy.fleet.learner_seat import LearnerSeat
@@ -171,7 +171,7 @@ class Supervisor:
         assert self._evaluator is not None
         while True:
             self._begin_over_without_servers()
-            while self._asked_shards:
+            if self._asked_shards:
                 self._add_shards(*self._asked_shards.popleft())
             self._learner.step()
             if self._learner.outcome:
@@ -203,24 +203,22 @@ class Supervisor:
             os._exit(1)
 
     def _add_shards(self, num_shards: int, urls: tuple[str, ...]) -> None:
-        if self._servers is None:
-            for url in urls:
-                known = self._config.replay.urls
-                if url not in known:
-                    self._save(
-                        with_values(self._config, replay__urls=(*known, url), replay__shards=len(known) + 1)
-                    )
-                    self._use_shard(url)
-            return
-        for count in range(self._config.replay.shards + 1, num_shards + 1):
-            before = self._config
-            self._save(with_values(before, replay__shards=count))
-            try:
+        """One embedded server a turn, as each takes a moment."""
+        before = self._config
+        try:
+            if self._servers is None:
+                for url in urls:
+                    if url not in self._config.replay.urls:
+                        self._save(with_shard(self._config, url))
+                        self._use_shard(url)
+            elif num_shards > before.replay.shards:
+                self._save(with_values(before, replay__shards=before.replay.shards + 1))
                 self._use_shard(self._servers.add())
-            except ServerError as error:
+                self._asked_shards.append((num_shards, urls))
+        except (ServerError, OSError) as error:
+            self._telemetry.note(f"no shard added: {' '.join(str(error).split())}")
+            with contextlib.suppress(OSError):
                 self._save(before)
-                self._telemetry.note(f"no shard added: {error}")
-                return
 
     def _save(self, config: Config) -> None:
         """The folder knows of a shard before anybody writes to it, so that a resumed run has it too."""

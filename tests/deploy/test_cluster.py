@@ -42,7 +42,7 @@ local = cluster.LocalRay.parse(json.loads(sys.argv[1]))
 cluster.connect(local.address, local)
 from deploy.presets import LAPTOP
 assignment = Assignment(LAPTOP, sys.argv[2], (), None, import_path.users_folders())
-probe = ray.remote(num_cpus=0)(Probe).remote(assignment, "probe")
+probe = ray.remote(num_cpus=0)(Probe).remote(assignment, "probe", patience=1.0)
 print(json.dumps(ray.get(probe.look.remote())))
 """
 

@@ -1,10 +1,13 @@
 """A full disk leaves a hole in a server's file, with which it does not start again; real servers."""
 
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from replay.append_only_file import mend
+from replay.append_only_file import complains, mend
 from replay.servers import EmbeddedServers
 from tests.helpers.deadline import until
 from tests.helpers.faulty_servers import (
@@ -39,8 +42,9 @@ def test_after_a_full_disk_a_server_starts_again(tmp_path: Path, program: str) -
         log = tmp_path / "0" / "log"
         if not servers[0].starts():
             assert program == "valkey"
-            assert mend(log.parent, log) > 0
-            assert mend(log.parent, log) == 0
+            assert complains(log)
+            assert mend(log.parent) > 0
+            assert mend(log.parent) == 0
             assert servers[0].starts()
         scribe.write(5)
         ingest_until(sampler, lambda: sampler.metrics()["replay/segments"] == 35, "everything")
@@ -52,16 +56,26 @@ def test_only_holes_are_closed(tmp_path: Path, rest: bytes) -> None:
     """Zeros inside of a value stay, also after a line's end; what is behind a hole may be cut off."""
     value = b"\r\n" + bytes(9) + b"*x\r\n" + bytes(5)
     command = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$%d\r\n%s\r\n" % (len(value), value)
-    file, log = tmp_path / "appendonly.aof.1.incr.aof", tmp_path / "log"
+    file = tmp_path / "appendonly.aof.1.incr.aof"
     content = command + bytes(700) + command + bytes(3) + rest
     file.write_bytes(content)
-    log.write_text("Ready to accept connections\n")
-    assert mend(tmp_path, log) == 0
-    log.write_text("# Bad file format reading the append only file\n")
-    assert mend(tmp_path, log) == 703
+    assert mend(tmp_path) == 703
     assert file.read_bytes() == command + command + rest
-    assert mend(tmp_path, log) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == [file.name, "log"]
+    assert mend(tmp_path) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_without_room_for_a_second_file_everything_stays(tmp_path: Path) -> None:
+    file = tmp_path / "appendonly.aof.1.incr.aof"
+    content = b"*1\r\n$5\r\nMULTI\r\n" + bytes(9) + b"*1\r\n$4\r\nEXEC\r\n" * 10_000
+    file.write_bytes(content)
+    code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000));"
+    code += " import sys; from replay.append_only_file import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "cannot be mended: File too large" in done.stdout
+    assert file.read_bytes() == content
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
 def test_embedded_servers_mend_their_files(tmp_path: Path) -> None:
@@ -82,5 +96,6 @@ def test_embedded_servers_mend_their_files(tmp_path: Path) -> None:
         again.check(sampler, sampler.sample())
         sampler.close()
     assert file.read_bytes().startswith(content)
-    assert "1544 bytes of zeros" in (tmp_path / "replay" / "guardian.log").read_text()
+    assert "1544 bytes of zeros" in (tmp_path / "replay" / "shard-0" / "server.log").read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert len(segments) > 10

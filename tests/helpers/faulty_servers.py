@@ -55,7 +55,7 @@ class FaultyServer:
     def start(self) -> None:
         """Start it on its files, mended as the guardian does it, and wait until it answers."""
         if not self.starts():
-            assert mend(self.folder, self.folder / "log")
+            assert mend(self.folder)
             assert self.starts()
 
     def starts(self) -> bool:

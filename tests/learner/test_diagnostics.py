@@ -72,6 +72,8 @@ def make_step(threads=1, precision="float32", **network):
 class MemorySampler:
     """All items are there from the start; what is drawn depends on the priorities given back."""
 
+    has_nothing = False
+
     def __init__(self, total):
         self.inserted, self.sampled, self.sum = total, 0, 0.0
         self.batches = []

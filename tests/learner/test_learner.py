@@ -22,6 +22,8 @@ from replay.types import Batch
 class FakeSampler:
     """A replay that lives in memory: each `ingest` brings the next of `arrivals` items."""
 
+    has_nothing = False
+
     def __init__(self, arrivals, *, min_size, samples_per_insert, batch_size, error_buffer):
         self.arrivals = list(arrivals)
         self.min_size, self.spi, self.batch_size = min_size, samples_per_insert, batch_size
@@ -254,6 +256,14 @@ def test_without_a_checkpoint_the_logs_are_indexed(tmp_path):
     setup = Setup(tmp_path, [], total=1)
     assert setup.learner.restore() is None
     assert setup.sampler.events == ["rebuild"]
+
+
+def test_it_ends_when_all_is_in_and_all_is_lost(tmp_path):
+    setup = Setup(tmp_path, [60], total=60)
+    setup.sampler.inserted = 60
+    setup.sampler.has_nothing = True
+    assert setup.learner.run(never) == "finished"
+    assert setup.learner.updates == 0
 
 
 def test_an_inexact_resume_says_so(tmp_path, caplog):

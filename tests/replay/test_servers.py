@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -124,6 +125,24 @@ class TestLife:
             assert stored(Shard(servers.urls[2], run="r", index=2)) == written
         with pytest.raises(ServerError, match="holds 3 shards"), embedded(tmp_path, program):
             pass
+
+    def test_one_more_that_does_not_start_leaves_all_as_it_was(self, program: str, tmp_path: Path) -> None:
+        with embedded(tmp_path, program) as servers:
+            before = servers.pids
+            broken = next(tmp_path.rglob("shard-1")).with_name("shard-2")
+            broken.mkdir()
+            (broken / "appendonlydir").write_text("in the way of a server of version 7")
+            (broken / "appendonly.aof").write_text("nonsense, for one before")
+            with pytest.raises(ServerError, match="embedded server 2 did not start"):
+                servers.add()
+            until(lambda: servers.pids == before, "its end")
+            assert len(servers.urls) == 2
+            shutil.rmtree(broken)
+            shard = Shard(servers.add(), run="r", index=2)
+            written = fill(shard, 50)
+            assert (broken / "server.conf").exists()
+        with embedded(tmp_path, program, shards=3) as servers:
+            assert stored(Shard(servers.urls[2], run="r", index=2)) == written
 
     def test_long_temporary_folder_is_avoided(
         self, program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
