@@ -117,7 +117,7 @@ def test_draining_ends_even_an_actor_that_does_not_listen(shared_ray, tmp_path, 
     step_until(fleet, {"deaf"})
     process = psutil.Process(fleet.rows()[0]["pid"])
     fleet.drain(0.5)
-    until(lambda: not process.is_running() or process.status() == "zombie", "its end", 10)
+    until(lambda: has_ended(process), "its end", 10)
     assert not fleet.rows()
 
 
@@ -163,7 +163,14 @@ def test_a_learner_that_restores_does_not_hold_up_the_end(seat_of, monkeypatch):
     assert time.monotonic() - began < 10
     assert calls, "whoever waits can tell that it lives"
     assert "stopped before the learner was ready: no new checkpoint" in notes[1]
-    until(lambda: not process.is_running() or process.status() == "zombie", "its end", 10)
+    until(lambda: has_ended(process), "its end", 10)
+
+
+def has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_a_learner_that_saves_is_waited_for(seat_of, monkeypatch):

@@ -1,7 +1,6 @@
-"""`apexpert scale --shards` and `--add-urls`: a run gets one more shard while it learns, and keeps it."""
+"""`apexpert scale --shards`: a run gets one more embedded server while it learns, and keeps it."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,6 @@ from deploy.run_folder import RunFolder
 from replay.access import socket_url
 from replay.shard import LOG_START, Shard
 from tests.helpers.deadline import until
-from tests.helpers.faulty_servers import FaultyServer
 from tests.helpers.runs import follow, metric
 
 Start = Callable[..., tuple[RunClient, RunFolder]]
@@ -57,30 +55,3 @@ def test_an_embedded_server_is_added(start_run: Start, capsys: pytest.CaptureFix
         learns_on(client, embedded(folder, 1), 10)
     finally:
         client.shutdown()
-
-
-def test_a_server_of_the_users_own_is_added(
-    start_run: Start, servers: list[FaultyServer], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    first, second = (server.network_url("hidden-word") for server in servers)
-    client, folder = start_run(replay__urls=(first,), replay__min_size=200, run__name="r")
-    follow(client, lambda s: metric(s, "progress/updates") > 20, "updates", 60)
-    for flags, said in (
-        (["--shards", "2"], "--shards 2: the run has servers of your own: --add-urls adds one"),
-        (["--add-urls", first], "--add-urls: names one shard twice"),
-        (
-            ["--add-urls", "redis://127.0.0.1:1"],
-            "--add-urls: shard 0 (redis://127.0.0.1:1/0) cannot be reached",
-        ),
-    ):
-        assert main(["scale", str(folder.path), *flags]) == 2
-        assert said in capsys.readouterr().err
-    (tmp_path / "more").write_text(second + "\n")
-    assert main(["scale", str(folder.path), "--add-urls", f"@{tmp_path / 'more'}"]) == 0
-    assert "hidden-word" not in capsys.readouterr().out
-    client = connect(folder)
-    learns_on(client, Shard(second, run="r", index=1), 5)
-    assert folder.load_config().replay.urls == (first, second)
-    assert "hidden-word" not in folder.config_path.read_text() + folder.log_path.read_text()
-    client.stop()
-    assert client.wait_finished(60)["state"] == "stopped"

@@ -10,8 +10,9 @@ from deploy.fleet import RunClient, connect
 from deploy.run_folder import RunFolder
 from replay.records import Owner
 from replay.sampler import Sampler
-from replay.shard import Shard
+from replay.shard import LOG_START, Shard
 from replay.types import Signature
+from tests.helpers.deadline import until
 from tests.helpers.faulty_servers import FaultyServer
 from tests.helpers.runs import follow, metric
 
@@ -40,7 +41,9 @@ def test_a_resume_goes_on_without_a_shard_until_it_is_back_and_until_another_own
 ) -> None:
     monkeypatch.setattr("deploy.cli.preflight.ANSWER_SECONDS", 0.3)
     urls = tuple(server.network_url("hidden-word") for server in servers)
-    client, folder = start_run(replay__urls=urls, replay__min_size=200, run__name="r")
+    client, folder = start_run(replay__urls=urls[:1], replay__min_size=200, run__name="r")
+    learns_on(client, 10, 0)
+    client = with_another_shard(folder, urls, capsys)
     learns_on(client, 40, 0)
     client.stop()
     stopped = client.wait_finished(60)
@@ -76,6 +79,29 @@ def test_a_resume_goes_on_without_a_shard_until_it_is_back_and_until_another_own
         second_owner_ends(client, folder, urls)
     finally:
         client.shutdown()
+
+
+def with_another_shard(
+    folder: RunFolder, urls: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> RunClient:
+    """The run gets the second server while it learns, and writes there."""
+    for flags, said in (
+        (["--shards", "2"], "--shards 2: the run has servers of your own: --add-urls adds one"),
+        (["--add-urls", urls[0]], "--add-urls: names one shard twice"),
+        (["--add-urls", "redis://127.0.0.1:1"], "--add-urls: shard 0 (redis://127.0.0.1:1/0) cannot be"),
+    ):
+        assert main(["scale", str(folder.path), *flags]) == 2
+        assert said in capsys.readouterr().err
+    more = folder.path.parent / "more"
+    more.write_text(urls[1] + "\n")
+    assert main(["scale", str(folder.path), "--add-urls", f"@{more}"]) == 0
+    assert "r: 2 shards asked for" in (out := capsys.readouterr().out)
+    assert "hidden-word" not in out
+    client, shard = connect(folder), Shard(urls[1], run="r", index=1)
+    until(lambda: client.heartbeat() or len(shard.read_log(LOG_START, 10_000)) > 5, "its segments", 60)
+    assert folder.load_config().replay.urls == urls
+    assert "hidden-word" not in folder.config_path.read_text() + folder.log_path.read_text()
+    return client
 
 
 def second_owner_ends(client: RunClient, folder: RunFolder, urls: tuple[str, ...]) -> None:
