@@ -21,6 +21,8 @@ import psutil
 
 from deploy.config import with_values
 from deploy.fleet import RunClient, launch
+from deploy.fleet.learner_seat import FAILURES
+from deploy.fleet.scaling import STEADY_SECONDS
 from deploy.run_folder import RunFolder
 from tests.helpers import soak_shards
 from tests.helpers.runs import catch_config, follow, metric
@@ -64,12 +66,17 @@ def soak(minutes: float, seed: int, runs_dir: Path) -> dict[str, Any]:
     folder = RunFolder.create(config)
     client = launch(config, folder, resume=False)
     kills: Counter[str] = Counter()
-    slowest = 0.0
+    slowest, in_a_row, learner_killed = 0.0, 0, float("-inf")
     follow(client, lambda s: metric(s, "progress/updates") > 120, "the first updates", RECOVERY_SECONDS)
     end = time.monotonic() + 60 * minutes
     while time.monotonic() < end:
         status = client.status()
         victim = chance.choice(VICTIMS)
+        if victim == "learner":  # one that dies again and again is given up
+            in_a_row = 1 if time.monotonic() - learner_killed > 1.5 * STEADY_SECONDS else in_a_row + 1
+            if in_a_row >= FAILURES:
+                continue
+            learner_killed = time.monotonic()
         pid = pid_of(victim, status, folder, chance)
         if pid is None:
             continue
