@@ -6,13 +6,17 @@ STEPS ?=
 MINUTES ?= 10
 BIN := .venv/bin
 
-.PHONY: train test check setup format mutants soak bench clean
+.PHONY: train test faults check setup format mutants soak bench clean
 
 train: setup
 	$(BIN)/apexpert train --preset $(PRESET) --game $(GAME) $(if $(STEPS),--total-env-steps $(STEPS)) $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not faults_long" $(ARGS)
+
+# The fault tests that are too long for `make test`.
+faults: setup
+	$(BIN)/python -m pytest -m faults_long tests/faults $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

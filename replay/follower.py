@@ -14,7 +14,7 @@ from replay.items import FREE, ItemTable
 from replay.log_reader import LogReader, ReceivedSegment
 from replay.parking import Parking
 from replay.priorities import Priorities
-from replay.records import LOG_START, LogEntry, TicketBook
+from replay.records import LOG_START, TicketBook
 from replay.segment import SegmentHeader
 from replay.shard import Shard
 from replay.shard_tail import UNKNOWN_PENDING, Look, ShardTail
@@ -81,10 +81,6 @@ class Follower:
         looks |= self.reader.look(limit, changed, memory=memory)
         self.park_failed()
         return looks
-
-    def is_taken(self, entry: LogEntry) -> bool:
-        """Whether an entry is of a segment that was taken, when its log is read again."""
-        return entry.identity is not None and self.reader.accounts.is_taken(entry.identity)
 
     def take(self, looks: dict[int, Look]) -> int:
         """Index what the looks found, the oldest leaving for it; returns the items added.

@@ -122,6 +122,10 @@ class LogReader:
         link.ask(request)
         return [_found(answer, self.tails[shard].shard) for answer in link.answer(request)]
 
+    def is_taken(self, entry: LogEntry) -> bool:
+        """Whether an entry is of a segment that was taken, and not lost since."""
+        return entry.identity is not None and self.accounts.is_taken(entry.identity)
+
     def decode(self, data: bytes) -> tuple[SegmentHeader, Segment]:
         """A segment of this run; raises SegmentError."""
         header = decode_header(data)
@@ -146,7 +150,7 @@ class LogReader:
         pixels = self._signature.frame_shape[0] * self._signature.frame_shape[1]
         encoded = decoded = 0
         for place, entry in enumerate(entries):
-            if entry.identity is not None and self.accounts.is_taken(entry.identity):
+            if self.is_taken(entry):
                 continue  # not fetched
             encoded += min(entry.num_bytes, self._most_bytes)
             decoded += (self._signature.stack + entry.num_steps) * pixels
@@ -182,7 +186,7 @@ class LogReader:
         """What to fetch, and the largest size that any entry says of it."""
         sizes: dict[SegmentIdentity, int] = {}
         for entry in entries:
-            if entry.identity is not None and not self.accounts.is_taken(entry.identity):
+            if entry.identity is not None and not self.is_taken(entry):
                 sizes[entry.identity] = max(entry.num_bytes, sizes.get(entry.identity, 0))
         return sizes
 
@@ -193,8 +197,7 @@ class LogReader:
         return pack(*[("GETRANGE", key, 0, size) for key, size in keys])
 
     def _take(self, shard: int, entry: LogEntry, data: bytes | None) -> ReceivedSegment | None:
-        identity = entry.identity
-        if identity is not None and self.accounts.is_taken(identity):
+        if self.is_taken(entry):
             self.repeats.append((shard, entry))
             self.counters["duplicates"] += not self.tails[shard].was_read(entry.log_id)
             return None

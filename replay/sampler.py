@@ -115,7 +115,7 @@ class Sampler:
         self.mark_dead(dead)
         books = {}
         for shard, look in self._look(REBUILD_SEGMENTS).items():
-            new = [entry for entry in look.entries if not self._follower.is_taken(entry)]
+            new = [entry for entry in look.entries if not self._follower.reader.is_taken(entry)]
             pending = sum(entry.num_items for entry in new) if look.as_left else UNKNOWN_PENDING
             books[shard] = look.book._replace(pending=look.book.pending + pending)
         self._follower.departures.flush(books)

@@ -3,8 +3,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.helpers.deadline import PATIENCE
+
 if TYPE_CHECKING:
     from tests.helpers.commands import Trained
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The deadline of each whole test, too, is as patient as those inside it."""
+    seconds = PATIENCE * float(config.getini("timeout"))
+    for item in items:
+        item.add_marker(pytest.mark.timeout(seconds))
 
 
 @pytest.fixture(scope="session")

@@ -142,6 +142,8 @@ def test_owners_of_single_shards_follow_each_other_whichever_was_away(tmp_path: 
         last.rebuild()
         servers[1].start()
         ingest_until(last, lambda: last.size == 120, "the other shard, which somebody took alone before")
+        assert run.shards[0].owner() == run.shards[1].owner()
+        check_accounts(run, last, run.segments, lost=0, parked=0)
 
 
 def test_a_sign_of_life_lasts_as_long_as_its_owner_works(

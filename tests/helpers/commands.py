@@ -13,7 +13,7 @@ from typing import Any
 
 from deploy.fleet.run_state import load_ray
 from deploy.run_folder import RunFolder
-from tests.helpers.deadline import until
+from tests.helpers.deadline import patient, until
 from tests.helpers.rays import without_ray_settings
 from tests.helpers.runs import CATCH, flags
 
@@ -43,7 +43,7 @@ class Terminal:
         """A command to its end."""
         return subprocess.run(
             [APEXPERT, *words], cwd=self.path, env=self._environment(), stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=seconds, check=False,
+            capture_output=True, text=True, timeout=patient(seconds), check=False,
         )  # fmt: skip
 
     @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 from deploy.checks import check
 from deploy.config import Config, from_json, with_values
 from deploy.fleet import RunClient
+from tests.helpers.deadline import patient
 
 CATCH: dict[str, dict[str, Any]] = {
     "environment": {"env": "tests.helpers.catch:make", "frame_skip": 1, "stack": 1},
@@ -54,8 +55,8 @@ def flags(config_changes: dict[str, dict[str, Any]]) -> list[str]:
 def follow(
     client: RunClient, reached: Callable[[dict[str, Any]], bool], what: str, seconds: float
 ) -> dict[str, Any]:
-    """The first status for which `reached` holds, with heartbeats; AssertionError after `seconds`."""
-    deadline = time.monotonic() + seconds
+    """The first status for which `reached` holds, with heartbeats; AssertionError after `seconds`, patiently."""
+    deadline = time.monotonic() + patient(seconds)
     while True:
         status = client.status()
         if reached(status):
@@ -63,7 +64,7 @@ def follow(
         assert status["state"] not in {"failed", "finished", "stopped"}, (
             f"{status['state']}: {status['message']}"
         )
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}; last: {status}"
+        assert time.monotonic() < deadline, f"not within {patient(seconds):.0f} s: {what}; last: {status}"
         client.heartbeat()
         time.sleep(0.1)
 
