@@ -55,7 +55,7 @@ def flags(config_changes: dict[str, dict[str, Any]]) -> list[str]:
 def follow(
     client: RunClient, reached: Callable[[dict[str, Any]], bool], what: str, seconds: float
 ) -> dict[str, Any]:
-    """The first status for which `reached` holds, with heartbeats; AssertionError after `seconds`, patiently."""
+    """The first status for which `reached` holds, with heartbeats; AssertionError after `patient(...)`."""
     deadline = time.monotonic() + patient(seconds)
     while True:
         status = client.status()
