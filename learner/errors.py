@@ -2,6 +2,7 @@
 
 LearnerError            the run cannot go on as it is; the message says what to do or where to look
   CheckpointError       a checkpoint is not whole, or is not of this run's network
+  CheckpointNotWritten  a run's last checkpoint could not be put on disk; those before it are whole
 """
 
 
@@ -11,3 +12,7 @@ class LearnerError(Exception):
 
 class CheckpointError(LearnerError):
     """A checkpoint is broken (missing, truncated or changed files) or belongs to another network."""
+
+
+class CheckpointNotWritten(LearnerError):
+    """A run's last checkpoint could not be written, as on a disk that stays full; those before it are whole."""

@@ -1,5 +1,6 @@
 """The learner: draws batches, trains, sends priorities back, publishes weights and writes checkpoints."""
 
+import copy
 import dataclasses
 import logging
 import math
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from learner.checkpoint import CheckpointStore, with_prefix
+from learner.checkpoint_writer import CheckpointWriter, Snapshot
 from learner.config import LearnerConfig
 from learner.diagnostics import Diagnostics
 from learner.errors import LearnerError
@@ -54,7 +56,7 @@ class Learner:
         lockstep: bool = False,
         note: Callable[[str], None] = logger.warning,
     ) -> None:
-        """`note` is told what people should hear of, such as a resume that is not exact."""
+        """`note` is told what people should hear of, such as a resume that is not exact; by any thread."""
         self._config, self._network, self._replay = config, network, replay
         self._sampler, self._train_step = sampler, train_step
         self._publish_weights, self._checkpoints = publish, checkpoints
@@ -74,6 +76,7 @@ class Learner:
         self._diagnostics = Diagnostics(
             train_step, config.diagnostics_period, folder=checkpoints.folder.parent, write=self._board.write
         )
+        self._writer = CheckpointWriter(checkpoints, note=note)
         self._lock = threading.Lock()
         self._dead: set[tuple[int, int]] = set()
         self._new_shards: list[Shard] = []
@@ -82,8 +85,15 @@ class Learner:
         """Trains until the run's env steps are inserted and learned from, or until told to stop.
 
         Either way it ends with a checkpoint. Raises LearnerError on a loss that is not finite (the batch is
-        saved in the run's folder), and what the sampler raises when its shards are gone.
+        saved in the run's folder), CheckpointNotWritten when the last checkpoint cannot be saved, and what
+        the sampler raises when its shards are gone.
         """
+        try:
+            return self._run(should_stop)
+        finally:
+            self._writer.close()
+
+    def _run(self, should_stop: Callable[[], bool]) -> Literal["finished", "stopped"]:
         self._checkpoints.remove_leftovers()
         self._speed = SpeedWindow()
         self._publish()
@@ -105,7 +115,7 @@ class Learner:
             if self.updates % self._config.publish_period == 0 and not self._lockstep:
                 self._publish()
             if self.updates % self._config.checkpoint_period == 0:
-                self.save()
+                self._writer.submit(self._snapshot())
             self._log(batch, result)
         self._publish()
         self.save()
@@ -136,30 +146,12 @@ class Learner:
             self._new_shards.append(shard)
 
     def save(self) -> Path:
-        """Writes a checkpoint of everything that a bit-identical continuation needs; returns its folder."""
-        self._update_priorities()
-        tensors, train_document = self._train_step.state()
-        sampler_document, sampler_arrays = self._sampler.state()
-        self._num_checkpoints += 1
-        document = {
-            "update": self.updates,
-            "env_steps": self._sampler.inserted,
-            "sampled": self._sampler.sampled,
-            "weights_version": self.weights_version,
-            "checkpoints": self._num_checkpoints,
-            "network": dataclasses.asdict(self._network),
-            "observation_shape": list(self._train_step.observation_shape),
-            "num_actions": self._train_step.num_actions,
-            "train_step": train_document,
-            "sampler": sampler_document,
-            "config": self._run_document,
-        }
-        tensors |= with_prefix(sampler_arrays, "sampler")
-        if self._next_batch is not None:
-            tensors |= with_prefix(vars(self._next_batch), "next_batch")
-        path = self._checkpoints.save(self.updates, tensors, document)
+        """Writes a checkpoint of everything that a bit-identical continuation needs; returns its folder.
+
+        Raises CheckpointNotWritten.
+        """
+        path = self._writer.finish(self._snapshot())
         self._write_metrics()
-        logger.info("checkpoint %s at %d env steps", path.name, self._sampler.inserted)
         return path
 
     def restore(self) -> RestoreReport | None:
@@ -191,6 +183,31 @@ class Learner:
         if (threads := document["train_step"].get("num_threads")) not in (None, torch.get_num_threads()):
             self._note(f"resume from {name} is not bit-exact: it was made with {threads} threads")
         return report
+
+    def _snapshot(self) -> Snapshot:
+        """Copies of all that a checkpoint holds; the writer may take its time with them."""
+        self._update_priorities()
+        tensors, train_document = self._train_step.state()
+        sampler_document, sampler_arrays = self._sampler.state()
+        self._num_checkpoints += 1
+        document = {
+            "update": self.updates,
+            "env_steps": self._sampler.inserted,
+            "sampled": self._sampler.sampled,
+            "weights_version": self.weights_version,
+            "checkpoints": self._num_checkpoints,
+            "network": dataclasses.asdict(self._network),
+            "observation_shape": list(self._train_step.observation_shape),
+            "num_actions": self._train_step.num_actions,
+            "train_step": train_document,
+            "sampler": sampler_document,
+            "config": self._run_document,
+        }
+        tensors |= with_prefix(sampler_arrays, "sampler")
+        if self._next_batch is not None:
+            drawn = {name: np.array(value) for name, value in vars(self._next_batch).items()}
+            tensors |= with_prefix(drawn, "next_batch")
+        return Snapshot(self.updates, tensors, copy.deepcopy(document))
 
     def _earned(self, inserted: int) -> bool:
         """Whether `inserted` items pay for one more batch at the exact ratio (in whole numbers)."""
@@ -279,11 +296,18 @@ class Learner:
         value = result.loss if broken == "loss" else result.grad_norm
         if math.isfinite(value):
             return
+        raise LearnerError(f"the {broken} of update {self.updates} is {value}; {self._keep_batch(batch)}")
+
+    def _keep_batch(self, batch: Batch) -> str:
+        """Save a batch for people to look at; says where it is, or why it is not."""
         path = self._checkpoints.folder.parent / f"nan-batch-{self.updates:09d}.npz"
         arrays = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **arrays)
-        raise LearnerError(f"the {broken} of update {self.updates} is {value}; its batch is in {path}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(path, **arrays)
+        except OSError as error:
+            return f"its batch cannot be saved: {error.strerror}"
+        return f"its batch is in {path}"
 
     def _log(self, batch: Batch, result: UpdateResult) -> None:
         self._speed.count(updates=1)

@@ -196,7 +196,9 @@ def test_target_copies_publications_and_checkpoints_keep_their_periods(tmp_path)
     assert [weights.version for weights in setup.published] == [0, 1, 2, 3]
     assert [weights.parameters[0] for weights in setup.published] == [0, 10, 20, 25]
     assert [weights.env_steps for weights in setup.published] == [0, 120, 120, 120]
-    assert [path.name[-2:] for path in setup.store.paths()] == ["25", "24", "12"]
+    newest = setup.store.load_newest()
+    assert newest is not None
+    assert (newest.update, newest.document["checkpoints"]) == (25, 3), "12, 24 and the last one"
 
 
 def test_version_zero_is_published_before_anything_is_drawn(tmp_path):

@@ -1,0 +1,133 @@
+"""Writes checkpoints beside the learner's loop, one at a time, and tries again while the disk refuses them."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from learner.checkpoint import CheckpointStore
+from learner.errors import CheckpointNotWritten
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = (0.5, 10.0)
+"""First and longest wait before a checkpoint that could not be written is tried again; it doubles."""
+LAST_SECONDS = 60.0
+"""How long a run's last checkpoint is tried: a full disk often has room again within seconds."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Copies of everything a checkpoint holds, taken at a barrier of the loop: nothing in it changes."""
+
+    update: int
+    tensors: Mapping[str, torch.Tensor | NDArray[Any]]
+    document: dict[str, Any]
+
+
+class CheckpointWriter:
+    """One background thread that saves the newest snapshot it was given.
+
+    A snapshot that comes while an older one still waits replaces it. What cannot be written is noted once and
+    tried again, until it is there or a newer one stands in for it; older checkpoints stay whole meanwhile.
+    """
+
+    def __init__(
+        self, store: CheckpointStore, *, note: Callable[[str], None], last_seconds: float = LAST_SECONDS
+    ) -> None:
+        """`note` is told of a checkpoint that cannot be written, and of the first one that can be again."""
+        self._store, self._note, self._last_seconds = store, note, last_seconds
+        self._changed = threading.Condition()
+        self._waiting: Snapshot | None = None
+        self._written: tuple[Snapshot, Path] | None = None
+        self._refusal: OSError | None = None
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def submit(self, snapshot: Snapshot) -> None:
+        """Have this written, and return at once."""
+        with self._changed:
+            self._closed, self._waiting = False, snapshot
+            self._changed.notify_all()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
+                self._thread.start()
+
+    def finish(self, snapshot: Snapshot) -> Path:
+        """Have this written and wait for it; returns its folder.
+
+        Raises CheckpointNotWritten when it is not there after `last_seconds`, with what the system says of it.
+        """
+        self.submit(snapshot)
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_written(snapshot), self._last_seconds)
+            if self._written is not None and self._written[0] is snapshot:
+                return self._written[1]
+            reason = _reason(self._refusal) if self._refusal else f"not done after {self._last_seconds:.0f} s"
+            self._waiting = None
+        kept = next((path.name for path in self._store.paths()), "none")
+        raise CheckpointNotWritten(
+            f"the last checkpoint, of update {snapshot.update}, cannot be written: {reason}; the newest is {kept}"
+        )
+
+    def close(self) -> None:
+        """End the thread; what waits is tried once more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join()
+
+    def _is_written(self, snapshot: Snapshot) -> bool:
+        return self._written is not None and self._written[0] is snapshot
+
+    def _work(self) -> None:
+        pause = RETRY_SECONDS[0]
+        while (snapshot := self._next()) is not None:
+            if self._save(snapshot):
+                pause = RETRY_SECONDS[0]
+                continue
+            with self._changed:
+                if not self._closed:
+                    self._waiting = self._waiting or snapshot
+                self._changed.wait_for(lambda: self._closed, pause)
+            pause = min(2 * pause, RETRY_SECONDS[1])
+
+    def _next(self) -> Snapshot | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._waiting is not None)
+            snapshot, self._waiting = self._waiting, None
+            return snapshot
+
+    def _save(self, snapshot: Snapshot) -> bool:
+        begun = time.monotonic()
+        try:
+            path = self._store.save(snapshot.update, snapshot.tensors, snapshot.document)
+        except Exception as error:  # safetensors has its own kind for a full disk
+            self._refused(snapshot, error if isinstance(error, OSError) else OSError(str(error)))
+            return False
+        logger.info("checkpoint %s written in %.1f s", path.name, time.monotonic() - begun)
+        with self._changed:
+            if self._refusal is not None:
+                self._note(f"checkpoints can be written again: {path.name}")
+            self._refusal, self._written = None, (snapshot, path)
+            self._changed.notify_all()
+        return True
+
+    def _refused(self, snapshot: Snapshot, error: OSError) -> None:
+        with self._changed:
+            known, self._refusal = self._refusal, error
+        if known is None:
+            text = f"checkpoint of update {snapshot.update} cannot be written: {_reason(error)}"
+            self._note(f"{text}; it is tried again, those before stay")
+
+
+def _reason(error: OSError) -> str:
+    return " ".join((error.strerror or str(error)).split())
