@@ -19,6 +19,9 @@ from deploy.checks import near_matches, without_passwords
 from deploy.config import Config, ConfigError, from_json, to_json, with_values
 from deploy.metadata import collect
 
+FINAL_STATES = frozenset({"finished", "stopped", "failed"})
+"""A run's states from which only `resume` leads."""
+
 
 class RunError(Exception):
     """Something is wrong with a run's folder; the message is one line."""
@@ -136,12 +139,16 @@ class RunFolder:
     def _write(self, name: str, text: str, *, mode: int) -> None:
         path = self.path / name
         temporary = path.with_name(f".{name}.{os.getpid()}.{threading.get_ident()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
         _sync_folder(self.path)
 
     @contextlib.contextmanager
@@ -154,6 +161,14 @@ class RunFolder:
                 see = f"see apexpert status {self.reference}"
                 raise RunBusy(f"{self.name} is at work already: {see}") from None
             yield
+
+    def is_supervised(self) -> bool:
+        """Whether a process of this machine holds the run (see `lock`)."""
+        return _is_locked(self.path / "lock")
+
+    def is_at_work(self) -> bool:
+        """The same, or a learner of it still saves its last checkpoint."""
+        return self.is_supervised() or _is_locked(self.checkpoints / ".lock")
 
     def newest_checkpoint(self) -> Path | None:
         """The checkpoint with the most updates, by its name; its content is not looked at."""
@@ -178,6 +193,17 @@ class RunFolder:
         numbers = {path: path.name.removeprefix("update-") for path in self.checkpoints.glob("update-*")}
         found = [path for path, number in numbers.items() if number.isdigit()]
         return sorted(found, key=lambda path: int(numbers[path]), reverse=True)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def list_runs(runs_dir: str | Path) -> list[RunFolder]:

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ FORMAT = 1
 TENSORS, DOCUMENT, MANIFEST, BEST = "tensors.safetensors", "document.json", "manifest.json", "best.json"
 # A `.replaced` folder is the older checkpoint of the same update; only a crash between two renames leaves it.
 NAME = re.compile(r"update-(\d{9,})(\.replaced)?")
-TEMPORARY = ".tmp-"
+TEMPORARY, LOCK = ".tmp-", ".lock"
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,13 @@ class CheckpointStore:
         self.folder, self._note = folder, note
         self._keep = max(keep, 1)
         self._broken: set[str] = set()
+
+    def hold(self) -> IO[str]:
+        """Be the one process that saves, until the file is closed; waits while another one still is."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = (self.folder / LOCK).open("a")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return file
 
     def save(
         self, update: int, tensors: Mapping[str, torch.Tensor | NDArray[Any]], document: dict[str, Any]

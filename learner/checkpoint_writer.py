@@ -1,4 +1,4 @@
-"""Writes checkpoints beside the learner's loop, one at a time, and tries again while the disk refuses them."""
+"""Writes checkpoints beside the learner's loop, one at a time; tries again while the disk refuses them."""
 
 import logging
 import threading
@@ -62,7 +62,7 @@ class CheckpointWriter:
     def finish(self, snapshot: Snapshot) -> Path:
         """Have this written and wait for it; returns its folder.
 
-        Raises CheckpointNotWritten when it is not there after `last_seconds`, with what the system says of it.
+        Raises CheckpointNotWritten, with what the system says of it, after `last_seconds`.
         """
         self.submit(snapshot)
         with self._changed:
@@ -72,9 +72,8 @@ class CheckpointWriter:
             reason = _reason(self._refusal) if self._refusal else f"not done after {self._last_seconds:.0f} s"
             self._waiting = None
         kept = next((path.name for path in self._store.paths()), "none")
-        raise CheckpointNotWritten(
-            f"the last checkpoint, of update {snapshot.update}, cannot be written: {reason}; the newest is {kept}"
-        )
+        what = f"the last checkpoint, of update {snapshot.update}, cannot be written"
+        raise CheckpointNotWritten(f"{what}: {reason}; the newest is {kept}")
 
     def close(self) -> None:
         """End the thread; what waits is tried once more."""

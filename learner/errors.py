@@ -15,4 +15,4 @@ class CheckpointError(LearnerError):
 
 
 class CheckpointNotWritten(LearnerError):
-    """A run's last checkpoint could not be written, as on a disk that stays full; those before it are whole."""
+    """The last checkpoint could not be written, as on a disk that stays full; those before are whole."""

@@ -12,12 +12,12 @@ from deploy import run_folder
 from deploy.checks import MOST_ACTORS, check
 from deploy.cli import summary
 from deploy.cli.errors import CommandFailed
-from deploy.cli.follow import FINAL_STATES, Interrupts, RunClient
+from deploy.cli.follow import Interrupts, RunClient
 from deploy.cli.parsing import parse
 from deploy.cli.preflight import check_urls, named_urls
 from deploy.cli.train import commands_for, fleet_errors
 from deploy.config import Config, ConfigError, with_shard, with_values
-from deploy.run_folder import RunError, RunFolder
+from deploy.run_folder import FINAL_STATES, RunError, RunFolder
 
 STALE_SECONDS = 30.0
 STOP_SECONDS = 300.0

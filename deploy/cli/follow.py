@@ -8,8 +8,8 @@ from types import FrameType
 from typing import Any, Protocol, Self
 
 from deploy.cli.errors import CommandFailed
+from deploy.run_folder import FINAL_STATES
 
-FINAL_STATES = frozenset({"finished", "stopped", "failed"})
 PERIOD_SECONDS = 0.25
 FORCED_CODE = 130
 """Exit code after a second Ctrl-C, as shells have it for SIGINT."""

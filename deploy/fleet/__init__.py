@@ -1,6 +1,20 @@
-"""Ray: the cluster, the supervisor, the roles it runs, and the weight store."""
+"""Ray: the cluster, the supervisor, the roles it runs, and the weight store.
 
-from deploy.fleet.client import RunClient, connect, launch
-from deploy.fleet.errors import FleetError
+Imported when they are first asked for: the learner's own process has no use for Ray.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deploy.fleet.client import RunClient, connect, launch
+    from deploy.fleet.errors import FleetError
 
 __all__ = ["FleetError", "RunClient", "connect", "launch"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "errors" if name == "FleetError" else "client"
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)

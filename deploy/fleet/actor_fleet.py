@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from deploy.fleet.handles import RoleHandle, start_actor
-from deploy.fleet.roles import Assignment
+from deploy.fleet.role import Assignment
 from deploy.fleet.run_state import FleetState
 from deploy.fleet.scaling import Backoff, missing, surplus
 
@@ -91,7 +91,12 @@ class ActorFleet:
         return [handle for _, handle in self._running.values()] + leaving
 
     def _start(self, slot: int, now: float, start_env_steps: int) -> None:
-        incarnation = self._state.next_incarnation(slot)
+        try:
+            incarnation = self._state.next_incarnation(slot)
+        except OSError as error:
+            self._backoff[slot].failed(now)
+            self._note(f"actor {slot} cannot start: its incarnation cannot be noted ({error.strerror})")
+            return
         handle = start_actor(self._assignment, slot, incarnation, start_env_steps, self._node_id)
         self._running[slot] = incarnation, handle
         self._starting[slot] = now

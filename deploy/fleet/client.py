@@ -13,8 +13,8 @@ from deploy.config import Config
 from deploy.fleet import cluster, nodes
 from deploy.fleet.cluster import LocalRay
 from deploy.fleet.errors import FleetError
-from deploy.fleet.run_state import FINAL_STATES, FleetState, forget_ray, load_ray, save_ray
-from deploy.run_folder import RunFolder
+from deploy.fleet.run_state import FleetState, forget_ray, load_ray, save_ray
+from deploy.run_folder import FINAL_STATES, RunFolder
 
 ANSWER_SECONDS, START_SECONDS, GONE_SECONDS = 5.0, 120.0, 10.0
 CONCURRENCY = 16

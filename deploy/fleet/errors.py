@@ -7,3 +7,7 @@ class FleetError(Exception):
 
 class WrongFlag(FleetError):
     """A value of the configuration does not fit the Ray that was found; the message names the flag."""
+
+
+class LearnerDied(FleetError):
+    """The learner's process is gone and has not said why."""

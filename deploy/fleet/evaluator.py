@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from deploy import import_path
 from deploy.fleet.log import log_to
 from deploy.fleet.nodes import only_on
-from deploy.fleet.roles import Assignment
+from deploy.fleet.role import Assignment
 from deploy.fleet.telemetry import Telemetry
 from deploy.run_folder import RunFolder
 

@@ -9,7 +9,8 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from deploy.fleet.nodes import only_on
-from deploy.fleet.roles import ActorRole, Assignment, LearnerRole, Report
+from deploy.fleet.role import Assignment, Report
+from deploy.fleet.roles import ActorRole, LearnerRole
 
 BEAT_SECONDS, SILENT_SECONDS = 0.5, 60.0
 """Between two heartbeats; a role that has answered and then does not for so long counts as dead."""

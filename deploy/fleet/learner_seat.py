@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 from actors.environments import EnvironmentError
 from deploy.fleet.handles import End, RoleHandle, start_learner
-from deploy.fleet.roles import Assignment
+from deploy.fleet.role import Assignment
 from deploy.fleet.scaling import Backoff
-from learner.errors import LearnerError
+from learner.errors import CheckpointNotWritten, LearnerError
 from replay.errors import SignatureMismatch, StaleOwner
 
 FAILURES = 5
@@ -37,6 +37,8 @@ class LearnerSeat:
         """`finished` or `failed` once the learner will not run again."""
         self.message = ""
         """Why it failed, in one line."""
+        self.unsaved = ""
+        """Why a learner that was told to stop could not save its last checkpoint; empty if it could."""
 
     def step(self) -> None:
         """Look at the learner; start one when none runs and the wait is over."""
@@ -84,6 +86,8 @@ class LearnerSeat:
             self._note("stopped before the learner was ready: no new checkpoint, those before stay")
         else:
             reason = handle.end.reason if handle.end else f"not done after {seconds:.0f} s"
+            if handle.end is not None and isinstance(handle.end.error, CheckpointNotWritten):
+                self.unsaved = str(handle.end.error)
             self._note(f"the learner ended without a last checkpoint: {reason}")
         handle.kill()
         return handle.metrics

@@ -8,7 +8,6 @@ from deploy.fleet.cluster import LocalRay
 from deploy.run_folder import RunFolder
 
 FLEET, RAY = "fleet.json", "ray.json"
-FINAL_STATES = frozenset({"finished", "stopped", "failed"})
 
 
 class FleetState:
@@ -28,13 +27,18 @@ class FleetState:
     @target.setter
     def target(self, num_actors: int) -> None:
         self._target = num_actors
-        self._save()
+        with contextlib.suppress(OSError):  # it counts all the same, and is noted with the next incarnation
+            self._save()
 
     def next_incarnation(self, slot: int) -> int:
-        """A number that this slot never had before."""
+        """A number that this slot never had before; raises OSError when it cannot be noted on disk."""
         incarnation = self._next.get(slot, 0)
         self._next[slot] = incarnation + 1
-        self._save()
+        try:
+            self._save()
+        except OSError:
+            self._next[slot] = incarnation
+            raise
         return incarnation
 
     def dead_incarnations(self, alive: Collection[tuple[int, int]]) -> set[tuple[int, int]]:

@@ -8,10 +8,11 @@ folder: servers on their files, learner from its checkpoint, actors as new incar
 import contextlib
 import logging
 import os
+import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from deploy.fleet.evaluator import Evaluator
 from deploy.fleet.learner_seat import LearnerSeat
 from deploy.fleet.log import log_to
 from deploy.fleet.nodes import address_for_others, learner_gpus
-from deploy.fleet.roles import Assignment
-from deploy.fleet.run_state import FINAL_STATES, FleetState, forget_ray, load_ray
+from deploy.fleet.role import Assignment
+from deploy.fleet.run_state import FleetState, forget_ray, load_ray
 from deploy.fleet.telemetry import Telemetry
 from deploy.fleet.weight_store import create_weight_store
-from deploy.run_folder import RunBusy, RunFolder
+from deploy.run_folder import FINAL_STATES, RunBusy, RunFolder
 from replay.errors import ServerError, ServersStopped
 from replay.servers import EmbeddedServers
 
@@ -64,6 +65,9 @@ class Supervisor:
         self._evaluator: Evaluator | None = None
         self._servers: EmbeddedServers | None = None
         self._published = 0.0
+        self._store: Any = None
+        # Ray makes its actors in their process's main thread.
+        signal.signal(signal.SIGTERM, lambda number, frame: self._stop_asked.set())
         self._publish_status()
         threading.Thread(target=self._live, name="supervisor", daemon=True).start()
 
@@ -106,11 +110,11 @@ class Supervisor:
             except Exception as error:  # whatever it is, the run has to end in good order and to say why
                 logger.exception("the supervisor failed")
                 message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            self._wind_down(outcome, message)
+            outcome, message = self._wind_down(outcome, message)
         self._state, self._message = outcome, message
         self._telemetry.note(f"{outcome}{': ' + message if message else ''}")
         if self._local_ray is not None:
-            forget_ray(self._folder)
+            self._attempt(lambda: forget_ray(self._folder))
         self._publish_status()
         self._leave()
 
@@ -120,7 +124,8 @@ class Supervisor:
         node_id = ray.get_runtime_context().get_node_id()
         urls = config.replay.urls or tuple(self._start_servers(stack))
         store = create_weight_store(node_id, self._folder.log_path)
-        stack.callback(ray.kill, store)
+        stack.callback(self._attempt, lambda: ray.kill(store))
+        self._store = store.until_it_ends.remote()
         assignment = Assignment(config, str(self._folder.path), urls, store, self._users_folders)
         note = self._telemetry.note
         # Sockets are reached on this node alone.
@@ -160,7 +165,7 @@ class Supervisor:
             should_stop=self._still_waiting,
         )
         urls = servers.start()
-        stack.callback(servers.stop)
+        stack.callback(self._attempt, servers.stop)
         self._servers = servers
         return urls
 
@@ -196,10 +201,14 @@ class Supervisor:
     def _begin_over_without_servers(self) -> None:
         """When the servers' guardian has died, and so the servers: as after a death of the supervisor itself.
 
-        They come back under other addresses, so every role has to be started again. Ray does the rest.
+        They come back under other addresses, so every role has to be started again. Ray does the rest. So it
+        is without the weight store, whose handle every role has.
         """
         if self._servers is not None and not self._servers.alive:
             logger.error("the guardian of the embedded servers is gone: beginning over")
+            os._exit(1)
+        if ray.wait([self._store], timeout=0)[0]:
+            logger.error("the weight store is gone: beginning over")
             os._exit(1)
 
     def _add_shards(self, num_shards: int, urls: tuple[str, ...]) -> None:
@@ -242,28 +251,44 @@ class Supervisor:
             self._publish_status()
         return self._stop_asked.is_set() or self._abandoned()
 
-    def _wind_down(self, outcome: str, message: str) -> None:
-        """Actors drain, then the learner saves; whatever fails here, the servers are stopped after it."""
+    def _wind_down(self, outcome: str, message: str) -> tuple[str, str]:
+        """Actors drain, then the learner saves; whatever fails here, the rest is done and the servers stop.
+
+        Returns outcome and message, which a learner that could not save its last checkpoint changes.
+        """
         self._state, self._message = "stopping", message
         self._publish_status()
+        self._attempt(self._drain)
+        self._attempt(self._stop_learner)
+        if self._learner is not None and self._learner.unsaved and outcome != "failed":
+            outcome, message = "failed", self._learner.unsaved
+        self._attempt(lambda: self._end_evaluations(outcome))
+        self._telemetry.write()
+        self._telemetry.close()
+        if self._config.run.detach:  # else the command draws it
+            self._attempt(self._draw_curve)
+        return outcome, message
+
+    def _attempt(self, step: Callable[[], object]) -> None:
+        """A step of the end: nobody is left to handle what it raises, and the others have to follow."""
         try:
-            if self._actors is not None:
-                self._telemetry.add_episodes(self._actors.drain(DRAIN_SECONDS))
-            if self._learner is not None:
-                metrics = self._learner.stop(LAST_SAVE_SECONDS, self._still_waiting)
-                self._telemetry.update(metrics, [], target=self._fleet_state.target, alive=0, restarts=0)
-            if self._evaluator is not None:
-                self._end_evaluations(outcome)
-            self._telemetry.write()
-            self._telemetry.close()
-            if self._config.run.detach:  # else the command draws it
-                self._draw_curve()
-        except Exception:  # nobody is left to handle it, and the servers have to be stopped
-            logger.exception("winding down after %s", outcome)
+            step()
+        except Exception:
+            logger.exception("winding down")
+
+    def _drain(self) -> None:
+        if self._actors is not None:
+            self._telemetry.add_episodes(self._actors.drain(DRAIN_SECONDS))
+
+    def _stop_learner(self) -> None:
+        if self._learner is not None:
+            metrics = self._learner.stop(LAST_SAVE_SECONDS, self._still_waiting)
+            self._telemetry.update(metrics, [], target=self._fleet_state.target, alive=0, restarts=0)
 
     def _end_evaluations(self, outcome: str) -> None:
         """A finished run's last checkpoint is evaluated too, unless somebody wants the end at once."""
-        assert self._evaluator is not None
+        if self._evaluator is None:
+            return
         if outcome == "finished":
             self._state, self._message = "evaluating", "the last checkpoint"
             self._evaluator.finish(self._still_waiting)

@@ -10,9 +10,8 @@ from typing import Any
 
 from deploy.checks import hide_password
 from deploy.config import Config
-from deploy.fleet.run_state import FINAL_STATES
 from deploy.monitor.metrics import MetricsSink
-from deploy.run_folder import RunFolder
+from deploy.run_folder import FINAL_STATES, RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +38,8 @@ class Telemetry:
         self._count = int(self.before.get("episode/count", 0))
         self._episodes = deque(map(tuple, before.get("episodes", [])), maxlen=EPISODES)
         self._notes: deque[str] = deque(maxlen=NOTES)
-        self._sink = MetricsSink(folder.path)
+        self._sink = MetricsSink(folder.path, self.note)
+        self._refused = False
         self._sink_due = time.monotonic()
         self._metrics: dict[str, float] = {}
 
@@ -123,8 +123,19 @@ class Telemetry:
             "notes": list(self._notes),
             "episodes": list(self._episodes),
         }
-        self._folder.write_json("status.json", status)
+        self._write_status(status)
         return status
+
+    def _write_status(self, status: dict[str, Any]) -> None:
+        """status.json is written every second: one that a full disk refuses is no reason to end a run."""
+        try:
+            self._folder.write_json("status.json", status)
+        except OSError as error:
+            if not self._refused:
+                self.note(f"status.json cannot be written: {error.strerror}; it is tried again")
+            self._refused = True
+        else:
+            self._refused = False
 
     def _num_frames(self, metrics: Mapping[str, float]) -> dict[str, float]:
         return {"progress/num_frames": metrics["progress/env_steps"] * self._config.environment.frame_skip}

@@ -9,10 +9,11 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import ray
+from numpy.typing import NDArray
 
 from deploy.checks import MOST_ACTORS
 from deploy.fleet.log import log_to
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 30.0
+
+
+class FlatWeights(NamedTuple):
+    """One publication on its way from the learner; as `models.arrays.Weights`, without torch."""
+
+    version: int
+    parameters: NDArray[np.float32]
+    """(P,)"""
+    env_steps: int
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,10 @@ class WeightStore:
         self._changed.set()
         self._changed = asyncio.Event()
         return True
+
+    async def until_it_ends(self) -> None:
+        """Never answered: whoever asks sees by the error that the store is gone."""
+        await asyncio.Event().wait()
 
     async def version(self) -> int:
         """The newest version; -1 before the first."""
@@ -122,7 +136,7 @@ class WeightPublisher:
         """What the store has; a returned learner goes on above it."""
         return int(ray.get(self._store.version.remote()))
 
-    def publish(self, weights: "Weights") -> None:
+    def publish(self, weights: FlatWeights) -> None:
         """Hand over weights; waits only when the publication before has not arrived yet."""
         if self._pending is not None:
             ray.get(self._pending)

@@ -11,7 +11,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressC
 from rich.table import Table
 
 PLAIN_PERIOD_SECONDS = 10.0
-FINAL_STATES = frozenset({"finished", "stopped", "failed"})
 
 
 class Console:

@@ -1,16 +1,25 @@
 """Where a run's numbers go: metrics.jsonl and TensorBoard events, under the same names."""
 
+import contextlib
 import json
+import logging
 import math
+import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from deploy.monitor.events import Events, correlation_image
 from learner.diagnosis_files import read_arrays
 
+logger = logging.getLogger(__name__)
+
 DIAGNOSTICS = "diagnostics/"
+
+
+MOST_UNWRITTEN_BYTES = 64 * 2**20
+"""Of records that wait for a disk with room: some ten hours of a run's."""
 
 
 class MetricsSink:
@@ -18,13 +27,15 @@ class MetricsSink:
 
     One writer a run: the supervisor. A resumed run goes on in the same files. Metrics of diagnoses are not
     repeated with the others: each diagnosis is one record of its own, at its own env steps, and an image.
+
+    Nothing here raises when the disk is full or gone: `note` is told once, records wait, and metrics.jsonl
+    has all of them, in whole lines, as soon as there is room. TensorBoard's events have a gap then.
     """
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lines = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._folder = folder
-        self._events = Events(folder / "tensorboard")
+    def __init__(self, folder: Path, note: Callable[[str], object] = logger.warning) -> None:
+        self._folder, self._note = folder, note
+        self._lines = UnfailingFile(folder / "metrics.jsonl", note)
+        self._events: Events | None = None
         self._diagnosed: float | None = None
 
     def write(self, metrics: Mapping[str, float], *, env_steps: int) -> None:
@@ -41,23 +52,79 @@ class MetricsSink:
         now = time.time()
         finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
         self._lines.write(json.dumps({"time": round(now, 3), "env_steps": env_steps, **finite}) + "\n")
-        self._lines.flush()
-        for name, value in finite.items():
-            self._events.add_scalar(name, value, env_steps, wall_time=now)
-        self._events.flush()
+
+        def add(events: Events) -> None:
+            for name, value in finite.items():
+                events.add_scalar(name, value, env_steps, wall_time=now)
+
+        self._with_events(add)
 
     def _draw(self, update: int, env_steps: int) -> None:
         """The empirical NTK of a diagnosis, if its file is there, as a picture for TensorBoard."""
         kernel = read_arrays(self._folder, update).get("entk")
         if kernel is not None:
-            image = correlation_image(kernel)
-            self._events.add_image("diagnostics/entk", image, env_steps, wall_time=time.time())
+            image, now = correlation_image(kernel), time.time()
+            self._with_events(lambda e: e.add_image("diagnostics/entk", image, env_steps, wall_time=now))
+
+    def _with_events(self, add: Callable[[Events], object]) -> None:
+        """Add to TensorBoard's file; one that could not be written is torn, and left for a new one."""
+        try:
+            self._events = self._events or Events(self._folder / "tensorboard")
+            add(self._events)
             self._events.flush()
+        except OSError as error:
+            logger.warning("TensorBoard events cannot be written: %s", error.strerror)
+            self._events = None
 
     def close(self) -> None:
         """Flush and close both files."""
         self._lines.close()
-        self._events.close()
+        if self._events is not None:
+            with contextlib.suppress(OSError):
+                self._events.close()
+
+
+class UnfailingFile:
+    """A file that is appended to; what a full disk refuses waits and is written, in order, when it can be."""
+
+    def __init__(self, path: Path, note: Callable[[str], object]) -> None:
+        self._path, self._note = path, note
+        self._descriptor: int | None = None
+        self._unwritten = bytearray()
+        self._refused = False
+        self.write("")
+
+    def write(self, text: str) -> None:
+        """Append, as soon as possible; what has waited longest is given up when too much waits."""
+        self._unwritten += text.encode()
+        try:
+            self._append()
+        except OSError as error:
+            if not self._refused:
+                self._note(f"{self._path.name} cannot be written: {error.strerror}; it is tried again")
+            self._refused = True
+        else:
+            if self._refused:
+                self._note(f"{self._path.name} can be written again")
+            self._refused = False
+        if len(self._unwritten) > MOST_UNWRITTEN_BYTES:
+            del self._unwritten[: self._unwritten.index(b"\n", MOST_UNWRITTEN_BYTES // 2) + 1]
+
+    def close(self) -> None:
+        """Try once more what waits, and close the file."""
+        with contextlib.suppress(OSError):
+            self._append()
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(self._descriptor)
+            self._descriptor = None
+
+    def _append(self) -> None:
+        if self._descriptor is None:
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        while self._unwritten:
+            # A disk that gets full takes a part.
+            del self._unwritten[: os.write(self._descriptor, self._unwritten)]
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

@@ -30,7 +30,7 @@ import json, sys
 import ray
 from deploy import import_path
 from deploy.fleet import cluster
-from deploy.fleet.roles import Assignment, Role
+from deploy.fleet.role import Assignment, Role
 
 class Probe(Role):
     def look(self):

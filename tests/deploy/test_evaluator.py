@@ -11,7 +11,7 @@ import ray
 from deploy.config import with_values
 from deploy.fleet import evaluator
 from deploy.fleet.evaluator import Evaluator
-from deploy.fleet.roles import Assignment
+from deploy.fleet.role import Assignment
 from deploy.fleet.telemetry import Telemetry
 from deploy.monitor.metrics import read_metrics
 from deploy.run_folder import RunFolder

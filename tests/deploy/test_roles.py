@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deploy.fleet.roles import Assignment, Role
+from deploy.fleet.role import Assignment, Role
 from replay.shard import Shard
 from tests.helpers.runs import catch_config
 
