@@ -13,8 +13,11 @@ from deploy.run_folder import FINAL_STATES
 PERIOD_SECONDS = 0.25
 FORCED_CODE = 130
 """Exit code after a second Ctrl-C, as shells have it for SIGINT."""
-LOST_SECONDS = 60.0
-"""A supervisor that dies is started again within seconds; after this long it is gone for good."""
+LOST_SECONDS = 50.0
+"""A supervisor that dies is started again within seconds; after this long it is gone for good. Ray ends this
+process by itself after 60 s without its head node."""
+LAST_WORDS_SECONDS = 150.0
+"""What is left of a run whose Ray has ended may still save a checkpoint."""
 
 
 class RunClient(Protocol):
@@ -22,6 +25,13 @@ class RunClient(Protocol):
 
     def status(self) -> dict[str, Any]:
         """The run's status, see deploy.fleet.supervisor."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the supervisor has ended for good: nothing will change."""
+
+    def last_words(self, timeout: float) -> dict[str, Any]:
+        """The status of a run that is gone, once all its processes here are or have said it."""
 
     def scale(self, num_actors: int) -> None:
         """Ask for that many actors."""
@@ -80,22 +90,25 @@ def follow(
     show: Callable[[Mapping[str, Any]], None],
     interrupts: Interrupts,
     say: Callable[[str], None] = print,
+    hint: str = "",
 ) -> dict[str, Any]:
     """Show the run's status about four times a second until it has ended; gives its last status.
 
     The first interrupt asks the run to stop and goes on showing it; a second one raises Forced. Also raises
-    CommandFailed when nothing was heard of the run for a minute.
+    CommandFailed, with `hint` behind it, when the run was killed or nothing was heard of it for long.
     """
     told = False
     while True:
         status = client.status()
-        if time.time() - status["time"] > LOST_SECONDS:
-            raise CommandFailed(
-                f"run {status['run']}: no sign of it for {LOST_SECONDS:.0f} s, it must have died"
-            )
+        if status["state"] not in FINAL_STATES and client.is_gone:
+            status = client.last_words(LAST_WORDS_SECONDS)
+            if status["state"] not in FINAL_STATES:
+                raise CommandFailed(f"run {status['run']}: its processes were ended without a word{hint}")
         show(status)
         if status["state"] in FINAL_STATES:
             return status
+        if time.time() - status["time"] > LOST_SECONDS:
+            raise CommandFailed(f"run {status['run']}: no sign of it for {LOST_SECONDS:.0f} s{hint}")
         client.heartbeat()
         if interrupts.count == 1 and not told:
             say("stopping: actors drain, the learner saves a checkpoint (Ctrl-C again ends it at once)")

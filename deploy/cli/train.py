@@ -179,13 +179,13 @@ def _run(config: Config, folder: RunFolder, *, before: Config | None = None) -> 
             return 0
         try:
             with fleet_errors(folder):
-                status = _watch(config, client, interrupts)
+                status = _watch(config, client, interrupts, hint=f"; go on: {commands_for(folder, 'resume')}")
         except Forced:
             print(f"ended at once. Go on from the last checkpoint: {commands_for(folder, 'resume')}")
             return FORCED_CODE
         finally:
             client.shutdown()
-    return _report(status, folder)
+    return _report(status, folder, asked=interrupts.count > 0)
 
 
 def _launch(config: Config, folder: RunFolder, before: Config | None) -> RunClient:
@@ -218,18 +218,21 @@ def fleet_errors(folder: RunFolder) -> Iterator[None]:
         raise CommandFailed(f"run {folder.name}: {error}; see {folder.log_path}") from error
 
 
-def _watch(config: Config, client: RunClient, interrupts: Interrupts) -> dict[str, Any]:
+def _watch(config: Config, client: RunClient, interrupts: Interrupts, *, hint: str) -> dict[str, Any]:
     from deploy.monitor.console import Console
 
     console = Console(f"{config.run.name} ({config.game_name})")
     try:
-        return follow(client, console.update, interrupts)
+        return follow(client, console.update, interrupts, hint=hint)
     finally:
         console.close()
 
 
-def _report(status: Mapping[str, Any], folder: RunFolder) -> int:
-    """Print what the run came to and how to go on; gives the exit code."""
+def _report(status: Mapping[str, Any], folder: RunFolder, *, asked: bool) -> int:
+    """Print what the run came to and how to go on; gives the exit code.
+
+    `asked`: it was this command that ended it.
+    """
     for line in summary.end_lines(status):
         print(line)
     checkpoint = folder.newest_checkpoint()
@@ -242,6 +245,8 @@ def _report(status: Mapping[str, Any], folder: RunFolder) -> int:
         )
     if status["state"] == "stopped":
         print(f"go on with it:        {commands_for(folder, 'resume')}")
+    if status["state"] == "stopped" and status.get("message") and not asked:
+        raise CommandFailed(f"run {folder.name} was ended from outside: {status['message']}")
     return 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
 from deploy import import_path
 from deploy.config import Config
@@ -17,6 +17,7 @@ from deploy.fleet.run_state import FleetState, forget_ray, load_ray, save_ray
 from deploy.run_folder import FINAL_STATES, RunFolder
 
 ANSWER_SECONDS, START_SECONDS, GONE_SECONDS = 5.0, 120.0, 10.0
+LOOK_SECONDS = 0.25
 CONCURRENCY = 16
 
 
@@ -25,6 +26,7 @@ class RunClient:
 
     def __init__(self, folder: RunFolder, supervisor: Any, local: LocalRay | None) -> None:
         self._folder, self._supervisor, self._local = folder, supervisor, local
+        self._given_up = False
 
     def status(self) -> dict[str, Any]:
         """The run's status from its supervisor, or status.json when that does not answer."""
@@ -33,6 +35,23 @@ class RunClient:
             status = self._folder.read_json("status.json", {})
         if status.get("state") in FINAL_STATES and self._local is not None:
             self._let_go()
+        return status
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the supervisor has ended for good, with or without a last status: nothing will change."""
+        return self._given_up or (self._local is not None and not self._local.alive)
+
+    def last_words(self, timeout: float) -> dict[str, Any]:
+        """The status of a run that `is_gone`, once all its processes on this machine are or have said it."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            status: dict[str, Any] = self._folder.read_json("status.json", {})
+            if status.get("state") in FINAL_STATES or not self._folder.is_at_work():
+                break
+            time.sleep(0.1)
+        # Once more: what was at work may have written its last word just before it ended.
+        status = self._folder.read_json("status.json", {})
         return status
 
     def scale(self, num_actors: int) -> None:
@@ -80,12 +99,20 @@ class RunClient:
             forget_ray(self._folder)
 
     def _ask(self) -> dict[str, Any] | None:
-        if self._supervisor is None:
+        if self._supervisor is None or self.is_gone:
             return None
         try:
-            answer: dict[str, Any] = ray.get(self._supervisor.status.remote(), timeout=ANSWER_SECONDS)
-            return answer
-        except (RayError, GetTimeoutError):
+            answer = self._supervisor.status.remote()
+            deadline = time.monotonic() + ANSWER_SECONDS
+            while not ray.wait([answer], timeout=LOOK_SECONDS)[0]:
+                if self.is_gone or time.monotonic() > deadline:
+                    return None
+            status: dict[str, Any] = ray.get(answer)
+            return status
+        except ActorDiedError:  # one that only starts again is unavailable
+            self._given_up = True
+            return None
+        except RayError:
             return None
 
     def _call(self, method: str, *arguments: Any) -> None:

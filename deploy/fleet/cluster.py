@@ -24,7 +24,7 @@ from typing import Any, Self
 import psutil
 import ray
 from ray import _raylet
-from ray._private import ray_constants
+from ray._private import ray_constants, worker
 
 from deploy import import_path
 from deploy.checks import MOST_ACTORS
@@ -36,6 +36,8 @@ OBJECT_STORE_BYTES = 256 * 1024**2
 LOGICAL_CPUS = MOST_ACTORS + 16
 """More than any machine has, so that `apexpert scale` is never refused on a Ray of our own."""
 START_SECONDS, START_ATTEMPTS = 90.0, 3
+NO_TASK_EVENTS = {"RAY_task_events_report_interval_ms": "0"}
+"""Nobody looks at them, and a process that leaves a Ray that is gone would try for 5 s to hand them over."""
 # Below its folder Ray makes sockets of 68 characters; the system's limit for a socket's path is 107.
 SOCKET_SUFFIX, SOCKET_LIMIT = 68, 107
 
@@ -151,6 +153,7 @@ def _ray_environment(token: Path) -> dict[str, str]:
         "RAY_enable_worker_prestart": "0",
         "RAY_prestart_worker_first_driver": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        **NO_TASK_EVENTS,
         # Threads that wait must not spin: actors and the learner share the cores.
         "OMP_WAIT_POLICY": "PASSIVE",
         "GOMP_SPINCOUNT": "0",
@@ -192,6 +195,8 @@ def connect(address: str, local: LocalRay | None = None) -> None:
         return
     if local is not None:
         _use_token(Path(local.folder) / "token")
+        # Ray's own words about its end, between the lines of the console; the run's are in status and log.
+        worker.print_to_stdstream = lambda *_, **__: None
     try:
         loopback = _loopback() if local is not None else contextlib.nullcontext()
         # Ray has workers search the driver's current folder before everything: ours is that for a moment.
@@ -205,7 +210,7 @@ def connect(address: str, local: LocalRay | None = None) -> None:
 
 def _use_token(token: Path) -> None:
     """Ray reads its environment when it is imported and keeps the first token; make it look again."""
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)} | NO_TASK_EVENTS
     _raylet.Config.initialize("")  # type: ignore[attr-defined]
     _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
 

@@ -9,7 +9,7 @@ from deploy.run_folder import FINAL_STATES, RunFolder
 
 logger = logging.getLogger(__name__)
 
-GONE_SECONDS = 5.0
+GONE_SECONDS = 15.0
 """Within so long a Ray that was told to end is gone."""
 
 

@@ -89,7 +89,9 @@ class LearnerProcess(Role):
     def leave(self, why: str) -> None:
         """Nobody needs this process any more: end with a checkpoint, or at once with nothing to save."""
         self.alone = self.alone or why
-        if self._learner is None or self._ended:
+        if self._ended:
+            return
+        if self._learner is None:
             logger.info("%s: ends without a checkpoint", why)
             os._exit(0)
         logger.warning("%s: saving and ending", why)
@@ -103,7 +105,7 @@ class LearnerProcess(Role):
                 answer = getattr(self, method)(*arguments)
                 self._send(("answer", number, answer))
         except (EOFError, OSError):
-            self.leave("the learner's Ray worker is gone")
+            self.leave("Ray has ended")
             time.sleep(ALONE_SECONDS)
             os._exit(1)
 

@@ -62,6 +62,11 @@ class LearnerSeat:
         if self._handle is not None:
             self._handle.add_shard(len(self._assignment.urls) - 1, url)
 
+    def tell_to_stop(self) -> None:
+        """Have it save and end, without waiting; `stop` follows."""
+        if self._handle is not None and self._handle.end is None:
+            self._handle.stop()
+
     def stop(self, seconds: float, waiting: Callable[[], object] = lambda: None) -> dict[str, float]:
         """Tell it to save a checkpoint and end; gives its last metrics. Kills it when that takes longer.
 

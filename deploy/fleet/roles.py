@@ -7,11 +7,15 @@ beside it. The actor's work is done right here. The learner's is done by a proce
 The supervisor loads this module too and has no use for torch: what only the roles need is imported in them.
 """
 
+import contextlib
+import os
+import signal
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from deploy.fleet.errors import LearnerDied
 from deploy.fleet.learner_link import LearnerLink
 from deploy.fleet.role import ACTOR_PATIENCE_SECONDS, Assignment, Report, Role
 from deploy.fleet.weight_store import StoredWeights, WeightPublisher
@@ -30,6 +34,8 @@ class LearnerRole:
         self._link: LearnerLink | None = None
         self._early: list[tuple[str, tuple[Any, ...]]] = []
         self._lock = threading.Lock()
+        # The learner ends, and this process stays to tell how. A handler must not wait for an answer.
+        signal.signal(signal.SIGTERM, lambda number, frame: threading.Thread(target=self.stop).start())
 
     def run(self) -> str:
         """Learn: `finished`, or `stopped` when told to, both with a checkpoint; raises what the learner does.
@@ -48,13 +54,14 @@ class LearnerRole:
     def heartbeat(self) -> Report:
         """The learner's numbers; raises LearnerDied when its process is gone."""
         if self._link is None:
-            return Report(pid=0, ready=False, metrics={}, episodes=[], notes=[])
+            return Report(pid=os.getpid(), ready=False, metrics={}, episodes=[], notes=[])
         report: Report = self._link.last_report or self._link.call("heartbeat")
         return report
 
     def stop(self) -> None:
         """End cleanly as soon as possible; `run` then returns."""
-        self._tell("stop")
+        with contextlib.suppress(LearnerDied):
+            self._tell("stop")
 
     def mark_dead(self, incarnations: set[tuple[int, int]]) -> None:
         """These will write no more: their allowance goes to others."""

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import ray
@@ -40,6 +41,9 @@ ABANDONED_SECONDS = 10.0
 LOCK_SECONDS = 20.0
 DRAIN_SECONDS, LAST_SAVE_SECONDS = 10.0, 120.0
 FINAL_SEEN_SECONDS = 3.0
+MEANT_SECONDS = 1.0
+TERMINATED_DRAIN_SECONDS = 2.0
+"""After SIGTERM, which servers and Ray most likely got as well: there is no time, and nowhere to write to."""
 
 
 class Supervisor:
@@ -67,7 +71,8 @@ class Supervisor:
         self._published = 0.0
         self._store: Any = None
         # Ray makes its actors in their process's main thread.
-        signal.signal(signal.SIGTERM, lambda number, frame: self._stop_asked.set())
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        self._terminated = False
         self._publish_status()
         threading.Thread(target=self._live, name="supervisor", daemon=True).start()
 
@@ -94,6 +99,10 @@ class Supervisor:
 
     def stop(self) -> None:
         """End the run cleanly; returns at once."""
+        self._stop_asked.set()
+
+    def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
+        self._terminated = True
         self._stop_asked.set()
 
     # The loop
@@ -175,14 +184,14 @@ class Supervisor:
         assert self._actors is not None
         assert self._evaluator is not None
         while True:
+            if self._stop_asked.is_set():
+                return "stopped", ""
             self._begin_over_without_servers()
             if self._asked_shards:
                 self._add_shards(*self._asked_shards.popleft())
             self._learner.step()
             if self._learner.outcome:
                 return self._learner.outcome, self._learner.message
-            if self._stop_asked.is_set():
-                return "stopped", ""
             if self._abandoned():
                 self._telemetry.note("the command that owns this run is gone: stopping")
                 return "stopped", "the command that owned it was gone"
@@ -204,11 +213,14 @@ class Supervisor:
         They come back under other addresses, so every role has to be started again. Ray does the rest. So it
         is without the weight store, whose handle every role has.
         """
+        missing = ""
         if self._servers is not None and not self._servers.alive:
-            logger.error("the guardian of the embedded servers is gone: beginning over")
-            os._exit(1)
-        if ray.wait([self._store], timeout=0)[0]:
-            logger.error("the weight store is gone: beginning over")
+            missing = "the guardian of the embedded servers"
+        elif ray.wait([self._store], timeout=0)[0]:
+            missing = "the weight store"
+        # Whoever ends all processes of the run has this one on the list, too.
+        if missing and not self._stop_asked.wait(MEANT_SECONDS):
+            logger.error("%s is gone: beginning over", missing)
             os._exit(1)
 
     def _add_shards(self, num_shards: int, urls: tuple[str, ...]) -> None:
@@ -277,8 +289,11 @@ class Supervisor:
             logger.exception("winding down")
 
     def _drain(self) -> None:
+        if self._terminated and self._learner is not None:
+            self._learner.tell_to_stop()
         if self._actors is not None:
-            self._telemetry.add_episodes(self._actors.drain(DRAIN_SECONDS))
+            seconds = TERMINATED_DRAIN_SECONDS if self._terminated else DRAIN_SECONDS
+            self._telemetry.add_episodes(self._actors.drain(seconds))
 
     def _stop_learner(self) -> None:
         if self._learner is not None:
@@ -308,6 +323,8 @@ class Supervisor:
         """End this Ray actor for good, and before it the Ray that the run started for itself."""
         if not self._config.run.detach:
             self._final_seen.wait(FINAL_SEEN_SECONDS)
+        if self._terminated and self._local_ray is not None and not self._local_ray.alive:
+            os._exit(0)  # there is no Ray to ask
         if self._local_ray is not None:
             self._local_ray.signal_end()
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)

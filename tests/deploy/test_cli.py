@@ -64,6 +64,11 @@ class ScriptedRun:
         self.on_status(self._asked)
         return self._statuses.pop(0) if len(self._statuses) > 1 else self._statuses[0]
 
+    is_gone = False
+
+    def last_words(self, timeout: float) -> dict[str, Any]:
+        return self._statuses[-1]
+
     def stop(self) -> None:
         self.calls.append("stop")
         self._statuses = self._after_stop
