@@ -6,12 +6,11 @@ import signal
 import time
 from pathlib import Path
 
-import psutil
-
 from deploy.run_folder import RunFolder
 from learner.checkpoint import Checkpoint, CheckpointStore
 from tests.helpers.commands import NAME, SHORT, Started, Terminal
 from tests.helpers.deadline import until
+from tests.helpers.processes import processes_of
 from tests.helpers.runs import flags, metric
 
 ENDLESS = SHORT | {"run": SHORT["run"] | {"total_env_steps": 1_000_000}}
@@ -20,19 +19,6 @@ ENDLESS = SHORT | {"run": SHORT["run"] | {"total_env_steps": 1_000_000}}
 def status(folder: RunFolder) -> dict:
     """status.json as it is, whatever `apexpert status` would make of it."""
     return folder.read_json("status.json", {"metrics": {}})
-
-
-def processes_of(folder: RunFolder, ray_folder: str) -> dict[int, str]:
-    """Everything that runs for this run: Ray, roles, guardian, servers; found by the two folders' names."""
-    found = {}
-    for process in psutil.process_iter():
-        try:
-            words = " ".join([*process.cmdline(), *process.environ().values(), process.cwd()])
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue
-        if ray_folder in words or str(folder.path) in words:
-            found[process.pid] = " ".join(process.cmdline())[:80]
-    return found
 
 
 def learns(folder: RunFolder, command: Started, updates: float) -> dict:

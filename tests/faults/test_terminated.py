@@ -1,0 +1,124 @@
+"""SIGTERM, then SIGKILL, to every process of a run at once, Ray's and the servers' included.
+
+A service manager, Slurm and a container end a run like that. One run serves both tests, in their order.
+"""
+
+import json
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from deploy.run_folder import RunFolder
+from learner.checkpoint import CheckpointStore
+from tests.helpers.commands import NAME, SHORT, Started, Terminal
+from tests.helpers.deadline import patient, until
+from tests.helpers.processes import processes_of, send
+from tests.helpers.runs import flags, metric
+
+ENDLESS = SHORT | {"run": SHORT["run"] | {"total_env_steps": 1_000_000}}
+
+
+@pytest.fixture(scope="module")
+def terminal(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
+    return Terminal(tmp_path_factory.mktemp("terminated"))
+
+
+def status(folder: RunFolder) -> dict[str, Any]:
+    return folder.read_json("status.json", {"metrics": {}})
+
+
+def learns(folder: RunFolder, command: Started, updates: float) -> None:
+    def look() -> bool:
+        assert command.alive, command.printed()
+        return metric(status(folder), "progress/updates") > updates
+
+    until(look, "updates", 120)
+
+
+def ray_of(folder: RunFolder) -> str:
+    return str(json.loads((folder.path / "ray.json").read_text())["local"]["folder"])
+
+
+def ends(folder: RunFolder, ray_folder: str) -> None:
+    until(lambda: not processes_of(folder, ray_folder), "the end of all processes", 30, pause=0.2)
+
+
+def stored(terminal: Terminal) -> int:
+    """Items that the shards hold, by `apexpert replay`."""
+    done = terminal.run("replay", NAME, "--json")
+    assert done.returncode == 0, done.stderr
+    return int(json.loads(done.stdout)["items"])
+
+
+def test_sigterm_to_every_process_saves_a_checkpoint_and_loses_nothing(terminal: Terminal) -> None:
+    folder = terminal.folder
+    with terminal.started("train", "--preset", "laptop", *flags(ENDLESS)) as command:
+        learns(folder, command, 20)
+        ray_folder = ray_of(folder)
+        pids = processes_of(folder, ray_folder)
+        assert len(pids) > 10
+        send(signal.SIGTERM, [*pids, command.process.pid])
+        assert command.process.wait(patient(30)) == 0, command.printed()
+        ends(folder, ray_folder)
+    assert f"apexpert resume {NAME}\n" in command.printed()
+    assert "raylet" not in command.printed(), "Ray's own text"
+    assert status(folder)["state"] == terminal.status()["state"] == "stopped"
+    newest = CheckpointStore(folder.checkpoints).load_newest()
+    assert newest is not None
+    assert newest.update >= metric(status(folder), "progress/updates") > 20
+    items, known = stored(terminal), newest.document["env_steps"]
+    assert items >= known, "the checkpoint knows of nothing that is not there"
+
+    with terminal.started("resume", NAME) as command:
+        command.prints(f"resuming at {known:,} env steps with {known:,} transitions in replay")
+        learns(folder, command, newest.update + 10)
+        metrics = status(folder)["metrics"]
+        assert metrics["replay/inserted"] >= items, "every acknowledged segment is found"
+        assert (metrics["replay/missing"], metrics["replay/lost"], metrics["replay/unread"]) == (0, 0, 0)
+        ray_folder = ray_of(folder)
+        send(signal.SIGKILL, list(processes_of(folder, ray_folder)))
+        assert command.process.wait(patient(20)) == 1, "it does not wait for a minute"
+        assert f"its processes were ended without a word; go on: apexpert resume {NAME}" in command.printed()
+        ends(folder, ray_folder)
+
+
+@pytest.fixture
+def running(terminal: Terminal) -> Iterator[Started]:
+    """The run, resumed where the test above has left it, or a new one."""
+    words = ["resume", NAME] if terminal.folder.config_path.exists() else None
+    with terminal.started(*(words or ["train", "--preset", "laptop", *flags(ENDLESS)])) as command:
+        yield command
+
+
+@pytest.mark.faults_long
+def test_a_killed_raylet_costs_no_update_and_the_learner_alone_is_started_again(
+    terminal: Terminal, running: Started
+) -> None:
+    folder = terminal.folder
+    learns(folder, running, 0)
+    start = metric(status(folder), "progress/updates")
+    learns(folder, running, start + 10)
+    # SIGTERM to the learner alone: it saves, and goes on from there in another process.
+    pid = status(folder)["learner"]["pid"]
+    send(signal.SIGTERM, [pid])
+    now = until(
+        lambda: (s := status(folder))["learner"].get("ready") and s["learner"]["pid"] != pid and s,
+        "another learner",
+        90,
+    )
+    assert metric(now, "progress/updates") >= start + 10, "it saved before it ended"
+    learns(folder, running, metric(now, "progress/updates") + 5)
+
+    ray_folder = ray_of(folder)
+    raylets = [p for p, words in processes_of(folder, ray_folder).items() if "/raylet/raylet" in words]
+    at_kill = metric(status(folder), "progress/updates")
+    send(signal.SIGKILL, raylets)
+    assert running.process.wait(patient(30)) == 1
+    assert "was ended from outside: Ray has ended" in running.printed()
+    ends(folder, ray_folder)
+    newest = CheckpointStore(folder.checkpoints).load_newest()
+    assert newest is not None
+    assert newest.update >= at_kill
+    assert (status(folder)["state"], metric(status(folder), "progress/updates")) == ("stopped", newest.update)

@@ -1,0 +1,58 @@
+"""The processes of a run, found from outside, and small disks to fill."""
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from deploy.run_folder import RunFolder
+
+
+def processes_of(folder: RunFolder, ray_folder: str) -> dict[int, str]:
+    """Everything that runs for this run: Ray, roles, guardian, servers; found by the two folders' names."""
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            words = " ".join([*process.cmdline(), *process.environ().values(), process.cwd()])
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+        if ray_folder in words or str(folder.path) in words:
+            found[process.pid] = " ".join(process.cmdline())[:80]
+    return found
+
+
+def send(number: signal.Signals, pids: list[int]) -> None:
+    """A signal to each process that is still there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, megabytes: int) -> Iterator[Path]:
+    """A file system of its own at `path`, in memory; needs the right to mount."""
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(path)], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def may_mount() -> bool:
+    """Whether this process has the right to mount a file system."""
+    probe = "mount -t tmpfs none /mnt"
+    return subprocess.run(["unshare", "--mount", "sh", "-c", probe], capture_output=True).returncode == 0
+
+
+def fill(path: Path) -> None:
+    """Write into this file until its file system is full to the last byte."""
+    with path.open("wb", buffering=0) as file:
+        for block in (65536, 512, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(block))
