@@ -191,12 +191,17 @@ def list_runs(argv: Sequence[str]) -> int:
 
 
 def read_status(folder: RunFolder) -> dict[str, Any]:
-    """status.json; its `state` becomes `lost` when it says alive but was not written for 30 s."""
+    """status.json; `lost` when it says alive, was not written for 30 s, and nobody here is at work on it.
+
+    Somebody at work whose status is old has a disk that is full, most likely: then the `message` says so.
+    """
     status: dict[str, Any] = folder.read_json("status.json", None)
     if status is None:
         return {"run": folder.name, "state": "not started", "metrics": {}, "message": "", "time": 0.0}
     age = time.time() - status["time"]
     if status["state"] not in FINAL_STATES and age > STALE_SECONDS:
+        if folder.is_at_work():
+            return status | {"message": f"at work, but its status is {age:.0f} s old: is the disk full?"}
         lost = f"no sign of it for {age:.0f} s; go on with it: {commands_for(folder, 'resume')}"
         return status | {"state": "lost", "message": lost}
     return status

@@ -58,16 +58,16 @@ class ScriptedRun:
         self.calls: list[str] = []
         self.on_status: Callable[[int], None] = lambda _: None
         self._asked = 0
+        self.is_gone = False
+        self.last: dict[str, Any] = {}
 
     def status(self) -> dict[str, Any]:
         self._asked += 1
         self.on_status(self._asked)
         return self._statuses.pop(0) if len(self._statuses) > 1 else self._statuses[0]
 
-    is_gone = False
-
     def last_words(self, timeout: float) -> dict[str, Any]:
-        return self._statuses[-1]
+        return self.last or self._statuses[-1]
 
     def stop(self) -> None:
         self.calls.append("stop")
@@ -338,7 +338,31 @@ def test_a_run_that_is_not_heard_of_any_more_is_exit_1(
     launched(ScriptedRun([status("running"), status("running", time=time.time() - 61)]))
     code, _, err = run_line(capsys, "train", "--name", "r")
     assert code == 1
-    assert "no sign of it for 60 s" in err
+    assert "no sign of it for 50 s; go on: apexpert resume r" in err
+
+
+def test_a_run_whose_processes_were_killed_is_exit_1_at_once(
+    launched: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ScriptedRun([status("running")])
+    run.is_gone = True
+    launched(run)
+    code, _, err = run_line(capsys, "train", "--name", "r")
+    assert code == 1
+    assert "run r: its processes were ended without a word; go on: apexpert resume r" in err
+
+
+def test_the_last_words_of_a_run_whose_ray_has_ended_count(
+    launched: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever was not asked to end it hears by the exit code that it is not at its end."""
+    run = ScriptedRun([status("running")])
+    run.is_gone, run.last = True, status("stopped", message="Ray has ended")
+    launched(run)
+    code, out, err = run_line(capsys, "train", "--name", "r")
+    assert code == 1
+    assert "apexpert resume r" in out
+    assert "run r was ended from outside: Ray has ended" in err
 
 
 def test_a_second_ctrl_c_ends_it_at_once(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -507,6 +531,17 @@ def test_status_and_list_read_the_folder(capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(run_line(capsys, "status", "r", "--json")[1])["state"] == "running"
     _, out, _ = run_line(capsys, "list")
     assert out.splitlines()[1].split() == ["r", "pong", "running", "6,000", "/", "10,000", "-20.50"]
+
+
+def test_a_run_at_work_whose_status_cannot_be_written_is_not_lost(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    saved_run("running", time=time.time() - 40)
+    with RunFolder(Path("runs/r")).lock():
+        code, out, _ = run_line(capsys, "status", "r")
+    assert code == 0
+    assert "r: running" in out
+    assert "its status is 40 s old: is the disk full?" in out
 
 
 def test_a_run_that_was_killed_shows_as_lost(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:

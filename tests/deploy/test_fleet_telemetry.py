@@ -1,11 +1,15 @@
 """What the supervisor tells while a resumed run is not yet where it was."""
 
+import errno
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from deploy.fleet.log import log_to
+from deploy.fleet.run_state import FleetState
 from deploy.fleet.telemetry import Telemetry
 from deploy.run_folder import RunFolder
 from tests.helpers.runs import catch_config
@@ -107,3 +111,36 @@ def test_the_lag_is_that_of_the_weights_that_act_now(tmp_path: Path) -> None:
     actors = [{"actors/weights_version": version} for version in (139.0, 148.0, -1.0)]
     telemetry.update(learner, actors, target=3, alive=3, restarts=0)
     assert shown(telemetry, "running")["actors/weights_lag"] == 4.5
+
+
+def test_a_status_that_cannot_be_written_is_told_once_and_ends_nothing(tmp_path: Path, monkeypatch) -> None:
+    telemetry, folder = resumed(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(folder, "write_json", refuse)
+    for _ in range(3):
+        status = telemetry.publish("running", "", 1, [], {})
+    assert [note[9:] for note in status["notes"]] == [
+        "status.json cannot be written: No space left on device; it is tried again"
+    ]
+
+
+def test_an_incarnation_that_cannot_be_noted_is_not_used(tmp_path: Path, monkeypatch) -> None:
+    """Its number would come again after a restart, for segments of another actor."""
+    folder = RunFolder(tmp_path)
+    state = FleetState(folder)
+    assert state.next_incarnation(0) == 0
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(folder, "write_json", refuse)
+        with pytest.raises(OSError, match="No space"):
+            state.next_incarnation(0)
+        state.target = 3
+    assert state.target == 3
+    assert state.next_incarnation(0) == 1
+    assert FleetState(folder).target == 3

@@ -1,0 +1,67 @@
+"""The last status of a run whose supervisor is gone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.fleet import farewell
+from deploy.fleet.farewell import write_farewell
+from deploy.run_folder import RunFolder
+from tests.helpers.runs import catch_config
+
+NOW = {"progress/updates": 9.0}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    monkeypatch.setattr(farewell, "GONE_SECONDS", 0.3)
+    folder = RunFolder.create(catch_config(tmp_path, run__name="r"))
+    metrics = {"progress/updates": 7.0, "a": 1.0}
+    folder.write_json("status.json", {"state": "running", "actors": [{"pid": 1}], "metrics": metrics})
+    return folder
+
+
+def dead_pid() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
+
+
+def test_it_says_stopped_with_the_last_numbers(folder: RunFolder) -> None:
+    write_farewell(folder, NOW, "SIGTERM", None, dead_pid())
+    status = folder.read_json("status.json", {})
+    assert (status["state"], status["message"], status["actors"]) == ("stopped", "SIGTERM", [])
+    assert status["metrics"] == {"progress/updates": 9.0, "a": 1.0}
+
+
+def test_it_says_failed_when_the_last_checkpoint_could_not_be_written(folder: RunFolder) -> None:
+    write_farewell(folder, NOW, "SIGTERM", OSError("no room"), dead_pid())
+    status = folder.read_json("status.json", {})
+    assert (status["state"], status["message"]) == ("failed", "no room")
+
+
+def test_a_ray_that_lives_starts_the_supervisor_again_which_has_the_word(folder: RunFolder) -> None:
+    write_farewell(folder, NOW, "SIGTERM", None, os.getpid())
+    assert folder.read_json("status.json", {})["state"] == "running"
+
+
+def test_a_supervisor_at_work_has_the_word(folder: RunFolder) -> None:
+    with folder.lock():
+        write_farewell(folder, NOW, "SIGTERM", None, dead_pid())
+    assert folder.read_json("status.json", {})["state"] == "running"
+
+
+def test_what_the_supervisor_has_said_last_stays(folder: RunFolder) -> None:
+    folder.write_json("status.json", {"state": "finished", "metrics": {}})
+    write_farewell(folder, NOW, "SIGTERM", None, dead_pid())
+    assert folder.read_json("status.json", {})["state"] == "finished"
+
+
+def test_the_learners_process_needs_no_ray() -> None:
+    """It would take a second of each start, and it has to work where Ray is gone."""
+    code = "import sys, deploy.fleet.learner_process; sys.exit('ray' in sys.modules)"
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
