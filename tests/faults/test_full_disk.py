@@ -3,6 +3,7 @@
 On a small file system in memory, so that what fails is the system's own answer.
 """
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def run(shared_ray: str, tmp_path: Path) -> Iterator[tuple[RunClient, RunFolder]
         client = launch(config, folder, resume=False)
         yield client, folder
         (disk / "filler").unlink(missing_ok=True)
+        shutil.copy(folder.log_path, tmp_path)  # to be read after a failure
         client.shutdown()
 
 
@@ -43,12 +45,16 @@ def test_a_full_disk_stops_nothing_for_good_and_costs_nothing(run: tuple[RunClie
     learns(client)
     filler = folder.path.parent / "filler"
 
-    fill(filler)
-    full = follow(
-        client, lambda s: any("status.json cannot be written" in n for n in s["notes"]), "a warning", 60
-    )
+    def refused(name: str) -> bool:
+        fill(filler)  # again: whatever gives up writing gives back what it had
+        client.heartbeat()
+        notes = [note for note in client.status()["notes"] if name in note]
+        return any("cannot be written: No space left on device" in note for note in notes)
+
+    until(lambda: refused("status.json"), "a warning", 60, pause=0.2)
+    until(lambda: refused("metrics.jsonl"), "another", 60, pause=0.2)
+    full = client.status()
     pid, learner = full["pid"], full["learner"]["pid"]
-    follow(client, lambda s: any("metrics.jsonl cannot" in n for n in s["notes"]), "another", 60)
     filler.unlink()
     status = learns(client)
     assert (status["pid"], status["learner"]["pid"]) == (pid, learner), "nobody died of it"
@@ -59,7 +65,7 @@ def test_a_full_disk_stops_nothing_for_good_and_costs_nothing(run: tuple[RunClie
     # Stopped while it is full: the last checkpoint is tried until there is room.
     fill(filler)
     client.stop()
-    until(lambda: (client.heartbeat(), "checkpoint of update" in told(client))[1], "a refused checkpoint", 60)
+    until(lambda: refused("checkpoint of update"), "a refused checkpoint", 60, pause=0.2)
     filler.unlink()
     stopped = client.wait_finished(60)
     assert stopped["state"] == "stopped", stopped["message"]

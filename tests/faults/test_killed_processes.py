@@ -199,3 +199,23 @@ def test_a_killed_guardian_takes_the_servers_along_and_all_begins_over(run: Runn
         SECONDS,
     )
     trains(client)
+
+
+def test_without_the_weight_store_all_begins_over(run: Running) -> None:
+    """Every role has its handle; without it the learner publishes to nobody, and actors keep old weights."""
+    client, _ = run
+    before = trains(client)
+    raylet = psutil.Process(before["pid"]).parent()
+    assert raylet is not None
+    stores = [p for p in raylet.children() if any("ray::WeightStore" in word for word in p.cmdline())]
+    for store in stores:
+        store.kill()
+    assert stores
+    after = follow(
+        client,
+        lambda s: s["pid"] != before["pid"] and s["state"] == "running" and s["learner"]["ready"],
+        "another supervisor",
+        SECONDS,
+    )
+    assert metric(after, "replay/missing") == 0
+    trains(client)

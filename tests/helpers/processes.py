@@ -50,8 +50,8 @@ def may_mount() -> bool:
 
 
 def fill(path: Path) -> None:
-    """Write into this file until its file system is full to the last byte."""
-    with path.open("wb", buffering=0) as file:
+    """Append to this file until its file system is full to the last byte."""
+    with path.open("ab", buffering=0) as file:
         for block in (65536, 512, 1):
             with contextlib.suppress(OSError):
                 while True:
