@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from deploy.checks import near_matches, without_passwords
 from deploy.config import Config, ConfigError, from_json, to_json, with_values
+from deploy.identity import FILE, Identity, drawn_for, inode_of, noted_in
 from deploy.metadata import collect
 
 FINAL_STATES = frozenset({"finished", "stopped", "failed"})
@@ -57,8 +58,33 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """The run's name, which is its folder's."""
+        """The folder's name, by which people name the run; its keys have the configuration's `run.name`."""
         return self.path.name
+
+    @property
+    def identity(self) -> Identity | None:
+        """What tells this folder from its copies; None for a copy, or for a folder of before."""
+        noted = noted_in(self.path)
+        return noted if noted is not None and noted.inode == inode_of(self.path) else None
+
+    def settle(self, identity: Identity) -> None:
+        """Note the folder's identity: a copy becomes a folder of its own."""
+        if identity != self.identity:
+            self.write_json(FILE, identity.document)
+
+    def drawn_identity(self) -> Identity:
+        """Its identity, or a new one for a folder that has none."""
+        return self.identity or drawn_for(self.path)
+
+    def marked(self, record: dict[str, Any]) -> dict[str, Any]:
+        """A record of something that lives, such as a process, which counts in this folder only."""
+        identity = self.identity
+        return record | {"folder": None if identity is None else identity.document}
+
+    def is_own(self, record: dict[str, Any]) -> bool:
+        """Whether a record was `marked` in this folder, and did not come with a copy."""
+        identity = self.identity
+        return identity is not None and record.get("folder") == identity.document
 
     @property
     def reference(self) -> str:
@@ -71,17 +97,9 @@ class RunFolder:
 
         Raises RunExists when the name is taken, RunError when the folder cannot be made.
         """
-        name = config.run.name or _free_name(config)
-        folder = cls(Path(config.run.runs_dir) / name)
-        try:
-            folder.path.mkdir(parents=True)
-        except FileExistsError:
-            raise RunExists(
-                f"--name {name}: {folder.path} is there already; choose another name,"
-                f" or go on with it by: apexpert resume {name}"
-            ) from None
-        except OSError as error:
-            raise RunError(f"--runs-dir {config.run.runs_dir}: {error.strerror or error}") from None
+        folder = cls(_make_folder(config))
+        name = folder.name
+        folder.settle(drawn_for(folder.path))
         for part in (folder.checkpoints, folder.videos, folder.replay, folder.tensorboard):
             part.mkdir()
         folder.write_json("metadata.json", collect())
@@ -212,12 +230,32 @@ def list_runs(runs_dir: str | Path) -> list[RunFolder]:
     return [RunFolder(path.parent) for path in found]
 
 
-def _free_name(config: Config) -> str:
-    """`preset-game-date-time`, with a number behind it when that is taken."""
+def _make_folder(config: Config) -> Path:
+    """The new folder, of the name asked for or of one made up; whoever is first in making it has the name.
+
+    Raises RunExists and RunError.
+    """
+    runs_dir = Path(config.run.runs_dir)
+    for name in [config.run.name] if config.run.name else _free_names(config):
+        try:
+            (runs_dir / name).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RunError(f"--runs-dir {runs_dir}: {error.strerror or error}") from None
+        return runs_dir / name
+    raise RunExists(
+        f"--name {name}: {runs_dir / name} is there already; choose another name,"
+        f" or go on with it by: apexpert resume {name}"
+    )
+
+
+def _free_names(config: Config) -> Iterator[str]:
+    """`preset-game-date-time`, then with a number behind it: runs may start in the same second."""
     game = "".join(c if c.isalnum() or c in "_-" else "-" for c in config.game_name)
     stem = f"{config.run.preset or 'run'}-{game}-{time.strftime('%Y%m%d-%H%M%S')}".strip("-")
-    names = [stem, *(f"{stem}-{n}" for n in range(2, 1000))]
-    return next(name for name in names if not (Path(config.run.runs_dir) / name).exists())
+    yield stem
+    yield from (f"{stem}-{number}" for number in range(2, 1000))
 
 
 def _sync_folder(path: Path) -> None:

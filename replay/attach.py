@@ -26,6 +26,8 @@ def running_urls(folder: Path) -> tuple[str, ...]:
     while True:
         with contextlib.suppress(OSError, ValueError, KeyError):  # written at this moment, or not yet
             state = json.loads((folder / "state.json").read_text())
+            if state["folder"] != folder.stat().st_ino:
+                raise KeyError("of the folder that this one was copied from")
             sockets, password = Path(state["sockets"]), (folder / "password").read_text()
             paths = [sockets / f"{index}.sock" for index in range(len(state["pids"]))]
             if all(state["pids"]) and all(path.exists() for path in paths):

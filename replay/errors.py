@@ -8,6 +8,7 @@ ReplayError
   ShardError              a shard cannot do what was asked
     ShardUnavailable      it cannot be reached, after bounded retries
     ShardFull             it refuses writes: out of memory or disk
+    ForeignRun            it holds the run of another folder
   SignatureMismatch       stack or n_step raised, or another frame shape, on existing data
   ServerError             an embedded server cannot be found, started or locked
   WriterStopped           the writer was told to stop while it waited
@@ -58,6 +59,14 @@ class ShardUnavailable(ShardError):
 
 class ShardFull(ShardError):
     """A shard refuses writes because its memory or disk is full."""
+
+
+class ForeignRun(ShardError):
+    """A shard holds a run of this name that belongs to another folder."""
+
+    def __init__(self, message: str, shard: object) -> None:
+        super().__init__(message)
+        self.shard = shard
 
 
 class SignatureMismatch(ReplayError):

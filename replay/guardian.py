@@ -247,6 +247,7 @@ class Guardian:
             "pids": [server.process.pid if server.process else None for server in self._servers],
             "exits": [server.exits for server in self._servers],
             "sockets": str(self._sockets),
+            "folder": self._folder.stat().st_ino,
         }
         with contextlib.suppress(OSError):  # a full disk must not end the servers
             write_atomically(self._folder / "state.json", json.dumps(state))

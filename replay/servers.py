@@ -184,9 +184,12 @@ class EmbeddedServers:
     def _state(self) -> dict[str, Any]:
         try:
             state: dict[str, Any] = json.loads((self._folder / "state.json").read_text())
-        except (OSError, ValueError):
-            state = {"pids": [None] * self._shards, "exits": [0] * self._shards}
-        return state
+            # One that came with a copied folder tells of the original's servers and their sockets.
+            if state["folder"] == self._folder.stat().st_ino:
+                return state
+        except (OSError, ValueError, KeyError):
+            pass
+        return {"pids": [None] * self._shards, "exits": [0] * self._shards}
 
     def _record(self) -> dict[str, Any]:
         """Who wrote the folder's files, {} when there are none."""

@@ -57,7 +57,7 @@ class Shard:
         self.log, self._meta = self._prefix + "log", self._prefix + "meta"
         self.reserved_key, self.allowed_key = self._prefix + "reserved", self._prefix + "allowed"
         self.outstanding_key, self.owner_key = self._prefix + "outstanding", self._prefix + "owner"
-        self.alive_key = self._prefix + "alive"
+        self.alive_key, self._folder_key = self._prefix + "alive", self._prefix + "folder"
         self._own = threading.local()
 
     def __repr__(self) -> str:
@@ -254,6 +254,26 @@ class Shard:
             raise SignatureMismatch(f"{self}: {mismatch}")
         if writes and signature != stored:
             self.call(lambda: self._client.set(self._meta, encoded))
+
+    # Whose run it is
+
+    def is_used(self) -> bool:
+        """Whether anything of a run of this name is here."""
+        keys = (self.log, self._meta, self.reserved_key, self.owner_key, self._folder_key)
+        return bool(self.call(lambda: self._client.exists(*keys)))
+
+    def claim(self, folder_id: str) -> bool:
+        """Note the folder that the run here belongs to; False, and nothing changes, when one is noted."""
+        return bool(self.call(lambda: self._client.set(self._folder_key, folder_id, nx=True)))
+
+    def unclaim(self) -> None:
+        """Take the note of the folder away."""
+        self.call(lambda: self._client.unlink(self._folder_key))
+
+    def folder_id(self) -> str:
+        """The id of the folder that the run here belongs to; empty when none is noted."""
+        noted = self.call(lambda: self._client.get(self._folder_key))
+        return (noted or b"").decode(errors="replace")
 
     # The server
 

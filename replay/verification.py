@@ -15,7 +15,7 @@ from replay.types import SegmentIdentity, Signature
 
 PAGE = 128
 """Segments read at once: some 4 to 10 MB of encoded bytes."""
-KNOWN_KEYS = frozenset({"log", "meta", "reserved", "allowed", "outstanding", "owner", "alive"})
+KNOWN_KEYS = frozenset({"log", "meta", "reserved", "allowed", "outstanding", "owner", "alive", "folder"})
 WRONG = {
     "corrupt": "segments with a wrong checksum, size or structure",
     "version": "segments of another format version",

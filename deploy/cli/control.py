@@ -13,6 +13,7 @@ from deploy.checks import MOST_ACTORS, check
 from deploy.cli import summary
 from deploy.cli.errors import CommandFailed
 from deploy.cli.follow import Interrupts, RunClient
+from deploy.cli.ownership import claim_added
 from deploy.cli.parsing import parse
 from deploy.cli.preflight import check_urls, named_urls
 from deploy.cli.train import commands_for, fleet_errors
@@ -104,6 +105,11 @@ def scale(argv: Sequence[str]) -> int:
         raise ConfigError(f"--shards, --add-urls: not while it runs, because {folder.name} runs in lockstep")
     wanted, added = _with_more_shards(config, arguments)
     _require_live(folder)
+    if added:
+        try:
+            claim_added(config, folder, added)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("--replay.urls", "--add-urls")) from None
     asked = []
     with _connected(folder) as client:
         if arguments.actors is not None:
@@ -198,6 +204,9 @@ def read_status(folder: RunFolder) -> dict[str, Any]:
     status: dict[str, Any] = folder.read_json("status.json", None)
     if status is None:
         return {"run": folder.name, "state": "not started", "metrics": {}, "message": "", "time": 0.0}
+    if status["state"] not in FINAL_STATES and "folder" in status and not folder.is_own(status):
+        copied = "a copy of a run that was at work; go on with the copy"
+        return status | {"state": "lost", "message": f"{copied}: {commands_for(folder, 'resume')}"}
     age = time.time() - status["time"]
     if status["state"] not in FINAL_STATES and age > STALE_SECONDS:
         if folder.is_at_work():

@@ -82,7 +82,7 @@ def opened(name: str, runs_dir: str, urls: tuple[str, ...]) -> Iterator[Source]:
         if embedded:
             urls = stack.enter_context(served(folder, config, live=locked))
         yield stack.enter_context(
-            connected(folder.name, urls, folder=folder, locked=locked, embedded=embedded)
+            connected(config.run.name, urls, folder=folder, locked=locked, embedded=embedded)
         )
 
 

@@ -78,7 +78,7 @@ def _target(stack: ExitStack, name: str, runs_dir: str, urls: tuple[str, ...], a
     config = folder.load_config()
     urls = config.replay.urls or urls
     urls = urls or stack.enter_context(served(folder, config, live=False, create=True))
-    return stack.enter_context(connected(folder.name, urls, folder=folder, empty=True))
+    return stack.enter_context(connected(config.run.name, urls, folder=folder, empty=True))
 
 
 def _new_run(name: str, runs_dir: str, urls: tuple[str, ...], archive: Archive) -> RunFolder:

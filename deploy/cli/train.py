@@ -14,6 +14,7 @@ from deploy.checks import check, hide_password
 from deploy.cli import summary
 from deploy.cli.errors import CommandFailed, UsageError
 from deploy.cli.follow import FORCED_CODE, Forced, Interrupts, RunClient, follow
+from deploy.cli.ownership import claim_new, claim_resumed, release_new
 from deploy.cli.parsing import as_typed, expand_short, flag_value, parse
 from deploy.cli.preflight import (
     URLS_VARIABLE,
@@ -71,6 +72,8 @@ def train(argv: Sequence[str]) -> int:
         raise type(error)(as_typed(str(error), argv)) from None
     folder = RunFolder.create(config)
     config = folder.load_config()
+    with _leaving_no_folder(folder):
+        claim_new(config, folder)
     _announce(config, folder)
     if any(hide_password(word) != word for word in argv):
         note = "other users of this machine see a password in arguments"
@@ -86,6 +89,9 @@ def resume(argv: Sequence[str]) -> int:
         with folder.lock():
             before = folder.load_config()
             config = resumed_config(folder, arguments)
+            identity = folder.drawn_identity()
+            claim_resumed(config, folder, identity)
+            folder.settle(identity)
             folder.save_config(config)
     except ConfigError as error:
         raise ConfigError(as_typed(str(error), argv)) from None
@@ -134,7 +140,6 @@ def resumed_config(folder: RunFolder, arguments: ResumeArguments) -> Config:
     address = arguments.ray_address or config.run.ray_address
     config = with_values(
         config,
-        run__name=folder.name,
         run__runs_dir=str(folder.path.parent),
         run__total_env_steps=total,
         run__ray_address="" if address == "local" else address,
@@ -155,9 +160,7 @@ def _sections(config: Config) -> dict[str, Any]:
 
 
 def _announce(config: Config, folder: RunFolder) -> None:
-    print(
-        f"run {config.run.name}: {config.game_name}, {config.run.total_env_steps:,} env steps, {folder.path}"
-    )
+    print(f"run {folder.name}: {config.game_name}, {config.run.total_env_steps:,} env steps, {folder.path}")
     for line in summary.config_lines(config):
         print(f"  {line}")
     print(summary.burst_line(config))
@@ -179,7 +182,7 @@ def _run(config: Config, folder: RunFolder, *, before: Config | None = None) -> 
             return 0
         try:
             with fleet_errors(folder):
-                status = _watch(config, client, interrupts, hint=f"; go on: {commands_for(folder, 'resume')}")
+                status = _watch(config, folder, client, interrupts)
         except Forced:
             print(f"ended at once. Go on from the last checkpoint: {commands_for(folder, 'resume')}")
             return FORCED_CODE
@@ -202,8 +205,19 @@ def _launch(config: Config, folder: RunFolder, before: Config | None) -> RunClie
         if not isinstance(failure.__cause__, WrongFlag):
             raise
         if before is None:
+            release_new(config)
             shutil.rmtree(folder.path)
         raise ConfigError(str(failure.__cause__)) from None
+
+
+@contextlib.contextmanager
+def _leaving_no_folder(folder: RunFolder) -> Iterator[None]:
+    """A new run that must not start leaves no folder."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder.path)
+        raise
 
 
 @contextlib.contextmanager
@@ -218,11 +232,12 @@ def fleet_errors(folder: RunFolder) -> Iterator[None]:
         raise CommandFailed(f"run {folder.name}: {error}; see {folder.log_path}") from error
 
 
-def _watch(config: Config, client: RunClient, interrupts: Interrupts, *, hint: str) -> dict[str, Any]:
+def _watch(config: Config, folder: RunFolder, client: RunClient, interrupts: Interrupts) -> dict[str, Any]:
     from deploy.monitor.console import Console
 
-    console = Console(f"{config.run.name} ({config.game_name})")
+    console = Console(f"{folder.name} ({config.game_name})")
     try:
+        hint = f"; go on: {commands_for(folder, 'resume')}"
         return follow(client, console.update, interrupts, hint=hint)
     finally:
         console.close()

@@ -138,6 +138,7 @@ def launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
     with folder.lock():
         if resume:
             _clear_leftovers(folder)
+        folder.settle(folder.drawn_identity())  # a folder of before, or a copy, has none of its own
     FleetState(folder).target = config.actors.num_actors
     address, local = config.run.ray_address, None
     if not address:

@@ -67,9 +67,9 @@ class LocalRay:
         """Whether the keeper still runs."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 1.0
+            same = abs(process.create_time() - self.started) < 1.0 and self.folder in process.cmdline()
             return same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
+        except psutil.Error:
             return False
 
     def claim(self) -> None:

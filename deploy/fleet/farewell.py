@@ -37,7 +37,7 @@ def write_farewell(
         "metrics": status.get("metrics", {}) | dict(metrics),
     }
     try:
-        folder.write_json("status.json", status)
+        folder.write_json("status.json", folder.marked(status))
     except OSError as refusal:
         logger.warning("the last status cannot be written: %s", refusal)
 

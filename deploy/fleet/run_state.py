@@ -54,12 +54,17 @@ class FleetState:
 def save_ray(folder: RunFolder, local: LocalRay | None, address: str) -> None:
     """Record the Ray that the run is on; `local` is one that it started for itself."""
     record = None if local is None else dataclasses.asdict(local)
-    folder.write_json(RAY, {"address": address, "local": record}, mode=0o600)
+    folder.write_json(RAY, folder.marked({"address": address, "local": record}), mode=0o600)
 
 
 def load_ray(folder: RunFolder) -> tuple[str, LocalRay | None]:
-    """What `save_ray` recorded; an empty address when the run was never on any."""
+    """What `save_ray` recorded in this folder; an empty address when the run was never on any.
+
+    A record that came with a copy is of the original's Ray, which is none of this folder's business.
+    """
     document = folder.read_json(RAY, {})
+    if not folder.is_own(document):
+        return "", None
     return document.get("address", ""), LocalRay.parse(document.get("local"))
 
 

@@ -109,7 +109,7 @@ class Telemetry:
         # A run that ended before its learner had restored is where it was.
         known = self.before | self._known if state in FINAL_STATES else self._known
         status = {
-            "run": self._config.run.name,
+            "run": self._folder.name,
             "state": state,
             "message": hide_password(message),
             "time": time.time(),
@@ -123,7 +123,7 @@ class Telemetry:
             "notes": list(self._notes),
             "episodes": list(self._episodes),
         }
-        self._write_status(status)
+        self._write_status(self._folder.marked(status))
         return status
 
     def _write_status(self, status: dict[str, Any]) -> None:

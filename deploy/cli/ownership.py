@@ -1,0 +1,70 @@
+"""Servers of the user's own: a run's folder takes its keys there, and no other folder's."""
+
+import contextlib
+from collections.abc import Iterator
+
+from deploy.config import Config, ConfigError
+from deploy.identity import Identity
+from deploy.run_folder import RunFolder
+from replay.claims import claim, release
+from replay.errors import ForeignRun, ShardError
+from replay.shard import Shard
+
+ANSWER_SECONDS = 3.0
+
+
+def claim_new(config: Config, folder: RunFolder) -> None:
+    """Take the shards for a new run; ConfigError when one of them holds a run of its name already."""
+    name = config.run.name
+    with _shards(config) as shards:
+        try:
+            claim(shards, folder.drawn_identity().id, new=True)
+        except ForeignRun as error:
+            delete = f"remove it by: apexpert replay {name} --delete --replay.urls ..."
+            raise ConfigError(
+                f"--name {name}: {error}; go on with that one by: apexpert resume {name}; {delete};"
+                " or choose another --name"
+            ) from None
+
+
+def claim_resumed(config: Config, folder: RunFolder, identity: Identity) -> None:
+    """Take the shards for a folder that goes on; ConfigError when they hold another folder's run."""
+    with _shards(config) as shards:
+        _claim(shards, folder, identity)
+
+
+def claim_added(config: Config, folder: RunFolder, urls: tuple[str, ...]) -> None:
+    """The same for shards that a running run gets besides those that it has."""
+    first = len(config.replay.urls)
+    with _shards(config, urls, first) as shards:
+        _claim(shards, folder, folder.drawn_identity())
+
+
+def release_new(config: Config) -> None:
+    """Take back what `claim_new` has taken, for a run that does not start after all."""
+    with _shards(config) as shards, contextlib.suppress(ShardError):
+        release(shards)
+
+
+def _claim(shards: list[Shard], folder: RunFolder, identity: Identity) -> None:
+    try:
+        claim(shards, identity.id, new=False)
+    except ForeignRun as error:
+        export = f"apexpert replay {folder.reference} --export DIR and apexpert replay NEW --import DIR"
+        raise ConfigError(
+            f"--replay.urls: {error} (was {folder.path} copied?); {export} make a run of its own of it,"
+            " and train with another --name a new one"
+        ) from None
+
+
+@contextlib.contextmanager
+def _shards(config: Config, urls: tuple[str, ...] = (), first: int = 0) -> Iterator[list[Shard]]:
+    shards = [
+        Shard(url, run=config.run.name, index=first + place, retry_seconds=ANSWER_SECONDS)
+        for place, url in enumerate(urls or config.replay.urls)
+    ]
+    try:
+        yield shards
+    finally:
+        for shard in shards:
+            shard.close()
