@@ -184,13 +184,11 @@ def _delete(source: Source, *, sure: bool) -> int:
     if source.live:
         sign = f"its learner gave a sign of life in the last {LIFE_SECONDS // 60} minutes"
         raise RunBusy(f"--delete: {source.run} is live: {sign}; end it, or wait so long if it was killed")
-    own = source.folder.identity if source.folder is not None else None
-    if source.folder is not None and any(
-        shard.folder_id() not in ("", own and own.id) for shard in source.shards
-    ):
+    if source.is_foreign:
+        by_name = f"apexpert replay {source.run} --delete --runs-dir NONE --replay.urls ..."
         raise ConfigError(
-            f"--delete: the keys of {source.run} belong to another folder than {source.folder.path};"
-            f" delete them there, or by name alone: apexpert replay {source.run} --delete --replay.urls ..."
+            f"--delete: the keys of {source.run} belong to another folder than this one, which is a copy:"
+            f" delete them from there, or by name alone: {by_name}"
         )
     segments = sum(int(shard.info()["log_length"]) for shard in source.shards)
     where = ", ".join(shard.address for shard in source.shards)

@@ -39,6 +39,15 @@ class Source:
         """A process is at work on the run."""
         return self.locked or self.alive
 
+    @property
+    def is_foreign(self) -> bool:
+        """The keys belong to another folder's run, which this folder was copied from."""
+        if self.folder is None:
+            return False
+        identity = self.folder.identity
+        own = {"", "" if identity is None else identity.id}
+        return any(shard.folder_id() not in own for shard in self.shards)
+
     def checkpoint(self) -> "Checkpoint | None":
         """The newest whole checkpoint, if there is any; broken ones are told on stderr."""
         if self.folder is None or not self.folder.checkpoints.is_dir():

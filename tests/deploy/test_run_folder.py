@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -35,6 +36,43 @@ def test_empty_names_are_made_up_and_never_collide(tmp_path: Path) -> None:
     names = [create(tmp_path).name for _ in range(3)]
     assert len(set(names)) == 3
     assert all(name.startswith("laptop-pong-") for name in names)
+
+
+def test_runs_that_start_in_the_same_second_get_names_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have found the name free before either has made its folder."""
+    monkeypatch.setattr("deploy.run_folder.time.strftime", lambda form: "20260101-000000")
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    names = [create(tmp_path).name for _ in range(3)]
+    assert names == [f"laptop-pong-20260101-000000{end}" for end in ("", "-2", "-3")]
+
+
+def test_a_folder_knows_itself_under_another_name_and_from_its_copies(tmp_path: Path) -> None:
+    folder = create(tmp_path, "mine")
+    own, record = folder.identity, folder.marked({"pid": 1})
+    assert own is not None
+    assert folder.is_own(record)
+    copy = RunFolder(tmp_path / "copy")
+    shutil.copytree(folder.path, copy.path)
+    assert copy.identity is None
+    assert not copy.is_own(record)
+    copy.settle(copy.drawn_identity())
+    assert copy.identity not in (None, own)
+    assert not copy.is_own(record)
+    moved = RunFolder(folder.path.rename(tmp_path / "moved"))
+    assert moved.identity == own
+    assert moved.is_own(record)
+
+
+def test_a_folder_of_before_trusts_no_record_until_it_goes_on(tmp_path: Path) -> None:
+    folder = create(tmp_path, "mine")
+    (folder.path / "identity.json").unlink()
+    assert folder.identity is None
+    assert not folder.is_own({"pid": 1})
+    assert not folder.is_own(folder.marked({"pid": 1}))
+    folder.settle(folder.drawn_identity())
+    assert folder.is_own(folder.marked({"pid": 1}))
 
 
 def test_a_taken_name_says_how_to_go_on(tmp_path: Path) -> None:

@@ -123,6 +123,9 @@ def test_the_password_is_in_one_private_file_and_a_loss_is_told(
     assert files_with(PASSWORD.encode(), ray_folder()) == []
     assert stat.S_IMODE(folder.urls_path.stat().st_mode) == 0o600
 
+    if scheme == "redis":
+        check_others_are_refused(folder, argv, tmp_path, capsys)
+    folder = RunFolder(folder.path.rename(folder.path.with_name("renamed")))
     monkeypatch.delenv("APEXPERT_REDIS_URLS")
     server.delete(*server.scan_iter("apexpert:{r:0}:seg:0.0.1*"))
     with watched("cmdline", "environ") as seen:
@@ -133,3 +136,27 @@ def test_the_password_is_in_one_private_file_and_a_loss_is_told(
     assert PASSWORD not in printed.out + printed.err
     assert files_with(PASSWORD.encode(), folder.path) == [folder.urls_path]
     assert files_with(PASSWORD.encode(), ray_folder()) == []
+
+
+def check_others_are_refused(
+    folder: RunFolder, argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A new run of the same name in another folder, and a copy of the folder: they would take its keys."""
+    elsewhere = [str(tmp_path / "others") if word == str(tmp_path / "runs") else word for word in argv]
+    assert main(["train", *elsewhere]) == 2
+    refusal = capsys.readouterr().err
+    assert "--name r: redis://127.0.0.1" in refusal
+    for way in ("apexpert resume r", "apexpert replay r --delete", "another --name"):
+        assert way in refusal
+    assert not (tmp_path / "others" / "r").exists(), "nothing was started"
+
+    copy = tmp_path / "copy" / "r"
+    shutil.copytree(folder.path, copy)
+    assert main(["resume", str(copy), "--total-env-steps", "600"]) == 2
+    refusal = capsys.readouterr().err
+    for way in ("--export DIR", "--import DIR", "another --name"):
+        assert way in refusal
+    assert main(["replay", str(copy), "--delete", "--yes"]) == 2
+    assert "belong to another folder than this one, which is a copy" in capsys.readouterr().err
+    assert main(["replay", str(copy)]) == 0, "anybody may look"
+    assert "items" in capsys.readouterr().out

@@ -1,0 +1,61 @@
+"""Shards know which folder's run they hold."""
+
+import pytest
+
+from replay.claims import claim, release
+from replay.errors import ForeignRun
+from replay.shard import Shard
+from tests.helpers.samplers import new_run
+from tests.helpers.servers import shared_urls
+
+
+def test_a_new_run_takes_shards_and_its_folder_keeps_them(shards: list[Shard]) -> None:
+    claim(shards, "mine", new=True)
+    assert {shard.folder_id() for shard in shards} == {"mine"}
+    claim(shards, "mine", new=False)
+
+
+def test_another_folder_is_refused_and_changes_nothing(shards: list[Shard]) -> None:
+    claim(shards[1:], "mine", new=True)
+    for new in (True, False):
+        with pytest.raises(ForeignRun, match=shards[1].address):
+            claim(shards, "other", new=new)
+        assert [shard.folder_id() for shard in shards] == ["", "mine"], "what was taken is given back"
+
+
+def test_a_new_run_is_refused_where_anything_of_its_name_is_though_nobody_noted_a_folder(
+    program: str,
+) -> None:
+    """Runs of before noted none."""
+    run = new_run(shared_urls(program)[:2], capacity=100)
+    run.fill(0, 20, actor=0)
+    with pytest.raises(ForeignRun):
+        claim(run.shards, "mine", new=True)
+    claim(run.shards, "mine", new=False)
+    assert {shard.folder_id() for shard in run.shards} == {"mine"}
+
+
+def test_of_two_new_runs_at_once_one_gets_the_shards(shards: list[Shard]) -> None:
+    """Both have looked before either has taken."""
+    other = shards[0].claim
+
+    def late(folder_id: str) -> bool:
+        other("quicker")
+        return other(folder_id)
+
+    shards[0].claim = late  # type: ignore[method-assign]
+    with pytest.raises(ForeignRun):
+        claim(shards, "slower", new=True)
+    assert [shard.folder_id() for shard in shards] == ["quicker", ""]
+
+
+def test_what_a_run_took_that_does_not_start_is_free_again(shards: list[Shard]) -> None:
+    claim(shards, "mine", new=True)
+    release(shards)
+    claim(shards, "other", new=True)
+
+
+def test_a_shard_that_does_not_answer_is_left_out(shards: list[Shard], run_name: str) -> None:
+    gone = Shard("redis://127.0.0.1:1", run=run_name, index=2, retry_seconds=0.1)
+    claim([*shards, gone], "mine", new=False)
+    assert {shard.folder_id() for shard in shards} == {"mine"}
