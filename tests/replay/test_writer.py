@@ -15,7 +15,7 @@ from replay.servers import EmbeddedServers
 from replay.shard import LOG_START, Shard
 from replay.types import Segment, SegmentIdentity
 from replay.writer import Writer
-from tests.helpers.deadline import until
+from tests.helpers.deadline import patient, until
 from tests.helpers.servers import SIGNATURE, make_segment, same_segment, server_programs
 
 FREE = 10**6
@@ -36,6 +36,12 @@ def logged(shards: list[Shard]) -> list[list[int]]:
     return [[e.identity.seq if e.identity else -1 for e in s.read_log(LOG_START, 1000)] for s in shards]
 
 
+def two_tickets(shard: Shard) -> bool:
+    """Two tickets are taken and their ends noted, which is a writer's second word on one."""
+    ends = [ticket.end for ticket in shard.tickets().outstanding]
+    return len(ends) == 2 and None not in ends
+
+
 @contextmanager
 def in_background(work: Callable[[], object]) -> Iterator[threading.Thread]:
     thread = threading.Thread(target=work)
@@ -43,7 +49,7 @@ def in_background(work: Callable[[], object]) -> Iterator[threading.Thread]:
     try:
         yield thread
     finally:
-        thread.join(30)
+        thread.join(patient(30))
         assert not thread.is_alive()
 
 
@@ -129,7 +135,7 @@ class TestAllowed:
         shards[0].reserve(SegmentIdentity(8, 0, 0), 10_000)
         writer = make_writer(shards[:1], run_name)
         with in_background(lambda: writer.write(make_segment(0))):
-            until(lambda: len(shards[0].tickets().outstanding) == 2, "a ticket")
+            until(lambda: two_tickets(shards[0]), "a ticket")
             names = [f"apexpert:{{{run_name}:0}}:{name}" for name in ("reserved", "outstanding", "allowed")]
             shards[0]._client.delete(*names)
             until(lambda: shards[0].tickets().reserved == 8, "another ticket")
@@ -161,7 +167,7 @@ class TestAllowed:
         assert [shard.allowed() for shard in shards] == [8, 8]
         writer = make_writer(shards, run_name)
         with in_background(lambda: writer.write(make_segment(0, incarnation=1))) as thread:
-            until(lambda: len(shards[0].tickets().outstanding) == 2, "a ticket")
+            until(lambda: two_tickets(shards[0]), "a ticket")
             refresh()
             until(lambda: writer.counters.waited_s > 0.05, "a writer that waits")
             assert thread.is_alive()
