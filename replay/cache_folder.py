@@ -26,6 +26,9 @@ def can_write(folder: Path) -> bool:
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 
+_removed_at_end: list[Path] = []
+
+
 @functools.cache
 def private_folder() -> Path:
     """A folder below the temporary folder that belongs to this user, whom nobody can give code to run there.
@@ -39,8 +42,14 @@ def private_folder() -> Path:
     except OSError:
         if not is_private(folder):
             folder = Path(tempfile.mkdtemp(prefix=f"{folder.name}-"))
+            _removed_at_end.append(folder)
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+def is_removed_at_end(folder: Path) -> bool:
+    """Whether it lasts for this process alone."""
+    return any(folder.is_relative_to(removed) for removed in _removed_at_end)
 
 
 def is_private(folder: Path) -> bool:

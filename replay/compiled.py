@@ -7,8 +7,8 @@ neither. Import `njit` from here: the folder is chosen on import, in every proce
 import os
 from pathlib import Path
 
-import numba
 from numba import njit, types
+from numba.core import config
 
 from replay.cache_folder import can_write, private_folder, users_folder
 
@@ -20,7 +20,7 @@ BESIDE = Path(__file__).parent / "__pycache__"
 
 def cache_folder() -> Path:
     """Where the code that is compiled goes."""
-    return Path(njit(cache=True)(_nothing).stats.cache_path)
+    return Path(str(njit(cache=True)(_nothing).stats.cache_path))
 
 
 def _finds_a_place() -> bool:
@@ -39,4 +39,5 @@ def _nothing() -> None: ...
 
 
 if not _finds_a_place():
-    numba.config.CACHE_DIR = os.environ[VARIABLE] = str(private_folder())
+    os.environ[VARIABLE] = str(private_folder())
+    config.reload_config()  # type: ignore[no-untyped-call]
