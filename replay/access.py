@@ -7,6 +7,10 @@ from urllib.parse import quote
 CLIENT: Final = "apexpert"
 """The user of writers, samplers and `apexpert replay`."""
 
+GUARDIAN: Final = "apexpert-guardian"
+"""The user of the servers' guardian, who may look at no key."""
+GUARDIAN_COMMANDS: Final = ("bgrewriteaof", "info")
+
 # fmt: off
 CLIENT_COMMANDS: Final = (
     "exec", "exists", "get", "getrange", "hdel", "hexists", "hgetall", "hset", "incrby", "info", "mget",
@@ -28,6 +32,13 @@ def users(password: str) -> list[str]:
     # Off: nobody can be the default user. But the server itself is while it loads its append-only file, and
     # without these rules it refuses every transaction in there, silently: all data would be gone.
     return ["user default off resetpass ~* &* +@all", f"user {CLIENT} on #{hashed} {client_rules()}"]
+
+
+def guardian_user(password: str) -> str:
+    """The `user` line of the guardian, with its password's hash."""
+    hashed = sha256(password.encode()).hexdigest()
+    rules = " ".join(["resetchannels", "-@all", *(f"+{name}" for name in GUARDIAN_COMMANDS)])
+    return f"user {GUARDIAN} on #{hashed} {rules}"
 
 
 def socket_url(socket: str, password: str) -> str:

@@ -12,8 +12,9 @@ from typing import Final
 import llvmlite.binding
 import lz4.block._block
 import numpy as np
-from numba import njit, types
 from numpy.typing import NDArray
+
+from replay.compiled import njit, types
 
 START, STOP, NUM_BYTES, CRC = range(4)
 """Columns of a block: first byte and one past the last, bytes when decompressed, crc32 of the compressed."""

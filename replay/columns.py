@@ -3,8 +3,9 @@
 from typing import Final
 
 import numpy as np
-from numba import njit, types
 from numpy.typing import NDArray
+
+from replay.compiled import njit, types
 
 FAULTS: Final = (
     "",

@@ -23,15 +23,21 @@ from pathlib import Path
 from types import FrameType
 
 from replay.append_only_file import complains
+from replay.append_only_rewrite import remove_leftovers, rewrite_if_bloated
 
 PR_SET_PDEATHSIG = 1
 ADD, REMOVE = b"+", b"-"
 """The commands to run one more server, whose configuration is there, and to end the last one for good; a
 number stops that one."""
+CONFIGURATION = "server.conf"
+ARGUMENTS = ["--port", "0", "--include", CONFIGURATION]
+"""Of a server in its folder. From version 7 on a path is a pattern to them, and if no file matches they start
+with defaults, open to everybody. With no file, or an empty one, this one ends: it has nowhere to listen."""
 MENDER = [sys.executable, "-P", "-S", "-m", "replay.append_only_file"]
 POLL_S = 0.25
 STOP_LIMIT_S = 30.0
 SYNC_EVERY_S = 1.0
+LOOK_EVERY_S = 1.0  # at a server that cannot say yet how large its file is
 STABLE_S = 5.0
 """A server that lived this long is started again at once; else after a delay that doubles."""
 LONGEST_DELAY_S = 5.0
@@ -64,6 +70,8 @@ class Server:
     exits: int = 0
     """How often it ended without being told to."""
     told_to_stop: bool = False
+    look_at: float = 0.0
+    """When to ask for its file's size."""
     mends: bool = False
     """Its process is the one that mends its files: a large one takes long."""
 
@@ -77,13 +85,16 @@ class Server:
             if os.getppid() != guardian:  # it died before the line above
                 os._exit(1)
 
+        remove_leftovers(self.log.parent)
         with self.log.open("ab") as log:
             self.started_at, self.told_to_stop = time.monotonic(), False
+            self.look_at = self.started_at + POLL_S
             self.process = subprocess.Popen(
                 [*MENDER, str(self.log.parent)] if self.mends else self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                cwd=self.log.parent,
                 pass_fds=[lock],
                 preexec_fn=die_with_guardian,
             )
@@ -124,12 +135,22 @@ class Guardian:
     """Runs the servers of `folder` until the owner is gone."""
 
     def __init__(
-        self, folder: Path, sockets: Path, server: str, shards: int, lock: int, owner: int, sync: int
+        self,
+        folder: Path,
+        sockets: Path,
+        server: str,
+        shards: int,
+        lock: int,
+        owner: int,
+        sync: int,
+        slack: int = 0,
+        user: str = "",
     ) -> None:
+        """`user` (name and password) has a file rewritten that exceeds 2 x its data by `slack` bytes."""
         self._folder, self._sockets, self._lock, self._owner = folder, sockets, lock, owner
         self._stopping = False
         self._sync_at = time.monotonic() if sync else math.inf
-        self._server = server
+        self._server, self._slack, self._user = server, slack, user
         self._folders: list[Path] = []
         self._servers: list[Server] = []
         for index in range(shards):
@@ -143,6 +164,8 @@ class Guardian:
                 if any([self._care_for(server) for server in self._servers]):
                     self._write_state()
                 self._listen(wake)
+                for index, server in enumerate(self._servers):
+                    self._look_at_size(index, server)
                 if time.monotonic() >= self._sync_at:
                     self._sync_files()
         finally:
@@ -153,7 +176,7 @@ class Guardian:
     def _add(self, index: int) -> None:
         folder = shard_folder(self._folder, index)
         self._folders.append(folder)
-        self._servers.append(Server([self._server, str(folder / "server.conf")], folder / "server.log"))
+        self._servers.append(Server([self._server, *ARGUMENTS], folder / "server.log"))
 
     def _remove(self) -> None:
         server = self._servers.pop()
@@ -189,6 +212,14 @@ class Guardian:
             print(f"{server.command[0]}: {error}", file=sys.stderr, flush=True)
             server.plan_start()
         return True
+
+    def _look_at_size(self, index: int, server: Server) -> None:
+        """Once its data is loaded, have a server write a file anew that is well above the data."""
+        now = time.monotonic()
+        if server.process is None or server.mends or now < server.look_at:
+            return
+        known = rewrite_if_bloated(self._sockets / f"{index}.sock", self._user, self._slack)
+        server.look_at = math.inf if known else now + LOOK_EVERY_S
 
     def _listen(self, wake: int) -> None:
         """Wait for a signal, a command or the owner's end, or until the next look at the clock."""
@@ -260,9 +291,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--sockets", type=Path, required=True)
     parser.add_argument("--server", required=True)
-    for name in ("--shards", "--lock", "--owner", "--sync"):
+    for name in ("--shards", "--lock", "--owner", "--sync", "--slack"):
         parser.add_argument(name, type=int, required=True)
-    Guardian(**vars(parser.parse_args())).run()
+    user = os.read(0, 4096).decode().strip()  # no argument, which everybody on the machine may read
+    Guardian(**vars(parser.parse_args()), user=user).run()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The priority index: a sum tree of float64 masses that leaves are drawn from in proportion."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
+
+from replay.compiled import njit
 
 MANY = 8
 """From one leaf in so many on, all sums made anew cost less than a path of them for each."""

