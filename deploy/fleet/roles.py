@@ -13,7 +13,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -29,6 +29,7 @@ from replay.types import Signature
 
 if TYPE_CHECKING:
     from actors.actor import Actor
+    from actors.episodes import Episode
     from learner.learner import Learner
     from replay.sampler import Sampler
 
@@ -63,8 +64,8 @@ class Report(TypedDict):
     ready: bool
     """Built and restored; the numbers below mean something."""
     metrics: dict[str, float]
-    episodes: list[tuple[float, int]]
-    """Return and length of the episodes that ended since the last answer (actors only)."""
+    episodes: "list[Episode]"
+    """Episodes that ended since the last answer (actors only)."""
     notes: list[str]
     """Events since the last answer that people should hear of (the learner only)."""
 
@@ -235,8 +236,8 @@ class ActorRole(Role):
         self._start_env_steps = start_env_steps
         self._actor: Actor | None = None
 
-    def run(self) -> Sequence[tuple[float, int]]:
-        """Act until told to stop and write what is open; gives the episodes not yet reported."""
+    def run(self) -> Report:
+        """Act until told to stop and write what is open; gives the last report."""
         import torch
 
         from actors.actor import Actor
@@ -269,12 +270,11 @@ class ActorRole(Role):
         )
         actor.run(self.should_stop)
         actor.drain()
-        return self._episodes()
+        return self.heartbeat()
 
     def heartbeat(self) -> Report:
         """The actor's numbers and the episodes since the last time."""
-        return self._report(self._actor) | Report(episodes=self._episodes())  # type: ignore[typeddict-item]
-
-    def _episodes(self) -> list[tuple[float, int]]:
-        ended = [] if self._actor is None else self._actor.take_episodes()
-        return [(float(episode.return_), int(episode.length)) for episode in ended]
+        report = self._report(self._actor)
+        if self._actor is not None:
+            report["episodes"] = self._actor.take_episodes()
+        return report

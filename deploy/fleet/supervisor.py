@@ -19,6 +19,7 @@ import ray
 
 from deploy.config import Config, with_shard, with_values
 from deploy.fleet.actor_fleet import ActorFleet
+from deploy.fleet.actor_metrics import FleetReport
 from deploy.fleet.evaluator import Evaluator
 from deploy.fleet.learner_seat import LearnerSeat
 from deploy.fleet.log import log_to
@@ -251,7 +252,7 @@ class Supervisor:
                 self._telemetry.add_episodes(self._actors.drain(DRAIN_SECONDS))
             if self._learner is not None:
                 metrics = self._learner.stop(LAST_SAVE_SECONDS, self._still_waiting)
-                self._telemetry.update(metrics, [], target=self._fleet_state.target, alive=0, restarts=0)
+                self._telemetry.update(metrics, self._actors.report() if self._actors else FleetReport())
             if self._evaluator is not None:
                 self._end_evaluations(outcome)
             self._telemetry.write()
@@ -294,13 +295,7 @@ class Supervisor:
             return
         assert self._learner is not None
         assert self._actors is not None
-        self._telemetry.update(
-            self._learner.metrics,
-            self._actors.metrics(),
-            target=self._fleet_state.target,
-            alive=self._actors.alive,
-            restarts=self._actors.restarts,
-        )
+        self._telemetry.update(self._learner.metrics, self._actors.report())
         self._publish_status()
 
     def _publish_status(self) -> None:
