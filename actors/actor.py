@@ -39,6 +39,9 @@ class SegmentWriter(Protocol):
     def write(self, segment: Segment, *, wait: bool = True) -> int:
         """Commit a segment; raises WriterStopped when told to stop while waiting for allowance."""
 
+    def metrics(self) -> dict[str, float]:
+        """What it has done, under the run's metric names; may be called from any thread."""
+
 
 class Actor:
     """Steps its environments as one batch and writes every step to the replay, as items of segments.
@@ -122,7 +125,7 @@ class Actor:
         result = self._without_refused(self._environment.step(actions.action))
         self._stacks.push(result.frames, result.valid)
         self._collect(actions, result)
-        self._telemetry.count(int(result.valid.sum()), self._tracker.update(result))
+        self._telemetry.count(int(result.valid.sum()), self._tracker.update(result, epsilon))
         self._vector_steps += 1
         self._write_finished(wait=True)
 
@@ -137,14 +140,18 @@ class Actor:
         return self._telemetry.take_episodes()
 
     def metrics(self) -> dict[str, float]:
-        """Rates over the last seconds and totals of this incarnation; may be called from any thread."""
+        """Rates over the last seconds and totals of this incarnation; may be called from any thread.
+
+        How the fleet's numbers are made of them is in `deploy.fleet.actor_metrics`, a rule for each name.
+        """
         weights = self._weights
         return {
             **self._telemetry.rates(),
+            **self._writer.metrics(),
+            **self._epsilons.metrics(0 if weights is None else weights.env_steps),
             "actors/env_steps": float(self._telemetry.env_steps),
             "actors/refused_rewards": float(self._refused_rewards),
             "actors/weights_version": float(-1 if weights is None else weights.version),
-            "actors/epsilon": float(self._epsilons.at(0 if weights is None else weights.env_steps).mean()),
         }
 
     def close(self) -> None:

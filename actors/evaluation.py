@@ -77,7 +77,7 @@ def evaluate(
         result = env.step(actions)
         stacks.push(result.frames, result.valid)
         recording.step(int(actions[0]), result)
-        for episode in tracker.update(result):
+        for episode in tracker.update(result, epsilon):
             if remaining[episode.env_slot]:
                 remaining[episode.env_slot] -= 1
                 finished.append(episode)

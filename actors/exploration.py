@@ -54,3 +54,14 @@ class Epsilons:
         if self._config.kind == "ladder":
             return self._ladder
         return np.full(self._num_envs, linear_epsilon(self._config, env_steps - self._warm_up_steps))
+
+    def metrics(self, env_steps: int) -> dict[str, float]:
+        """The mean epsilon at `env_steps`, and for a ladder its ends in this actor."""
+        epsilons = self.at(env_steps)
+        mean = {"actors/epsilon": float(epsilons.mean())}
+        if self._config.kind == "linear":
+            return mean
+        return mean | {
+            "actors/epsilon_min": float(epsilons.min()),
+            "actors/epsilon_max": float(epsilons.max()),
+        }

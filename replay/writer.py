@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 from replay.connection import JITTER
@@ -114,6 +114,12 @@ class Writer:
     def add_shard(self, shard: Shard) -> None:
         """Use one more shard from now on."""
         self._doors.append(_Door(shard))
+
+    def metrics(self) -> dict[str, float]:
+        """The counters, and retries of single calls, under the run's metric names; any thread may call it."""
+        repeated = sum(door.shard.retries for door in self._doors)
+        counters = asdict(self.counters) | {"connection_retries": repeated}
+        return {f"writer/{name}": float(value) for name, value in counters.items()}
 
     def close(self) -> None:
         """Stop asking for shards that do not answer."""

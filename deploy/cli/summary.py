@@ -11,6 +11,7 @@ import psutil
 
 from deploy.checks import hide_password
 from deploy.config import Config, leaves
+from deploy.monitor.bands import GREEDY, greedy_return
 
 BYTES_PER_STEP = 680
 """Compressed bytes of one 84x84 env step of a busy game (Ms. Pacman) in Redis; Pong needs a quarter."""
@@ -127,12 +128,17 @@ def end_lines(status: Mapping[str, Any]) -> list[str]:
     def show(name: str, form: str) -> str:
         return format(metrics[name], form) if name in metrics else "-"
 
+    greedy = greedy_return(metrics, ".2f")
+    nearly = (
+        f"  nearly greedy       {greedy} (last 100 episodes with epsilon up to {GREEDY.highest_epsilon:g})"
+    )
     return [
         f"run {status.get('run', '')} {status.get('state', '')}",
         f"  env steps           {show('progress/env_steps', ',.0f')}",
         f"  updates             {show('progress/updates', ',.0f')}",
         f"  mean return         {show('episode/return_mean_100', '.2f')} (last 100 episodes"
         f" of {show('episode/count', ',.0f')})",
+        *([nearly] if greedy else []),
         f"  samples per insert  {show('replay/samples_per_insert', '.3f')}",
         f"  time                {_duration(metrics.get('progress/seconds'))}",
     ]

@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from actors.episodes import Episode
+from deploy.fleet.actor_metrics import FleetReport, totals
 from deploy.fleet.handles import RoleHandle, start_actor
 from deploy.fleet.role import Assignment
 from deploy.fleet.run_state import FleetState
@@ -28,6 +30,8 @@ class ActorFleet:
         self._backoff: dict[int, Backoff] = {}
         self._starting: dict[int, float] = {}
         """When slots were asked for that have not answered yet; those that were noted are left out."""
+        self._gone: dict[str, float] = {}
+        """What the incarnations that are gone have counted."""
         self.restarts = 0
         self.new_dead: set[tuple[int, int]] = set()
         """Incarnations found dead or gone since somebody last cleared it."""
@@ -43,7 +47,7 @@ class ActorFleet:
         leaving = {(slot, incarnation) for slot, (incarnation, _, _) in self._leaving.items()}
         return {(slot, incarnation) for slot, (incarnation, _) in self._running.items()} | leaving
 
-    def step(self, start_env_steps: int) -> list[tuple[float, int]]:
+    def step(self, start_env_steps: int) -> list[Episode]:
         """Look at every actor, and bring their number to the target; gives the episodes that ended."""
         episodes = [episode for handle in self._handles() for episode in handle.poll()]
         now = time.monotonic()
@@ -63,7 +67,7 @@ class ActorFleet:
         for handle in self._handles():
             handle.add_shard(len(self._assignment.urls) - 1, url)
 
-    def drain(self, seconds: float) -> list[tuple[float, int]]:
+    def drain(self, seconds: float) -> list[Episode]:
         """Tell all to leave and wait until they have written what is open; kills those that take longer."""
         now = time.monotonic()
         for slot in list(self._running):
@@ -72,7 +76,7 @@ class ActorFleet:
             handle.wait(now + seconds - time.monotonic())
         episodes = [episode for handle in self._handles() for episode in handle.poll()]
         for _, handle, _ in self._leaving.values():
-            handle.kill()
+            self._end(handle)
         self._leaving.clear()
         return episodes
 
@@ -82,9 +86,15 @@ class ActorFleet:
         rows += [self._row(slot, n, handle, "leaving") for slot, (n, handle, _) in self._leaving.items()]
         return sorted(rows, key=lambda row: (row["slot"], row["incarnation"]))
 
-    def metrics(self) -> list[dict[str, float]]:
-        """What each actor at work reported last."""
-        return [handle.metrics for _, handle in self._running.values() if handle.ready]
+    def report(self) -> FleetReport:
+        """What each actor at work reported last, and the counters of all that ever were."""
+        counted = [handle.metrics for handle in self._handles()]
+        return FleetReport(
+            target=self._state.target,
+            alive=self.alive,
+            at_work=[handle.metrics for _, handle in self._running.values() if handle.ready],
+            totals=totals([{"actors/restarts": float(self.restarts)}, self._gone, *counted]),
+        )
 
     def _handles(self) -> list[RoleHandle]:
         leaving = [handle for _, handle, _ in self._leaving.values()]
@@ -122,7 +132,7 @@ class ActorFleet:
             if handle.end is None:
                 continue
             del self._running[slot]
-            handle.kill()
+            self._end(handle)
             self._backoff[slot].failed(now)
             self.restarts += 1
             self.new_dead.add((slot, incarnation))
@@ -132,9 +142,14 @@ class ActorFleet:
             if handle.end is None and now < deadline:
                 continue
             del self._leaving[slot]
-            handle.kill()
+            self._end(handle)
             self.new_dead.add((slot, incarnation))
             self._note(f"actor {slot} (incarnation {incarnation}) has left")
+
+    def _end(self, handle: RoleHandle) -> None:
+        """End an actor that is done or given up; what it has counted stays counted."""
+        handle.kill()
+        self._gone = totals([self._gone, handle.metrics])
 
     def _row(self, slot: int, incarnation: int, handle: RoleHandle, state: str) -> dict[str, Any]:
         state = state or ("running" if handle.ready else "starting")

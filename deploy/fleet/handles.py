@@ -3,11 +3,12 @@
 import contextlib
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
+from actors.episodes import Episode
 from deploy.fleet.nodes import only_on
 from deploy.fleet.role import Assignment, Report
 from deploy.fleet.roles import ActorRole, LearnerRole
@@ -47,12 +48,12 @@ class RoleHandle:
     _heard: float = field(default_factory=time.monotonic)
     _asked: float = 0.0
     report: Report | None = None
-    """The last heartbeat's answer."""
+    """The last heartbeat's answer, or that of `run` where it is one (an actor's)."""
     end: End | None = None
     """Set once the role has ended or was found dead."""
     _notes: list[str] = field(default_factory=list)
 
-    def poll(self) -> list[tuple[float, int]]:
+    def poll(self) -> list[Episode]:
         """Look for the end and for an answered heartbeat, and ask for the next; gives episodes just told."""
         if self.end is not None:
             return []
@@ -66,8 +67,8 @@ class RoleHandle:
         if self.end is not None:
             # An answer under way has taken along what is not in the last one.
             episodes = episodes + self._receive()
-            if isinstance(self.end.answer, list):
-                episodes = episodes + self.end.answer
+            if isinstance(self.end.answer, dict):
+                episodes = episodes + self._take_in(cast(Report, self.end.answer))
         return episodes
 
     def take_notes(self) -> list[str]:
@@ -106,8 +107,8 @@ class RoleHandle:
         """The last reported metrics."""
         return self.report["metrics"] if self.report is not None else {}
 
-    def _take_beat(self) -> list[tuple[float, int]]:
-        episodes: list[tuple[float, int]] = []
+    def _take_beat(self) -> list[Episode]:
+        episodes: list[Episode] = []
         if self._beat is not None and _is_ready(self._beat):
             episodes = self._receive()
         if self._beat is None and time.monotonic() - self._asked >= BEAT_SECONDS:
@@ -115,18 +116,21 @@ class RoleHandle:
             self._beat = self.actor.heartbeat.remote()
         return episodes
 
-    def _receive(self) -> list[tuple[float, int]]:
+    def _receive(self) -> list[Episode]:
         """The episodes of the answer under way, if there is one and it comes soon."""
         beat, self._beat = self._beat, None
         if beat is None:
             return []
         # An error is no news: when its process is gone, the end of `run` tells how.
         with contextlib.suppress(RayError, GetTimeoutError):
-            self.report = report = ray.get(beat, timeout=LAST_SECONDS)
-            self._notes += report["notes"]
-            self._heard = time.monotonic()
-            return report["episodes"]
+            return self._take_in(ray.get(beat, timeout=LAST_SECONDS))
         return []
+
+    def _take_in(self, report: Report) -> list[Episode]:
+        self.report = report
+        self._notes += report["notes"]
+        self._heard = time.monotonic()
+        return report["episodes"]
 
     def _take_end(self) -> None:
         if not _is_ready(self._run):

@@ -23,6 +23,7 @@ from replay.types import Signature
 
 if TYPE_CHECKING:
     from actors.actor import Actor
+    from actors.episodes import Episode
     from learner.learner import Learner
 
 logger = logging.getLogger(__name__)
@@ -56,8 +57,8 @@ class Report(TypedDict):
     ready: bool
     """Built and restored; the numbers below mean something."""
     metrics: dict[str, float]
-    episodes: list[tuple[float, int]]
-    """Return and length of the episodes that ended since the last answer (actors only)."""
+    episodes: "list[Episode]"
+    """Episodes that ended since the last answer (actors only)."""
     notes: list[str]
     """Events since the last answer that people should hear of (the learner only)."""
 

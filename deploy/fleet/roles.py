@@ -11,7 +11,6 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +88,8 @@ class ActorRole(Role):
         self._actor: Actor | None = None
         self.stop_at_sigterm()
 
-    def run(self) -> Sequence[tuple[float, int]]:
-        """Act until told to stop and write what is open; gives the episodes not yet reported."""
+    def run(self) -> Report:
+        """Act until told to stop and write what is open; gives the last report."""
         import torch
 
         from actors.actor import Actor
@@ -123,12 +122,11 @@ class ActorRole(Role):
         )
         actor.run(self.should_stop)
         actor.drain()
-        return self._episodes()
+        return self.heartbeat()
 
     def heartbeat(self) -> Report:
         """The actor's numbers and the episodes since the last time."""
-        return self._report(self._actor) | Report(episodes=self._episodes())  # type: ignore[typeddict-item]
-
-    def _episodes(self) -> list[tuple[float, int]]:
-        ended = [] if self._actor is None else self._actor.take_episodes()
-        return [(float(episode.return_), int(episode.length)) for episode in ended]
+        report = self._report(self._actor)
+        if self._actor is not None:
+            report["episodes"] = self._actor.take_episodes()
+        return report

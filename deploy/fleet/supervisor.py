@@ -21,6 +21,7 @@ import ray
 
 from deploy.config import Config, with_shard, with_values
 from deploy.fleet.actor_fleet import ActorFleet
+from deploy.fleet.actor_metrics import FleetReport
 from deploy.fleet.evaluator import Evaluator
 from deploy.fleet.learner_seat import LearnerSeat
 from deploy.fleet.log import log_to
@@ -298,7 +299,7 @@ class Supervisor:
     def _stop_learner(self) -> None:
         if self._learner is not None:
             metrics = self._learner.stop(LAST_SAVE_SECONDS, self._still_waiting)
-            self._telemetry.update(metrics, [], target=self._fleet_state.target, alive=0, restarts=0)
+            self._telemetry.update(metrics, self._actors.report() if self._actors else FleetReport())
 
     def _end_evaluations(self, outcome: str) -> None:
         """A finished run's last checkpoint is evaluated too, unless somebody wants the end at once."""
@@ -336,13 +337,7 @@ class Supervisor:
             return
         assert self._learner is not None
         assert self._actors is not None
-        self._telemetry.update(
-            self._learner.metrics,
-            self._actors.metrics(),
-            target=self._fleet_state.target,
-            alive=self._actors.alive,
-            restarts=self._actors.restarts,
-        )
+        self._telemetry.update(self._learner.metrics, self._actors.report())
         self._publish_status()
 
     def _publish_status(self) -> None:

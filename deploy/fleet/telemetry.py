@@ -2,22 +2,25 @@
 
 import logging
 import os
-import statistics
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from actors.episodes import Episode
 from deploy.checks import hide_password
 from deploy.config import Config
+from deploy.fleet.actor_metrics import TOTALS, FleetReport, Growing, fleet_metrics
+from deploy.fleet.recent_episodes import RecentEpisodes
 from deploy.monitor.metrics import MetricsSink
 from deploy.run_folder import FINAL_STATES, RunFolder
 
 logger = logging.getLogger(__name__)
 
-EPISODES = 100
 NOTES = 20
 SINK_SECONDS = 5.0
+OF_ONE_LEARNER = ("replay/frame_store_misses",)
+"""Counters that no checkpoint holds: a learner that starts begins them at 0."""
 
 
 class Telemetry:
@@ -30,13 +33,15 @@ class Telemetry:
         """The metrics of the status before: of another command, or of a supervisor that died."""
         # What is shown until the learner has restored: the checkpoint's counts, and what adds up.
         kept = {name: x for name, x in self.before.items() if name.startswith(("progress/", "episode/"))}
+        kept |= {name: x for name, x in self.before.items() if name in TOTALS}
+        self._growing = {name: Growing(self.before.get(name, 0.0)) for name in OF_ONE_LEARNER}
         self._known = kept | folder.counts_of_newest_checkpoint()
         if "progress/env_steps" in self._known:
             self._known |= self._num_frames(self._known)
         self._seconds_before = self.before.get("progress/seconds", 0.0)
         self._started = time.monotonic()
         self._count = int(self.before.get("episode/count", 0))
-        self._episodes = deque(map(tuple, before.get("episodes", [])), maxlen=EPISODES)
+        self._episodes = RecentEpisodes(before.get("episodes", []))
         self._notes: deque[str] = deque(maxlen=NOTES)
         self._sink = MetricsSink(folder.path, self.note)
         self._refused = False
@@ -48,40 +53,22 @@ class Telemetry:
         logger.info(text)
         self._notes.append(f"{time.strftime('%H:%M:%S')} {hide_password(text)}")
 
-    def add_episodes(self, episodes: Iterable[tuple[float, int]]) -> None:
-        """Episodes that ended: raw return and length in env steps."""
+    def add_episodes(self, episodes: Iterable[Episode]) -> None:
+        """Episodes that ended."""
         for episode in episodes:
-            self._episodes.append(episode)
+            self._episodes.add(episode)
             self._count += 1
 
-    def update(
-        self,
-        learner: Mapping[str, float],
-        actors: Iterable[Mapping[str, float]],
-        *,
-        target: int,
-        alive: int,
-        restarts: int,
-    ) -> None:
+    def update(self, learner: Mapping[str, float], fleet: FleetReport) -> None:
         """Merge what the roles report into the run's metrics, and write them every few seconds."""
-        actors = list(actors)
         own = {
             "progress/seconds": self._seconds_before + time.monotonic() - self._started,
-            "speed/actor_steps_per_s": sum(steps_per_s(metrics) for metrics in actors),
-            "actors/alive": float(alive),
-            "actors/target": float(target),
-            "actors/restarts": float(restarts),
+            **fleet_metrics(fleet, self.before, learner),
+            **self._episodes.metrics(),
+            **{name: self._growing[name].add(learner[name]) for name in OF_ONE_LEARNER if name in learner},
         }
-        if actors:
-            lags = [weights_lag(learner, metrics) for metrics in actors]
-            if known := [lag for lag in lags if lag is not None]:
-                own["actors/weights_lag"] = statistics.fmean(known)
-            own["actors/waiting_share"] = statistics.fmean(waiting_share(metrics) for metrics in actors)
         if "progress/env_steps" in learner:
             own |= self._num_frames(learner)
-        if self._episodes:
-            own["episode/return_mean_100"] = statistics.fmean(episode[0] for episode in self._episodes)
-            own["episode/length_mean_100"] = statistics.fmean(episode[1] for episode in self._episodes)
         if self._count:
             own["episode/count"] = float(self._count)
         self._metrics.update({**learner, **own})
@@ -121,7 +108,7 @@ class Telemetry:
             "metrics": known | self._metrics,
             "total_env_steps": self._config.run.total_env_steps,
             "notes": list(self._notes),
-            "episodes": list(self._episodes),
+            "episodes": self._episodes.rows(),
         }
         self._write_status(self._folder.marked(status))
         return status
@@ -143,19 +130,3 @@ class Telemetry:
     def close(self) -> None:
         """Flush and close the files."""
         self._sink.close()
-
-
-def steps_per_s(metrics: Mapping[str, float]) -> float:
-    """Env steps a second of one actor, from what it reports."""
-    return metrics.get("speed/actor_steps_per_s", 0.0)
-
-
-def weights_lag(learner: Mapping[str, float], actor: Mapping[str, float]) -> float | None:
-    """Versions that an actor's weights are behind the learner's; None before both have any."""
-    newest, own = learner.get("learner/weights_version", -1.0), actor.get("actors/weights_version", -1.0)
-    return max(0.0, newest - own) if min(newest, own) >= 0 else None
-
-
-def waiting_share(metrics: Mapping[str, float]) -> float:
-    """Share of its time that an actor waited, from what it reports."""
-    return metrics.get("actors/waiting_share", 0.0)

@@ -10,6 +10,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
+from deploy.monitor.bands import GREEDY, greedy_return
+
 PLAIN_PERIOD_SECONDS = 10.0
 
 
@@ -106,6 +108,13 @@ def rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
         return value if name in m else "-"
 
     returns = f"{show('episode/return_mean_100', '.2f')} (last 100 of {show('episode/count')} episodes)"
+    if greedy := greedy_return(m, ".2f"):
+        returns += f", {greedy} (last 100 with epsilon up to {GREEDY.highest_epsilon:g})"
+    epsilon = show("actors/epsilon", ".3g")
+    if "actors/epsilon_min" in m:
+        epsilon += f" ({show('actors/epsilon_min', '.2g')} to {show('actors/epsilon_max', '.2g')})"
+    # These are 0 in a run where all is well, and then no news.
+    troubles = {"refused rewards": "actors/refused_rewards", "writer retries": "writer/retries"}
     replay = f"{show('replay/size')} transitions, {show('replay/fill', '.0f', 100)} % full"
     return [
         ("return", text("episode/return_mean_100", returns)),
@@ -128,6 +137,8 @@ def rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("weights lag", text("actors/weights_lag", f"{show('actors/weights_lag', '.1f')} versions")),
         ("replay", text("replay/size", f"{replay}, {show('replay/bytes', ',.1f', 1 / 1e6)} MB")),
         ("actors alive", text("actors/alive", f"{show('actors/alive')} of {status['target_actors']}")),
+        ("epsilon", text("actors/epsilon", epsilon)),
+        *((label, show(name)) for label, name in troubles.items() if m.get(name)),
     ]
 
 

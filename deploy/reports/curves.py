@@ -1,7 +1,8 @@
-"""Learning curves of runs, drawn beside published ones."""
+"""Learning curves of runs, drawn beside published ones: returns of episodes that were played greedily."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,26 +12,74 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from actors.config import EnvironmentConfig
+from deploy.monitor.bands import BANDS, GREEDY, RETURN
 from deploy.monitor.metrics import read_metrics
 from deploy.reports.statistics import human_scores, score_key
 
-RETURN = "episode/return_mean_100"
+NUM_FRAMES = "progress/num_frames"
+EVALUATION, EVALUATED_AT = "evaluation/return_mean", "evaluation/env_steps"
+BAND_METRICS = frozenset(band.metric for band in BANDS)
+NEEDED = BAND_METRICS | {RETURN, NUM_FRAMES, EVALUATION, EVALUATED_AT}
+LINE: Mapping[str, Any] = {"linewidth": 2}
+DOTS: Mapping[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1}
+THIN: Mapping[str, Any] = {"linestyle": "-.", "linewidth": 1}
 
 
 class CurveError(Exception):
     """A run has nothing to draw; the message is one line."""
 
 
-def read_curve(run_path: Path) -> tuple[list[float], list[float]]:
-    """Millions of emulator frames and mean returns (last 100 episodes) over a run; CurveError without any."""
-    frames, returns = [], []
-    for record in read_metrics(run_path / "metrics.jsonl"):
-        if RETURN in record and "progress/num_frames" in record:
-            frames.append(record["progress/num_frames"] / 1e6)
-            returns.append(record[RETURN])
-    if not frames:
+@dataclass(frozen=True)
+class Curve:
+    """Returns over a run, all of one kind."""
+
+    kind: str
+    """Which episodes they are of, as the picture's legend says it."""
+    frames: list[float]
+    """Millions of emulator frames."""
+    returns: list[float]
+    style: Mapping[str, Any] = field(default_factory=lambda: LINE)
+    comparable: bool = True
+    """May stand beside published curves."""
+
+
+def read_curves(run_path: Path) -> list[Curve]:
+    """A run's curves that are comparable with published ones; CurveError when no episode has ended.
+
+    They are of its nearly greedy episodes and of its evaluations, and of all episodes where a version that
+    did not tell them apart has recorded them. A run that has none of these gives the curve of all its
+    episodes, which is not comparable: they explore too much.
+    """
+    records = [
+        {name: record[name] for name in NEEDED if name in record}
+        for record in read_metrics(run_path / "metrics.jsonl")
+    ]
+    before_bands = [record for record in records if not BAND_METRICS & record.keys()]
+    greedy = _means(records, GREEDY.metric)
+    found = [
+        Curve("all episodes", *_means(before_bands, RETURN), style=THIN if greedy[0] else LINE),
+        Curve(f"epsilon up to {GREEDY.highest_epsilon:g}", *greedy),
+        Curve("evaluation", *_evaluations(records, _frame_skip(run_path)), style=DOTS),
+    ]
+    if curves := [curve for curve in found if curve.frames]:
+        return curves
+    explorers = Curve("all episodes, exploring", *_means(records, RETURN), style=THIN, comparable=False)
+    if not explorers.frames:
         raise CurveError(f"{run_path}: no episode has ended yet, so there is no learning curve to draw")
-    return frames, returns
+    return [explorers]
+
+
+def _means(records: Iterable[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:
+    """Millions of frames and values of one metric, where it was recorded."""
+    there = [record for record in records if name in record and NUM_FRAMES in record]
+    return [record[NUM_FRAMES] / 1e6 for record in there], [record[name] for record in there]
+
+
+def _evaluations(records: Iterable[Mapping[str, float]], frame_skip: int) -> tuple[list[float], list[float]]:
+    """Millions of frames of the checkpoints that were evaluated, and their returns; each once."""
+    found = {r[EVALUATED_AT]: r[EVALUATION] for r in records if EVALUATED_AT in r and EVALUATION in r}
+    return [env_steps * frame_skip / 1e6 for env_steps in found], list(found.values())
 
 
 def dopamine_curves(game: str) -> tuple[list[float], dict[str, list[float]]]:
@@ -43,25 +92,24 @@ def dopamine_curves(game: str) -> tuple[list[float], dict[str, list[float]]]:
 
 
 def draw_learning_curve(run_path: Path) -> Path:
-    """Draw one run's curve to `learning_curve.png` in its folder; CurveError when there is none."""
+    """Draw one run's curves to `learning_curve.png` in its folder; CurveError when there are none."""
     return draw_curves([run_path], run_path / "learning_curve.png")
 
 
 def draw_curves(run_paths: Sequence[Path], target: Path) -> Path:
     """Draw the curves of several runs into `target`; for one game, beside Dopamine's and the human score."""
+    runs = {path: read_curves(path) for path in run_paths}
+    games = [_game(path) for path in runs]
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
-    games = [_game(path) for path in run_paths]
-    furthest = 0.0
-    for path, game in zip(run_paths, games, strict=True):
-        frames, returns = read_curve(path)
-        furthest = max(furthest, frames[-1])
-        axes.plot(
-            frames, returns, linewidth=2, label=f"{path.name} ({game})" if len(set(games)) > 1 else path.name
-        )
+    for colour, (path, game) in enumerate(zip(runs, games, strict=True)):
+        name = f"{path.name} ({game})" if len(set(games)) > 1 else path.name
+        for curve in runs[path]:
+            label = f"{name}: {curve.kind}"
+            axes.plot(curve.frames, curve.returns, color=f"C{colour}", label=label, **curve.style)
     if len(set(games)) == 1:
-        _draw_published(axes, games[0], furthest)
+        _draw_published(axes, games[0], [curve for curves in runs.values() for curve in curves], len(runs))
     axes.set_xlabel("emulator frames (millions)")
-    axes.set_ylabel("return (mean of the last 100 episodes)")
+    axes.set_ylabel("return (mean of the last 100 episodes, or of an evaluation's)")
     axes.set_title(", ".join(sorted(set(games))))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -70,20 +118,32 @@ def draw_curves(run_paths: Sequence[Path], target: Path) -> Path:
     return target
 
 
-def _game(run_path: Path) -> str:
+def _environment(run_path: Path) -> dict[str, Any]:
     config = json.loads((run_path / "config.json").read_text(encoding="utf-8"))
-    environment = config.get("environment", {})
+    environment: dict[str, Any] = config.get("environment", {})
+    return environment
+
+
+def _game(run_path: Path) -> str:
+    environment = _environment(run_path)
     return str(environment.get("env") or environment.get("game", "unknown"))
 
 
-def _draw_published(axes: Any, game: str, furthest: float) -> None:
-    """Dopamine's curves up to a little past the run's own end, and the random and human scores as lines."""
+def _frame_skip(run_path: Path) -> int:
+    return int(_environment(run_path).get("frame_skip", EnvironmentConfig.frame_skip))
+
+
+def _draw_published(axes: Any, game: str, own: Sequence[Curve], colour: int) -> None:
+    """Dopamine's curves up to a little past the runs' own end, and the random and human scores as lines.
+
+    Dopamine's agents acted with epsilon 0.01: beside nothing but explorers their curves would mislead.
+    """
     frames, agents = dopamine_curves(game)
-    shown = [f for f in frames if f <= furthest * 1.5]
-    for agent, returns in agents.items():
-        if shown:
-            label = f"Dopamine {agent}"
-            axes.plot(shown, returns[: len(shown)], linestyle="--", marker=".", linewidth=1, label=label)
+    shown = [f for f in frames if f <= 1.5 * max(curve.frames[-1] for curve in own)]
+    if shown and any(curve.comparable for curve in own):
+        for number, (agent, returns) in enumerate(agents.items(), colour):
+            look = {"linestyle": "--", "marker": ".", "linewidth": 1, "color": f"C{number}"}
+            axes.plot(shown, returns[: len(shown)], label=f"Dopamine {agent}", **look)
     scores = human_scores().get(score_key(game))
     if scores:
         axes.axhline(scores["random"], color="gray", linestyle=":", linewidth=1, label="random")

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from actors.config import EnvironmentConfig
+from actors.config import EnvironmentConfig, ExplorationConfig
 from actors.policy import Policy
 from replay.config import ReplayConfig
 from tests.helpers.acting import CATCH, RETURNS, RecordingWriter, Watch, WeightsQueue, make_actor, weights
@@ -126,6 +126,31 @@ def test_epsilon_follows_the_fleets_env_steps_after_the_warm_up() -> None:
     actor.step()
     assert actor.metrics()["actors/epsilon"] == pytest.approx(0.505)
     assert actor.metrics()["actors/weights_version"] == 1
+
+
+def test_an_episode_is_told_with_the_epsilon_of_its_last_step() -> None:
+    source = WeightsQueue(weights(0, env_steps=0))
+    actor = make_actor(source=source, weights_poll_steps=1)
+    for _ in range(5):
+        actor.step()
+    assert actor.take_episodes() == []
+    source.queue.append(weights(1, env_steps=100 + 500))
+    actor.step()
+    episodes = actor.take_episodes()
+    assert [(e.env_slot, e.length) for e in episodes] == [(0, 6), (1, 6), (2, 6)]
+    assert [episode.epsilon for episode in episodes] == [pytest.approx(0.505)] * 3
+
+
+def test_on_a_ladder_each_env_slot_tells_its_own_epsilon() -> None:
+    actor = make_actor(exploration=ExplorationConfig(kind="ladder"), slot=0)
+    for _ in range(6):
+        actor.step()
+    ladder = [0.4, 0.4**8, 0.4**4.5]
+    assert [episode.epsilon for episode in actor.take_episodes()] == pytest.approx(ladder)
+    metrics = actor.metrics()
+    assert metrics["actors/epsilon"] == pytest.approx(sum(ladder) / 3)
+    assert metrics["actors/epsilon_min"] == pytest.approx(0.4**8)
+    assert metrics["actors/epsilon_max"] == pytest.approx(0.4)
 
 
 def test_weights_are_looked_for_now_and_then_and_their_version_is_recorded() -> None:

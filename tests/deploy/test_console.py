@@ -3,6 +3,7 @@ import io
 import pytest
 from rich.console import Console as RichConsole
 
+from deploy.cli.summary import end_lines
 from deploy.monitor.console import Console, duration, line, render, seconds_left
 
 METRICS = {
@@ -49,6 +50,28 @@ def test_the_line_says_everything_that_the_issue_asks_for():
         "1 of 2",
     ):
         assert part in text
+
+
+def test_the_return_of_those_that_act_nearly_greedily_is_shown_where_it_differs():
+    greedy = {"episode/return_mean_100_greedy": 3.25}
+    assert "-20.50 (last 100 of 3 episodes), 3.25 (last 100 with epsilon up to 0.05)" in line(
+        status(metrics=METRICS | greedy), None
+    )
+    same = {"episode/return_mean_100_greedy": -20.5}
+    assert "epsilon up to" not in line(status(metrics=METRICS | same), None)
+    assert "nearly greedy       3.25" in "\n".join(end_lines(status(metrics=METRICS | greedy)))
+    assert "nearly greedy" not in "\n".join(end_lines(status(metrics=METRICS | same)))
+
+
+def test_epsilon_and_what_goes_wrong_in_actors_is_shown():
+    ladder = {"actors/epsilon": 0.0576, "actors/epsilon_min": 0.00066, "actors/epsilon_max": 0.4}
+    assert "epsilon 0.0576 (0.00066 to 0.4)" in line(status(metrics=METRICS | ladder), None)
+    assert "epsilon 0.505" in line(status(metrics=METRICS | {"actors/epsilon": 0.505}), None)
+    quiet = line(status(metrics=METRICS | {"actors/refused_rewards": 0.0, "writer/retries": 0.0}), None)
+    assert "refused" not in quiet
+    assert "retries" not in quiet
+    troubled = line(status(metrics=METRICS | {"actors/refused_rewards": 3.0, "writer/retries": 2.0}), None)
+    assert "refused rewards 3 | writer retries 2" in troubled
 
 
 def test_nothing_known_yet_is_no_error():

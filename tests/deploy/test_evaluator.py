@@ -10,6 +10,7 @@ import ray
 
 from deploy.config import with_values
 from deploy.fleet import evaluator
+from deploy.fleet.actor_metrics import FleetReport
 from deploy.fleet.evaluator import Evaluator
 from deploy.fleet.role import Assignment
 from deploy.fleet.telemetry import Telemetry
@@ -49,7 +50,7 @@ def setup(shared_ray: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         config = with_values(catch_config(tmp_path), evaluation__every_env_steps=500)
         folder = RunFolder.create(config)
         telemetry = Telemetry(config, folder, "")
-        telemetry.update({"progress/env_steps": 900.0}, [], target=1, alive=1, restarts=0)
+        telemetry.update({"progress/env_steps": 900.0}, FleetReport(target=1, alive=1))
         node = ray.get_runtime_context().get_node_id()
         assignment = Assignment(config, str(folder.path), (), None)
         return Setup(Evaluator(assignment, node, telemetry), telemetry, folder)

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from actors.episodes import Episode
+from deploy.fleet.actor_metrics import FleetReport
 from deploy.fleet.log import log_to
 from deploy.fleet.run_state import FleetState
 from deploy.fleet.telemetry import Telemetry
+from deploy.monitor.metrics import read_metrics
 from deploy.run_folder import RunFolder
 from tests.helpers.runs import catch_config
 
@@ -50,16 +53,16 @@ def test_the_checkpoints_counts_are_shown_until_the_learner_tells(tmp_path: Path
     assert "speed/updates_per_s" not in metrics, "nothing has any speed yet"
     assert shown(telemetry, "stopped")["replay/size"] == 950.0
     assert folder.read_json("status.json", {})["metrics"]["progress/env_steps"] == 900.0
-    telemetry.update({"progress/env_steps": 910.0}, [], target=1, alive=1, restarts=0)
+    telemetry.update({"progress/env_steps": 910.0}, FleetReport(target=1, alive=1))
     assert shown(telemetry, "running")["progress/env_steps"] == 910.0
 
 
 def test_nothing_is_recorded_before_the_learner_has_said_where_it_is(tmp_path: Path) -> None:
     telemetry, folder = resumed(tmp_path)
-    telemetry.update({}, [], target=1, alive=0, restarts=0)
+    telemetry.update({}, FleetReport(target=1, alive=0))
     telemetry.write()
     assert folder.metrics_path.read_text() == "", "a row at 0 env steps would spoil the curves"
-    telemetry.update({"progress/env_steps": 910.0}, [], target=1, alive=1, restarts=0)
+    telemetry.update({"progress/env_steps": 910.0}, FleetReport(target=1, alive=1))
     telemetry.write()
     assert '"env_steps": 910' in folder.metrics_path.read_text()
 
@@ -93,23 +96,76 @@ def test_the_log_hides_passwords_in_tracebacks_too(tmp_path: Path) -> None:
 
 def test_the_mean_return_goes_on_over_a_resume(tmp_path: Path) -> None:
     telemetry, folder = resumed(tmp_path)
-    telemetry.add_episodes([(float(value), 10) for value in range(15)])
-    telemetry.update({"progress/env_steps": 910.0}, [], target=1, alive=1, restarts=0)
+    telemetry.add_episodes([Episode(float(value), 10, 0, 1.0) for value in range(15)])
+    telemetry.update({"progress/env_steps": 910.0}, FleetReport(target=1, alive=1))
     shown(telemetry, "stopped")
     again = Telemetry(catch_config(tmp_path), folder, "")
-    again.add_episodes([(100.0, 20)])
-    again.update({"progress/env_steps": 920.0}, [], target=1, alive=1, restarts=0)
+    again.add_episodes([Episode(100.0, 20, 0, 0.01)])
+    again.update({"progress/env_steps": 920.0}, FleetReport(target=1, alive=1))
     metrics = shown(again, "running")
     assert metrics["episode/count"] == 16
     assert metrics["episode/return_mean_100"] == (sum(range(15)) + 100) / 16
     assert metrics["episode/length_mean_100"] == (15 * 10 + 20) / 16
+    assert metrics["episode/return_mean_100_random"] == 7.0
+    assert metrics["episode/return_mean_100_greedy"] == 100.0
+
+
+def test_a_status_from_before_bands_still_counts(tmp_path: Path) -> None:
+    _, folder = resumed(tmp_path)
+    folder.write_json(
+        "status.json", {"state": "failed", "metrics": BEFORE, "episodes": [[1.0, 10], [4.0, 30]]}
+    )
+    again = Telemetry(catch_config(tmp_path), folder, "")
+    again.update({"progress/env_steps": 920.0}, FleetReport(target=1, alive=1))
+    metrics = shown(again, "running")
+    assert metrics["episode/return_mean_100"] == 2.5
+    assert metrics["episode/length_mean_100"] == 20
+    assert not [name for name in metrics if name.startswith("episode/return_mean_100_")], (
+        "nobody knows of them"
+    )
+    once_more = Telemetry(catch_config(tmp_path), folder, "")
+    assert once_more._episodes.rows() == again._episodes.rows()
+
+
+def counted(refused: float, retries: float = 0.0) -> dict[str, float]:
+    return {"actors/refused_rewards": refused, "writer/retries": retries, "actors/restarts": 1.0}
+
+
+def test_the_actors_counters_never_go_down_over_a_resume(tmp_path: Path) -> None:
+    telemetry, folder = resumed(tmp_path)
+    learner = {"progress/env_steps": 910.0, "replay/frame_store_misses": 7.0}
+    telemetry.update(learner, FleetReport(totals=counted(3.0, 2.0)))
+    telemetry.update({}, FleetReport(totals=counted(4.0, 2.0)))
+    shown(telemetry, "stopped")
+    again = Telemetry(catch_config(tmp_path), folder, "")
+    for _ in range(2):
+        metrics = shown(again, "starting")
+        assert (metrics["actors/refused_rewards"], metrics["writer/retries"]) == (4.0, 2.0)
+        assert metrics["actors/restarts"] == 1.0
+        again.update({}, FleetReport())
+    for misses, expected in ((1.0, 8.0), (2.0, 9.0), (0.0, 9.0), (5.0, 14.0)):  # the learner starts twice
+        again.update({"replay/frame_store_misses": misses}, FleetReport(totals=counted(5.0)))
+        assert shown(again, "running")["replay/frame_store_misses"] == expected
+    assert shown(again, "running")["actors/refused_rewards"] == 9.0
+    assert shown(again, "running")["actors/restarts"] == 2.0
+
+
+def test_what_actors_report_is_written_to_the_metrics_too(tmp_path: Path) -> None:
+    telemetry, folder = resumed(tmp_path)
+    actors = [{"actors/epsilon": 0.4, "actors/epsilon_max": 0.4}, {"actors/epsilon": 0.2}]
+    fleet = FleetReport(target=2, alive=2, at_work=actors, totals=counted(3.0))
+    telemetry.update({"progress/env_steps": 910.0}, fleet)
+    (line,) = read_metrics(folder.metrics_path)
+    assert line["actors/epsilon"] == pytest.approx(0.3)
+    assert line["actors/epsilon_max"] == 0.4
+    assert line["actors/refused_rewards"] == 3.0
 
 
 def test_the_lag_is_that_of_the_weights_that_act_now(tmp_path: Path) -> None:
     telemetry, _ = resumed(tmp_path)
     learner = {"progress/env_steps": 910.0, "learner/weights_version": 148.0}
     actors = [{"actors/weights_version": version} for version in (139.0, 148.0, -1.0)]
-    telemetry.update(learner, actors, target=3, alive=3, restarts=0)
+    telemetry.update(learner, FleetReport(target=3, alive=3, at_work=actors))
     assert shown(telemetry, "running")["actors/weights_lag"] == 4.5
 
 

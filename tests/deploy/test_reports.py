@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from deploy.monitor.metrics import MetricsSink
-from deploy.reports.curves import CurveError, dopamine_curves, draw_curves, draw_learning_curve, read_curve
+from deploy.reports import curves
+from deploy.reports.curves import CurveError, dopamine_curves, draw_curves, draw_learning_curve, read_curves
 from deploy.reports.statistics import human_normalised, summarise
 from deploy.reports.video import VideoWriter
 
@@ -51,10 +52,70 @@ def test_nothing_to_summarise():
 
 def test_curve_is_read_back_and_drawn(tmp_path):
     run = make_run(tmp_path / "a", "pong", [-21.0, -20.0, -15.0])
-    assert read_curve(run) == ([0.0, 0.4, 0.8], [-21.0, -20.0, -15.0])
+    (curve,) = read_curves(run)
+    assert (curve.frames, curve.returns) == ([0.0, 0.4, 0.8], [-21.0, -20.0, -15.0])
+    assert (curve.kind, curve.comparable) == ("all episodes", True), "as a version before bands recorded it"
     picture = imageio.imread(draw_learning_curve(run))
     assert picture.shape[0] > 300
     assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 20
+
+
+ALL, GREEDY = "episode/return_mean_100", "episode/return_mean_100_greedy"
+EXPLORING = "episode/return_mean_100_exploring"
+
+
+def make_banded_run(folder, *records):
+    """Each record at 1, 2, 3 ... million env steps."""
+    make_run(folder, "pong", [])
+    sink = MetricsSink(folder)
+    for i, record in enumerate(records, 1):
+        position = {"progress/num_frames": i * 4e6} if ALL in record else {}
+        sink.write(position | record, env_steps=i * 10**6)
+    sink.close()
+    return folder
+
+
+def drawn(monkeypatch, runs, target):
+    """What the legend of the runs' picture says."""
+    figures = []
+    with monkeypatch.context() as patch:
+        patch.setattr(curves.plt, "close", figures.append)
+        draw_curves(runs, target)
+    (figure,) = figures
+    curves.plt.close(figure)
+    return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+
+
+def test_beside_published_curves_stand_only_those_that_act_nearly_greedily(tmp_path, monkeypatch):
+    evaluation = {"evaluation/return_mean": 4.0, "evaluation/env_steps": 1.5e6}
+    run = make_banded_run(
+        tmp_path / "apex",
+        {ALL: -15.0, EXPLORING: -15.0},
+        {ALL: -5.0, EXPLORING: -12.0, GREEDY: 2.0},
+        evaluation,
+        {ALL: -4.0, EXPLORING: -11.0, GREEDY: 3.0, **evaluation},  # as every later record repeats it
+    )
+    greedy, evaluated = read_curves(run)
+    assert (greedy.kind, greedy.frames, greedy.returns) == ("epsilon up to 0.05", [8.0, 16.0], [2.0, 3.0])
+    assert (evaluated.kind, evaluated.frames, evaluated.returns) == ("evaluation", [6.0], [4.0])
+    labels = drawn(monkeypatch, [run], tmp_path / "p.png")
+    assert labels[:2] == ["apex: epsilon up to 0.05", "apex: evaluation"]
+    assert sum(label.startswith("Dopamine") for label in labels) == 4
+
+
+def test_explorers_alone_are_not_drawn_beside_published_curves(tmp_path, monkeypatch):
+    run = make_banded_run(tmp_path / "one", {ALL: -15.0, EXPLORING: -15.0}, {ALL: -5.0, EXPLORING: -5.0})
+    labels = drawn(monkeypatch, [run], tmp_path / "p.png")
+    assert labels == ["one: all episodes, exploring", "random", "human"]
+
+
+def test_a_run_that_began_before_bands_says_which_part_is_of_all_episodes(tmp_path, monkeypatch):
+    run = make_banded_run(tmp_path / "old", {ALL: -15.0}, {ALL: -5.0, GREEDY: 2.0})
+    before, greedy = read_curves(run)
+    assert (before.frames, before.returns) == ([4.0], [-15.0])
+    assert (greedy.frames, greedy.returns) == ([8.0], [2.0])
+    labels = drawn(monkeypatch, [run], tmp_path / "p.png")
+    assert labels[:2] == ["old: all episodes", "old: epsilon up to 0.05"]
 
 
 def test_curves_of_two_games_in_one_picture(tmp_path):

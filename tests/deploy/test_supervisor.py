@@ -9,6 +9,7 @@ import psutil
 import pytest
 import ray
 
+from actors.episodes import Episode
 from deploy.fleet import actor_fleet, handles, launch, learner_seat
 from deploy.fleet.actor_fleet import ActorFleet
 from deploy.fleet.handles import RoleHandle
@@ -18,6 +19,8 @@ from deploy.run_folder import RunFolder
 from learner.errors import LearnerError
 from tests.helpers.deadline import until
 from tests.helpers.runs import catch_config
+
+EPISODE = Episode(1.0, 6, 0, 0.01)
 
 
 class Idle:
@@ -31,14 +34,14 @@ class Idle:
     def run(self):
         while not (self.stopped.wait(0.02) and self.obeys):
             pass
-        return [(1.0, 6)]
+        return self.heartbeat() | {"episodes": [EPISODE]}
 
     def heartbeat(self):
         notes, self.notes = self.notes, []
         return {
             "pid": os.getpid(),
             "ready": self.name != "restoring",
-            "metrics": {"name": self.name},
+            "metrics": {"name": self.name, "actors/refused_rewards": 2.0 + self.stopped.is_set()},
             "episodes": [],
             "notes": notes,
         }
@@ -79,7 +82,7 @@ def step_until(fleet: ActorFleet, names: set[str]) -> None:
     def look() -> bool:
         fleet.step(0)
         return {row["state"] for row in fleet.rows()} <= {"running"} and names == {
-            metrics["name"] for metrics in fleet.metrics()
+            metrics["name"] for metrics in fleet.report().at_work
         }
 
     until(look, f"actors {names}")
@@ -93,6 +96,7 @@ def test_a_killed_actor_is_replaced_by_a_new_incarnation(fleet):
     step_until(fleet, {"0.0", "1.1"})
     assert fleet.new_dead == {(1, 0)}
     assert fleet.restarts == 1
+    assert fleet.report().totals == {"actors/restarts": 1.0, "actors/refused_rewards": 3 * 2.0}
     assert any("actor 1 (incarnation 0) is gone: its process died" in note for note in notes)
 
 
@@ -103,10 +107,15 @@ def test_scaling_down_lets_the_surplus_finish_and_up_again_takes_new_incarnation
     state.target = 1
     episodes = fleet.step(0)
     until(lambda: episodes.extend(fleet.step(0)) or len(fleet.rows()) == 1, "the second actor's leaving")
-    assert episodes == [(1.0, 6)], "what a leaving actor told last is counted"
+    assert episodes == [EPISODE], "what a leaving actor told last is counted"
+    assert fleet.report().totals["actors/refused_rewards"] == 2.0 + 3.0, "and so are its counters"
     assert fleet.restarts == 0
     state.target = 2
     step_until(fleet, {"0.0", "1.1"})
+    assert fleet.report().totals["actors/refused_rewards"] == 2.0 + 3.0 + 2.0
+    assert fleet.drain(5.0) == [EPISODE, EPISODE]
+    assert fleet.report().totals == {"actors/restarts": 0.0, "actors/refused_rewards": 3 * 3.0}
+    assert fleet.report().at_work == []
 
 
 def test_draining_ends_even_an_actor_that_does_not_listen(shared_ray, tmp_path, monkeypatch):

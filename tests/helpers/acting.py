@@ -31,6 +31,9 @@ class RecordingWriter:
         self.waits.append(wait)
         return 1
 
+    def metrics(self):
+        return {"writer/segments": float(len(self.segments))}
+
 
 class WeightsQueue:
     """Gives what was put into it; counts the questions."""

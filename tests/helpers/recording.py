@@ -85,6 +85,9 @@ class NotingWriter:
         self.segments.append(segment)
         return num_bytes
 
+    def metrics(self) -> dict[str, float]:
+        return self._writer.metrics()
+
 
 @dataclass(frozen=True)
 class Player:

@@ -19,6 +19,7 @@ def test_catch_is_learned_to_eight_tenths_of_the_optimum(start_run):
         if "episode/return_mean_100" in r
     ]
     assert returns[0] < 0.0 < 0.8 <= returns[-1], "it began by missing"
+    assert metric(status, "episode/return_mean_100_greedy") >= 0.8
     checkpoint = CheckpointStore(folder.checkpoints).load_newest()
     assert checkpoint is not None
     assert metric(status, "evaluation/env_steps") == checkpoint.document["env_steps"], "the last one too"

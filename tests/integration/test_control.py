@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.fleet.actor_metrics import RULES, TOTALS
 from deploy.monitor.metrics import read_metrics
 from learner.checkpoint import CheckpointStore
 from tests.helpers.commands import NAME, SHORT, Terminal, Trained
@@ -33,6 +34,19 @@ def test_train_ends_by_itself_and_says_what_it_came_to(trained: Trained) -> None
     lines = list(read_metrics(folder.metrics_path))
     assert lines[-1]["progress/env_steps"] == steps
     assert lines[-1]["progress/updates"] == updates
+    check_actors_metrics(lines)
+
+
+def check_actors_metrics(lines: list[dict[str, float]]) -> None:
+    """What actors and writers measure is in metrics.jsonl; their counters never go down."""
+    reported = set(RULES) - {"actors/epsilon_min", "actors/epsilon_max"}  # those are of a ladder
+    assert reported <= lines[-1].keys()
+    assert 0.5 < lines[-1]["actors/epsilon"] < 1.0, "in the middle of its decay"
+    assert lines[-1]["writer/items"] == lines[-1]["replay/inserted"]
+    assert lines[-1]["episode/return_mean_100_random"] == lines[-1]["episode/return_mean_100"]
+    for name in TOTALS:
+        values = [line[name] for line in lines if name in line]
+        assert values == sorted(values), name
 
 
 def test_samples_per_insert_are_within_one_percent_of_the_configured(trained: Trained) -> None:

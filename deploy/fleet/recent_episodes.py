@@ -1,0 +1,66 @@
+"""A run's last episodes, of all and by exploration, and the means that are told of them."""
+
+import itertools
+import statistics
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from actors.episodes import Episode
+from deploy.monitor.bands import BANDS, RETURN, band_of
+
+LAST = 100
+
+
+class RecentEpisodes:
+    """The last 100 episodes of all, and the last 100 of each band."""
+
+    def __init__(self, rows: Iterable[Any] = ()) -> None:
+        """`rows`: what `rows()` gave, or pairs of return and length, as versions before bands wrote them."""
+        self._number = itertools.count()
+        self._all: deque[tuple[int, Episode]] = deque(maxlen=LAST)
+        self._by_band = {band: deque[tuple[int, Episode]](maxlen=LAST) for band in BANDS}
+        for row in rows:
+            self.add(_parse(row))
+
+    def add(self, episode: Episode) -> None:
+        """Take in an episode that has just ended; one of unknown epsilon is in no band."""
+        numbered = next(self._number), episode
+        self._all.append(numbered)
+        if episode.epsilon is not None:
+            self._by_band[band_of(episode.epsilon)].append(numbered)
+
+    def metrics(self) -> dict[str, float]:
+        """Mean returns and length; of a band without episodes, nothing."""
+        if not self._all:
+            return {}
+        last = [episode for _, episode in self._all]
+        return {
+            RETURN: statistics.fmean(episode.return_ for episode in last),
+            "episode/length_mean_100": statistics.fmean(episode.length for episode in last),
+            **{
+                band.metric: statistics.fmean(episode.return_ for _, episode in kept)
+                for band, kept in self._by_band.items()
+                if kept
+            },
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every episode that a mean above is of, oldest first, JSON-able."""
+        kept = dict(itertools.chain(self._all, *self._by_band.values()))
+        return [_row(kept[number]) for number in sorted(kept)]
+
+
+def _row(episode: Episode) -> dict[str, Any]:
+    return {
+        "return": episode.return_,
+        "length": episode.length,
+        "env_slot": episode.env_slot,
+        "epsilon": episode.epsilon,
+    }
+
+
+def _parse(row: Any) -> Episode:
+    if isinstance(row, Mapping):
+        return Episode(row["return"], row["length"], row.get("env_slot"), row.get("epsilon"))
+    return Episode(*row)

@@ -1,0 +1,38 @@
+"""Episodes by how much they explored: a return says something of the policy only where it acts greedily."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+RETURN = "episode/return_mean_100"
+"""Mean return of the last 100 episodes of all."""
+
+
+class Band(NamedTuple):
+    """Episodes that explored alike; `name` ends the metric's name."""
+
+    name: str
+    highest_epsilon: float
+
+    @property
+    def metric(self) -> str:
+        """Name of the mean return of its last 100 episodes."""
+        return f"{RETURN}_{self.name}"
+
+
+GREEDY = Band("greedy", 0.05)
+BANDS = (GREEDY, Band("exploring", 0.5), Band("random", math.inf))
+"""By rising epsilon; each begins above the one before. Why there: docs/decisions/0023."""
+
+
+def band_of(epsilon: float) -> Band:
+    """The band of an episode whose last step acted with `epsilon`."""
+    return next(band for band in BANDS if epsilon <= band.highest_epsilon)
+
+
+def greedy_return(metrics: Mapping[str, float], form: str) -> str:
+    """The nearly greedy band's return in that format; "" when there is none or it shows as that of all."""
+    if GREEDY.metric not in metrics:
+        return ""
+    shown = format(metrics[GREEDY.metric], form)
+    return "" if shown == format(metrics.get(RETURN, math.nan), form) else shown
