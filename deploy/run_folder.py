@@ -41,6 +41,9 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
+        if os.fsencode(self.path) != str(self.path).encode(errors="replace"):
+            # Neither Ray nor the files of a run can name such a folder.
+            raise RunError(f"{self.path}: not a path in UTF-8; choose another folder (--runs-dir)")
         self.config_path = self.path / "config.json"
         self.urls_path = self.path / "redis-urls"
         self.metadata_path = self.path / "metadata.json"
@@ -60,7 +63,8 @@ class RunFolder:
     @property
     def reference(self) -> str:
         """How a command line names it from here, quoted for a shell: its name in `runs/`, else its path."""
-        return shlex.quote(self.name if self.path.parent == Path("runs").absolute() else str(self.path))
+        is_here = self.path.parent == Path("runs").absolute() and not self.name.startswith("-")
+        return shlex.quote(self.name if is_here else str(self.path))
 
     @classmethod
     def create(cls, config: Config) -> Self:

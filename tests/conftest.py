@@ -5,6 +5,8 @@ import pytest
 
 from tests.helpers.deadline import PATIENCE
 
+ODD = "-a[b] *?'\"\\ %d:#é"
+
 if TYPE_CHECKING:
     from tests.helpers.commands import Trained
 
@@ -35,4 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> "Trained":
     """A run that `apexpert train` has brought to its end; to be copied before it is changed."""
     from tests.helpers.commands import train
 
-    return train(tmp_path_factory.mktemp("trained"))
+    # No character of a path may matter: the tests that copy this run show it, too.
+    folder = tmp_path_factory.mktemp("trained") / ODD
+    folder.mkdir()
+    return train(folder)

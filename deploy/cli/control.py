@@ -186,7 +186,7 @@ def list_runs(argv: Sequence[str]) -> int:
     table = Table("run", "game", "state", "env steps", "return", box=None, pad_edge=False)
     for folder in folders:
         table.add_row(*_row(folder))
-    Console(soft_wrap=True).print(table)
+    Console(soft_wrap=True, markup=False).print(table)
     return 0
 
 

@@ -6,6 +6,7 @@ mistakes answer at once.
 """
 
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -71,6 +72,7 @@ Trains Soft Mixture-of-Experts Q-networks on Atari with many actors and one lear
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (the process's own by default) and give the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    print_whatever_is_in_a_path()
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(help_text(), end="")
         return 0 if argv else 2
@@ -78,6 +80,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"apexpert {metadata.version('apexpert')}")
         return 0
     return run_command(argv[0], argv[1:])
+
+
+def print_whatever_is_in_a_path() -> None:
+    """Print what the terminal's encoding, or any, has no character for as `\\xhh`, in place of raising."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def help_text() -> str:

@@ -127,7 +127,7 @@ def _show(source: Source, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(document, indent=1, allow_nan=False))
     else:
-        print_summary(document, Console(highlight=False))
+        print_summary(document, Console(highlight=False, markup=False))
     return 0
 
 

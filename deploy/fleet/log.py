@@ -22,7 +22,7 @@ def log_to(path: Path, role: str) -> None:
     handler: logging.Handler
     if path.parent.is_dir():
         # Opened for appending: lines of several processes do not overwrite each other.
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     else:
         handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Discreet(f"%(asctime)s {role} %(levelname)s %(name)s: %(message)s"))

@@ -135,7 +135,7 @@ def rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
 def render(title: str, status: Mapping[str, Any], left: float | None) -> Group:
     """The picture for a terminal."""
     progress = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         MofNCompleteColumn(),
