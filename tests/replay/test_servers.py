@@ -304,6 +304,7 @@ class TestRefusals:
     def test_an_older_server_on_path_is_passed_over_where_it_cannot_read_the_files(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.delenv("APEXPERT_REDIS_SERVER", raising=False)
         monkeypatch.setenv("PATH", str(Path(server_programs()["redis62"]).parent))
         settings = {"shards": 1, "append_fsync": "everysec", "maxmemory": 2**26}
         with EmbeddedServers(tmp_path / "old", **settings) as servers:
@@ -376,6 +377,7 @@ def test_program_is_found_on_path_then_in_the_wheel(tmp_path: Path, monkeypatch:
 
 
 def test_either_wheel_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("APEXPERT_REDIS_SERVER", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     programs = dict(in_wheels())
     if len(programs) < 2:
