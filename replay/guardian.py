@@ -31,8 +31,8 @@ ADD, REMOVE = b"+", b"-"
 number stops that one."""
 CONFIGURATION = "server.conf"
 ARGUMENTS = ["--port", "0", "--include", CONFIGURATION]
-"""Of a server in its folder: to servers a path is a pattern, and if no file matches they start with their
-defaults, open to everybody. With no file, or an empty one, this one ends: it has nowhere to listen."""
+"""Of a server in its folder. From version 7 on a path is a pattern to them, and if no file matches they start
+with defaults, open to everybody. With no file, or an empty one, this one ends: it has nowhere to listen."""
 MENDER = [sys.executable, "-P", "-S", "-m", "replay.append_only_file"]
 POLL_S = 0.25
 STOP_LIMIT_S = 30.0

@@ -19,6 +19,7 @@ from deploy.cli.summary import config_lines, disk_estimate, num_parameters
 from deploy.config import Config, to_json, with_values
 from deploy.fleet import nodes
 from deploy.fleet.errors import FleetError, WrongFlag
+from deploy.import_path import ROOT
 from deploy.presets import LAPTOP, PAPER_RAINBOW, PRESETS
 from deploy.run_folder import RunFolder
 
@@ -662,3 +663,18 @@ def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_started(
     assert code == 2
     assert error.startswith("apexpert: --learner.device cuda: torch finds no GPU")
     assert list(in_tmp.iterdir()) == []
+
+
+def test_what_a_terminal_cannot_show_is_shown_all_the_same(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "deploy.cli.main", "list", "--runs-dir", "é[b]\udcff"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": ROOT}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "no runs under \\xe9[b]\\udcff\n"
+
+
+def test_names_are_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    RunFolder.create(with_values(LAPTOP, run__runs_dir=str(tmp_path), run__name="r"))
+    (tmp_path / "r").rename(tmp_path / "r[b]")
+    assert main(["list", "--runs-dir", str(tmp_path)]) == 0
+    assert "r[b]" in capsys.readouterr().out

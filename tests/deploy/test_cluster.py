@@ -195,3 +195,15 @@ def test_without_a_supervisor_it_ends_with_the_command_that_started_it(claimed):
 def test_a_recycled_pid_is_not_taken_for_it(local):
     assert not LocalRay(local.address, os.getpid(), local.started - 100, "/nowhere").alive
     assert LocalRay.parse(None) is None
+
+
+@pytest.mark.parametrize("name", ["a b", "[c]", "d:e", "é", 80 * "x"])
+def test_rays_folder_is_elsewhere_where_ray_does_not_come_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / name))
+    folder = cluster._private_folder()
+    folder.rmdir()
+    assert folder.parent == Path("/tmp")
+    assert list((tmp_path / name).iterdir()) == []

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console as RichConsole
 
-from deploy.monitor.console import Console, duration, line, seconds_left
+from deploy.monitor.console import Console, duration, line, render, seconds_left
 
 METRICS = {
     "progress/env_steps": 250.0,
@@ -91,3 +91,9 @@ def test_the_time_left_after_a_resume_knows_only_the_steps_it_saw(monkeypatch):
     ):
         console.update(status(state=state, metrics=metrics))
     assert out.getvalue().splitlines()[-1].startswith("running: 520/1,000 env steps | 0:08:00 left")
+
+
+def test_a_title_is_no_markup():
+    out = io.StringIO()
+    RichConsole(file=out, width=200).print(render("r[b]", status(), 1.0))
+    assert "r[b] [running]" in out.getvalue()

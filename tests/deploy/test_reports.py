@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import imageio.v2 as imageio
 import numpy as np
@@ -81,3 +82,11 @@ def test_video_has_the_frames_that_were_added(tmp_path):
     assert len(frames) == 10
     assert frames[0].shape[:2] == (336, 336)
     assert abs(float(np.mean(frames[5])) - 100.0) < 12.0
+
+
+@pytest.mark.parametrize("name", ["a:b", "-x", "c.zip", "%d[e] 'f' \\g"])
+def test_no_characters_of_a_videos_path_matter(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with VideoWriter(Path(name) / f"{name}.mp4", fps=15) as video:
+        video.add(np.zeros((64, 64), np.uint8))
+    assert [path.name for path in (tmp_path / name).iterdir()] == [f"{name}.mp4"]

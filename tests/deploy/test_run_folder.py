@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -157,3 +158,22 @@ def test_the_newest_checkpoint_is_the_one_with_the_most_updates(tmp_path: Path) 
     newest = folder.newest_checkpoint()
     assert newest is not None
     assert newest.name == "update-000001000"
+
+
+def test_a_name_that_could_be_a_flag_or_several_words_is_told_so_that_it_can_be_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("-x", "a b", "$(c)", "r"):
+        folder = RunFolder(Path("runs") / name)
+        folder.path.mkdir(parents=True)
+        folder.config_path.touch()
+        (word,) = shlex.split(folder.reference)
+        assert not word.startswith("-")
+        assert RunFolder.open(word).path == folder.path
+
+
+def test_a_path_that_is_no_utf8_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"not a path in UTF-8; choose another folder \(--runs-dir\)"):
+        create(tmp_path / "\udcff")
+    assert list(tmp_path.iterdir()) == []

@@ -150,7 +150,8 @@ def run(load: Load) -> dict[str, Any]:
         ]
         for process in processes:
             process.start()
-        time.sleep(max(0.0, start - time.time()))
+        # Before the first segment, or it would be missing in what is counted.
+        time.sleep(max(0.0, start - STARTUP_S / 2 - time.time()))
         before, pids = [statistics(url) for url in urls], [pid for pid in started.pids if pid]
         cpu, disk = [cpu_seconds(pid) for pid in pids], [written_to_disk(pid) for pid in pids]
         tailed = _tail(owner, load, start, urls)
