@@ -17,9 +17,7 @@ class VideoWriter:
     def __init__(self, path: Path, *, fps: float) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        # ffmpeg takes what stands before a colon for a protocol, and a dash for a flag.
-        uri = path.absolute()
-        self._writer = imageio.get_writer(uri, fps=fps, codec="libx264", macro_block_size=2, quality=7)
+        self._writer = imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=2, quality=7)
 
     def add(self, frame: NDArray[np.uint8]) -> None:
         """Append one frame."""

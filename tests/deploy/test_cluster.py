@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -199,11 +200,11 @@ def test_a_recycled_pid_is_not_taken_for_it(local):
 
 @pytest.mark.parametrize("name", ["a b", "[c]", "d:e", "é", 80 * "x"])
 def test_rays_folder_is_elsewhere_where_ray_does_not_come_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    (tmp_path / name).mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / name))
-    folder = cluster._private_folder()
-    folder.rmdir()
-    assert folder.parent == Path("/tmp")
-    assert list((tmp_path / name).iterdir()) == []
+    with tempfile.TemporaryDirectory(prefix=name, dir="/tmp") as temporary:
+        monkeypatch.setattr("tempfile.tempdir", temporary)
+        folder = cluster._private_folder()
+        folder.rmdir()
+        assert folder.parent == Path("/tmp")
+        assert list(Path(temporary).iterdir()) == []
