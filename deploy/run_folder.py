@@ -239,14 +239,14 @@ def _make_folder(config: Config) -> Path:
 
     Raises RunExists and RunError.
     """
-    runs_dir = Path(config.run.runs_dir)
+    runs_dir = RunFolder(Path(config.run.runs_dir)).path
     for name in [config.run.name] if config.run.name else _free_names(config):
         try:
             (runs_dir / name).mkdir(parents=True)
         except FileExistsError:
             continue
         except OSError as error:
-            raise RunError(f"--runs-dir {runs_dir}: {error.strerror or error}") from None
+            raise RunError(f"--runs-dir {config.run.runs_dir}: {error.strerror or error}") from None
         return runs_dir / name
     raise RunExists(
         f"--name {name}: {runs_dir / name} is there already; choose another name,"

@@ -13,7 +13,6 @@ from deploy.checks import MOST_ACTORS, check
 from deploy.cli import summary
 from deploy.cli.errors import CommandFailed
 from deploy.cli.follow import Interrupts, RunClient
-from deploy.cli.ownership import claim_added
 from deploy.cli.parsing import parse
 from deploy.cli.preflight import check_urls, named_urls
 from deploy.cli.train import commands_for, fleet_errors
@@ -106,6 +105,8 @@ def scale(argv: Sequence[str]) -> int:
     wanted, added = _with_more_shards(config, arguments)
     _require_live(folder)
     if added:
+        from deploy.cli.ownership import claim_added
+
         try:
             claim_added(config, folder, added)
         except ConfigError as error:

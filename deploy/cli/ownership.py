@@ -41,7 +41,7 @@ def claim_added(config: Config, folder: RunFolder, urls: tuple[str, ...]) -> Non
 
 
 def release_new(config: Config) -> None:
-    """Take back what `claim_new` has taken, for a run that does not start after all."""
+    """Take back what `claim_new` has taken, if anything, for a run that does not start after all."""
     with _shards(config) as shards, contextlib.suppress(ShardError):
         release(shards)
 

@@ -14,7 +14,6 @@ from deploy.checks import check, hide_password
 from deploy.cli import summary
 from deploy.cli.errors import CommandFailed, UsageError
 from deploy.cli.follow import FORCED_CODE, Forced, Interrupts, RunClient, follow
-from deploy.cli.ownership import claim_new, claim_resumed, release_new
 from deploy.cli.parsing import as_typed, expand_short, flag_value, parse
 from deploy.cli.preflight import (
     URLS_VARIABLE,
@@ -73,7 +72,7 @@ def train(argv: Sequence[str]) -> int:
     folder = RunFolder.create(config)
     config = folder.load_config()
     with _leaving_no_folder(folder):
-        claim_new(config, folder)
+        _claim_new(config, folder)
     _announce(config, folder)
     if any(hide_password(word) != word for word in argv):
         note = "other users of this machine see a password in arguments"
@@ -89,9 +88,7 @@ def resume(argv: Sequence[str]) -> int:
         with folder.lock():
             before = folder.load_config()
             config = resumed_config(folder, arguments)
-            identity = folder.drawn_identity()
-            claim_resumed(config, folder, identity)
-            folder.settle(identity)
+            _claim_resumed(config, folder)
             folder.save_config(config)
     except ConfigError as error:
         raise ConfigError(as_typed(str(error), argv)) from None
@@ -205,9 +202,29 @@ def _launch(config: Config, folder: RunFolder, before: Config | None) -> RunClie
         if not isinstance(failure.__cause__, WrongFlag):
             raise
         if before is None:
+            from deploy.cli.ownership import release_new
+
             release_new(config)
             shutil.rmtree(folder.path)
         raise ConfigError(str(failure.__cause__)) from None
+
+
+def _claim_new(config: Config, folder: RunFolder) -> None:
+    """Take the shards of the user's own for a new run; ConfigError when they hold one of its name."""
+    if config.replay.urls:
+        from deploy.cli.ownership import claim_new
+
+        claim_new(config, folder)
+
+
+def _claim_resumed(config: Config, folder: RunFolder) -> None:
+    """The same for a folder that goes on, which has an identity from now on if it had none."""
+    identity = folder.drawn_identity()
+    if config.replay.urls:
+        from deploy.cli.ownership import claim_resumed
+
+        claim_resumed(config, folder, identity)
+    folder.settle(identity)
 
 
 @contextlib.contextmanager

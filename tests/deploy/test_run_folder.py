@@ -3,7 +3,10 @@
 import json
 import os
 import shlex
+<<<<<<< HEAD
 import shutil
+=======
+>>>>>>> servers
 import stat
 import subprocess
 import sys
