@@ -3,10 +3,7 @@ import io
 import pytest
 from rich.console import Console as RichConsole
 
-<<<<<<< HEAD
 from deploy.cli.summary import end_lines
-=======
->>>>>>> servers
 from deploy.monitor.console import Console, duration, line, render, seconds_left
 
 METRICS = {

@@ -3,10 +3,7 @@
 import json
 import os
 import shlex
-<<<<<<< HEAD
 import shutil
-=======
->>>>>>> servers
 import stat
 import subprocess
 import sys
