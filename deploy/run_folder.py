@@ -9,11 +9,12 @@ import fcntl
 import json
 import os
 import shlex
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from deploy.checks import near_matches, without_passwords
 from deploy.config import Config, ConfigError, from_json, to_json, with_values
@@ -176,7 +177,7 @@ class RunFolder:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run alone; RunBusy when another process does. The kernel frees it when its holder dies."""
-        with (self.path / "lock").open("a") as file:
+        with _opened(self.path / "lock") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -191,6 +192,15 @@ class RunFolder:
     def is_at_work(self) -> bool:
         """The same, or a learner of it still saves its last checkpoint."""
         return self.is_supervised() or _is_locked(self.checkpoints / ".lock")
+
+    def refusal_to_write(self, folder: Path | None = None) -> str:
+        """Why nothing can be written into this folder of the run (its own by default); empty if it can."""
+        path = folder or self.path
+        try:
+            with tempfile.TemporaryFile(dir=path):
+                return ""
+        except OSError as error:
+            return f"{path}: {error.strerror}"
 
     def newest_checkpoint(self) -> Path | None:
         """The checkpoint with the most updates, by its name; its content is not looked at."""
@@ -215,6 +225,17 @@ class RunFolder:
         numbers = {path: path.name.removeprefix("update-") for path in self.checkpoints.glob("update-*")}
         found = [path for path, number in numbers.items() if number.isdigit()]
         return sorted(found, key=lambda path: int(numbers[path]), reverse=True)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    """A file of the run to write to; RunError when that is not allowed."""
+    try:
+        file = path.open("a")
+    except OSError as error:
+        raise RunError(f"{path}: {error.strerror}") from None
+    with file:
+        yield file
 
 
 def _is_locked(path: Path) -> bool:

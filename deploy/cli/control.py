@@ -13,6 +13,7 @@ from deploy.checks import MOST_ACTORS, check
 from deploy.cli import summary
 from deploy.cli.errors import CommandFailed
 from deploy.cli.follow import Interrupts, RunClient
+from deploy.cli.output import is_lost
 from deploy.cli.parsing import parse
 from deploy.cli.preflight import check_urls, named_urls
 from deploy.cli.train import commands_for, fleet_errors
@@ -254,7 +255,7 @@ def _follow(folder: RunFolder) -> None:
     console = Console(f"{folder.name} ({config.game_name})")
     try:
         with Interrupts() as interrupts:
-            while not interrupts.count:
+            while not interrupts.count and not is_lost():
                 status = read_status(folder)
                 if "total_env_steps" in status:
                     console.update(status)

@@ -66,14 +66,16 @@ class Interrupts:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.getsignal(number) for number in self.SIGNALS}
+        before = {number: signal.getsignal(number) for number in self.SIGNALS}
+        # What is ignored from the start stays so: that is what nohup is for.
+        self._before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
         self.arm()
         return self
 
     def arm(self) -> None:
         """Take the signals (again: starting Ray installs a handler of its own for SIGTERM)."""
         for number in self.SIGNALS:
-            signal.signal(number, self._note)
+            signal.signal(number, self._note if number in self._before else signal.SIG_IGN)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
@@ -91,10 +93,12 @@ def follow(
     interrupts: Interrupts,
     say: Callable[[str], None] = print,
     hint: str = "",
+    unseen: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Show the run's status about four times a second until it has ended; gives its last status.
 
-    The first interrupt asks the run to stop and goes on showing it; a second one raises Forced. Also raises
+    The first interrupt, or nobody seeing it any more (`unseen`), asks the run to stop and goes on with it; a
+    second interrupt raises Forced. Also raises
     CommandFailed, with `hint` behind it, when the run was killed or nothing was heard of it for long.
     """
     told = False
@@ -113,6 +117,7 @@ def follow(
         if interrupts.count == 1 and not told:
             say("stopping: actors drain, the learner saves a checkpoint (Ctrl-C again ends it at once)")
             told = True
+        told = told or unseen()
         if told and status["state"] != "stopping":
             _ask_to_stop(client)
         time.sleep(PERIOD_SECONDS)

@@ -77,6 +77,10 @@ def evaluate(argv: Sequence[str]) -> int:
     from deploy.reports.evaluation import evaluate_checkpoint
 
     video = folder.videos / f"update-{checkpoint.update:09d}.mp4" if arguments.video else None
+    if arguments.video and (refusal := folder.refusal_to_write(folder.videos)):
+        raise ConfigError(f"--video: {refusal}")
+    if refusal := folder.refusal_to_write():
+        print(f"WARNING: no report will be kept: {refusal}", file=sys.stderr, flush=True)
     print(
         f"{folder.name}: {checkpoint.path.name}, {episodes} full games of {config.game_name}", file=sys.stderr
     )
@@ -95,13 +99,22 @@ def evaluate(argv: Sequence[str]) -> int:
             if not interrupts.count:
                 raise
             raise CommandFailed(f"evaluation of {folder.name} ended before a game did") from error
-    name = f"evaluation-update-{checkpoint.update:09d}.json"
-    folder.write_json(name, report.to_json())
     _print_report(report.to_json(), as_json=arguments.json)
     if not arguments.json:
-        print(f"  report  {folder.path / name}")
         print(f"  video   {video}" if video else "  (--video records a game)")
+    kept = _keep_report(folder, f"evaluation-update-{checkpoint.update:09d}.json", report.to_json())
+    if not arguments.json:
+        print(f"  report  {kept}")
     return 0
+
+
+def _keep_report(folder: RunFolder, name: str, report: dict[str, Any]) -> Path:
+    """Write a report that has been shown; CommandFailed when that is not possible."""
+    try:
+        folder.write_json(name, report)
+    except OSError as error:
+        raise CommandFailed(f"the report cannot be written: {folder.path / name}: {error.strerror}") from None
+    return folder.path / name
 
 
 def plot(argv: Sequence[str]) -> int:

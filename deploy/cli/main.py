@@ -7,13 +7,13 @@ mistakes answer at once.
 
 import importlib
 import io
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import NamedTuple
 
 from deploy import import_path
+from deploy.cli.output import open_closed_streams, unfailing
 
 
 class Command(NamedTuple):
@@ -72,7 +72,13 @@ Trains Soft Mixture-of-Experts Q-networks on Atari with many actors and one lear
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (the process's own by default) and give the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    open_closed_streams()
     print_whatever_is_in_a_path()
+    with unfailing():
+        return _main(argv)
+
+
+def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(help_text(), end="")
         return 0 if argv else 2
@@ -115,10 +121,9 @@ def run_command(name: str, argv: Sequence[str]) -> int:
         return fail(str(error), 1)
     except KeyboardInterrupt:
         return fail("interrupted", 130)
-    except BrokenPipeError:
-        # The reader of a pipe (head, less) left; nothing is wrong. Python must not try to flush it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as error:
+        # A folder that may not be written, a full disk: one line for whatever was not foreseen.
+        return fail(f"{error.filename or name}: {error.strerror or error}", 1)
 
 
 def fail(message: str, code: int) -> int:

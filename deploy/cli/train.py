@@ -14,6 +14,7 @@ from deploy.checks import check, hide_password
 from deploy.cli import summary
 from deploy.cli.errors import CommandFailed, UsageError
 from deploy.cli.follow import FORCED_CODE, Forced, Interrupts, RunClient, follow
+from deploy.cli.output import is_lost, why_lost
 from deploy.cli.parsing import as_typed, expand_short, flag_value, parse
 from deploy.cli.preflight import (
     URLS_VARIABLE,
@@ -23,7 +24,7 @@ from deploy.cli.preflight import (
     with_urls_of_today,
 )
 from deploy.config import Config, ConfigError, RunConfig, with_values
-from deploy.run_folder import RunError, RunFolder
+from deploy.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,7 @@ def _watch(config: Config, folder: RunFolder, client: RunClient, interrupts: Int
     console = Console(f"{folder.name} ({config.game_name})")
     try:
         hint = f"; go on: {commands_for(folder, 'resume')}"
-        return follow(client, console.update, interrupts, hint=hint)
+        return follow(client, console.update, interrupts, hint=hint, unseen=is_lost)
     finally:
         console.close()
 
@@ -277,6 +278,11 @@ def _report(status: Mapping[str, Any], folder: RunFolder, *, asked: bool) -> int
         )
     if status["state"] == "stopped":
         print(f"go on with it:        {commands_for(folder, 'resume')}")
+    if status["state"] == "stopped" and is_lost() and not asked:
+        raise CommandFailed(
+            f"run {folder.name} was stopped, because its output cannot be written: {why_lost()};"
+            f" go on: {commands_for(folder, 'resume')}"
+        )
     if status["state"] == "stopped" and status.get("message") and not asked:
         raise CommandFailed(f"run {folder.name} was ended from outside: {status['message']}")
     return 0
@@ -291,4 +297,4 @@ def learning_curve(folder: RunFolder) -> str:
     except CurveError:
         return "- (no episode has ended yet)"
     except OSError as error:
-        raise RunError(f"{folder.path}: the learning curve cannot be written: {error.strerror}") from None
+        return f"- (cannot be written: {error.strerror})"

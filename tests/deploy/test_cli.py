@@ -1,5 +1,6 @@
 """The command line: one-line mistakes, the foreground loop with its Ctrl-C, and the look at runs."""
 
+import errno
 import json
 import os
 import signal
@@ -364,6 +365,29 @@ def test_the_last_words_of_a_run_whose_ray_has_ended_count(
     assert code == 1
     assert "apexpert resume r" in out
     assert "run r was ended from outside: Ray has ended" in err
+
+
+def test_a_run_that_nobody_can_see_any_more_is_stopped_cleanly(
+    launched: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`train | head`: the pipe's reader leaves, and nobody has pressed Ctrl-C."""
+    run = ScriptedRun([status("running")], after_stop=[status("stopping"), status("stopped")])
+    launched(run)
+
+    def leave(asked: int) -> None:
+        if asked == 2:
+            monkeypatch.setattr(sys.stdout._stream, "write", broken)  # type: ignore[union-attr]
+
+    def broken(text: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    run.on_status = leave
+    monkeypatch.setattr("deploy.monitor.console.PLAIN_PERIOD_SECONDS", 0.0)
+    code, _, err = run_line(capsys, "train", "--name", "r")
+    assert code == 1
+    assert "stop" in run.calls
+    assert run.calls[-1] == "shutdown"
+    assert "its output cannot be written: Broken pipe; go on: apexpert resume r" in err
 
 
 def test_a_second_ctrl_c_ends_it_at_once(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:

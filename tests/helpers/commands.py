@@ -42,7 +42,7 @@ class Terminal:
     def run(self, *words: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
         """A command to its end."""
         return subprocess.run(
-            [APEXPERT, *words], cwd=self.path, env=self._environment(), stdin=subprocess.DEVNULL,
+            [APEXPERT, *words], cwd=self.path, env=self.environment(), stdin=subprocess.DEVNULL,
             capture_output=True, text=True, timeout=patient(seconds), check=False,
         )  # fmt: skip
 
@@ -52,7 +52,7 @@ class Terminal:
         log = self.path / f"{words[0]}.txt"
         with log.open("w") as out:
             process = subprocess.Popen(
-                [APEXPERT, *words], cwd=self.path, env=self._environment(), stdin=subprocess.DEVNULL,
+                [APEXPERT, *words], cwd=self.path, env=self.environment(), stdin=subprocess.DEVNULL,
                 stdout=out, stderr=subprocess.STDOUT,
             )  # fmt: skip
         with self.ending_ray():
@@ -84,7 +84,8 @@ class Terminal:
         shutil.copytree(self.path / "runs", path / "runs")
         return Terminal(path)
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """Of the commands, without what the suite's own Ray has put into this process's."""
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         return without_ray_settings() | {"PYTHONPATH": path, "COLUMNS": "200"}
 

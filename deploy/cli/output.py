@@ -1,0 +1,87 @@
+"""Where commands print: what cannot be printed any more is not shown, and ends nothing.
+
+The reader of a pipe leaves (`| head`), or gets the same Ctrl-C (`| tee log`); a terminal is closed; the disk
+under a log file is full. From then on a command goes on without showing; whoever works for that output alone
+asks `is_lost`.
+"""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO, cast
+
+_lost: list[str] = []
+"""Why standard output cannot be written any more; empty while it can."""
+
+
+def is_lost() -> bool:
+    """Whether standard output was there and cannot be written any more."""
+    return bool(_lost)
+
+
+def why_lost() -> str:
+    """What the system said when standard output failed first."""
+    return _lost[0] if _lost else ""
+
+
+def open_closed_streams() -> None:
+    """Put /dev/null where this process was started without standard input, output or error (`2>&-`).
+
+    Else the next file or socket that is opened takes that number, and is printed into.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 (as Python's own)
+
+
+@contextlib.contextmanager
+def unfailing() -> Iterator[None]:
+    """While entered, printing to standard output and error never raises."""
+    before = sys.stdout, sys.stderr
+    _lost.clear()
+    sys.stdout = cast(TextIO, Unfailing(before[0], _lost))
+    sys.stderr = cast(TextIO, Unfailing(before[1], []))
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+class Unfailing:
+    """A text stream that, once it cannot be written, takes everything and shows nothing."""
+
+    def __init__(self, stream: TextIO, lost: list[str]) -> None:
+        """`lost` gets the reason of the first failure."""
+        self._stream, self._lost = stream, lost
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Show the text, if that is possible still."""
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError) as error:  # ValueError: it was closed
+            self._give_up(error)
+            return len(text)
+
+    def flush(self) -> None:
+        """Show what is buffered, if that is possible still."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._lost.append(getattr(error, "strerror", None) or str(error))
+        # What is buffered goes there too: else Python tries it again at its end, and changes the exit code.
+        with contextlib.suppress(OSError, ValueError, io.UnsupportedOperation):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
