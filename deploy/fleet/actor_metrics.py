@@ -36,7 +36,7 @@ RULES: Mapping[str, Rule] = {
 }
 """Every metric that an actor or the fleet reports. One that is not here would not leave its actor."""
 
-TOTALS = frozenset(name for name, rule in RULES.items() if rule is Rule.TOTAL)
+TOTALS = tuple(name for name, rule in RULES.items() if rule is Rule.TOTAL)
 COMBINE: Mapping[Rule, Callable[[Sequence[float]], float]] = {
     Rule.SUM: sum,
     Rule.MEAN: statistics.fmean,
@@ -61,8 +61,9 @@ def totals(reports: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """The counters among these reports, each added up."""
     added: dict[str, float] = {}
     for report in reports:
-        for name in report.keys() & TOTALS:
-            added[name] = added.get(name, 0.0) + report[name]
+        for name in TOTALS:
+            if name in report:
+                added[name] = added.get(name, 0.0) + report[name]
     return added
 
 
