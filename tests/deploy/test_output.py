@@ -14,11 +14,8 @@ from deploy.cli import output
 from deploy.cli.follow import Interrupts
 
 BROKEN = OSError(errno.EPIPE, "Broken pipe")
-FAILURES = [
-    BROKEN,
-    OSError(errno.ENOSPC, "No space left on device"),
-    OSError(errno.EIO, "Input/output error"),
-]
+FULL, GONE = OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "Input/output error")
+CLOSED = ValueError("I/O operation on closed file")
 ROOT = Path(__file__).parents[2]
 
 
