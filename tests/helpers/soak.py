@@ -1,8 +1,9 @@
 """`make soak MINUTES=n`: for half of n minutes a run on Catch whose processes are killed at random, then
 resumed; for the other half shards that suffer random faults beside writers and a sampler (`soak_shards`).
 
-After every kill the run has to make updates again and to have lost nothing that it had counted; at the end it
-is stopped, and a resumed run has to go on from there. Prints one line a kill and a report as JSON.
+After every kill (SIGKILL, or SIGTERM for those that must not end the run by it) the run has to make updates
+again and to have lost nothing that it had counted; at the end it is stopped, and a resumed run has to go on
+from there. Prints one line a kill; the report is JSON, printed and written to `--output`.
 """
 
 import argparse
@@ -28,7 +29,10 @@ from tests.helpers import soak_shards
 from tests.helpers.runs import catch_config, follow, metric
 
 VICTIMS = ("actor", "learner", "supervisor", "server", "guardian")
+TERMINABLE = ("actor", "learner", "server", "guardian")
+"""Victims that get SIGTERM now and then; to a supervisor it means the end of the run."""
 RECOVERY_SECONDS = 180.0
+LOSSES = ("missing", "rejected", "lost", "unread")
 
 
 def pid_of(victim: str, status: dict[str, Any], folder: RunFolder, chance: random.Random) -> int | None:
@@ -81,15 +85,17 @@ def soak(minutes: float, seed: int, runs_dir: Path) -> dict[str, Any]:
         if pid is None:
             continue
         start = time.monotonic()
-        os.kill(pid, signal.SIGKILL)
+        number = chance.choice((signal.SIGTERM, *2 * (signal.SIGKILL,)))
+        number = number if victim in TERMINABLE else signal.SIGKILL
+        os.kill(pid, number)
         after = recovered(client, status)
         took = time.monotonic() - start
-        kills[victim] += 1
+        kills[f"{victim} {number.name}"] += 1
         slowest = max(slowest, took)
-        lost = {name: metric(after, f"replay/{name}") for name in ("missing", "rejected")}
+        lost = {name: metric(after, f"replay/{name}") for name in LOSSES}
         assert not any(lost.values()), f"after killing the {victim}: {lost}"
-        print(f"{victim:<10} killed, back in {took:5.1f} s; {metric(after, 'replay/inserted'):,.0f} inserted")
-        sys.stdout.flush()
+        counts = f"{metric(after, 'replay/inserted'):,.0f} inserted, {sum(lost.values()):,.0f} lost"
+        print(f"{victim:<10} {number.name}, back in {took:5.1f} s; {counts}", flush=True)
     client.stop()
     stopped = client.wait_finished(60)
     client.shutdown()
@@ -102,8 +108,7 @@ def soak(minutes: float, seed: int, runs_dir: Path) -> dict[str, Any]:
         "slowest_recovery_s": round(slowest, 1),
         "inserted": metric(stopped, "replay/inserted"),
         "updates": metric(stopped, "progress/updates"),
-        "missing": metric(stopped, "replay/missing"),
-        "rejected": metric(stopped, "replay/rejected"),
+        "acknowledged_items_lost": sum(metric(stopped, f"replay/{name}") for name in LOSSES),
         "inserted_after_resume": metric(resumed, "replay/inserted"),
     }
 
@@ -123,12 +128,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--output", type=Path, default=Path("soak.json"))
     arguments = parser.parse_args()
-    report = {}
+    report: dict[str, Any] = {"command": f"make soak MINUTES={arguments.minutes:g}", "cores": os.cpu_count()}
     for name, part in (("processes", soak), ("shards", soak_shards.soak)):
         with tempfile.TemporaryDirectory(prefix="apexpert-soak-") as folder:
             report[name] = part(arguments.minutes / 2, arguments.seed, Path(folder))
+            arguments.output.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
+    print(f"written to {arguments.output}")
     return 0
 
 
