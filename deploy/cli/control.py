@@ -171,14 +171,31 @@ def stop(argv: Sequence[str]) -> int:
     if state in FINAL_STATES:
         print(f"{folder.name}: {state} already")
         return 0
-    _require_live(folder)
-    with _connected(folder) as client:
-        client.stop()
-        print(f"{folder.name}: stopping", flush=True)
-        final = _wait_for_end(folder)
+    try:
+        _require_live(folder)
+        with _connected(folder) as client:
+            client.stop()
+            print(f"{folder.name}: stopping", flush=True)
+            final = _wait_for_end(folder)
+    except (RunError, CommandFailed) as error:
+        final = _end_what_is_left(folder, error)
     print(f"{folder.name}: {final['state']}; checkpoint {folder.newest_checkpoint() or '-'}")
     print(f"go on with it: {commands_for(folder, 'resume')}")
     return 0
+
+
+def _end_what_is_left(folder: RunFolder, error: Exception) -> dict[str, Any]:
+    """A run that does not answer: end the Ray that it left, upon which its learner saves; else the error."""
+    from deploy.fleet import end_leftovers
+
+    with fleet_errors(folder):
+        if not end_leftovers(folder):
+            raise error
+    print(f"{folder.name}: it did not answer ({error}); its processes were told to end", flush=True)
+    deadline = time.monotonic() + STOP_SECONDS
+    while folder.is_at_work() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return read_status(folder)
 
 
 def list_runs(argv: Sequence[str]) -> int:

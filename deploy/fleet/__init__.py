@@ -7,10 +7,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deploy.fleet.client import RunClient, connect, launch
+    from deploy.fleet.client import RunClient, connect, end_leftovers, launch
     from deploy.fleet.errors import FleetError
 
-__all__ = ["FleetError", "RunClient", "connect", "launch"]
+__all__ = ["FleetError", "RunClient", "connect", "end_leftovers", "launch"]
 
 
 def __getattr__(name: str) -> Any:

@@ -174,6 +174,16 @@ def connect(folder: RunFolder) -> RunClient:
     return RunClient(folder, supervisor, local)
 
 
+def end_leftovers(folder: RunFolder) -> bool:
+    """End the Ray of its own that a run has left, and with it all roles; False when there is none."""
+    _, local = load_ray(folder)
+    if local is None or not local.alive:
+        return False
+    local.end()
+    forget_ray(folder)
+    return True
+
+
 def _actor_name(folder: RunFolder) -> str:
     # By path: runs of the same name can be in different folders, on the same Ray.
     return f"supervisor:{Path(folder.path).resolve()}"

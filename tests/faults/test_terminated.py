@@ -6,6 +6,7 @@ A service manager, Slurm and a container end a run like that. One run serves bot
 import json
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,3 +123,22 @@ def test_a_killed_raylet_costs_no_update_and_the_learner_alone_is_started_again(
     assert newest is not None
     assert newest.update >= at_kill
     assert (status(folder)["state"], metric(status(folder), "progress/updates")) == ("stopped", newest.update)
+
+
+@pytest.mark.faults_long
+def test_stop_ends_a_run_whose_supervisor_hangs_with_a_checkpoint(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path)
+    folder = terminal.folder
+    with terminal.started("train", "--preset", "laptop", *flags(ENDLESS)) as command:
+        learns(folder, command, 20)
+        ray_folder = ray_of(folder)
+        send(signal.SIGSTOP, [status(folder)["pid"]])
+        stopped = terminal.run("stop", NAME)
+        assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+        assert "it did not answer" in stopped.stdout
+        assert "r: stopped; checkpoint" in stopped.stdout
+        command.process.wait(patient(30))
+        ends(folder, ray_folder)
+    newest = CheckpointStore(folder.checkpoints).load_newest()
+    assert newest is not None
+    assert newest.update == metric(status(folder), "progress/updates") > 20
