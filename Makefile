@@ -16,7 +16,7 @@ test: setup
 
 # The fault tests that are too long for `make test`.
 faults: setup
-	$(BIN)/python -m pytest -m faults_long tests/faults $(ARGS)
+	$(BIN)/python -m pytest -m faults_long $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

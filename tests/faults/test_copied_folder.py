@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from deploy.run_folder import RunFolder
 from tests.faults.test_terminated import ENDLESS, learns, status
@@ -27,6 +28,7 @@ def is_there(part: Any) -> bool:
     return part.exists() if isinstance(part, Path) else psutil.pid_exists(part)
 
 
+@pytest.mark.faults_long
 def test_a_copy_of_a_live_run_is_a_run_of_its_own(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path)
     folder = terminal.folder

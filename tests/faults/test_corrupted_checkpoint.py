@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from learner.checkpoint import CheckpointStore
 from tests.helpers.commands import NAME, Trained
 from tests.helpers.runs import metric
@@ -19,6 +21,7 @@ def flip_bytes(path: Path) -> None:
         file.write(bytes(byte ^ 0xFF for byte in data))
 
 
+@pytest.mark.faults_long
 def test_resume_takes_the_checkpoint_before_and_says_so(trained: Trained, tmp_path: Path) -> None:
     terminal = trained.terminal.copy(tmp_path)
     folder = terminal.folder

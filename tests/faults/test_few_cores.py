@@ -25,6 +25,7 @@ def address() -> Iterator[str]:
         yield address
 
 
+@pytest.mark.faults_long
 def test_a_killed_learner_starts_again_though_an_actor_waits_for_a_core(address: str, tmp_path: Path) -> None:
     options = {"ray_address": address, "name": NAME, "total_env_steps": 10**6}
     config = SHORT | {"actors": SHORT["actors"] | {"num_actors": 2}, "run": SHORT["run"] | options}

@@ -25,6 +25,7 @@ def one_line(text: str) -> bool:
     return text.startswith("apexpert: ") and text.count("\n") == 1
 
 
+@pytest.mark.faults_long
 def test_what_can_be_shown_is_and_what_failed_is_one_line(read_only: Terminal) -> None:
     terminal = read_only
     played = terminal.run("evaluate", NAME, "--episodes", "2")

@@ -33,6 +33,7 @@ def resume_detached(folder: RunFolder) -> RunClient:
     return connect(folder)
 
 
+@pytest.mark.faults_long
 def test_a_resume_goes_on_without_a_shard_until_it_is_back_and_until_another_owner_comes(
     servers: list[FaultyServer],
     start_run: Callable[..., tuple[RunClient, RunFolder]],

@@ -34,6 +34,7 @@ def listening(replay: Path) -> set[str]:
     return found
 
 
+@pytest.mark.faults_long
 def test_actors_anywhere_reach_servers_that_listen_on_the_learners_node(address: str, tmp_path: Path) -> None:
     options = {"total_env_steps": 560, "runs_dir": str(tmp_path), "name": "r", "ray_address": address}
     command = [str(APEXPERT), "train", *flags(CATCH | {"run": CATCH["run"] | options})]
