@@ -21,6 +21,7 @@ from deploy.config import Config, ConfigError, from_json, to_json, with_values
 from deploy.identity import FILE, Identity, drawn_for, inode_of, noted_in
 from deploy.metadata import collect
 
+LAST_WORDS = ".last-words"
 FINAL_STATES = frozenset({"finished", "stopped", "failed"})
 """A run's states from which only `resume` leads."""
 
@@ -190,8 +191,16 @@ class RunFolder:
         return _is_locked(self.path / "lock")
 
     def is_at_work(self) -> bool:
-        """The same, or a learner of it still saves its last checkpoint."""
-        return self.is_supervised() or _is_locked(self.checkpoints / ".lock")
+        """The same, or a learner of it still saves its last checkpoint, or may write the last status."""
+        files = (self.checkpoints / ".lock", self.path / LAST_WORDS)
+        return self.is_supervised() or any(_is_locked(path) for path in files)
+
+    @contextlib.contextmanager
+    def last_words(self) -> Iterator[None]:
+        """While entered, the run counts as at work: its last status may be to come yet."""
+        with (self.path / LAST_WORDS).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
 
     def refusal_to_write(self, folder: Path | None = None) -> str:
         """Why nothing can be written into this folder of the run (its own by default); empty if it can."""
@@ -241,7 +250,7 @@ def _opened(path: Path) -> Iterator[IO[str]]:
 def _is_locked(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:

@@ -63,7 +63,7 @@ class LearnerProcess(Role):
         checkpoints = CheckpointStore(
             self.folder.checkpoints, self._config.learner.keep_checkpoints, note=self._note
         )
-        # A learner before this one may be about to save its last. Held until this process has ended.
+        # A learner before this one may be about to save its last. Held until this one has.
         self._held = checkpoints.hold()
         with contextlib.closing(self._sampler()) as sampler:
             learner = self._build(checkpoints, sampler)
@@ -114,6 +114,11 @@ class LearnerProcess(Role):
         self._ended = True
         with contextlib.suppress(OSError):
             self._send(("end", outcome, error, self.heartbeat()))
+
+    def let_go(self) -> None:
+        """From now on another learner may save checkpoints."""
+        if self._held is not None:
+            self._held.close()
 
     def _publish(self, weights: "Weights") -> None:
         with contextlib.suppress(OSError):  # nobody is there to take them: `listen` has seen it too
@@ -183,7 +188,9 @@ def run(process: LearnerProcess, ray_pid: int) -> None:
         error = caught
     process.tell_end(outcome, _sendable(error))
     if process.alone:
-        write_farewell(process.folder, process.heartbeat()["metrics"], process.alone, error, ray_pid)
+        with contextlib.suppress(OSError), process.folder.last_words():
+            process.let_go()
+            write_farewell(process.folder, process.heartbeat()["metrics"], process.alone, error, ray_pid)
 
 
 def _sendable(error: Exception | None) -> Exception | None:

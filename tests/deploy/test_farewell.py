@@ -10,6 +10,7 @@ import pytest
 from deploy.fleet import farewell
 from deploy.fleet.farewell import write_farewell
 from deploy.run_folder import RunFolder
+from learner.checkpoint import CheckpointStore
 from tests.helpers.runs import catch_config
 
 NOW = {"progress/updates": 9.0}
@@ -58,6 +59,18 @@ def test_what_the_supervisor_has_said_last_stays(folder: RunFolder) -> None:
     folder.write_json("status.json", {"state": "finished", "metrics": {}})
     write_farewell(folder, NOW, "SIGTERM", None, dead_pid())
     assert folder.read_json("status.json", {})["state"] == "finished"
+
+
+def test_a_run_counts_as_at_work_until_its_last_word_is_said(folder: RunFolder) -> None:
+    """Whoever waits for it must not take it for killed a moment too early."""
+    assert not folder.is_at_work()
+    with folder.last_words():
+        assert folder.is_at_work()
+        assert not folder.is_supervised()
+    held = CheckpointStore(folder.checkpoints).hold()
+    assert folder.is_at_work()
+    held.close()
+    assert not folder.is_at_work()
 
 
 def test_the_learners_process_needs_no_ray() -> None:
