@@ -48,7 +48,9 @@ def test_a_wrong_value_is_one_line(argv, told, capsys):
 
 
 @pytest.mark.parametrize("kind", ["soft_moe", "top_k_moe"])
-def test_the_head_has_as_many_operators_for_many_experts_as_for_two(kind):
+def test_the_head_has_as_many_operators_for_many_experts_as_for_two(kind, monkeypatch):
+    monkeypatch.setattr(head, "LEAST_CALLS", 2)
+    monkeypatch.setattr(head.limits, "WARM_CALLS", 1)
     config = with_values(LAPTOP, learner__batch_size=4, network__head=kind)
     result = head.run(config, seconds=0.0, experts=(2, 16), encoders=("nature",))
     few, many = result["rows"]
