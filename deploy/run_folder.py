@@ -47,7 +47,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        if os.fsencode(self.path) != str(self.path).encode(errors="replace"):
+        if not _is_utf8(self.path):
             # Neither Ray nor the files of a run can name such a folder.
             raise RunError(f"{self.path}: not a path in UTF-8; choose another folder (--runs-dir)")
         self.config_path = self.path / "config.json"
@@ -258,10 +258,14 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
+def _is_utf8(path: Path) -> bool:
+    return os.fsencode(path) == str(path).encode(errors="replace")
+
+
 def list_runs(runs_dir: str | Path) -> list[RunFolder]:
     """The runs under `runs_dir`, oldest first; nothing when there is no such folder."""
     found = sorted(Path(runs_dir).glob("*/config.json"), key=lambda path: path.stat().st_mtime)
-    return [RunFolder(path.parent) for path in found]
+    return [RunFolder(path.parent) for path in found if _is_utf8(path)]
 
 
 def _make_folder(config: Config) -> Path:
