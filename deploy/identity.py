@@ -1,7 +1,8 @@
 """Which folder a run's folder is: itself, under whatever name, or a copy of another.
 
-A folder gets an id when it is made, noted together with its inode. `mv` keeps both; a copy has the id, but an
-inode of its own. The device's number is left out: it may change when a machine starts anew.
+A folder gets an id when it is made, noted together with its inode and its device. `mv` keeps them; a copy has
+the id, but another inode, or the same one on another device. As a device's number may change when a machine
+starts anew, it counts only until then.
 """
 
 import json
@@ -20,6 +21,15 @@ class Identity:
     id: str
     """Random; also noted in each shard on servers of the user's own."""
     inode: int
+    device: int
+    boot: str
+    """Of the machine, when this was noted."""
+
+    def fits(self, folder: Path) -> bool:
+        """Whether it was noted in this folder, and not in one that this was copied from."""
+        now = _here(folder)
+        same_device = self.device == now[1] or self.boot != now[2]
+        return self.inode == now[0] and same_device
 
     @property
     def document(self) -> dict[str, Any]:
@@ -27,17 +37,19 @@ class Identity:
         return asdict(self)
 
 
-def inode_of(folder: Path) -> int:
-    """The inode that the folder has now; 0 when it is not there."""
-    try:
-        return folder.stat().st_ino
-    except OSError:
-        return 0
-
-
 def drawn_for(folder: Path) -> Identity:
     """A new identity for this folder; to be written to `FILE`."""
-    return Identity(secrets.token_hex(8), inode_of(folder))
+    return Identity(secrets.token_hex(8), *_here(folder))
+
+
+def _here(folder: Path) -> tuple[int, int, str]:
+    """Inode and device of a folder, zeros when it is not there, and this start of the machine."""
+    try:
+        status = folder.stat()
+        boot = Path("/proc/sys/kernel/random/boot_id")
+        return status.st_ino, status.st_dev, boot.read_text().strip() if boot.exists() else ""
+    except OSError:
+        return 0, 0, ""
 
 
 def noted_in(folder: Path) -> Identity | None:

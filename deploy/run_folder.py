@@ -18,7 +18,7 @@ from typing import IO, Any, Self
 
 from deploy.checks import near_matches, without_passwords
 from deploy.config import Config, ConfigError, from_json, to_json, with_values
-from deploy.identity import FILE, Identity, drawn_for, inode_of, noted_in
+from deploy.identity import FILE, Identity, drawn_for, noted_in
 from deploy.metadata import collect
 
 LAST_WORDS = ".last-words"
@@ -70,7 +70,7 @@ class RunFolder:
     def identity(self) -> Identity | None:
         """What tells this folder from its copies; None for a copy, or for a folder of before."""
         noted = noted_in(self.path)
-        return noted if noted is not None and noted.inode == inode_of(self.path) else None
+        return noted if noted is not None and noted.fits(self.path) else None
 
     def settle(self, identity: Identity) -> None:
         """Note the folder's identity: a copy becomes a folder of its own."""

@@ -14,6 +14,7 @@ import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,11 +74,26 @@ class CheckpointStore:
         self._keep = max(keep, 1)
         self._broken: set[str] = set()
 
-    def hold(self) -> IO[str]:
-        """Be the one process that saves, until the file is closed; waits while another one still is."""
+    def hold(self, seconds: float = 150.0) -> IO[str]:
+        """Be the one process that saves, until the file is closed; waits while another one still is.
+
+        Raises CheckpointError when that takes longer than `seconds`.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        file = (self.folder / LOCK).open("a")
-        fcntl.flock(file, fcntl.LOCK_EX)
+        file = (self.folder / LOCK).open("a+")
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    file.seek(0)
+                    raise CheckpointError(f"process {file.read()} still works on {self.folder}") from None
+                time.sleep(0.1)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         return file
 
     def save(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from replay.access import socket_url
 from replay.errors import ServerError
-from replay.guardian import shard_folder
+from replay.guardian import mark_of, shard_folder
 
 WAIT_S = 10.0
 
@@ -26,7 +26,7 @@ def running_urls(folder: Path) -> tuple[str, ...]:
     while True:
         with contextlib.suppress(OSError, ValueError, KeyError):  # written at this moment, or not yet
             state = json.loads((folder / "state.json").read_text())
-            if state["folder"] != folder.stat().st_ino:
+            if state["folder"] != mark_of(folder):
                 raise KeyError("of the folder that this one was copied from")
             sockets, password = Path(state["sockets"]), (folder / "password").read_text()
             paths = [sockets / f"{index}.sock" for index in range(len(state["pids"]))]

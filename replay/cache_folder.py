@@ -22,8 +22,9 @@ def users_folder(variable: str, default: str) -> Path | None:
 
 def can_write(folder: Path) -> bool:
     """Whether files can be made in it, or it can be made."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    # os.path: a Path raises where a folder above may not be entered, such as another user's home.
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    return os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)  # noqa: PTH112
 
 
 _removed_at_end: list[Path] = []

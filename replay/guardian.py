@@ -48,6 +48,12 @@ def shard_folder(folder: Path, index: int) -> Path:
     return folder / f"shard-{index}"
 
 
+def mark_of(folder: Path) -> list[int]:
+    """What tells a folder from its copies while its servers live: inode and device."""
+    status = folder.stat()
+    return [status.st_ino, status.st_dev]
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file's text as one step; the file is readable by its owner only."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -278,7 +284,7 @@ class Guardian:
             "pids": [server.process.pid if server.process else None for server in self._servers],
             "exits": [server.exits for server in self._servers],
             "sockets": str(self._sockets),
-            "folder": self._folder.stat().st_ino,
+            "folder": mark_of(self._folder),
         }
         with contextlib.suppress(OSError):  # a full disk must not end the servers
             write_atomically(self._folder / "state.json", json.dumps(state))

@@ -23,7 +23,7 @@ from redis.retry import Retry
 from replay.access import GUARDIAN, network_url, socket_url
 from replay.errors import ServerError, ServersStopped
 from replay.folder_lock import lock_folder
-from replay.guardian import ADD, CONFIGURATION, REMOVE, shard_folder, write_atomically
+from replay.guardian import ADD, CONFIGURATION, REMOVE, mark_of, shard_folder, write_atomically
 from replay.server_binary import ServerBinary, find_server
 from replay.server_config import SOCKETS_PREFIX, Listening, configuration, free_ports, socket_folder
 from replay.server_record import ServerRecord
@@ -191,7 +191,7 @@ class EmbeddedServers:
         try:
             state: dict[str, Any] = json.loads((self._folder / "state.json").read_text())
             # One that came with a copied folder tells of the original's servers and their sockets.
-            if state["folder"] == self._folder.stat().st_ino:
+            if state["folder"] == mark_of(self._folder):
                 return state
         except (OSError, ValueError, KeyError):
             pass

@@ -195,7 +195,10 @@ def _end_what_is_left(folder: RunFolder, error: Exception) -> dict[str, Any]:
     deadline = time.monotonic() + STOP_SECONDS
     while folder.is_at_work() and time.monotonic() < deadline:
         time.sleep(0.2)
-    return read_status(folder)
+    final = read_status(folder)
+    if final["state"] not in FINAL_STATES:
+        raise CommandFailed(f"{folder.name}: its processes were told to end; it is {final['state']}")
+    return final
 
 
 def list_runs(argv: Sequence[str]) -> int:

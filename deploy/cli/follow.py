@@ -11,6 +11,7 @@ from deploy.cli.errors import CommandFailed
 from deploy.run_folder import FINAL_STATES
 
 PERIOD_SECONDS = 0.25
+SAME_SECONDS = 2.0
 FORCED_CODE = 130
 """Exit code after a second Ctrl-C, as shells have it for SIGINT."""
 LOST_SECONDS = 50.0
@@ -63,6 +64,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.count = 0
+        self._first = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -81,7 +83,11 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, _number: int, _frame: FrameType | None) -> None:
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        # A closed terminal and others send one signal twice: to the process, and to its group.
+        if self.count and number != signal.SIGINT and time.monotonic() - self._first < SAME_SECONDS:
+            return
+        self._first = self._first or time.monotonic()
         self.count += 1
         if self.count > 1:
             raise Forced

@@ -6,11 +6,15 @@ asks `is_lost`.
 """
 
 import contextlib
+import errno
 import io
 import os
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
+
+PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN)
+"""Refusals that pass; others, such as a broken pipe, are for good."""
 
 _lost: list[str] = []
 """Why standard output cannot be written any more; empty while it can."""
@@ -52,6 +56,8 @@ def unfailing() -> Iterator[None]:
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+            if isinstance(stream, Unfailing):
+                stream.end()
         sys.stdout, sys.stderr = before
 
 
@@ -70,11 +76,23 @@ class Unfailing:
         try:
             return self._stream.write(text)
         except (OSError, ValueError) as error:  # ValueError: it was closed
-            self._give_up(error)
+            self._failed(error)
             return len(text)
 
     def flush(self) -> None:
         """Show what is buffered, if that is possible still."""
+        try:
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        """What a full disk, or a slow terminal, refuses is left out; later text may be taken again."""
+        if getattr(error, "errno", None) not in PASSING:
+            self._give_up(error)
+
+    def end(self) -> None:
+        """Nothing more will be shown: what cannot be, still, is dropped, or Python tries it at its end."""
         try:
             self._stream.flush()
         except (OSError, ValueError) as error:

@@ -35,9 +35,10 @@ def claim_resumed(config: Config, folder: RunFolder, identity: Identity) -> None
 
 def claim_added(config: Config, folder: RunFolder, urls: tuple[str, ...]) -> None:
     """The same for shards that a running run gets besides those that it has."""
-    first = len(config.replay.urls)
-    with _shards(config, urls, first) as shards:
-        _claim(shards, folder, folder.drawn_identity())
+    identity = folder.drawn_identity()
+    folder.settle(identity)
+    with _shards(config, urls, len(config.replay.urls)) as shards:
+        _claim(shards, folder, identity, new=True)
 
 
 def release_new(config: Config) -> None:
@@ -46,9 +47,9 @@ def release_new(config: Config) -> None:
         release(shards)
 
 
-def _claim(shards: list[Shard], folder: RunFolder, identity: Identity) -> None:
+def _claim(shards: list[Shard], folder: RunFolder, identity: Identity, *, new: bool = False) -> None:
     try:
-        claim(shards, identity.id, new=False)
+        claim(shards, identity.id, new=new)
     except ForeignRun as error:
         export = f"apexpert replay {folder.reference} --export DIR and apexpert replay NEW --import DIR"
         raise ConfigError(

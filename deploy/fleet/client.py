@@ -32,7 +32,7 @@ class RunClient:
         """The run's status from its supervisor, or status.json when that does not answer."""
         status = self._ask()
         if status is None:
-            status = self._folder.read_json("status.json", {})
+            status = self._folder.read_json("status.json", None) or self._unknown()
         if status.get("state") in FINAL_STATES and self._local is not None:
             self._let_go()
         return status
@@ -44,6 +44,7 @@ class RunClient:
 
     def last_words(self, timeout: float) -> dict[str, Any]:
         """The status of a run that `is_gone`, once all its processes on this machine are or have said it."""
+        self._let_go()  # Ray would end this process after a minute without its head
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             status: dict[str, Any] = self._folder.read_json("status.json", {})
@@ -51,8 +52,12 @@ class RunClient:
                 break
             time.sleep(0.1)
         # Once more: what was at work may have written its last word just before it ended.
-        status = self._folder.read_json("status.json", {})
-        return status
+        return self._folder.read_json("status.json", None) or self._unknown()
+
+    def _unknown(self) -> dict[str, Any]:
+        """Of a run whose first status is still to come."""
+        known = {"run": self._folder.name, "state": "starting", "message": "", "time": time.time()}
+        return known | {"metrics": {}, "notes": [], "target_actors": 0, "total_env_steps": 0}
 
     def scale(self, num_actors: int) -> None:
         """Ask for that many actors; FleetError when the run does not answer."""

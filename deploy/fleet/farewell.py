@@ -1,9 +1,10 @@
 """The last status of a run whose supervisor and Ray are gone, written by the last process that leaves."""
 
 import logging
-import os
 import time
 from collections.abc import Mapping
+
+import psutil
 
 from deploy.run_folder import FINAL_STATES, RunFolder
 
@@ -42,11 +43,19 @@ def write_farewell(
         logger.warning("the last status cannot be written: %s", refusal)
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+def has_ended(pid: int, seconds: float) -> bool:
+    """Whether that process ends within so many seconds, or has."""
+    deadline = time.monotonic() + seconds
+    while _is_alive(pid):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
     return True
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether that process runs; one that nobody has reaped yet does not."""
+    try:
+        return pid > 1 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import psutil
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
@@ -155,6 +156,14 @@ def start_learner(
     # Its core is held by the weight store, which outlives it.
     actor = _role(LearnerRole, num_cpus=0, num_gpus=num_gpus, node_id=node_id).remote(assignment, dead)
     return RoleHandle(actor, actor.run.remote())
+
+
+def kill_learner(pid: int, folder: str) -> None:
+    """End the learner's own process on this node at once, if that number is still its."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if {"deploy.fleet.learner_process", folder} <= set(process.cmdline()):
+            process.kill()
 
 
 def start_actor(

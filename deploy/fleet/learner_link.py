@@ -98,6 +98,8 @@ class LearnerLink:
                     outcome, error, self.last_report = rest
         except (EOFError, OSError):
             error = LearnerDied("its process died")
+        except Exception as unreadable:  # whatever reading its last word may raise: somebody waits for it
+            error = LearnerDied(f"its last word cannot be read: {unreadable}")
         with self._lock:
             if error is None:
                 self._end.set_result(outcome)

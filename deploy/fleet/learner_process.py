@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from deploy.checks import without_passwords
 from deploy.config import to_json
-from deploy.fleet.farewell import write_farewell
+from deploy.fleet.farewell import has_ended, write_farewell
 from deploy.fleet.role import LEARNER_PATIENCE_SECONDS, Assignment, Report, Role
 
 if TYPE_CHECKING:
@@ -32,6 +32,10 @@ logger = logging.getLogger(__name__)
 SWITCH_SECONDS = 0.0002
 """How long the team's other threads may wait for the learner's own, which draws the next batch first, before
 they get the interpreter. With Python's 5 ms they stood still for as long as a draw takes."""
+ENDING_SECONDS = 1.0
+"""Ray that is told to end together with this process has ended after so long."""
+OURS = ("builtins", "learner", "replay", "actors", "models", "deploy")
+"""Packages whose errors the other side knows."""
 ALONE_SECONDS = 100.0
 """A process that nobody needs any more, and that still is not done after so long, ends itself."""
 
@@ -40,14 +44,23 @@ class LearnerProcess(Role):
     """The run's learner, with the sampler as the one owner of the shards."""
 
     def __init__(
-        self, assignment: Assignment, dead: set[tuple[int, int]], newest_version: int, connection: Connection
+        self,
+        assignment: Assignment,
+        dead: set[tuple[int, int]],
+        newest_version: int,
+        ray_pid: int,
+        connection: Connection,
     ) -> None:
-        """`newest_version`: the weight store's; a returned learner goes on above it."""
+        """`newest_version`: the weight store's; a returned learner goes on above it.
+
+        `ray_pid`: the raylet's process on this node.
+        """
         super().__init__(assignment, "learner", LEARNER_PATIENCE_SECONDS)
         self._dead, self._newest_version, self._connection = dead, newest_version, connection
         self._learner: Learner | None = None
         self._sending = threading.Lock()
         self._ended = False
+        self._ray_pid = ray_pid
         self._held: IO[str] | None = None
         self.alone = ""
         """Why nobody needs this process any more, in words; empty while somebody does."""
@@ -93,27 +106,46 @@ class LearnerProcess(Role):
             return
         if self._learner is None:
             logger.info("%s: ends without a checkpoint", why)
-            os._exit(0)
+            threading.Thread(target=self._leave_unrestored).start()
+            return
         logger.warning("%s: saving and ending", why)
         self.stop()
+
+    def _leave_unrestored(self) -> None:
+        """End a process that has nothing to save; in a thread, as nothing may hold up a signal's handler."""
+        with contextlib.suppress(OSError), self.folder.last_words():
+            if has_ended(self._ray_pid, ENDING_SECONDS):
+                self.say_farewell(None)
+        os._exit(0)
 
     def listen(self) -> None:
         """Answer calls until the other side is gone."""
         try:
             while True:
                 number, method, arguments = self._connection.recv()
-                answer = getattr(self, method)(*arguments)
-                self._send(("answer", number, answer))
+                self._send(("answer", number, self._answer(method, arguments)))
         except (EOFError, OSError):
             self.leave("Ray has ended")
             time.sleep(ALONE_SECONDS)
             os._exit(1)
+
+    def _answer(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        try:
+            return getattr(self, method)(*arguments)
+        except Exception:  # this thread must go on: it is how the process hears that it is alone
+            logger.exception("%s failed", method)
+            return None
 
     def tell_end(self, outcome: str, error: Exception | None) -> None:
         """The last word: how `run` ended."""
         self._ended = True
         with contextlib.suppress(OSError):
             self._send(("end", outcome, error, self.heartbeat()))
+
+    def say_farewell(self, error: Exception | None) -> None:
+        """Write the run's last status, if nobody else will."""
+        metrics = self.heartbeat()["metrics"]
+        write_farewell(self.folder, metrics, self.alone, error, self._ray_pid)
 
     def let_go(self) -> None:
         """From now on another learner may save checkpoints."""
@@ -172,7 +204,7 @@ class LearnerProcess(Role):
         )
 
 
-def run(process: LearnerProcess, ray_pid: int) -> None:
+def run(process: LearnerProcess) -> None:
     """Learn to the end and tell it; a run whose Ray has gone meanwhile gets its last status here."""
 
     def on_sigterm(_number: int, _frame: FrameType | None) -> None:
@@ -190,16 +222,19 @@ def run(process: LearnerProcess, ray_pid: int) -> None:
     if process.alone:
         with contextlib.suppress(OSError), process.folder.last_words():
             process.let_go()
-            write_farewell(process.folder, process.heartbeat()["metrics"], process.alone, error, ray_pid)
+            process.say_farewell(error)
 
 
 def _sendable(error: Exception | None) -> Exception | None:
-    """An error as it is, or its text where it cannot be taken apart and put together again."""
+    """An error as it is, or its text where the other side may not know its class or put it together."""
     try:
-        pickle.loads(pickle.dumps(error))
+        package = type(error).__module__.partition(".")[0]
+        if package in OURS:
+            pickle.loads(pickle.dumps(error))
+            return error
     except Exception:  # whatever an exception's own class does there
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
+        pass
+    return None if error is None else RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def main() -> None:
@@ -208,7 +243,7 @@ def main() -> None:
     if os.fork():
         os._exit(0)
     assignment, dead, newest_version, ray_pid = connection.recv()
-    run(LearnerProcess(assignment, dead, newest_version, connection), ray_pid)
+    run(LearnerProcess(assignment, dead, newest_version, ray_pid, connection))
     logging.shutdown()
     os._exit(0)  # nothing is left to do, and other libraries' threads may not end
 

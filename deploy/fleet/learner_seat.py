@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from actors.environments import EnvironmentError
-from deploy.fleet.handles import End, RoleHandle, start_learner
+from deploy.fleet.handles import End, RoleHandle, kill_learner, start_learner
 from deploy.fleet.role import Assignment
 from deploy.fleet.scaling import Backoff
 from learner.errors import CheckpointNotWritten, LearnerError
@@ -51,6 +51,13 @@ class LearnerSeat:
             self._handle = start_learner(self._assignment, self._dead(), self._node_id, self._num_gpus)
             self._backoff.started(now)
 
+    def _kill(self, handle: RoleHandle) -> None:
+        """End its Ray actor, upon which its own process ends by itself; one that hangs is ended here."""
+        handle.kill()
+        hangs = handle.end is None or isinstance(handle.end.error, TimeoutError)
+        if hangs and handle.ready and handle.report is not None:
+            kill_learner(handle.report["pid"], self._assignment.folder)
+
     def mark_dead(self, incarnations: set[tuple[int, int]]) -> None:
         """These actors will write no more."""
         if self._handle is not None and incarnations:
@@ -94,7 +101,7 @@ class LearnerSeat:
             if handle.end is not None and isinstance(handle.end.error, CheckpointNotWritten):
                 self.unsaved = str(handle.end.error)
             self._note(f"the learner ended without a last checkpoint: {reason}")
-        handle.kill()
+        self._kill(handle)
         return handle.metrics
 
     @property
@@ -129,7 +136,7 @@ class LearnerSeat:
             self.outcome = "finished"
             return
         # One that ended by itself has not heard from us for a while: it goes on like one that died.
-        self._handle.kill()
+        self._kill(self._handle)
         self._handle = None
         self._backoff.failed(now)
         failures = self._backoff.failures

@@ -121,6 +121,8 @@ class Supervisor:
                 logger.exception("the supervisor failed")
                 message = f"{type(error).__name__}: {' '.join(str(error).split())}"
             outcome, message = self._wind_down(outcome, message)
+            if self._terminated:  # Ray, which got the same, may not leave the time that the servers take
+                self._telemetry.publish(outcome, message, self._fleet_state.target, [], {})
         self._state, self._message = outcome, message
         self._telemetry.note(f"{outcome}{': ' + message if message else ''}")
         if self._local_ray is not None:

@@ -690,8 +690,21 @@ def test_interrupts_count_and_give_the_handlers_back() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert interrupts.count == 1
         with pytest.raises(Forced):
-            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_that_comes_to_the_process_and_to_its_group_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A closed terminal, `timeout`: the second must not force the end; one that comes later does."""
+    now = [10.0]
+    monkeypatch.setattr("deploy.cli.follow.time.monotonic", lambda: now[0])
+    with Interrupts() as interrupts:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert interrupts.count == 1
+        now[0] += 5.0
+        with pytest.raises(Forced):
+            os.kill(os.getpid(), signal.SIGHUP)
 
 
 def test_printed_configs_hide_passwords_and_fit_the_line() -> None:

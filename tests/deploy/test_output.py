@@ -38,7 +38,7 @@ class Failing(io.StringIO):
 
 
 @pytest.mark.parametrize("late", [False, True])
-@pytest.mark.parametrize("failure", [BROKEN, FULL, GONE, CLOSED], ids=str)
+@pytest.mark.parametrize("failure", [BROKEN, GONE, CLOSED], ids=str)
 def test_what_cannot_be_printed_raises_nothing_and_is_known(
     failure: Exception, late: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,6 +53,20 @@ def test_what_cannot_be_printed_raises_nothing_and_is_known(
         assert output.is_lost()
         assert output.why_lost() == (getattr(failure, "strerror", None) or str(failure))
     assert stream.getvalue().startswith("seen\n")
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_disk_that_is_full_for_a_while_loses_no_output(late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train > log`: what the run says of the disk must not end it."""
+    stream = Failing(late=late)
+    monkeypatch.setattr(sys, "stdout", stream)
+    with output.unfailing():
+        stream.failure = FULL
+        print("not seen", flush=True)
+        assert not output.is_lost()
+        stream.failure = None
+        print("seen again", flush=True)
+    assert "seen again" in stream.getvalue()
 
 
 def test_a_lost_standard_error_is_not_a_lost_output(monkeypatch: pytest.MonkeyPatch) -> None:

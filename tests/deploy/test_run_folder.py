@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,18 @@ def test_a_folder_knows_itself_under_another_name_and_from_its_copies(tmp_path: 
     moved = RunFolder(folder.path.rename(tmp_path / "moved"))
     assert moved.identity == own
     assert moved.is_own(record)
+
+
+def test_the_same_inode_on_another_device_is_another_folder_until_the_next_boot(tmp_path: Path) -> None:
+    """New file systems give the same numbers, and snapshots keep them."""
+    folder = create(tmp_path, "mine")
+    own = folder.identity
+    assert own is not None
+    elsewhere = replace(own, device=own.device + 1)
+    folder.write_json("identity.json", elsewhere.document)
+    assert folder.identity is None
+    folder.write_json("identity.json", replace(elsewhere, boot="before").document)
+    assert folder.identity is not None
 
 
 def test_a_folder_of_before_trusts_no_record_until_it_goes_on(tmp_path: Path) -> None:

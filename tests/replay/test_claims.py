@@ -3,7 +3,7 @@
 import pytest
 
 from replay.claims import claim, release
-from replay.errors import ForeignRun
+from replay.errors import ForeignRun, ShardFull
 from replay.shard import Shard
 from tests.helpers.samplers import new_run
 from tests.helpers.servers import shared_urls
@@ -59,3 +59,31 @@ def test_a_shard_that_does_not_answer_is_left_out(shards: list[Shard], run_name:
     gone = Shard("redis://127.0.0.1:1", run=run_name, index=2, retry_seconds=0.1)
     claim([*shards, gone], "mine", new=False)
     assert {shard.folder_id() for shard in shards} == {"mine"}
+
+
+def test_a_full_shard_keeps_its_folder_and_refuses_no_owner(
+    shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Redis out of memory refuses SET, also of a key that is there."""
+
+    def full(folder_id: str) -> bool:
+        raise ShardFull("OOM command not allowed")
+
+    claim(shards[:1], "mine", new=True)
+    for shard in shards:
+        monkeypatch.setattr(shard, "claim", full)
+    claim(shards, "mine", new=False)
+    with pytest.raises(ForeignRun):
+        claim(shards, "other", new=False)
+
+
+def test_what_was_noted_is_taken_back_after_any_error(
+    shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(folder_id: str) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shards[1], "claim", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        claim(shards, "mine", new=True)
+    assert shards[0].folder_id() == ""
