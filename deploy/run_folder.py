@@ -190,10 +190,13 @@ class RunFolder:
         """Whether a process of this machine holds the run (see `lock`)."""
         return _is_locked(self.path / "lock")
 
+    def is_saved_to(self) -> bool:
+        """Whether a learner of this machine is the one that saves its checkpoints."""
+        return _is_locked(self.checkpoints / ".lock")
+
     def is_at_work(self) -> bool:
         """The same, or a learner of it still saves its last checkpoint, or may write the last status."""
-        files = (self.checkpoints / ".lock", self.path / LAST_WORDS)
-        return self.is_supervised() or any(_is_locked(path) for path in files)
+        return self.is_supervised() or self.is_saved_to() or _is_locked(self.path / LAST_WORDS)
 
     @contextlib.contextmanager
     def last_words(self) -> Iterator[None]:

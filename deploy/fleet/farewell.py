@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import psutil
 
@@ -15,18 +15,27 @@ GONE_SECONDS = 15.0
 
 
 def write_farewell(
-    folder: RunFolder, metrics: Mapping[str, float], why: str, error: Exception | None, ray_pid: int
+    folder: RunFolder,
+    metrics: Mapping[str, float],
+    why: str,
+    error: Exception | None,
+    ray_pid: int,
+    succeeded: Callable[[], bool] = lambda: False,
 ) -> None:
     """Make status.json say `stopped` (`failed` with an `error`) if nobody else will.
+
+    `succeeded`: another learner is at work, which knows more.
 
     `ray_pid`: the raylet's process on this node. While it lives Ray starts the supervisor again, which then
     has the word; the same holds for a supervisor that is still at work on the run.
     """
     deadline = time.monotonic() + GONE_SECONDS
     while _is_alive(ray_pid) or folder.is_supervised():
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or succeeded():
             return
         time.sleep(0.1)
+    if succeeded():
+        return
     status = folder.read_json("status.json", {})
     if not status or status.get("state") in FINAL_STATES:
         return

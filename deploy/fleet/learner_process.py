@@ -145,7 +145,11 @@ class LearnerProcess(Role):
     def say_farewell(self, error: Exception | None) -> None:
         """Write the run's last status, if nobody else will."""
         metrics = self.heartbeat()["metrics"]
-        write_farewell(self.folder, metrics, self.alone, error, self._ray_pid)
+        write_farewell(self.folder, metrics, self.alone, error, self._ray_pid, self._has_successor)
+
+    def _has_successor(self) -> bool:
+        has_let_go = self._held is not None and self._held.closed
+        return has_let_go and self.folder.is_saved_to()
 
     def let_go(self) -> None:
         """From now on another learner may save checkpoints."""

@@ -55,6 +55,11 @@ def test_a_supervisor_at_work_has_the_word(folder: RunFolder) -> None:
     assert folder.read_json("status.json", {})["state"] == "running"
 
 
+def test_another_learner_that_came_after_it_has_the_word(folder: RunFolder) -> None:
+    write_farewell(folder, NOW, "SIGTERM", None, dead_pid(), succeeded=lambda: True)
+    assert folder.read_json("status.json", {})["state"] == "running"
+
+
 def test_what_the_supervisor_has_said_last_stays(folder: RunFolder) -> None:
     folder.write_json("status.json", {"state": "finished", "metrics": {}})
     write_farewell(folder, NOW, "SIGTERM", None, dead_pid())
