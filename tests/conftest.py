@@ -1,3 +1,4 @@
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,16 @@ ODD = "-a[b] *?'\"\\ %d:#é"
 if TYPE_CHECKING:
     from tests.helpers.commands import Trained
     from tests.helpers.homeless import Homeless
+
+
+def pytest_configure() -> None:
+    """Signals as a terminal gives them, also where the suite runs in the background of a script.
+
+    There Ctrl-C is ignored, which commands that tests start would take over, and keep to.
+    """
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 from deploy.run_folder import RunFolder
 from learner.checkpoint import Checkpoint, CheckpointStore
 from tests.helpers.commands import NAME, SHORT, Started, Terminal
-from tests.helpers.deadline import until
+from tests.helpers.deadline import patient, until
 from tests.helpers.processes import processes_of
 from tests.helpers.runs import flags, metric
 
@@ -47,9 +46,7 @@ def test_nothing_is_left_after_30_seconds_and_resume_goes_on(tmp_path: Path) -> 
         assert len(processes_of(folder, ray_folder)) > 8
         command.process.kill()
         command.process.wait()
-        killed = time.monotonic()
         until(lambda: not processes_of(folder, ray_folder), "the run's end", 30, pause=0.5)
-        assert time.monotonic() - killed < 30
     assert not Path(ray_folder).exists()
     stopped = status(folder)
     assert stopped["state"] == "stopped"
@@ -64,10 +61,8 @@ def test_nothing_is_left_after_30_seconds_and_resume_goes_on(tmp_path: Path) -> 
         command.prints(where)
         now = learns(folder, command, last.update + 20)
         assert metric(now, "replay/missing") == 0
-        asked = time.monotonic()
         os.kill(command.process.pid, signal.SIGINT)
-        assert command.process.wait(60) == 0, command.printed()
-        assert time.monotonic() - asked < 15, "Ctrl-C ends it within 15 s"
+        assert command.process.wait(patient(15)) == 0, command.printed()
         assert f"apexpert resume {NAME}\n" in command.printed()
     ended = status(folder)
     assert ended["state"] == "stopped"
