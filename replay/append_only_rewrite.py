@@ -5,7 +5,10 @@ start for that of the last time, and so a file that grows by less than its size 
 written anew. Standard library only: the guardian runs it, after each start of a server.
 """
 
+import contextlib
+import io
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 FACTOR = 2
@@ -21,24 +24,41 @@ def rewrite_if_bloated(where: Path, user: str, slack: int) -> bool:
     `user`: name and password. False when the server cannot say yet, because it loads its data or does not
     answer. Without room on the disk it keeps the file that it has, and says so in its log.
     """
-    try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(ANSWER_S)
-            connection.connect(str(where))
-            with connection.makefile("rwb") as stream:
-                stream.write(f"AUTH {user}\r\nINFO\r\n".encode())
-                stream.flush()
-                stream.readline()
-                info = _fields(stream.read(int(stream.readline()[1:]) + 2))
-                if int(info["loading"]):
-                    return False
-                if int(info["aof_current_size"]) > FACTOR * int(info["used_memory_dataset"]) + slack:
-                    stream.write(b"BGREWRITEAOF\r\n")
-                    stream.flush()
-                    stream.readline()
-    except (OSError, ValueError, KeyError):
-        return False
-    return True
+    with contextlib.suppress(OSError, ValueError, KeyError), _connection(where, user) as stream:
+        stream.write(b"INFO\r\n")
+        stream.flush()
+        info = _fields(stream.read(int(stream.readline()[1:]) + 2))
+        if int(info["loading"]):
+            return False
+        if int(info["aof_current_size"]) > FACTOR * int(info["used_memory_dataset"]) + slack:
+            _ask_for_rewrite(stream)
+        return True
+    return False
+
+
+def rewrite(where: Path, user: str) -> bool:
+    """Ask the server on that socket for a new file; False when it does not begin one now."""
+    with contextlib.suppress(OSError), _connection(where, user) as stream:
+        return _ask_for_rewrite(stream).startswith(b"+")
+    return False
+
+
+@contextlib.contextmanager
+def _connection(where: Path, user: str) -> Iterator[io.BufferedRWPair]:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(ANSWER_S)
+        connection.connect(str(where))
+        with connection.makefile("rwb") as stream:
+            stream.write(f"AUTH {user}\r\n".encode())
+            stream.flush()
+            stream.readline()
+            yield stream
+
+
+def _ask_for_rewrite(stream: io.BufferedRWPair) -> bytes:
+    stream.write(b"BGREWRITEAOF\r\n")
+    stream.flush()
+    return stream.readline()
 
 
 def remove_leftovers(folder: Path) -> None:

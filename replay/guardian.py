@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from replay.append_only_file import complains
-from replay.append_only_rewrite import remove_leftovers, rewrite_if_bloated
+from replay.append_only_file import complains, was_full
+from replay.append_only_rewrite import remove_leftovers, rewrite, rewrite_if_bloated
 
 PR_SET_PDEATHSIG = 1
 ADD, REMOVE = b"+", b"-"
@@ -80,6 +80,10 @@ class Server:
     """When to ask for its file's size."""
     mends: bool = False
     """Its process is the one that mends its files: a large one takes long."""
+    log_size: int = 0
+    """Bytes of the log that were looked at."""
+    wants_rewrite: bool = False
+    """Its disk was full: another time would damage the file that it has (replay/append_only_file.py)."""
 
     def start(self, lock: int) -> None:
         """Start the process; it holds the folder's lock, so that nobody else starts beside a dying one."""
@@ -95,6 +99,7 @@ class Server:
         with self.log.open("ab") as log:
             self.started_at, self.told_to_stop = time.monotonic(), False
             self.look_at = self.started_at + POLL_S
+            self.log_size, self.wants_rewrite = log.tell(), False
             self.process = subprocess.Popen(
                 [*MENDER, str(self.log.parent)] if self.mends else self.command,
                 stdin=subprocess.DEVNULL,
@@ -172,6 +177,7 @@ class Guardian:
                 self._listen(wake)
                 for index, server in enumerate(self._servers):
                     self._look_at_size(index, server)
+                    self._look_at_log(index, server)
                 if time.monotonic() >= self._sync_at:
                     self._sync_files()
         finally:
@@ -226,6 +232,15 @@ class Guardian:
             return
         known = rewrite_if_bloated(self._sockets / f"{index}.sock", self._user, self._slack)
         server.look_at = math.inf if known else now + LOOK_EVERY_S
+
+    def _look_at_log(self, index: int, server: Server) -> None:
+        """Have a server that writes again after its disk was full begin a new file."""
+        if server.process is None or server.mends:
+            return
+        full, server.log_size = was_full(server.log, server.log_size)
+        server.wants_rewrite = server.wants_rewrite or full
+        if server.wants_rewrite:
+            server.wants_rewrite = not rewrite(self._sockets / f"{index}.sock", self._user)
 
     def _listen(self, wake: int) -> None:
         """Wait for a signal, a command or the owner's end, or until the next look at the clock."""

@@ -50,6 +50,7 @@ class FaultyServer:
         self.url = f"unix://{quote(str(self.socket))}"
         self.client = redis.Redis(unix_socket_path=str(self.socket))
         self.process: subprocess.Popen[bytes] | None = None
+        self._children: list[psutil.Process] = []
         self.start()
 
     def start(self) -> None:
@@ -89,9 +90,21 @@ class FaultyServer:
     def kill(self) -> None:
         """kill -9."""
         assert self.process is not None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._children += psutil.Process(self.process.pid).children()
         self.process.kill()
         self.process.wait()
         self.client.connection_pool.disconnect()
+
+    def end(self) -> None:
+        """Leave nothing of it behind: a child that rewrites its file goes on after a kill."""
+        if self.process is not None:
+            self.thaw()
+            self.kill()
+        for child in self._children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(self._children)
 
     def freeze(self) -> None:
         """It keeps its connections and does nothing."""
@@ -151,9 +164,7 @@ def faulty_servers(
         yield servers
     finally:
         for server in servers:
-            if server.process is not None:
-                server.thaw()
-                server.kill()
+            server.end()
 
 
 def faulty_run(servers: Sequence[FaultyServer], retry_seconds: float = 0.4, **changes: Any) -> Run:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import redis
 
 from replay.errors import StaleOwner
 from replay.records import LOG_START, log_order
@@ -144,6 +145,8 @@ class Soak:
         server.limit_file()
         # It notices at its next attempt to write, once a second.
         ingest_until(self.sampler, lambda: not server.refuses(), "the disk's room")
+        # As the guardian does (replay/append_only_file.py).
+        ingest_until(self.sampler, lambda: _begins_new_file(server), "a new file")
 
     def trim(self) -> None:
         """Somebody trims its log past the reader, and deletes what it named."""
@@ -268,6 +271,13 @@ class Soak:
     def _indexed(self) -> set[tuple[int, str]]:
         table = self.sampler.table
         return {(int(table.slots["shard"][slot]), str(name)) for name, slot in table.slot_of.items()}
+
+
+def _begins_new_file(server: FaultyServer) -> bool:
+    try:
+        return bool(server.client.bgrewriteaof())
+    except redis.ResponseError:
+        return False  # one is being written
 
 
 def _is_stale(sampler: Sampler) -> bool:
