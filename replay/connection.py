@@ -57,7 +57,7 @@ class Connection:
 
         Raises ShardUnavailable after that, ShardFull for a refused write, ShardError for any other answer.
         """
-        deadline = time.monotonic() + self.retry_seconds
+        began = time.monotonic()
         backoff = FIRST_BACKOFF_S
         while True:
             try:
@@ -67,7 +67,7 @@ class Connection:
             except (redis.ConnectionError, redis.TimeoutError, ReadOnlyError) as error:
                 if self.address.startswith("rediss:") and (wrong := _tls_fault(error)):
                     raise ShardError(f"{self._name}: {wrong}: {one_line(error)}") from None
-                if time.monotonic() + backoff > deadline:
+                if time.monotonic() + backoff > began + self.retry_seconds:
                     reason = f"cannot be reached for {self.retry_seconds:g} s: {one_line(error)}"
                     raise ShardUnavailable(f"{self._name} {reason}") from None
             except RedisError as error:

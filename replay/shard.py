@@ -75,8 +75,12 @@ class Shard:
 
     @property
     def retry_seconds(self) -> float:
-        """How long a call is repeated."""
+        """How long a call is repeated; a change counts for a call that is under way, too."""
         return self._connection.retry_seconds
+
+    @retry_seconds.setter
+    def retry_seconds(self, seconds: float) -> None:
+        self._connection.retry_seconds = seconds
 
     def segment_key(self, identity: SegmentIdentity) -> str:
         """The key of a segment's bytes."""

@@ -10,6 +10,9 @@ from tests.helpers.deadline import PATIENCE
 
 ODD = "-a[b] *?'\"\\ %d:#é"
 
+SHARED = {"shared_ray", "trained"}
+"""Fixtures that take long to make and serve a whole session."""
+
 if TYPE_CHECKING:
     from tests.helpers.commands import Trained
     from tests.helpers.homeless import Homeless
@@ -25,11 +28,18 @@ def pytest_configure() -> None:
             signal.signal(number, handler)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The deadline of each whole test, too, is as patient as those inside it."""
+    """The deadline of each whole test, too, is as patient as those inside it; and who runs it.
+
+    Of the two processes of `make test`, tests that share a Ray, or a trained run, go to the same one; so do
+    the tests of one file.
+    """
     seconds = PATIENCE * float(config.getini("timeout"))
     for item in items:
         item.add_marker(pytest.mark.timeout(seconds))
+        shared = SHARED.intersection(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group(min(shared) if shared else item.location[0]))
 
 
 @pytest.fixture(scope="session")

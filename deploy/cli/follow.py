@@ -31,8 +31,8 @@ class RunClient(Protocol):
     def is_gone(self) -> bool:
         """Whether the supervisor has ended for good: nothing will change."""
 
-    def last_words(self, timeout: float) -> dict[str, Any]:
-        """The status of a run that is gone, once all its processes here are or have said it."""
+    def last_words(self, timeout: float, told_to_stop: bool) -> dict[str, Any]:
+        """The status of a run that is gone, once all its processes here are, or have said it."""
 
     def scale(self, num_actors: int) -> None:
         """Ask for that many actors."""
@@ -111,7 +111,7 @@ def follow(
     while True:
         status = client.status()
         if status["state"] not in FINAL_STATES and client.is_gone:
-            status = client.last_words(LAST_WORDS_SECONDS)
+            status = client.last_words(LAST_WORDS_SECONDS, interrupts.count > 0)
             if status["state"] not in FINAL_STATES:
                 raise CommandFailed(f"run {status['run']}: its processes were ended without a word{hint}")
         show(status)

@@ -13,6 +13,7 @@ from deploy.config import Config
 from deploy.fleet import cluster, nodes
 from deploy.fleet.cluster import LocalRay
 from deploy.fleet.errors import FleetError
+from deploy.fleet.farewell import write_farewell
 from deploy.fleet.run_state import FleetState, forget_ray, load_ray, save_ray
 from deploy.run_folder import FINAL_STATES, RunFolder
 
@@ -42,8 +43,11 @@ class RunClient:
         """Whether the supervisor has ended for good, with or without a last status: nothing will change."""
         return self._given_up or (self._local is not None and not self._local.alive)
 
-    def last_words(self, timeout: float) -> dict[str, Any]:
-        """The status of a run that `is_gone`, once all its processes on this machine are or have said it."""
+    def last_words(self, timeout: float, told_to_stop: bool) -> dict[str, Any]:
+        """The status of a run that `is_gone`, once all its processes on this machine are or have said it.
+
+        One that was told to stop, and left no last word, because its learner was not at work, has stopped.
+        """
         self._let_go()  # Ray would end this process after a minute without its head
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -51,6 +55,8 @@ class RunClient:
             if status.get("state") in FINAL_STATES or not self._folder.is_at_work():
                 break
             time.sleep(0.1)
+        if told_to_stop:
+            write_farewell(self._folder, {}, "ended from outside", None, ray_pid=0)
         # Once more: what was at work may have written its last word just before it ended.
         return self._folder.read_json("status.json", None) or self._unknown()
 

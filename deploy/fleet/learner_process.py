@@ -109,6 +109,8 @@ class LearnerProcess(Role):
             threading.Thread(target=self._leave_unrestored).start()
             return
         logger.warning("%s: saving and ending", why)
+        for shard in self._opened:  # those in lockstep would be waited for longer than anybody waits for this
+            shard.retry_seconds = min(shard.retry_seconds, LEARNER_PATIENCE_SECONDS)
         self.stop()
 
     def _leave_unrestored(self) -> None:

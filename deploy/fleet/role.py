@@ -77,6 +77,7 @@ class Role:
         self._lock = threading.Lock()
         self._told: dict[int, str] = {}
         self._added: list[Shard] = []
+        self._opened: list[Shard] = []
         self._use_shard: Callable[[Shard], None] | None = None
         import_path.search_also(assignment.users_folders)
         log_to(self.folder.log_path, name)
@@ -127,7 +128,9 @@ class Role:
     def _shard(self, index: int, url: str) -> Shard:
         # A run in lockstep is to draw the same again, so it waits longer.
         seconds = 30.0 if self._config.run.lockstep else self._patience
-        return Shard(url, run=self._config.run.name, index=index, retry_seconds=seconds)
+        shard = Shard(url, run=self._config.run.name, index=index, retry_seconds=seconds)
+        self._opened.append(shard)
+        return shard
 
     def _signature(self) -> Signature:
         from actors.environments import describe_environment

@@ -11,7 +11,7 @@ from actors.policy import Policy
 from replay.config import ReplayConfig
 from tests.helpers.acting import CATCH, RETURNS, RecordingWriter, Watch, WeightsQueue, make_actor, weights
 from tests.helpers.brute_force import RecordedStep, brute_force_items
-from tests.helpers.deadline import until
+from tests.helpers.deadline import patient, until
 from tests.helpers.streams import assert_same_items, items_of
 
 TRUNCATED = EnvironmentConfig(env="tests.helpers.catch:make_truncated")
@@ -279,7 +279,7 @@ def test_waiting_in_lockstep_ends_when_told_to_stop_without_another_step() -> No
     steps = len(watch.results)
     until(lambda: actor._weights_source.waits > 10, "a wait")
     stop.set()
-    thread.join(20)
+    thread.join(patient(20))
     assert not thread.is_alive()
     assert len(watch.results) == steps
 
@@ -292,7 +292,7 @@ def test_episodes_and_metrics_are_told_to_another_thread() -> None:
     episodes = []
     until(lambda: episodes.extend(actor.take_episodes()) or len(episodes) > 30, "30 episodes")
     stop.set()
-    thread.join(20)
+    thread.join(patient(20))
     episodes += actor.take_episodes()
     assert {e.return_ for e in episodes} == {-1.0, 1.0}
     assert {e.length for e in episodes} == {6}

@@ -13,7 +13,7 @@ from replay.types import Signature
 from replay.writer import Writer
 from tests.helpers.acting import RETURNS, Watch, make_actor
 from tests.helpers.brute_force import brute_force_items
-from tests.helpers.deadline import until
+from tests.helpers.deadline import patient, until
 from tests.helpers.streams import assert_same_items, items_of
 
 SIGNATURE = Signature((84, 84), 4, 3, 3)
@@ -40,7 +40,7 @@ def test_stopped_while_it_waits_for_allowance_an_actor_loses_nothing(shards) -> 
     until(lambda: actor.metrics()["actors/waiting_share"] > 0.5 and writer.counters.items >= 90, "a wait")
     assert writer.counters.items < 150
     stop.set()
-    thread.join(30)
+    thread.join(patient(30))
     assert not thread.is_alive()
     reader = LogReader(shards, run="run", signature=SIGNATURE)
     received = []

@@ -81,7 +81,7 @@ def test_a_token_is_where_its_receptive_field_is(encoder, padding):
     """The pixels that move a feature map's position, by gradients, are centred in the token's place."""
     network = network_of(encoder=encoder, num_experts=2, padding=padding)
     edges = 84 * token_edges(network, 0)
-    frames = torch.rand((1, 4, 84, 84), requires_grad=True)
+    frames = torch.rand((1, 4, 84, 84), generator=torch.Generator().manual_seed(0)).requires_grad_()
     features = network.encoder(frames, 1.0)
     for row in (3, 4):
         gradient = torch.autograd.grad(features[0, :, row, 4].sum(), frames, retain_graph=True)[0]

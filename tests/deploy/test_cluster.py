@@ -15,7 +15,7 @@ import models
 from deploy.fleet import cluster
 from deploy.fleet.cluster import LocalRay
 from deploy.import_path import ROOT
-from tests.helpers.deadline import until
+from tests.helpers.deadline import patient, until
 
 CONNECT = """
 import json, os, sys
@@ -101,7 +101,7 @@ def local(users_folder, shadows):
 def run(code: str, local: LocalRay, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-P", "-c", code, json.dumps(vars(local)), *arguments],
-        env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False,
+        env=os.environ | environment, capture_output=True, text=True, timeout=patient(60), check=False,
     )  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def test_our_packages_come_before_those_of_pythonpath(shadows):
     code = "from deploy.cli.main import main; main(['list']); import models; print(models.__file__)"
     done = subprocess.run(
         [sys.executable, "-P", "-c", code], env=os.environ | {"PYTHONPATH": str(shadows)},
-        cwd=shadows, capture_output=True, text=True, timeout=60, check=False,
+        cwd=shadows, capture_output=True, text=True, timeout=patient(60), check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.splitlines()[-1]) == Path(models.__file__)

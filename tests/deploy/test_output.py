@@ -106,6 +106,25 @@ def test_exit_codes_are_true_whatever_becomes_of_the_output(words: str, code: in
     assert "Exception ignored" not in done.stderr
 
 
+def test_a_terminal_that_was_closed_is_a_lost_output() -> None:
+    """Its programs get EIO for every write."""
+    ours, theirs = os.openpty()
+    code = (
+        "import sys\nfrom deploy.cli import output\n"
+        "with output.unfailing():\n"
+        "    print('seen', flush=True)\n    sys.stdin.readline()\n    print('unseen', flush=True)\n"
+        "    sys.exit(7 if output.is_lost() else 1)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        assert b"seen" in os.read(ours, 100)
+        os.close(ours)
+        process.communicate(b"\n")
+    assert process.returncode == 7
+
+
 def test_a_stream_that_was_closed_is_not_the_next_file_that_is_opened(tmp_path: Path) -> None:
     code = (
         "from deploy.cli.output import open_closed_streams; open_closed_streams();"

@@ -17,7 +17,7 @@ from deploy.fleet.learner_seat import LearnerSeat
 from deploy.fleet.run_state import FleetState
 from deploy.run_folder import RunFolder
 from learner.errors import LearnerError
-from tests.helpers.deadline import until
+from tests.helpers.deadline import patient, until
 from tests.helpers.runs import catch_config
 
 EPISODE = Episode(1.0, 6, 0, 0.01)
@@ -168,8 +168,8 @@ def test_a_learner_that_restores_does_not_hold_up_the_end(seat_of, monkeypatch):
     seat, notes, calls = seat_of("restoring", False)
     process = psutil.Process(seat.pid)
     began = time.monotonic()
-    seat.stop(120, lambda: calls.append(1))
-    assert time.monotonic() - began < 10
+    seat.stop(patient(120), lambda: calls.append(1))
+    assert time.monotonic() - began < patient(10)
     assert calls, "whoever waits can tell that it lives"
     assert "stopped before the learner was ready: no new checkpoint" in notes[1]
     until(lambda: has_ended(process), "its end", 10)
@@ -185,7 +185,7 @@ def has_ended(process: psutil.Process) -> bool:
 def test_a_learner_that_saves_is_waited_for(seat_of, monkeypatch):
     monkeypatch.setattr(learner_seat, "RESTORING_SECONDS", 0.0)
     seat, notes, _ = seat_of("saving", True)
-    assert seat.stop(120)["name"] == "saving"
+    assert seat.stop(patient(120))["name"] == "saving"
     assert len(notes) == 1
 
 
@@ -205,7 +205,7 @@ def test_a_run_that_cannot_be_says_why_and_leaves_nothing(shared_ray, tmp_path):
     )
     folder = RunFolder.create(config)
     client = launch(folder.load_config(), folder, resume=False)
-    status = client.wait_finished(60)
+    status = client.wait_finished(patient(60))
     assert status["state"] == "failed"
     assert "--environment.env" in status["message"]
     assert "\n" not in status["message"]

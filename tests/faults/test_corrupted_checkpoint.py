@@ -1,12 +1,16 @@
-"""A damaged newest checkpoint: `apexpert resume` takes the one before, says so, and goes on to the end."""
+"""A damaged newest checkpoint: `apexpert resume` takes the one before, says so, and goes on to the end.
+
+In a folder that was renamed, whose replay still is its own.
+"""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from deploy.run_folder import RunFolder
 from learner.checkpoint import CheckpointStore
-from tests.helpers.commands import NAME, Trained
+from tests.helpers.commands import Trained
 from tests.helpers.runs import metric
 
 NEW_TOTAL = 1_500
@@ -24,7 +28,8 @@ def flip_bytes(path: Path) -> None:
 @pytest.mark.faults_long
 def test_resume_takes_the_checkpoint_before_and_says_so(trained: Trained, tmp_path: Path) -> None:
     terminal = trained.terminal.copy(tmp_path)
-    folder = terminal.folder
+    renamed = "renamed"
+    folder = RunFolder(terminal.folder.path.rename(terminal.folder.path.with_name(renamed)))
     newest, before = CheckpointStore(folder.checkpoints).paths()[:2]
     at_before = json.loads((before / "document.json").read_text())
     at_end = json.loads((newest / "document.json").read_text())
@@ -32,7 +37,7 @@ def test_resume_takes_the_checkpoint_before_and_says_so(trained: Trained, tmp_pa
     flip_bytes(newest / "tensors.safetensors")
     already = folder.log_path.read_text()
 
-    done = terminal.run("resume", NAME, "--total-env-steps", str(NEW_TOTAL))
+    done = terminal.run("resume", renamed, "--total-env-steps", str(NEW_TOTAL))
     assert done.returncode == 0, done.stdout + done.stderr
     log = folder.log_path.read_text().removeprefix(already)
     sentence = f"skipping broken checkpoint {newest.name}: tensors.safetensors is not as it was written"
@@ -45,7 +50,7 @@ def test_resume_takes_the_checkpoint_before_and_says_so(trained: Trained, tmp_pa
         assert sentence in text
         assert resuming in text
 
-    status = terminal.status()
+    status = folder.read_json("status.json", {})
     assert status["state"] == "finished"
     # What came after the older checkpoint is in the shards: it is counted and learned from, once.
     assert metric(status, "progress/env_steps") >= NEW_TOTAL

@@ -15,7 +15,7 @@ from replay.errors import NotEnoughData, WriterStopped
 from replay.sampler import Sampler
 from replay.shard import Shard
 from replay.types import Batch
-from tests.helpers.deadline import until
+from tests.helpers.deadline import patient, until
 from tests.helpers.faulty_servers import (
     FaultyServer,
     Scribe,
@@ -137,7 +137,7 @@ def test_a_shard_that_is_gone_for_good_is_done_without(tmp_path: Path) -> None:
         began = time.monotonic()
         for _ in range(100):
             sampler.ingest()
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < patient(10.0), "one that waits each time takes 40 s"
         assert scribe.writer.counters.retries < 10
 
 
@@ -170,13 +170,13 @@ def test_a_frozen_shard_costs_one_wait_and_comes_back(
         servers[0].freeze()
         began = time.monotonic()
         sampler.ingest()
-        assert 0.3 < time.monotonic() - began < 2.0
+        assert 0.3 < time.monotonic() - began < patient(10.0)
         assert shows_as_parked(sampler, caplog)
         began = time.monotonic()
-        for _ in range(50):
+        for _ in range(100):
             sampler.ingest()
         train(run, sampler)
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < patient(10.0), "one that waits each time takes 40 s"
         with scribe.writing():
             ingest_until(sampler, lambda: scribe.done, "all segments in the other shard")
             assert scribe.writer.counters.retries <= 3

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.helpers.commands import NAME, SHORT, Terminal
-from tests.helpers.deadline import until
+from tests.helpers.deadline import patient, until
 from tests.helpers.rays import ray_of_nodes
 from tests.helpers.runs import flags
 
@@ -51,4 +51,4 @@ def test_a_killed_learner_starts_again_though_an_actor_waits_for_a_core(address:
         until(lambda: updates() > before + 20, "more updates", SECONDS)
         command.prints("actor 1 waits since 20 s to start", SECONDS)
         command.process.send_signal(signal.SIGINT)
-        assert command.process.wait(60) == 0
+        assert command.process.wait(patient(60)) == 0

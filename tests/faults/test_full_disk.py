@@ -14,7 +14,7 @@ from deploy.fleet import RunClient, launch
 from deploy.monitor.metrics import read_metrics
 from deploy.run_folder import RunFolder
 from learner.checkpoint import CheckpointStore
-from tests.helpers.deadline import until
+from tests.helpers.deadline import patient, until
 from tests.helpers.processes import fill, may_mount, small_disk
 from tests.helpers.runs import catch_config, follow, metric
 
@@ -67,7 +67,7 @@ def test_a_full_disk_stops_nothing_for_good_and_costs_nothing(run: tuple[RunClie
     client.stop()
     until(lambda: refused("checkpoint of update"), "a refused checkpoint", 60, pause=0.2)
     filler.unlink()
-    stopped = client.wait_finished(60)
+    stopped = client.wait_finished(patient(60))
     assert stopped["state"] == "stopped", stopped["message"]
     newest = CheckpointStore(folder.checkpoints).load_newest()
     assert newest is not None

@@ -19,7 +19,7 @@ from learner.checkpoint import CheckpointStore
 from replay.access import socket_url
 from replay.shard import LOG_START, Shard
 from replay.types import SegmentIdentity
-from tests.helpers.deadline import until
+from tests.helpers.deadline import patient, until
 from tests.helpers.runs import catch_config, follow, metric
 
 SECONDS = 90
@@ -39,7 +39,7 @@ def run(shared_ray: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     client = launch(config, folder, resume=False)
     yield client, folder
     client.stop()
-    status = client.wait_finished(60)
+    status = client.wait_finished(patient(60))
     client.shutdown()
     assert status["state"] == "stopped"
     assert metric(status, "replay/rejected") == 0

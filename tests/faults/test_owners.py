@@ -17,7 +17,7 @@ from replay.sampler import Sampler
 from replay.shard import LOG_START
 from replay.stored_shard import StoredShard
 from replay.types import SegmentIdentity
-from tests.helpers.deadline import until
+from tests.helpers.deadline import patient, until
 from tests.helpers.faulty_servers import (
     Scribe,
     check_accounts,
@@ -84,7 +84,7 @@ def test_an_owner_that_was_paused_ends_before_it_evicts_or_allows(tmp_path: Path
             before = logs(run), [shard.allowed() for shard in run.shards]
             os.kill(old.pid, signal.SIGCONT)
             last = old.stdout.read().strip().splitlines()[-1]
-            assert old.wait(20) == 0
+            assert old.wait(patient(20)) == 0
         assert "belongs to a later sampler: this one ends" in last
         assert (logs(run), [shard.allowed() for shard in run.shards]) == before
         quiet(new)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from deploy.run_folder import RunFolder
@@ -123,6 +124,36 @@ def test_a_killed_raylet_costs_no_update_and_the_learner_alone_is_started_again(
     assert newest is not None
     assert newest.update >= at_kill
     assert (status(folder)["state"], metric(status(folder), "progress/updates")) == ("stopped", newest.update)
+
+
+@pytest.mark.faults_long
+def test_a_learner_that_hangs_is_ended_and_started_again(terminal: Terminal, running: Started) -> None:
+    folder = terminal.folder
+    learns(folder, running, 0)
+    pid = status(folder)["learner"]["pid"]
+    send(signal.SIGSTOP, [pid])
+    now = until(
+        lambda: (s := status(folder))["learner"].get("ready") and s["learner"]["pid"] != pid and s,
+        "another learner",
+        150,
+    )
+    assert not psutil.pid_exists(pid)
+    learns(folder, running, metric(now, "progress/updates") + 5)
+    assert (metric(now, "replay/missing"), metric(now, "replay/lost")) == (0, 0)
+
+
+@pytest.mark.faults_long
+def test_sigterm_to_every_process_of_a_run_that_starts(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path)
+    folder = terminal.folder
+    with terminal.started("train", "--preset", "laptop", *flags(ENDLESS)) as command:
+        until(lambda: (folder.path / "ray.json").exists() and status(folder).get("pid"), "the supervisor", 60)
+        ray_folder = ray_of(folder)
+        send(signal.SIGTERM, [*processes_of(folder, ray_folder), command.process.pid])
+        assert command.process.wait(patient(30)) == 0, command.printed()
+        ends(folder, ray_folder)
+    assert terminal.status()["state"] == "stopped"
+    assert f"apexpert resume {NAME}\n" in command.printed()
 
 
 @pytest.mark.faults_long

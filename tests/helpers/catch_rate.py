@@ -14,6 +14,7 @@ from typing import Any
 
 from deploy.fleet import launch
 from deploy.run_folder import RunFolder
+from tests.helpers.deadline import patient
 from tests.helpers.runs import catch_config, metric
 
 SETTINGS: dict[str, Any] = {
@@ -32,7 +33,7 @@ def learned(seed: int, runs_dir: Path, ray_address: str = "") -> float:
     folder = RunFolder.create(config)
     client = launch(folder.load_config(), folder, resume=False)
     try:
-        status = client.wait_finished(600)
+        status = client.wait_finished(patient(600))
     finally:
         client.shutdown()
     assert status["state"] == "finished", status["message"]

@@ -21,7 +21,7 @@ from replay.sampler import Sampler
 from replay.shard import Shard
 from replay.types import Segment, SegmentIdentity
 from replay.writer import Writer
-from tests.helpers.deadline import until
+from tests.helpers.deadline import patient, until
 from tests.helpers.samplers import Run, new_run
 from tests.helpers.servers import server_programs
 from tests.helpers.streams import random_stream
@@ -227,7 +227,7 @@ class Scribe:
             yield self
         finally:
             self._stop.set()
-            self._thread.join(30)
+            self._thread.join(patient(30))
             self.writer.close()
 
     def _write_all(self) -> None:

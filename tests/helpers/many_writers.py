@@ -18,6 +18,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.queues import Queue
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +39,8 @@ INGEST_SECONDS = 0.005
 """A learner looks for new segments so often."""
 RUN = "many-writers"
 UNLIMITED = 10**15
-STARTUP_S = 2.0
-"""Between the writers' connecting and their first segment."""
+STARTUP_S = 0.5
+"""Between the moment when all writers are connected and their first segment."""
 PREPARED_STEPS = 4_000
 """Env steps recorded of each game."""
 CAPACITY = 200_000
@@ -92,11 +94,18 @@ def write_for(
     segments: Sequence[Segment],
     signature: Signature,
     actors: Sequence[int],
-    start: float,
+    gate: Barrier,
+    start_at: "Synchronized[float]",
     answers: "Queue[Written]",
 ) -> None:
-    """One process: its writers' segments are due at even intervals, with phases spread out."""
+    """One process: its writers' segments are due at even intervals, with phases spread out.
+
+    It passes the gate twice: when its writers are connected, and when it is known when to start.
+    """
     writers = {actor: _writer(urls, signature, actor) for actor in actors}
+    gate.wait()
+    gate.wait()
+    start = start_at.value
     period = segments[0].num_items / load.steps_per_second
     due = [(start + period * (actor + 0.5) / load.connections, actor, 0) for actor in actors]
     heapq.heapify(due)
@@ -142,18 +151,22 @@ def run(load: Load) -> dict[str, Any]:
         owner = _owner(load, urls, replay, signature)
         context = multiprocessing.get_context("fork")
         answers: Queue[Written] = context.Queue()
-        start = time.time() + STARTUP_S + load.connections * load.shards / 2_000
+        gate, start_at = context.Barrier(load.processes + 1), context.Value("d")
         parts = [range(first, load.connections, load.processes) for first in range(load.processes)]
         processes = [
-            context.Process(target=write_for, args=(load, urls, segments, signature, part, start, answers))
+            context.Process(
+                target=write_for, args=(load, urls, segments, signature, part, gate, start_at, answers)
+            )
             for part in parts
         ]
         for process in processes:
             process.start()
-        # Before the first segment, or it would be missing in what is counted.
-        time.sleep(max(0.0, start - STARTUP_S / 2 - time.time()))
+        # Between the last connection and the first segment, so that this is all that is counted.
+        gate.wait()
         before, pids = [statistics(url) for url in urls], [pid for pid in started.pids if pid]
         cpu, disk = [cpu_seconds(pid) for pid in pids], [written_to_disk(pid) for pid in pids]
+        start_at.value = start = time.time() + STARTUP_S
+        gate.wait()
         tailed = _tail(owner, load, start, urls)
         written = [answers.get(timeout=load.seconds + 60) for _ in processes]
         wall = time.time() - start
@@ -191,6 +204,7 @@ def _tail(owner: Sampler | None, load: Load, start: float, urls: Sequence[str]) 
         took = time.perf_counter() - began
         slowest, calls = max(slowest, took), calls + 1
         time.sleep(max(0.0, INGEST_SECONDS - took))
+    half = half or [statistics(url) for url in urls]
     connections = [told["connected_clients"] for told in half]
     answer: dict[str, Any] = {
         "connections_a_shard": connections,

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tests.helpers.deadline import patient
+
 NODES = """
 import sys
 from ray.cluster_utils import Cluster
@@ -40,4 +42,4 @@ def ray_of_nodes(*cores: int) -> Iterator[str]:
             yield address
         finally:
             process.stdin.close()
-            process.wait(60)
+            process.wait(patient(60))

@@ -26,6 +26,7 @@ from deploy.fleet.learner_seat import FAILURES
 from deploy.fleet.scaling import STEADY_SECONDS
 from deploy.run_folder import RunFolder
 from tests.helpers import soak_shards
+from tests.helpers.deadline import patient
 from tests.helpers.runs import catch_config, follow, metric
 
 VICTIMS = ("actor", "learner", "supervisor", "server", "guardian")
@@ -97,7 +98,7 @@ def soak(minutes: float, seed: int, runs_dir: Path) -> dict[str, Any]:
         counts = f"{metric(after, 'replay/inserted'):,.0f} inserted, {sum(lost.values()):,.0f} lost"
         print(f"{victim:<10} {number.name}, back in {took:5.1f} s; {counts}", flush=True)
     client.stop()
-    stopped = client.wait_finished(60)
+    stopped = client.wait_finished(patient(60))
     client.shutdown()
     assert stopped["state"] == "stopped", stopped["message"]
     resumed = resume_once(folder, stopped)
@@ -119,7 +120,7 @@ def resume_once(folder: RunFolder, stopped: dict[str, Any]) -> dict[str, Any]:
     client = launch(config, folder, resume=True)
     status = recovered(client, stopped)
     client.stop()
-    client.wait_finished(60)
+    client.wait_finished(patient(60))
     client.shutdown()
     return status
 

@@ -9,7 +9,7 @@ from deploy.fleet import RunClient, connect
 from deploy.run_folder import RunFolder
 from replay.access import socket_url
 from replay.shard import LOG_START, Shard
-from tests.helpers.deadline import until
+from tests.helpers.deadline import patient, until
 from tests.helpers.runs import follow, metric
 
 Start = Callable[..., tuple[RunClient, RunFolder]]
@@ -43,7 +43,7 @@ def test_an_embedded_server_is_added(start_run: Start, capsys: pytest.CaptureFix
     follow(client, lambda s: "shard added: 2 shards" in " ".join(s["notes"]), "the shard", 30)
     learns_on(client, embedded(folder, 1), 5)
     client.stop()
-    stopped = client.wait_finished(60)
+    stopped = client.wait_finished(patient(60))
     client.shutdown()
     assert stopped["state"] == "stopped", stopped["message"]
     inserted = metric(stopped, "replay/inserted")

@@ -10,7 +10,7 @@ from deploy.fleet.actor_metrics import RULES, TOTALS
 from deploy.monitor.metrics import read_metrics
 from learner.checkpoint import CheckpointStore
 from tests.helpers.commands import NAME, SHORT, Terminal, Trained
-from tests.helpers.deadline import until
+from tests.helpers.deadline import patient, until
 from tests.helpers.runs import metric
 
 RATIO = 32 / SHORT["learner"]["update_period"]
@@ -104,7 +104,7 @@ def test_resume_scale_up_and_down_stop_and_list(trained: Trained, tmp_path: Path
 
         stopped = terminal.run("stop", NAME)
         assert stopped.returncode == 0, stopped.stderr
-        assert command.process.wait(30) == 0, command.printed()
+        assert command.process.wait(patient(30)) == 0, command.printed()
         check_stopped(terminal, stopped.stdout, command.printed())
 
 

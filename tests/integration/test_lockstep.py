@@ -3,6 +3,7 @@
 import torch
 
 from learner.checkpoint import Checkpoint, CheckpointStore
+from tests.helpers.deadline import patient
 from tests.helpers.runs import metric
 
 
@@ -15,7 +16,7 @@ def lockstep_run(start_run, name: str) -> Checkpoint:
         replay__segment_steps=8,
         actors__envs_per_actor=1,
     )
-    status = client.wait_finished(120)
+    status = client.wait_finished(patient(120))
     client.shutdown()
     assert status["state"] == "finished", status["message"]
     checkpoint = CheckpointStore(folder.checkpoints).load_newest()

@@ -12,7 +12,7 @@ from replay.records import Owner
 from replay.sampler import Sampler
 from replay.shard import LOG_START, Shard
 from replay.types import Signature
-from tests.helpers.deadline import until
+from tests.helpers.deadline import patient, until
 from tests.helpers.faulty_servers import FaultyServer
 from tests.helpers.runs import follow, metric
 
@@ -47,7 +47,7 @@ def test_a_resume_goes_on_without_a_shard_until_it_is_back_and_until_another_own
     client = with_another_shard(folder, urls, capsys)
     learns_on(client, 40, 0)
     client.stop()
-    stopped = client.wait_finished(60)
+    stopped = client.wait_finished(patient(60))
     client.shutdown()
     assert stopped["state"] == "stopped", stopped["message"]
     updates = metric(stopped, "progress/updates")
@@ -115,7 +115,7 @@ def second_owner_ends(client: RunClient, folder: RunFolder, urls: tuple[str, ...
         seed=1,
     )  # fmt: skip
     second.take_ownership()
-    ended = client.wait_finished(60)
+    ended = client.wait_finished(patient(60))
     assert ended["state"] == "failed"
     assert "belongs to a later sampler: this one ends" in ended["message"]
     assert ended["message"].count("\n") == 0

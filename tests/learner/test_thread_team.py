@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from learner.thread_team import ThreadTeam
+from tests.helpers.deadline import patient
 
 
 def nothing(*members):
@@ -13,7 +14,7 @@ def nothing(*members):
 
 
 def test_results_come_in_order_from_threads_that_run_at_once():
-    meeting = threading.Barrier(3, timeout=20)
+    meeting = threading.Barrier(3, timeout=patient(20))
 
     def work(member):
         meeting.wait()
@@ -84,7 +85,7 @@ def test_meanwhile_runs_once_in_the_callers_thread(size):
 
 
 def test_the_team_works_while_the_caller_does_something_else():
-    started, met = threading.Barrier(3, timeout=20), []
+    started, met = threading.Barrier(3, timeout=patient(20)), []
 
     def wait(member):
         if member:
@@ -103,7 +104,7 @@ def test_a_member_with_nothing_to_do_takes_the_spare_tasks_and_nobody_waits_for_
 
     def first(member):
         if member == 1:
-            assert released.wait(20)
+            assert released.wait(patient(20))
         events.append(f"first {member}")
 
     def spare(name):
@@ -157,7 +158,7 @@ def test_an_error_of_the_caller_comes_back_after_the_team_has_ended():
     release, ended = threading.Event(), threading.Event()
 
     def work(member):
-        release.wait(20)
+        release.wait(patient(20))
         ended.set()
 
     def fail():

@@ -14,6 +14,7 @@ from models.arrays import load
 from models.config import NetworkConfig
 from models.q_network import build_network
 from replay.types import Batch
+from tests.helpers.deadline import patient
 
 SHAPE = (2, 44, 44)
 NETWORK = NetworkConfig(encoder="nature", padding="valid", expert_hidden_units=16, num_atoms=11)
@@ -187,7 +188,7 @@ def test_idle_members_do_begin_ahead():
     drawn, differentiate = threading.Event(), step._differentiate
 
     def late(member, *rest):
-        assert drawn.wait(30)
+        assert drawn.wait(patient(30))
         return differentiate(member, *rest)
 
     def draw():

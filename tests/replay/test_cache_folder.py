@@ -78,5 +78,8 @@ def test_without_a_home_code_is_compiled_once(homeless: Homeless) -> None:
     compiled = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert len(compiled) > 10
     assert homeless.run("-c", WHERE, NUMBA_CACHE_DIR="/proc/none", HOME="").stdout == done.stdout
+    closed = homeless.temporary.parent / "closed"  # to everybody but root
+    closed.mkdir(mode=0o700)
+    assert homeless.run("-c", WHERE, HOME=str(closed / "home")).stdout == done.stdout
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == compiled
     assert list(homeless.work.iterdir()) == []

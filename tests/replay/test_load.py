@@ -13,7 +13,6 @@ from tests.helpers.many_writers import Load
 @pytest.mark.parametrize("owner", [False, True])
 def test_a_small_load_is_written_as_asked(owner: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(many_writers, "PREPARED_STEPS", 1_200)
-    monkeypatch.setattr(many_writers, "STARTUP_S", 0.5)
     load = Load(10, 320.0, 1.0, processes=2, shards=2, owner=owner, games=("pong",))
     result = many_writers.run(load)
     assert result["segments"] == 50

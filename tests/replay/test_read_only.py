@@ -14,7 +14,7 @@ from replay.read_only import ReadOnlySampler
 from replay.sampler import Sampler
 from replay.types import Segment, SegmentIdentity
 from replay.writer import Writer
-from tests.helpers.deadline import until
+from tests.helpers.deadline import patient, until
 from tests.helpers.samplers import Run, ingest_all, located, new_run, same_batches
 from tests.helpers.servers import shared_urls
 from tests.helpers.streams import random_stream
@@ -134,7 +134,7 @@ def test_beside_a_live_owner_it_follows_and_drops_what_was_evicted(urls: list[st
         until(follow, "everything", 60.0, pause=0.001)
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(patient(10))
     ingest_all(owner)
     while reader.ingest():
         pass

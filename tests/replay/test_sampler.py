@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 from replay.sampler import Sampler
 from replay.types import Batch, SegmentIdentity
 from replay.writer import Writer
-from tests.helpers.deadline import until
+from tests.helpers.deadline import patient, until
 from tests.helpers.samplers import Run, ingest_all, located, new_run
 from tests.helpers.servers import shared_urls
 from tests.helpers.streams import random_stream
@@ -244,7 +244,7 @@ def test_writers_wait_for_the_sampler(urls: list[str]) -> None:
         until(lambda: use_up(sampler) == 400, "the run's env steps")
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(patient(10))
     use_up(sampler)
     assert sampler.caught_up()
     assert sampler.max_inserts == 400

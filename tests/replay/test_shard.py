@@ -2,6 +2,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from replay.servers import EmbeddedServers
 from replay.shard import LOG_START, Shard
 from replay.shards import connect_shards
 from replay.types import SegmentIdentity
+from tests.helpers.deadline import until
 from tests.helpers.servers import SIGNATURE, server_programs, shared_urls
 
 ONE, TWO = SegmentIdentity(0, 0, 1), SegmentIdentity(0, 0, 2)
@@ -145,6 +147,19 @@ class TestConnection:
         for text in (str(caught.value), repr(caught.value), repr(shard), shard.address):
             assert "S3cret" not in text
             assert "\n" not in text
+
+    def test_who_has_no_time_any_more_shortens_a_wait_that_is_under_way(self) -> None:
+        shard = Shard("unix:///nowhere/s.sock", run="r", index=0, retry_seconds=10_000)
+
+        def shorten() -> None:
+            until(lambda: shard.retries > 0, "a wait")
+            shard.retry_seconds = 0.01
+
+        thread = threading.Thread(target=shorten)
+        thread.start()
+        with pytest.raises(ShardUnavailable):
+            shard.allowed()
+        thread.join()
 
     def test_wrong_password_is_refused_at_once(self, program: str) -> None:
         url = "unix://:Wr0ng@" + shared_urls(program)[0].partition("@")[2]
