@@ -29,8 +29,14 @@ logger = logging.getLogger(__name__)
 class WeightsSource(Protocol):
     """Where an actor gets weights from."""
 
-    def poll(self, wait: bool = False) -> Weights | None:
-        """Weights newer than those given before, or None; `wait` may block for a short while."""
+    def ask(self) -> None:
+        """Ask for the newest weights; does not wait."""
+
+    def take(self, wait: bool = False) -> Weights | None:
+        """Weights newer than those given before, as asked for, once they are here; else None.
+
+        `wait`: asks for any newer ones, and may block for a short while.
+        """
 
 
 class SegmentWriter(Protocol):
@@ -152,6 +158,7 @@ class Actor:
             "actors/env_steps": float(self._telemetry.env_steps),
             "actors/refused_rewards": float(self._refused_rewards),
             "actors/weights_version": float(-1 if weights is None else weights.version),
+            "actors/weights_update": float(-1 if weights is None else weights.updates),
         }
 
     def close(self) -> None:
@@ -221,13 +228,14 @@ class Actor:
             if self._should_stop():
                 return False
             with self._telemetry.waiting():
-                self._take(self._weights_source.poll(wait=True))
-        due = self._vector_steps > 0 and self._vector_steps % self._config.weights_poll_steps == 0
-        if due and not self._lockstep:
-            self._take(self._weights_source.poll())
+                self._load(self._weights_source.take(wait=True))
+        if not self._lockstep:
+            self._load(self._weights_source.take())
+            if self._vector_steps % self._config.weights_poll_steps == 0:
+                self._weights_source.ask()  # answered while the environments are stepped
         return True
 
-    def _take(self, weights: Weights | None) -> None:
+    def _load(self, weights: Weights | None) -> None:
         if weights is not None:
             self._policy.load(weights)
             self._weights = weights

@@ -58,7 +58,7 @@ class ActorConfig:
     envs_per_actor: int = 8
     """Environments each actor steps as one batch."""
     weights_poll_steps: int = 100
-    """Vector steps between two looks for newer weights."""
+    """Vector steps between two questions for the newest weights; the answer is taken when it is there."""
     actor_priorities: bool = False
     """Actors send each item's TD error as its first priority (Ape-X); else items enter with the largest."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -285,7 +285,9 @@ class Learner:
         self.weights_version += 1
         self._published_env_steps = self._sampler.inserted
         parameters = self._train_step.parameters()
-        self._publish_weights(Weights(self.weights_version, parameters, self._published_env_steps))
+        self._publish_weights(
+            Weights(self.weights_version, parameters, self._published_env_steps, self.updates)
+        )
 
     def _refuse_nan(self, batch: Batch, result: UpdateResult) -> None:
         """The run stops before anything is published or saved; the last checkpoint is from before.

@@ -120,5 +120,6 @@ def policy_of(config: Config, checkpoint: Checkpoint) -> Policy:
         precision=config.actors.precision,
         seed=config.run.seed,
     )
-    policy.load(Weights(int(document["weights_version"]), flatten(online), int(document["env_steps"])))
+    version, env_steps, updates = (int(document[key]) for key in ("weights_version", "env_steps", "update"))
+    policy.load(Weights(version, flatten(online), env_steps, updates))
     return policy
