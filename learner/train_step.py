@@ -59,6 +59,8 @@ class Judged(NamedTuple):
     """What they were turned into, for the online network as well."""
     q_values: Tensor
     logits: Tensor | None
+    noise: Noise | None
+    """With which it was said."""
 
 
 @dataclass
@@ -130,6 +132,7 @@ class TrainStep:
         self.observation_shape = observation_shape
         self.device = choose_device(config.device) if device is None else torch.device(device)
         self.dtype = choose_dtype(config.precision, self.device)
+        self._noise_per_row = network_config.noise_per == "row"
         on_cpu = self.device.type == "cpu"
         threads = config.num_threads or torch.get_num_threads()
         self._team = ThreadTeam.for_batch(threads, config.batch_size) if on_cpu else ThreadTeam(1)
@@ -185,27 +188,29 @@ class TrainStep:
         """The threads that share the work of an update; idle between updates."""
         return self._team
 
-    def sample_noise(self, member: int = 0, routed_rows: int = 0) -> UpdateNoise:
-        """Independent draws for the online network's two forward passes of an update; the rows share them.
+    def sample_noise(self, member: int, rows: int) -> UpdateNoise:
+        """Draws for the online network's forward passes of an update of so many rows, the whole batch's.
 
-        A noisy router's alone are those of each of `routed_rows` rows, the whole batch's.
+        `NetworkConfig.noise_per` says who shares them; a noisy router's are always those of each row.
         Every member of the team draws the same numbers, from a generator of its own: waiting for the one that
         would draw for all takes longer.
         """
         generator = self._generators[member]
-        draws = (self.online_network.sample_noise(generator, routed_rows=routed_rows) for _ in range(2))
+        if self._noise_per_row:  # the chooser's is the judge's
+            return UpdateNoise(self.online_network.sample_noise(generator, rows, routed_rows=rows))
+        draws = (self.online_network.sample_noise(generator, routed_rows=rows) for _ in range(2))
         return UpdateNoise(*draws)
 
-    def sample_judge_noise(self, share: int = 0, routed_rows: int = 0) -> Noise | None:
-        """As `sample_noise`, for the target network's pass over one share of a batch."""
-        return self.target_network.sample_noise(self._judge_generators[share], routed_rows=routed_rows)
+    def sample_judge_noise(self, share: int, rows: int) -> Noise | None:
+        """As `sample_noise`, for the target network's pass over one share of a batch; its rows share it."""
+        return self.target_network.sample_noise(self._judge_generators[share], routed_rows=rows)
 
     @torch.no_grad()
     def judge(self, data: TensorBatch, noise: Noise | None = None) -> Judged:
         """The target network's values of the next observations."""
         image = self._target.network.to_image(data.next_observation)
         output: NetworkOutput = self._target.network(image, noise)
-        return Judged(image, output.q_values, output.logits)
+        return Judged(image, output.q_values, output.logits, noise)
 
     @torch.no_grad()
     def target(
@@ -213,7 +218,8 @@ class TrainStep:
     ) -> Tensor:
         """What the loss regresses to: (B, Z) distributions or (B,) values; without noise if none is given."""
         judge = self.judge(data, noise.judge) if judged is None else judged
-        chooser = self._online.network(judge.image, noise.chooser).q_values if self.config.double else None
+        chosen_with = judge.noise if self._noise_per_row else noise.chooser
+        chooser = self._online.network(judge.image, chosen_with).q_values if self.config.double else None
         action = losses.next_action(judge.q_values, chooser)
         if judge.logits is None:
             return losses.huber_target(judge.q_values, action, data.reward, data.discount)

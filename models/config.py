@@ -81,6 +81,9 @@ class NetworkConfig:
     """Factorised noise (Fortunato et al., 2018) in the output layer and the head's (experts') first layer."""
     noisy_sigma: float = 0.1
     """Initial scale of the noise, divided by the square root of the layer's inputs."""
+    noise_per: Literal["batch", "row"] = "batch"
+    """Draws of the noise in an update. `row`: one a row where the network learns, and one that the choice of
+    the next action and the target network share, as the paper's code has it. `batch`: one for each pass."""
 
     @property
     def hidden_of_an_expert(self) -> int:
