@@ -45,6 +45,7 @@ RULES: dict[str, Rule] = {
     ),
     "network.patch_size": POSITIVE,
     "network.patch_width": NOT_NEGATIVE,
+    "network.normalize_scale": POSITIVE,
     "network.num_experts": POSITIVE,
     "network.expert_width_scale": POSITIVE,
     "network.capacity_factor": POSITIVE,
@@ -89,6 +90,7 @@ RULES: dict[str, Rule] = {
     "learner.target_update_period": POSITIVE,
     "learner.learning_rate": POSITIVE,
     "learner.adam_eps": POSITIVE,
+    "learner.max_grad_norm": NOT_NEGATIVE,
     "learner.publish_period": POSITIVE,
     "learner.checkpoint_period": POSITIVE,
     "learner.keep_checkpoints": POSITIVE,
@@ -175,6 +177,9 @@ ONLY_WITH_HEADS: dict[str, tuple[str, ...]] = {
     "expert_width_scale": MOE_HEADS,
     "capacity_factor": MOE_HEADS,
     "normalize": ("soft_moe",),
+    "normalize_scale": ("soft_moe",),
+    "token_norm": MOE_HEADS,
+    "residual": MOE_HEADS,
     "selected_experts": ("top_k_moe",),
     "router_noise": ("top_k_moe",),
     "importance_loss_weight": ("top_k_moe",),
@@ -199,6 +204,9 @@ def _arm(config: Config) -> None:
         fits = network.head in heads or is_imported(network.head) or value == getattr(default, name)
         sentence = f"does nothing with --network.head {network.head}; it is for {' and '.join(heads)}"
         _require(fits, f"network.{name}", value, sentence)
+    scale = network.normalize_scale
+    needed = network.normalize or scale == default.normalize_scale
+    _require(needed, "network.normalize_scale", scale, "does nothing without --network.normalize")
     if network.head in MOE_HEADS:
         _experts(network)
 

@@ -20,6 +20,8 @@ class LearnerConfig:
     """Adam's learning rate."""
     adam_eps: float = 1.5e-4
     """Adam's epsilon."""
+    max_grad_norm: float = 0.0
+    """L2 norm that the whole gradient is clipped to; 0: it is left as it is."""
     publish_period: int = 50
     """Updates between two publications of weights."""
     checkpoint_period: int = 25_000

@@ -38,7 +38,7 @@ class UpdateResult:
     q_mean: float
     """Mean of the online network's values over batch and actions."""
     grad_norm: float
-    """L2 norm of the whole gradient."""
+    """L2 norm of the whole gradient, before it is clipped."""
 
 
 class TensorBatch(NamedTuple):
@@ -154,6 +154,8 @@ class TrainStep:
             torch.Generator(self.device).manual_seed(int(seeds[1])) for _ in range(self._team.size)
         ]
         self._ahead: Work | None = None
+        self._scale = 1.0
+        """What the gradient is multiplied by."""
 
     def step(self, batch: Batch, meanwhile: Callable[[], Batch | None] = lambda: None) -> UpdateResult:
         """One update: target, loss, gradient, Adam. A loss that is not finite changes no weight.
@@ -176,6 +178,7 @@ class TrainStep:
 
         def sum_up() -> None:
             seen.append(_result_of([part for part in parts if part is not None]))
+            self._scale = self._clipping(shares)
 
         def apply(member: int) -> Tensor:
             return self._apply(member, shares) if math.isfinite(seen[0].loss) else torch.tensor(math.nan)
@@ -285,9 +288,18 @@ class TrainStep:
         for buffer, _ in self._buffers[1:shares]:
             gradient.add_(buffer[part])
         norm: Tensor = torch.linalg.vector_norm(gradient)
+        if self._scale != 1.0:
+            gradient.mul_(self._scale)
         self.optimizer.step(member)
         self._online.refresh(part)
         return norm
+
+    def _clipping(self, shares: int) -> float:
+        """What the gradient is to be multiplied by so that its norm is at most `max_grad_norm`."""
+        if not self.config.max_grad_norm:
+            return 1.0
+        norm = torch.linalg.vector_norm(sum(buffer for buffer, _ in self._buffers[:shares])).item()
+        return min(1.0, self.config.max_grad_norm / norm) if norm > 0 else 1.0
 
     def to_device(self, batch: Batch) -> TensorBatch:
         """The batch's arrays as tensors on the device; on the CPU they share the arrays' memory."""

@@ -52,6 +52,12 @@ class NetworkConfig:
     """Slots of an expert: ceil(capacity_factor * tokens / experts)."""
     normalize: bool = False
     """Soft MoE: tokens and phi of unit length and a learned scale (Puigcerver et al., 2023, section 2.3)."""
+    normalize_scale: float = 1.0
+    """Soft MoE, normalised: what the learned scale is at first. With 1 all slots are about the mean token."""
+    token_norm: bool = False
+    """LayerNorm on the tokens before they enter a mixture, as in the blocks of Puigcerver et al., 2023."""
+    residual: bool = False
+    """Add what entered a mixture's part of the head, before any norm, to what leaves it (the same blocks)."""
     selected_experts: int = 1
     """Top-k MoE: experts that a token chooses."""
     router_noise: float = 0.0

@@ -36,7 +36,17 @@ def test_every_arm_is_a_matter_of_flags(arm: str, preset: str) -> None:
 
 
 def test_the_table_of_arms_names_every_option_of_an_arm() -> None:
-    agent = {"padding", "distributional", "num_atoms", "v_min", "v_max", "dueling", "noisy", "noisy_sigma"}
+    agent = {
+        "padding",
+        "distributional",
+        "num_atoms",
+        "v_min",
+        "v_max",
+        "dueling",
+        "noisy",
+        "noisy_sigma",
+        "noise_per",
+    }
     for field in dataclasses.fields(NetworkConfig):
         if field.name not in agent:
             assert f"{flag_of(f'network.{field.name}')}" in TABLE, field.name
@@ -64,6 +74,10 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"head": "top_k_moe", "selected_experts": 0}, "--network.selected-experts 0", "greater than 0"),
     ({"head": "dense", "normalize": True}, "--network.normalize", "it is for soft_moe"),
     ({"head": "top_k_moe", "normalize": True}, "--network.normalize", "it is for soft_moe"),
+    ({"head": "dense", "residual": True}, "--network.residual", "for soft_moe and top_k_moe"),
+    ({"head": "pooled", "token_norm": True}, "--network.token-norm", "for soft_moe and top_k_moe"),
+    ({"normalize_scale": 16.0}, "--network.normalize-scale 16", "does nothing without --network.normalize"),
+    ({"normalize": True, "normalize_scale": 0.0}, "--network.normalize-scale 0", "greater than 0"),
     ({"scale_dense": True}, "--network.scale-dense", "it is for dense"),
     ({"head": "pooled", "slim_experts": True}, "--network.slim-experts", "for soft_moe and top_k_moe"),
     (

@@ -254,6 +254,18 @@ def test_a_loss_that_is_not_finite_changes_nothing():
     assert all(torch.equal(before[n], after[n]) for n in before if "noise_generator" not in n)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_gradient_is_clipped_to_its_largest_norm(threads):
+    options = {"num_threads": threads, "batch_size": 16}
+    free, loose, tight = (_step(max_grad_norm=norm, **options) for norm in (0.0, 1e6, 0.01))
+    results = [step.step(_batch(size=16)) for step in (free, loose, tight)]
+    assert results[0].grad_norm == results[1].grad_norm == results[2].grad_norm > 0.1, "as it was before"
+    np.testing.assert_array_equal(loose.parameters(), free.parameters())
+    clipped = 0.01 / results[0].grad_norm
+    for name, gradient in tight.gradients().items():
+        torch.testing.assert_close(gradient, clipped * free.gradients()[name], rtol=1e-4, atol=1e-9)
+
+
 def test_bfloat16_follows_float32():
     network = dataclasses.replace(NETWORK, noisy=False)
     exact, rounded = _step(network=network), _step(network=network, precision="bfloat16")
