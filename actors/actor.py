@@ -98,6 +98,7 @@ class Actor:
         self._stacks = FrameStacks(num_envs, environment.stack, frame_shape)
         signature = Signature(frame_shape, environment.stack, replay.n_step, num_actions)
         self._builders = _make_builders(config, replay, signature, slot=slot, incarnation=incarnation)
+        self._life_loss_terminates = replay.life_loss_terminates
         self._tracker = EpisodeTracker(num_envs)
         self._unwritten: deque[Segment] = deque()
         self._weights: Weights | None = None
@@ -129,7 +130,9 @@ class Actor:
         epsilon = self._epsilons.at(self._weights.env_steps)
         actions = self._policy.act(self._stacks.observations, epsilon, values=self._config.actor_priorities)
         result = self._without_refused(self._environment.step(actions.action))
-        self._stacks.push(result.frames, result.valid)
+        # A lost life that is an end for the replay is one for the stack too: the reference's Atari 100k.
+        goes_on = result.valid & ~(result.life_lost & self._life_loss_terminates)
+        self._stacks.push(result.frames, goes_on)
         self._collect(actions, result)
         self._telemetry.count(int(result.valid.sum()), self._tracker.update(result, epsilon))
         self._vector_steps += 1
@@ -209,6 +212,8 @@ class Actor:
                 q_taken=None if q_taken is None else float(q_taken[env]),
                 q_max=q_newest,
             )
+            if self._life_loss_terminates and result.life_lost[env]:
+                builder.reset(result.frames[env])
 
     def _write_finished(self, *, wait: bool) -> None:
         while self._unwritten:

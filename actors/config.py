@@ -20,7 +20,8 @@ class EnvironmentConfig:
     max_frames_per_episode: int = 108_000
     """Time limit of an episode in emulator frames (30 minutes); reaching it is a truncation."""
     noop_max: int = 0
-    """Largest number of random no-ops at an episode's start."""
+    """Largest number of random no-ops at an episode's start, each an env step and none of them a transition
+    (Atari games only)."""
     full_action_space: bool = False
     """All 18 actions instead of the game's minimal set."""
     frame_height: int = 84

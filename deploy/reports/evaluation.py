@@ -84,6 +84,7 @@ def evaluate_checkpoint(
             episodes=episodes,
             seed=seed,
             epsilon=config.evaluation.epsilon,
+            life_loss_terminates=config.replay.life_loss_terminates,
             recorder=writer.add if writer else None,
             progress=progress,
             should_stop=should_stop,

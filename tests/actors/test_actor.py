@@ -1,5 +1,6 @@
 """The actor's loop: what it does with environments, policy, builders, weights and a writer that says no."""
 
+import dataclasses
 import itertools
 import threading
 
@@ -301,6 +302,36 @@ def test_in_lockstep_each_segment_is_followed_by_weights_that_know_of_it() -> No
         actor.step()
     assert len(writer.segments) > 5
     assert source.version >= len(writer.segments) - 1
+
+
+def test_a_lost_life_that_is_an_end_for_the_replay_begins_the_stack_anew() -> None:
+    """As in the reference's Atari 100k, in acting and in what is learned from."""
+    returns = RETURNS | {"life_loss_terminates": True}
+    writer = RecordingWriter()
+    actor = make_actor(
+        EnvironmentConfig(game="breakout"),
+        writer,
+        WeightsQueue(weights(num_actions=4)),
+        num_envs=2,
+        replay=ReplayConfig(segment_steps=8, n_step=3, gamma=0.9, min_size=100, life_loss_terminates=True),
+        exploration=ExplorationConfig(epsilon_end=1.0),
+    )
+    watch = Watch(actor)
+    for _ in range(400):
+        actor.step()
+    actor.drain()
+    for env in range(2):
+        steps = watch.stream(env)
+        lost = [index for index, step in enumerate(steps) if step.life_lost and not step.terminated]
+        assert len(lost) > 3
+        acted_on = watch.observations_acted_on(env)
+        for index in lost:
+            assert not acted_on[index + 1][:-1].any()
+            assert np.array_equal(acted_on[index + 1][-1], steps[index].next_frame)
+        lives = [dataclasses.replace(step, terminated=step.terminated or step.life_lost) for step in steps]
+        segments = sorted((s for s in writer.segments if s.env_slot == env), key=lambda s: s.identity)
+        items = [i for s in segments for i in items_of(s, stack=4, n_step=3, **returns)]
+        assert_same_items(items, brute_force_items(lives, stack=4, n_step=3, **RETURNS))
 
 
 def test_waiting_in_lockstep_ends_when_told_to_stop_without_another_step() -> None:
