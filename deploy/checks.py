@@ -57,6 +57,7 @@ RULES: dict[str, Rule] = {
     "network.expert_hidden_units": POSITIVE,
     "network.dense_hidden_units": POSITIVE,
     "network.num_atoms": TWO_OR_MORE,
+    "network.num_quantiles": POSITIVE,
     "network.noisy_sigma": POSITIVE,
     "replay.shards": ("1 to 64", lambda x: 1 <= x <= 64),
     "replay.shard_memory_bytes": ("16 MiB (16777216) or more", lambda x: x >= 16 * 1024**2),
@@ -161,15 +162,17 @@ def _require(holds: bool, path: str, value: Any, sentence: str) -> None:
 
 def _network(config: Config) -> None:
     network, environment = config.network, config.environment
-    if network.distributional:
+    if network.values == "c51":
         sentence = f"must be smaller than --network.v-max ({network.v_max:g})"
         _require(network.v_min < network.v_max, "network.v_min", network.v_min, sentence)
+    loss = config.learner.loss
+    sentence = f"is for --network.values scalar alone; {network.values} has a loss of its own"
+    _require(loss == "huber" or network.values == "scalar", "learner.loss", loss, sentence)
     if not environment.env:
         check_frame_shape(config, (environment.frame_height, environment.frame_width))
-    if environment.frame_skip > environment.max_frames_per_episode:
-        sentence = f"must be at least --environment.frame-skip ({environment.frame_skip})"
-        path = "environment.max_frames_per_episode"
-        _require(False, path, environment.max_frames_per_episode, sentence)
+    most = environment.max_frames_per_episode
+    sentence = f"must be at least --environment.frame-skip ({environment.frame_skip})"
+    _require(environment.frame_skip <= most, "environment.max_frames_per_episode", most, sentence)
 
 
 ONLY_WITH_HEADS: dict[str, tuple[str, ...]] = {

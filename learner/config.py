@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+ScalarLoss = Literal["huber", "squared"]
+
 
 @dataclass(frozen=True)
 class LearnerConfig:
@@ -14,6 +16,9 @@ class LearnerConfig:
     """Env steps of the fleet per update; samples_per_insert is batch_size / update_period."""
     double: bool = True
     """Double Q-learning: the online network chooses the next action, the target network judges it."""
+    loss: ScalarLoss = "huber"
+    """Loss of scalar values: huber with delta 1, or squared, the error's square without the half. C51 and
+    quantiles have losses of their own."""
     target_update_period: int = 2_000
     """Updates between two copies of the online network into the target network."""
     learning_rate: float = 6.25e-5

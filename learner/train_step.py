@@ -59,6 +59,7 @@ class Judged(NamedTuple):
     """What they were turned into, for the online network as well."""
     q_values: Tensor
     logits: Tensor | None
+    quantiles: Tensor | None
     noise: Noise | None
     """With which it was said."""
 
@@ -213,19 +214,21 @@ class TrainStep:
         """The target network's values of the next observations."""
         image = self._target.network.to_image(data.next_observation)
         output: NetworkOutput = self._target.network(image, noise)
-        return Judged(image, output.q_values, output.logits, noise)
+        return Judged(image, output.q_values, output.logits, output.quantiles, noise)
 
     @torch.no_grad()
     def target(
         self, data: TensorBatch, noise: UpdateNoise = NO_NOISE, judged: Judged | None = None
     ) -> Tensor:
-        """What the loss regresses to: (B, Z) distributions or (B,) values; without noise if none is given."""
+        """What the loss regresses to: (B, Z) distributions or quantiles, or (B,) values; without noise if none is given."""
         judge = self.judge(data, noise.judge) if judged is None else judged
         chosen_with = judge.noise if self._noise_per_row else noise.chooser
         chooser = self._online.network(judge.image, chosen_with).q_values if self.config.double else None
         action = losses.next_action(judge.q_values, chooser)
+        if judge.quantiles is not None:
+            return losses.quantile_target(judge.quantiles, action, data.reward, data.discount)
         if judge.logits is None:
-            return losses.huber_target(judge.q_values, action, data.reward, data.discount)
+            return losses.scalar_target(judge.q_values, action, data.reward, data.discount)
         support = self._target.network.support
         return losses.c51_target(judge.logits, action, data.reward, data.discount, support)
 
@@ -269,7 +272,7 @@ class TrainStep:
         # Nothing here may keep what was judged: the passes to come want its place in the cache.
         target = self.target(data, noise, work.judged.pop(member, None) or self._judge_share(work, member))
         output: NetworkOutput = self._online.network(data.observation, noise.online)
-        sample_losses = losses.sample_losses(output.q_values, output.logits, data.action, target)
+        sample_losses = losses.sample_losses(output, data.action, target, self.config.loss)
         weighted = data.importance_weight * sample_losses
         if output.moe is not None and output.moe.auxiliary_loss is not None:
             weighted = weighted + output.moe.auxiliary_loss

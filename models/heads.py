@@ -171,7 +171,7 @@ def build_head(
 
 
 class OutputLayer(nn.Module):
-    """Features (B, F) to (B, A, Z), one linear map.
+    """Features (B, F) to (B, A, Z), one linear map; Z (`num_atoms`) counts atoms, quantiles, or is 1.
 
     With dueling streams (Wang et al., 2016) the first Z outputs are the state's value and the rest the
     advantages; the streams have no hidden layer of their own, and share the noise of their inputs, as in the

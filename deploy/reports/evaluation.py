@@ -14,7 +14,7 @@ from deploy.reports.statistics import ScoreSummary, summarise
 from deploy.reports.video import VideoWriter
 from learner.checkpoint import Checkpoint, network_tensors
 from models.arrays import Weights, flatten
-from models.config import NetworkConfig
+from models.config import NetworkConfig, with_current_names
 from models.q_network import QNetwork, build_network
 
 ATARI_FRAMES_PER_SECOND = 60
@@ -104,7 +104,7 @@ def online_network_of(checkpoint: Checkpoint) -> QNetwork:
     """The online network of a checkpoint, float32."""
     document = checkpoint.document
     shape: tuple[int, int, int] = tuple(document["observation_shape"])
-    network = NetworkConfig(**document["network"])
+    network = NetworkConfig(**with_current_names(document["network"]))
     online = build_network(network, int(document["num_actions"]), observation_shape=shape)
     online.load_state_dict(network_tensors(checkpoint.tensors, "online"))
     return online

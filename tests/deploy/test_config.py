@@ -115,7 +115,7 @@ def test_values_at_the_border_are_allowed() -> None:
     check(with_values(LAPTOP, replay__urls=URLS[:1]))
     check(with_values(LAPTOP, run__lockstep=True, actors__num_actors=1, actors__envs_per_actor=1))
     check(with_values(LAPTOP, run__ray_address="auto", replay__urls=URLS))
-    check(with_values(LAPTOP, network__distributional=False, network__v_min=10.0))
+    check(with_values(LAPTOP, network__values="scalar", network__v_min=10.0))
 
 
 def test_every_number_has_a_rule() -> None:

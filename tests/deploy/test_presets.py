@@ -7,7 +7,7 @@ from deploy.config import Config, ConfigError
 from deploy.presets import APEX, DEFAULT, DER, LAPTOP, PAPER_DQN, PAPER_RAINBOW, PRESETS, get_preset
 
 COLUMNS = (PAPER_RAINBOW, PAPER_DQN, DER, APEX, LAPTOP)
-C51 = (True, 51, -10.0, 10.0)
+C51 = ("c51", 51, -10.0, 10.0)
 LINEAR = "linear"
 
 
@@ -23,7 +23,7 @@ def cells(config: Config) -> dict[str, tuple[object, ...]]:
     return {
         "encoder, padding": (n.encoder, n.padding),
         "head": (n.head, n.num_experts, n.expert_hidden_units),
-        "loss": (n.distributional, n.num_atoms, n.v_min, n.v_max),
+        "loss": (n.values, n.num_atoms, n.v_min, n.v_max),
         "double, dueling, noisy": (l.double, n.dueling, n.noisy),
         "prioritized": (r.prioritized, a.actor_priorities),
         "exponents": (r.priority_exponent, r.importance_exponent),
@@ -106,7 +106,7 @@ def test_every_preset_has_the_cell_of_the_table(row: str) -> None:
 
 
 def test_dqn_has_the_huber_loss_and_apex_the_ladder() -> None:
-    assert PAPER_DQN.network.distributional is False
+    assert PAPER_DQN.network.values == "scalar"
     assert APEX.exploration.kind == "ladder"
 
 

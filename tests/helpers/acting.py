@@ -12,7 +12,7 @@ from replay.errors import WriterStopped
 from tests.helpers.brute_force import RecordedStep
 
 NETWORK = NetworkConfig(
-    encoder="nature", padding="valid", head="dense", dense_hidden_units=16, noisy=False, distributional=False
+    encoder="nature", padding="valid", head="dense", dense_hidden_units=16, noisy=False, values="scalar"
 )
 CATCH = EnvironmentConfig(env="tests.helpers.catch:make")
 RETURNS = {"gamma": 0.9, "reward_clip": 1.0, "life_loss_terminates": False}

@@ -40,6 +40,6 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 AGENTS: dict[str, dict[str, Any]] = {
-    "rainbow": {"distributional": True, "dueling": True, "noisy": True},
-    "dqn": {"distributional": False, "dueling": False, "noisy": False},
+    "rainbow": {"values": "c51", "dueling": True, "noisy": True},
+    "dqn": {"values": "scalar", "dueling": False, "noisy": False},
 }

@@ -34,8 +34,9 @@ SIZE, UPDATES = 16, 6
 HEADS = {
     "soft_moe": {},
     "top_k_moe": {"head": "top_k_moe", "importance_loss_weight": 0.1, "router_noise": 1.0},
-    "dense": {"head": "dense", "distributional": False, "dueling": False},
+    "dense": {"head": "dense", "values": "scalar", "dueling": False},
     "pooled": {"head": "pooled"},
+    "quantile": {"values": "quantile", "num_quantiles": 4},
     "per_feature_map": {"tokens": "per_feature_map", "noisy": False},
 }
 

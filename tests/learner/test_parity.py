@@ -86,7 +86,7 @@ FAULTS = {
     "huber loss": (DQN, losses, "huber_loss", lambda loss: loss * 1.002, {"loss", "mean_loss", "grad_norm"}),
     "c51 target": (RAINBOW, losses, "c51_target", lambda target: target * 1.01, {"target", "loss"}),
     "projection": (RAINBOW, losses, "project", lambda target: target.roll(1, 1), {"target", "loss"}),
-    "huber target": (DQN, losses, "huber_target", lambda target: target + 0.001, {"target", "loss"}),
+    "scalar target": (DQN, losses, "scalar_target", lambda target: target + 0.001, {"target", "loss"}),
     "next action": (RAINBOW, losses, "next_action", lambda action: (action + 1) % 3, {"target", "loss"}),
     "target": (DQN, train_step.TrainStep, "target", lambda target: target - 0.001, {"target", "loss"}),
     "gradient": (
