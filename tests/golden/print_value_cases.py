@@ -98,9 +98,7 @@ def scalar_case(b: Any, loss_type: str) -> dict[str, Any]:
     """Target, losses and gradient of scalar values: of tables (B, A, 1)."""
     agent = functions_of(AGENTS / "dqn/dqn_agent.py", "target_q", "train")
     states = jnp.eye(len(b.online))
-    target = agent.target_q(
-        functools.partial(Table.apply, b.target), states, b.reward, b.terminal, b.gamma
-    )
+    target = agent.target_q(functools.partial(Table.apply, b.target), states, b.reward, b.terminal, b.gamma)
     batch = (states, b.action, states, b.reward, b.terminal)
     gradient, _, mean = agent.train(Table, b.online, b.target, Watch(), None, *batch, b.gamma, loss_type)
     chosen = b.online[np.arange(len(b.action)), b.action, 0]
