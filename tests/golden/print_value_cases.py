@@ -53,7 +53,7 @@ def functions_of(path: Path, *names: str) -> SimpleNamespace:
     tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names]
     losses = {} if path.stem == "losses" else {"losses": functions_of(LOSSES, "huber_loss", "mse_loss")}
     scope: dict[str, Any] = {"functools": functools, "jax": jax, "jnp": jnp, "optax": optax, **losses}
-    exec(compile(tree, path, "exec"), scope)  # noqa: S102
+    exec(compile(tree, path, "exec"), scope)
     return SimpleNamespace(**{name: scope[name] for name in names})
 
 
@@ -98,9 +98,7 @@ def scalar_case(b: Any, loss_type: str) -> dict[str, Any]:
     """Target, losses and gradient of scalar values: of tables (B, A, 1)."""
     agent = functions_of(AGENTS / "dqn/dqn_agent.py", "target_q", "train")
     states = jnp.eye(len(b.online))
-    target = agent.target_q(
-        functools.partial(Table.apply, b.target), states, b.reward, b.terminal, b.gamma
-    )
+    target = agent.target_q(functools.partial(Table.apply, b.target), states, b.reward, b.terminal, b.gamma)
     batch = (states, b.action, states, b.reward, b.terminal)
     gradient, _, mean = agent.train(Table, b.online, b.target, Watch(), None, *batch, b.gamma, loss_type)
     chosen = b.online[np.arange(len(b.action)), b.action, 0]

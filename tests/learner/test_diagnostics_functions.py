@@ -184,7 +184,11 @@ def test_td_errors():
     distributional = output_of(q_values, torch.zeros(3, 2, 3))
     assert td_errors(distributional, action, target, support).tolist() == [-1.5, -3.0, -6.0]
     quantiles, target = torch.zeros(3, 2, 2), torch.tensor([[0.0, 3.0], [4.0, 4.0], [9.0, 5.0]])
-    assert td_errors(output_of(q_values, None, quantiles), action, target, support).tolist() == [0.5, 0.0, 1.0]
+    assert td_errors(output_of(q_values, None, quantiles), action, target, support).tolist() == [
+        0.5,
+        0.0,
+        1.0,
+    ]
 
 
 def test_kernel_statistics():

@@ -37,7 +37,10 @@ def test_every_output(values, dueling, noisy):
     assert output.q_values.shape == (3, 4)
     assert output.q_values.dtype == torch.float32
     shape = {"scalar": (3, 4), "c51": (3, 4, 7), "quantile": (3, 4, 9)}[values]
-    assert (output.logits is not None, output.quantiles is not None) == (values == "c51", values == "quantile")
+    assert (output.logits is not None, output.quantiles is not None) == (
+        values == "c51",
+        values == "quantile",
+    )
     assert (output.outputs.shape, output.outputs.dtype) == (shape, torch.float32)
     gradients = torch.autograd.grad(output.outputs.square().sum(), list(network.parameters()))
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
