@@ -1,6 +1,7 @@
 """Losses and their targets: pure functions of tensors, shapes checked at the door.
 
-Shapes: B batch, A actions, Z atoms or quantiles. Targets carry no gradient of their own; call them under `no_grad`.
+Shapes: B batch, A actions, Z atoms or quantiles. Targets carry no gradient of their own; call them under
+`no_grad`.
 """
 
 import torch
@@ -96,11 +97,13 @@ def quantile_loss(quantiles: Tensor, action: Tensor, target: Tensor) -> Tensor:
     """
     batch, _, num_quantiles = quantiles.shape
     _check("target", target, (batch, num_quantiles))
-    own, samples = of_action(quantiles, action).unsqueeze(2), target.unsqueeze(1)  # (B, Z, 1), (B, 1, Z)
+    pairs = (batch, num_quantiles, num_quantiles)
+    own = of_action(quantiles, action).unsqueeze(2).expand(pairs)
+    samples = target.unsqueeze(1).expand(pairs)
     probability = (torch.arange(num_quantiles, device=own.device, dtype=own.dtype) + 0.5) / num_quantiles
     # A sample below a quantile pulls it down by the share of samples that should lie above it.
     pull = (probability.unsqueeze(1) - (samples < own).to(own.dtype)).abs()
-    huber = functional.huber_loss(*torch.broadcast_tensors(own, samples), reduction="none", delta=KAPPA)
+    huber = functional.huber_loss(own, samples, reduction="none", delta=KAPPA)
     return (pull * huber).mean(dim=2).sum(dim=1)
 
 
@@ -129,7 +132,7 @@ def squared_loss(q_values: Tensor, action: Tensor, target: Tensor) -> Tensor:
 def sample_losses(
     output: NetworkOutput, action: Tensor, target: Tensor, loss: ScalarLoss = "huber"
 ) -> Tensor:
-    """Losses (B,) of a network's outputs: C51's of logits, quantile regression's of quantiles, else `loss`."""
+    """Losses (B,) of a network's outputs: of logits C51's, of quantiles their regression's, else `loss`."""
     if output.logits is not None:
         return c51_loss(output.logits, action, target)
     if output.quantiles is not None:

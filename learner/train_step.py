@@ -220,7 +220,10 @@ class TrainStep:
     def target(
         self, data: TensorBatch, noise: UpdateNoise = NO_NOISE, judged: Judged | None = None
     ) -> Tensor:
-        """What the loss regresses to: (B, Z) distributions or quantiles, or (B,) values; without noise if none is given."""
+        """What the loss regresses to: (B, Z) distributions or quantiles, or (B,) values.
+
+        Without noise if none is given.
+        """
         judge = self.judge(data, noise.judge) if judged is None else judged
         chosen_with = judge.noise if self._noise_per_row else noise.chooser
         chooser = self._online.network(judge.image, chosen_with).q_values if self.config.double else None

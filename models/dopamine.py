@@ -69,9 +69,9 @@ def load_dopamine(
 ) -> None:
     """Copy the reference's parameters (any float dtype) into the network.
 
-    `agent` is dqn or rainbow, the reference's network that the names are of; None takes rainbow for C51,
-    else dqn, whose names the reference's quantile network has too. Raises KeyError for a parameter that is missing, ValueError for one of another
-    shape and for one that the network lacks.
+    `agent` is dqn or rainbow, the reference's network that the names are of; None takes rainbow for C51, else
+    dqn, whose names the reference's network of quantiles has too. Raises KeyError for a parameter that is
+    missing, ValueError for one of another shape and for one that the network lacks.
     """
     unused = set(arrays)
     values: dict[str, Tensor] = {}

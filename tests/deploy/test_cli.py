@@ -140,6 +140,10 @@ MISTAKES = [
     (["train", "--preset=none"], "--preset none: unknown preset"),
     (["train", "--preset"], "--preset : unknown preset; allowed are"),
     (["train", "--replay.shardz", "3"], "--replay.shardz: unknown flag; did you mean --replay.shards?"),
+    (
+        ["train", "--network.no-distributional"],
+        "--network.no-distributional: unknown flag; it is --network.values scalar now",
+    ),
     (["train", "--gme", "Pong"], "--gme: unknown flag; did you mean --game?"),
     (["train", "--n-step", "3"], "--n-step: unknown flag; did you mean --replay.n-step?"),
     (["train", "--replay.shards", "abc"], "--replay.shards: 'abc' is not allowed; allowed is a whole number"),
@@ -736,10 +740,11 @@ def test_printed_configs_hide_passwords_and_fit_the_line() -> None:
 def test_the_size_of_the_network_is_estimated_to_a_fifth(name: str) -> None:
     from models.q_network import build_network
 
-    config = PRESETS[name]
-    network = build_network(config.network, 18, observation_shape=(4, 84, 84), seed=0)
-    real = sum(parameter.numel() for parameter in network.parameters())
-    assert num_parameters(config) == pytest.approx(real, rel=0.2)
+    for values in ("scalar", "c51", "quantile"):
+        config = with_values(PRESETS[name], network__values=values)
+        network = build_network(config.network, 18, observation_shape=(4, 84, 84), seed=0)
+        real = sum(parameter.numel() for parameter in network.parameters())
+        assert num_parameters(config) == pytest.approx(real, rel=0.2)
 
 
 def test_disk_estimates_follow_the_measured_bytes() -> None:

@@ -53,7 +53,7 @@ def functions_of(path: Path, *names: str) -> SimpleNamespace:
     tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names]
     losses = {} if path.stem == "losses" else {"losses": functions_of(LOSSES, "huber_loss", "mse_loss")}
     scope: dict[str, Any] = {"functools": functools, "jax": jax, "jnp": jnp, "optax": optax, **losses}
-    exec(compile(tree, path, "exec"), scope)  # noqa: S102
+    exec(compile(tree, path, "exec"), scope)
     return SimpleNamespace(**{name: scope[name] for name in names})
 
 

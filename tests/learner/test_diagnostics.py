@@ -153,7 +153,7 @@ def test_every_head_has_its_metrics(tmp_path, head):
     learner, *_ = train(tmp_path, 3, **HEADS[head])
     metrics = learner.metrics()
     names = names_of(metrics)
-    experts = 3 if "moe" in head or head == "per_feature_map" else 0
+    experts = 3 if head not in ("dense", "pooled") else 0
     for kind in ("dispatch_share", "combine_share", "expert_grad_norm"):
         assert {n for n in names if n.startswith(f"{kind}/")} == {f"{kind}/{e}" for e in range(experts)}
     assert ("combine_entropy" in names) == ("dispatch_entropy" in names) == bool(experts)
@@ -290,10 +290,10 @@ def test_the_team_does_the_work_each_with_its_share(tmp_path, monkeypatch):
     step, callers = make_step(threads=2), []
     plain = diagnosis.sample_gradients
 
-    def noted(network, observation, *args):
+    def noted(network, observation, *args, **options):
         callers.append((threading.get_ident(), len(observation)))
         assert torch.get_num_threads() == 1
-        return plain(network, observation, *args)
+        return plain(network, observation, *args, **options)
 
     monkeypatch.setattr(diagnosis, "sample_gradients", noted)
     with Diagnostics(step, 1, folder=tmp_path, write=dict).watch(1, 0, make_batch(np.random.default_rng(0))):

@@ -1,4 +1,4 @@
-"""Targets, losses and gradients of quantiles and of scalar values are the public JAX code's, on small cases."""
+"""Targets, losses and gradients of quantiles and scalar values are the public JAX code's, on small cases."""
 
 import json
 from pathlib import Path
