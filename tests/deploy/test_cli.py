@@ -135,7 +135,7 @@ MISTAKES = [
     (["train", "--env", "no_such_module:make"], "--env 'no_such_module:make' cannot be made"),
     (
         ["train", "--preset", "lapto"],
-        "--preset lapto: unknown preset; allowed are paper-rainbow, paper-dqn, der",
+        "--preset lapto: unknown preset; allowed are paper-rainbow, paper-dqn, paper-dqn-nature, der",
     ),
     (["train", "--preset=none"], "--preset none: unknown preset"),
     (["train", "--preset"], "--preset : unknown preset; allowed are"),
@@ -255,12 +255,13 @@ def test_train_prints_its_config_runs_and_sums_up(
         environment__game="ms_pacman",
         replay__shards=3,
         replay__prioritized=False,
+        learner__double=True,
     )
     assert folder.path == in_tmp / "runs" / "r"
     assert not resume
     assert folder.load_config() == config
     assert "segment_steps=32" in out
-    assert "earns 4 updates" in out
+    assert "earns 2.7 updates" in out
     assert "disk: up to" in out
     assert "env steps           6,000" in out
     assert "mean return         -20.50" in out

@@ -42,9 +42,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "--replay.capacity 5000",
         "at least 5004, four segments",
     ),
-    ({"replay__error_buffer": 15.0}, "--replay.error-buffer 15.0", "at least 82"),
-    ({"replay__error_buffer": 81.0}, "--replay.error-buffer 81.0", "or 0 for a fitting value"),
-    ({"network__v_min": 10.0}, "--network.v-min 10.0", "smaller than --network.v-max (10)"),
+    ({"replay__error_buffer": 15.0}, "--replay.error-buffer 15.0", "at least 60"),
+    ({"replay__error_buffer": 59.0}, "--replay.error-buffer 59.0", "or 0 for a fitting value"),
+    ({"network__v_min": 3.0}, "--network.v-min 3.0", "smaller than --network.v-max (3)"),
     ({"network__num_atoms": 1}, "--network.num-atoms 1", "2 or more"),
     ({"network__num_quantiles": 0}, "--network.num-quantiles 0", "greater than 0"),
     (
@@ -179,8 +179,8 @@ def test_the_smallest_error_buffer_never_deadlocks(
 
 
 def test_a_buffer_of_less_than_half_a_batch_does_deadlock() -> None:
-    assert not limiter_moves(32, 8, 1, 15.0, 5_000)
-    assert limiter_moves(32, 8, 32, smallest_error_buffer(LAPTOP), 5_000)
+    assert not limiter_moves(32, 12, 1, 15.0, 5_000)
+    assert limiter_moves(32, 12, 32, smallest_error_buffer(LAPTOP), 5_000)
 
 
 def test_flags_are_as_they_are_typed() -> None:
