@@ -43,7 +43,7 @@ def burst_line(config: Config) -> str:
     replay, learner = config.replay, config.learner
     updates = replay.segment_steps / learner.update_period
     return (
-        f"burst: a segment of {replay.segment_steps} env steps earns {updates:g} updates;"
+        f"burst: a segment of {replay.segment_steps} env steps earns {updates:.3g} updates;"
         f" samples per insert {config.samples_per_insert:g}"
     )
 

@@ -261,7 +261,7 @@ def test_train_prints_its_config_runs_and_sums_up(
     assert not resume
     assert folder.load_config() == config
     assert "segment_steps=32" in out
-    assert "earns 2.7 updates" in out
+    assert "earns 2.67 updates" in out
     assert "disk: up to" in out
     assert "env steps           6,000" in out
     assert "mean return         -20.50" in out
