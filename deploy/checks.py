@@ -168,6 +168,9 @@ def _network(config: Config) -> None:
     loss = config.learner.loss
     sentence = f"is for --network.values scalar alone; {network.values} has a loss of its own"
     _require(loss == "huber" or network.values == "scalar", "learner.loss", loss, sentence)
+    priority = config.learner.priority
+    sentence = f"is for --network.values c51 alone, not for {network.values}"
+    _require(priority != "kl" or network.values == "c51", "learner.priority", priority, sentence)
     if not environment.env:
         check_frame_shape(config, (environment.frame_height, environment.frame_width))
     most = environment.max_frames_per_episode

@@ -151,6 +151,8 @@ APEX = _preset(
     actors__num_actors=16,
     actors__envs_per_actor=16,
     actors__actor_priorities=True,
+    # What actors send and what a draw makes of it are of one scale, or new items would hardly be drawn.
+    learner__priority="absolute_td",
     learner__batch_size=512,
     learner__update_period=64,
     learner__target_update_period=2_500,
@@ -175,6 +177,7 @@ LAPTOP = _preset(
     replay__frame_store_bytes=2 * 1024**3,
     exploration__epsilon_decay_steps=50_000,
     learner__update_period=12,
+    learner__priority="kl",
     learner__target_update_period=500,
     learner__learning_rate=1e-4,
     learner__adam_eps=1e-6,

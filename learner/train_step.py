@@ -17,6 +17,7 @@ from learner.config import LearnerConfig
 from learner.flat_parameters import named_views, pack
 from learner.optimizer import FlatAdam
 from learner.precision import ComputeCopy, choose_device, choose_dtype
+from learner.priorities import sample_priorities
 from learner.thread_team import ThreadTeam
 from models.arrays import flatten
 from models.config import NetworkConfig
@@ -31,7 +32,7 @@ class UpdateResult:
     """What one update saw: before the weights moved."""
 
     priorities: NDArray[np.float32]
-    """(B,) raw priorities: the loss of each sample, not weighted."""
+    """(B,) raw priorities, see `learner.priorities`; not weighted."""
     loss: float
     """Mean of importance weight times loss, plus the experts' balancing losses; not finite if something
     broke, and then no weight was changed."""
@@ -84,7 +85,7 @@ class Work:
 class SharePart(NamedTuple):
     """What one member of the team computed for the B rows of its share."""
 
-    losses: Tensor
+    priorities: Tensor
     """(B,)"""
     weighted: Tensor
     """(B,) losses times importance weights, plus the experts' balancing losses: what the update minimises."""
@@ -283,7 +284,11 @@ class TrainStep:
         # A user's own encoder or head may have a parameter that this batch does not reach.
         gradients = torch.autograd.grad(total, self._online.parameters, materialize_grads=True)
         torch._foreach_copy_(self._buffers[member][1], gradients)
-        return SharePart(sample_losses.detach(), weighted.detach(), output.q_values.detach())
+        with torch.no_grad():
+            support = self._online.network.support
+            kind = self.config.priority
+            priorities = sample_priorities(kind, output, data.action, target, sample_losses, support)
+        return SharePart(priorities.detach(), weighted.detach(), output.q_values.detach())
 
     @torch.no_grad()
     def _apply(self, member: int, shares: int) -> Tensor:
@@ -373,6 +378,6 @@ class TrainStep:
 
 def _result_of(parts: list[SharePart]) -> UpdateResult:
     """The whole batch's result, the gradient's norm not known yet; waits for the device."""
-    sample_losses, weighted, q_values = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    priorities, weighted, q_values = (torch.cat(columns) for columns in zip(*parts, strict=True))
     loss, q_mean = torch.stack([weighted.mean(), q_values.mean()]).tolist()
-    return UpdateResult(sample_losses.cpu().numpy(), loss, q_mean, math.nan)
+    return UpdateResult(priorities.cpu().numpy(), loss, q_mean, math.nan)

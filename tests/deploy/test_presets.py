@@ -42,6 +42,7 @@ def cells(config: Config) -> dict[str, tuple[object, ...]]:
         "values": values[n.values],
         "double, dueling, noisy": (l.double, n.dueling, n.noisy and n.noise_per),
         "prioritized": (r.prioritized, a.actor_priorities),
+        "priority": (l.priority,),
         "exponents": (r.priority_exponent, r.importance_exponent),
         "n_step / gamma": (r.n_step, r.gamma),
         "batch, period": (l.batch_size, l.update_period),
@@ -83,6 +84,7 @@ TABLE: dict[str, tuple[object, ...]] = {
         (True, False), (False, False), (False, False), (True, False), (True, True), (True, False),
         (False, False), (False, False), (True, False), (True, False),
     ),
+    "priority": (*[("loss",)] * 4, ("absolute_td",), ("kl",), *[("loss",)] * 4),
     "exponents": (
         (0.5, 0.5), None, None, (0.5, 0.5), (0.6, 0.4), (0.5, 0.5), None, None, (0.5, 0.5), (0.5, 0.5),
     ),
