@@ -21,8 +21,8 @@ class LearnerConfig:
     """Loss of scalar values: huber with delta 1, or squared, the error's square without the half. C51 and
     quantiles have losses of their own."""
     priority: PriorityKind = "loss"
-    """What an item's priority becomes when it was drawn: loss, its part of the loss (of C51 the cross-entropy);
-    kl, C51's without the target's entropy; absolute_td, the size of the mean's error, as actors send it."""
+    """What an item's priority becomes when it was drawn: loss, its own loss (C51: the cross-entropy); kl,
+    C51's without the target's entropy; absolute_td, the size of the mean's error, as actors send it."""
     target_update_period: int = 2_000
     """Updates between two copies of the online network into the target network."""
     learning_rate: float = 6.25e-5

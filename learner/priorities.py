@@ -26,7 +26,8 @@ def sample_priorities(
     if kind == "loss":
         return sample_losses
     if kind == "kl":
-        return (sample_losses + torch.special.xlogy(target, target).sum(dim=1)).clamp(min=0.0)
+        entropy: Tensor = -torch.xlogy(target, target).sum(dim=1)
+        return (sample_losses - entropy).clamp(min=0.0)
     value = of_action(output.q_values, action)
     if output.logits is not None:
         target = (target * support).sum(dim=1)

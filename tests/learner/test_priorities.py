@@ -67,7 +67,10 @@ def test_an_update_gives_these_and_minimises_what_it_did(kind: str) -> None:
 
 
 def test_what_actors_send_with_an_item_is_what_its_first_draw_makes_of_it() -> None:
-    """By the same network on both sides: then new items are drawn as often as others, not 20 times less."""
+    """By the same network on both sides: then new items are drawn as often as others, not 20 times less.
+
+    (With a discount that leaves the target's mean inside of the support.)
+    """
     from replay.segment_builder import SegmentBuilder
 
     network = dataclasses.replace(NETWORK, noisy=False, v_min=-30.0, v_max=30.0)
@@ -75,7 +78,7 @@ def test_what_actors_send_with_an_item_is_what_its_first_draw_makes_of_it() -> N
     signature = Signature(SHAPE[1:], SHAPE[0], 1, 3)
     builder = SegmentBuilder(
         signature, actor=0, incarnation=0, env_slot=0, num_slots=1, segment_steps=16,
-        next_seq=lambda: 0, actor_priorities=True, gamma=0.97, reward_clip=1.0,
+        next_seq=lambda: 0, actor_priorities=True, gamma=0.9, reward_clip=1.0,
     )  # fmt: skip
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (17 + SHAPE[0], *SHAPE[1:]), dtype=np.uint8)
@@ -99,7 +102,7 @@ def test_what_actors_send_with_an_item_is_what_its_first_draw_makes_of_it() -> N
         next_observation=stacks[1:],
         action=actions,
         reward=rewards.astype(np.float32),
-        discount=np.full(16, 0.97, np.float32),
+        discount=np.full(16, 0.9, np.float32),
     )
     np.testing.assert_allclose(step.step(batch).priorities, sent, rtol=1e-3, atol=1e-3)
     assert sent.mean() > 0.1
