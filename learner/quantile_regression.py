@@ -18,34 +18,38 @@ def loss_and_slope(own: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
     Each is the mean over `samples` (B, Z) of the pairs' losses: Dabney et al., 2018 (arXiv 1710.10044),
     equations 9 and 10. Float64, because sums of squares are taken from one another.
     """
-    own, size = own.detach().double(), own.shape[1]
-    edges = torch.stack([own - KAPPA, own, own + KAPPA])
-    count, first, second = _sums_below(edges, samples.detach().double())
-    # Index 0: samples within kappa below the quantile; 1: within kappa above it.
-    near, near_first, near_second = count.diff(dim=0), first.diff(dim=0), second.diff(dim=0)
-    huber = (near_second - 2.0 * own * near_first + near * own.square()) / 2.0
-    slope = near * own - near_first
-    # The same for samples farther off.
-    far = torch.stack([count[0], size - count[2]])
-    total = samples.double().sum(dim=1, keepdim=True)
-    distance = torch.stack([count[0] * own - first[0], total - first[2] - far[1] * own])
-    huber = huber + KAPPA * (distance - KAPPA / 2.0 * far)
-    slope = slope + KAPPA * torch.stack([far[0], -far[1]])
+    own, samples = own.detach().double(), samples.detach().double()
+    count, first, second = _sums_by_distance(own, samples)
+    error = count * own - first
+    huber, slope = (second - 2.0 * own * first + count * own.square()) / 2.0, error.clone()
+    for place, sign in ((0, 1.0), (3, -1.0)):  # Beyond kappa the loss is linear.
+        huber[place] = KAPPA * (sign * error[place] - KAPPA / 2.0 * count[place])
+        slope[place] = KAPPA * sign * count[place]
     weight = _weights(own)
     return (weight * huber).sum(dim=0), (weight * slope).sum(dim=0)
 
 
-def _sums_below(edges: Tensor, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Number, sum and sum of squares of the samples (B, Z) below the edges (3, B, Z); each (3, B, Z)."""
+def _sums_by_distance(own: Tensor, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Number, sum and sum of squares of the samples (B, Z) in four groups for each quantile, each (4, B, Z).
+
+    The groups: farther than kappa below the quantile, within it below, within it above, farther above.
+    """
     ordered = samples.sort(dim=1).values
+    edges = torch.stack([own - KAPPA, own, own + KAPPA])
     count = torch.searchsorted(ordered.expand(edges.shape).contiguous(), edges)
+    # Up to the last sample, which may be no number: the loss shall not be one then.
+    count = torch.cat([count, torch.full_like(count[:1], own.shape[1])])
     running = (functional.pad(powers.cumsum(dim=1), (1, 0)) for powers in (ordered, ordered.square()))
-    first, second = (sums.expand(len(edges), -1, -1).gather(2, count) for sums in running)
-    return count.to(edges.dtype), first, second
+    first, second = (sums.expand(len(count), -1, -1).gather(2, count) for sums in running)
+    nothing = torch.zeros_like(own).unsqueeze(0)
+    number, first, second = (sums.diff(dim=0, prepend=nothing) for sums in (count.double(), first, second))
+    return number, first, second
 
 
 def _weights(own: Tensor) -> Tensor:
-    """What a sample below and one above each quantile count in its mean, (2, 1, Z): (1 - p) / Z and p / Z."""
+    """What a sample of each group counts in the mean of each quantile, (4, 1, Z): (1 - p) / Z below it, p / Z
+    above it."""
     size = own.shape[1]
     probability = (torch.arange(size, device=own.device, dtype=own.dtype) + 0.5) / size
-    return torch.stack([1.0 - probability, probability]).unsqueeze(1) / size
+    below, above = 1.0 - probability, probability
+    return torch.stack([below, below, above, above]).unsqueeze(1) / size
