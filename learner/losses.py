@@ -9,10 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from learner.config import ScalarLoss
+from learner.quantile_regression import loss_and_slope
 from models.q_network import NetworkOutput
-
-KAPPA = 1.0
-"""Where the quantile Huber loss goes from the square to the size of an error."""
 
 
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
@@ -97,14 +95,10 @@ def quantile_loss(quantiles: Tensor, action: Tensor, target: Tensor) -> Tensor:
     """
     batch, _, num_quantiles = quantiles.shape
     _check("target", target, (batch, num_quantiles))
-    pairs = (batch, num_quantiles, num_quantiles)
-    own = of_action(quantiles, action).unsqueeze(2).expand(pairs)
-    samples = target.unsqueeze(1).expand(pairs)
-    probability = (torch.arange(num_quantiles, device=own.device, dtype=own.dtype) + 0.5) / num_quantiles
-    # A sample below a quantile pulls it down by the share of samples that should lie above it.
-    pull = (probability.unsqueeze(1) - (samples < own).to(own.dtype)).abs()
-    huber = functional.huber_loss(own, samples, reduction="none", delta=KAPPA)
-    return (pull * huber).mean(dim=2).sum(dim=1)
+    own = of_action(quantiles, action)
+    loss, slope = loss_and_slope(own, target)
+    # Its value is the loss and its gradient the slope: the second part is zero.
+    return (loss.to(own.dtype) + slope.to(own.dtype) * (own - own.detach())).sum(dim=1)
 
 
 def scalar_target(next_q_values: Tensor, action: Tensor, reward: Tensor, discount: Tensor) -> Tensor:

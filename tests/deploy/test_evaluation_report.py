@@ -20,6 +20,7 @@ NETWORK = NetworkConfig(
 def checkpoint_of(folder, num_actions, config=NETWORK):
     network = build_network(config, num_actions, seed=1)
     document = {
+        "update": 56,
         "env_steps": 1234,
         "weights_version": 7,
         "network": dataclasses.asdict(config),

@@ -28,7 +28,12 @@ from replay.types import Batch
 GOLDEN = Path(__file__).parent.parent / "golden" / "stats_rainbow_impala_softmoe4.npz"
 SHAPE = (2, 36, 36)
 NETWORK = NetworkConfig(
-    encoder="nature", num_experts=3, expert_hidden_units=8, dense_hidden_units=8, num_atoms=5
+    encoder="nature",
+    num_experts=3,
+    expert_hidden_units=8,
+    dense_hidden_units=8,
+    num_atoms=5,
+    num_quantiles=4,
 )
 SIZE, UPDATES = 16, 6
 HEADS = {
@@ -36,7 +41,7 @@ HEADS = {
     "top_k_moe": {"head": "top_k_moe", "importance_loss_weight": 0.1, "router_noise": 1.0},
     "dense": {"head": "dense", "values": "scalar", "dueling": False},
     "pooled": {"head": "pooled"},
-    "quantile": {"values": "quantile", "num_quantiles": 4},
+    "quantile": {"values": "quantile"},
     "per_feature_map": {"tokens": "per_feature_map", "noisy": False},
 }
 
@@ -64,8 +69,8 @@ def make_batch(rng, size=SIZE):
     )
 
 
-def make_step(threads=1, precision="float32", **network):
-    config = LearnerConfig(batch_size=SIZE, precision=precision, num_threads=threads)
+def make_step(threads=1, precision="float32", loss="huber", **network):
+    config = LearnerConfig(batch_size=SIZE, precision=precision, num_threads=threads, loss=loss)
     network = dataclasses.replace(NETWORK, **network)
     return TrainStep(network, config, num_actions=3, observation_shape=SHAPE, seed=4, device="cpu")
 
@@ -175,10 +180,14 @@ def test_every_head_has_its_metrics(tmp_path, head):
     assert arrays["combine_share"].shape == (experts,)
 
 
-def test_a_diagnosis_is_of_the_network_after_the_update_and_the_target_before_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("values", "loss"), [("c51", "huber"), ("quantile", "huber"), ("scalar", "squared")])
+def test_a_diagnosis_is_of_the_network_after_the_update_and_the_target_before_it(
+    tmp_path, monkeypatch, values, loss
+):
     """Against the plain function, on the same rows; in a team of two, in bfloat16 training."""
     monkeypatch.setattr(diagnosis, "MAX_ROWS", 9)
-    step, batch = make_step(threads=2, precision="float32"), make_batch(np.random.default_rng(1))
+    step = make_step(threads=2, precision="float32", values=values, loss=loss)
+    batch = make_batch(np.random.default_rng(1))
     step.step(make_batch(np.random.default_rng(2)))
     before = {name: p.detach().clone() for name, p in step.online_network.named_parameters()}
     rows = np.random.default_rng(7).permutation(SIZE)[:9]
@@ -187,7 +196,8 @@ def test_a_diagnosis_is_of_the_network_after_the_update_and_the_target_before_it
     with Diagnostics(step, 7, folder=tmp_path, write=written.update).watch(7, 0, batch):
         result = step.step(batch)
     network = step.online_network
-    for name, value in reference_statistics(network, data.observation, data.action, target).items():
+    arguments = (network, data.observation, data.action, target)
+    for name, value in reference_statistics(*arguments, loss=loss).items():
         if not name.endswith("srank_0.0"):
             found = written[f"diagnostics/reference/{name}"]
             assert found == pytest.approx(value, rel=1e-4, abs=1e-6), name

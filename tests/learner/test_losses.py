@@ -123,6 +123,40 @@ def test_quantile_loss_is_the_slow_loop(pairs):
     assert actual.item() == pytest.approx(_slow_quantile_loss(own.tolist(), samples.tolist()), abs=1e-9)
 
 
+def _quantile_loss_of_pairs(quantiles, action, target):
+    """The published formula as it stands: every quantile with every sample."""
+    own = losses.of_action(quantiles, action).unsqueeze(2)
+    errors = target.unsqueeze(1) - own
+    probability = (torch.arange(own.shape[1], dtype=own.dtype) + 0.5) / own.shape[1]
+    huber = torch.where(errors.abs() <= 1, errors.square() / 2, errors.abs() - 0.5)
+    return ((probability[:, None] - (errors < 0).to(own.dtype)).abs() * huber).mean(dim=2).sum(dim=1)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.1, 3.0, 1e4])
+def test_sorted_samples_give_the_loss_and_gradient_of_all_pairs(scale):
+    """Also for ties, equal samples and errors of exactly 0 and 1 (scale 0), and for errors of thousands."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (4, 3, 200)
+    if scale:
+        quantiles, target = torch.randn(2, *shape, generator=generator).double() * scale
+    else:
+        quantiles, target = torch.randint(-3, 4, (2, *shape), generator=generator).double()
+    action, target = torch.tensor([0, 2, 1, 0]), target[:, 0]
+    quantiles.requires_grad_()
+    ours, plain = (f(quantiles, action, target) for f in (losses.quantile_loss, _quantile_loss_of_pairs))
+    torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-9)
+    gradients = [torch.autograd.grad(loss.sum(), quantiles)[0] for loss in (ours, plain)]
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_quantile_or_sample_that_is_not_finite_gives_a_loss_that_is_not(bad):
+    good, broken, action = torch.zeros(1, 1, 5), torch.zeros(1, 1, 5), torch.zeros(1, dtype=torch.int64)
+    broken[0, 0, 2] = bad
+    for quantiles, target in ((broken, good[0]), (good, broken[0])):
+        assert not losses.quantile_loss(quantiles, action, target).isfinite().any()
+
+
 def test_quantiles_go_to_those_of_the_samples():
     """Samples 0, 100, ..., 900, far from each other beside kappa: ten quantiles settle one at each."""
     samples = torch.arange(10.0)[None] * 100
