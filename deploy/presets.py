@@ -72,6 +72,8 @@ DOPAMINE_QR_DQN = _preset(
     DOPAMINE_RAINBOW,
     network__values="quantile",
     network__num_quantiles=200,
+    # The reference computes importance weights and does not use them.
+    replay__importance_exponent=0.0,
     learner__learning_rate=5e-5,
     learner__adam_eps=3.125e-4,
 )
@@ -194,13 +196,15 @@ PRESETS: dict[str, Config] = {
 }  # fmt: skip
 
 
-def fitted_to_head(config: Config) -> Config:
-    """Without options of a head that are the preset's own and do not fit the head that was asked for.
+def fitted(config: Config) -> Config:
+    """Without the preset's own options that do not fit the head, or the values, that were asked for.
 
     So that `--network.head dense` is the preset with a dense head, whatever its mixture looks like.
     """
     network, preset = config.network, PRESETS[config.run.preset].network
     default = NetworkConfig()
+    if network.values != preset.values:
+        config = _with_losses_for(network.values, config)
     foreign = [
         name
         for name, heads in ONLY_WITH_HEADS.items()
@@ -208,6 +212,15 @@ def fitted_to_head(config: Config) -> Config:
         if getattr(network, name) == getattr(preset, name) != getattr(default, name)
     ]
     return with_values(config, **{f"network__{name}": getattr(default, name) for name in foreign})
+
+
+def _with_losses_for(values: str, config: Config) -> Config:
+    own, preset, default = config.learner, PRESETS[config.run.preset].learner, LearnerConfig()
+    if own.priority == preset.priority == "kl" and values != "c51":
+        config = with_values(config, learner__priority=default.priority)
+    if own.loss == preset.loss != default.loss and values != "scalar":
+        config = with_values(config, learner__loss=default.loss)
+    return config
 
 
 def get_preset(name: str) -> Config:

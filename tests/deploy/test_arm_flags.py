@@ -11,7 +11,7 @@ from deploy.checks import check
 from deploy.cli.errors import UsageError
 from deploy.cli.train import TrainArguments, config_of, parse_config
 from deploy.config import ConfigError, flag_of, with_values
-from deploy.presets import LAPTOP, PAPER_DQN, PAPER_RAINBOW, fitted_to_head
+from deploy.presets import LAPTOP, PAPER_DQN, PAPER_RAINBOW, fitted
 from models.config import NetworkConfig
 from tests.helpers.arms import ARMS
 
@@ -33,7 +33,7 @@ def test_every_arm_is_a_matter_of_flags(arm: str, preset: str) -> None:
     config = config_of(parse_config(TrainArguments, argv, command="train", default=lambda: LAPTOP))
     base = {"paper-rainbow": PAPER_RAINBOW, "paper-dqn": PAPER_DQN, "laptop": LAPTOP}[preset]
     changed = with_values(base, **{f"network__{name}": value for name, value in ARMS[arm].items()})
-    assert config == fitted_to_head(changed)
+    assert config == fitted(changed)
 
 
 def test_the_table_of_arms_names_every_option_of_an_arm() -> None:

@@ -18,7 +18,7 @@ from deploy.config import (
     to_json,
     with_values,
 )
-from deploy.presets import LAPTOP, PRESETS
+from deploy.presets import LAPTOP, PAPER_DQN, PRESETS
 
 URLS = ("redis://a:1", "redis://b:1")
 
@@ -126,8 +126,8 @@ def test_values_at_the_border_are_allowed() -> None:
     check(with_values(LAPTOP, replay__urls=URLS[:1]))
     check(with_values(LAPTOP, run__lockstep=True, actors__num_actors=1, actors__envs_per_actor=1))
     check(with_values(LAPTOP, run__ray_address="auto", replay__urls=URLS))
-    check(with_values(LAPTOP, network__values="scalar", network__v_min=10.0, learner__loss="squared"))
-    check(with_values(LAPTOP, network__values="quantile", network__v_min=10.0, network__num_quantiles=1))
+    check(with_values(PAPER_DQN, network__v_min=10.0, learner__loss="squared"))
+    check(with_values(PRESETS["dopamine-qr-dqn"], network__v_min=10.0, network__num_quantiles=1))
 
 
 def test_every_number_has_a_rule() -> None:

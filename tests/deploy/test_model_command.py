@@ -27,7 +27,7 @@ def test_the_network_is_printed_with_flags_and_their_aliases(capsys):
     ("flags", "line", "outputs"),
     [
         (["scalar"], "scalar, one an action", "6 x 1 "),
-        (["c51", "--network.v-max", "5"], "c51, 51 atoms from -10 to 5 an action", "6 x 51 "),
+        (["c51", "--network.v-max", "5"], "c51, 51 atoms from -3 to 5 an action", "6 x 51 "),
         (["quantile"], "quantile, 200 an action", "6 x 200 "),
         (["quantile", "--network.num-quantiles", "32"], "quantile, 32 an action", "6 x 32 "),
     ],

@@ -7,7 +7,7 @@ import pytest
 
 from deploy.checks import check
 from deploy.config import Config, ConfigError, with_values
-from deploy.presets import DEFAULT, PRESETS, fitted_to_head, get_preset
+from deploy.presets import DEFAULT, PRESETS, fitted, get_preset
 
 NAMES = (
     "paper-rainbow", "paper-dqn", "paper-dqn-nature", "der", "apex", "laptop",
@@ -86,7 +86,7 @@ TABLE: dict[str, tuple[object, ...]] = {
     ),
     "priority": (*[("loss",)] * 4, ("absolute_td",), ("kl",), *[("loss",)] * 4),
     "exponents": (
-        (0.5, 0.5), None, None, (0.5, 0.5), (0.6, 0.4), (0.5, 0.5), None, None, (0.5, 0.5), (0.5, 0.5),
+        (0.5, 0.5), None, None, (0.5, 0.5), (0.6, 0.4), (0.5, 0.5), None, None, (0.5, 0.5), (0.5, 0.0),
     ),
     "n_step / gamma": tuple((n, 0.99) for n in (3, 1, 1, 10, 3, 3, 1, 1, 3, 3)),
     "batch, period": ((32, 4), (32, 4), (32, 4), (32, 1), (512, 64), (32, 12), *[(32, 4)] * 4),
@@ -151,16 +151,26 @@ def test_a_noisy_preset_explores_by_its_noise_alone_and_others_do_not() -> None:
 
 def test_another_head_leaves_out_what_the_presets_own_head_has() -> None:
     laptop = PRESETS["laptop"]
-    dense = fitted_to_head(with_values(laptop, network__head="dense"))
+    dense = fitted(with_values(laptop, network__head="dense"))
     assert dense == with_values(
         laptop, network__head="dense", network__residual=False, network__token_norm=False
     )
     check(dense)
-    assert fitted_to_head(laptop) == laptop
+    assert fitted(laptop) == laptop
     sparse = with_values(laptop, network__head="top_k_moe")
-    assert fitted_to_head(sparse) == sparse
+    assert fitted(sparse) == sparse
     wrong = with_values(PRESETS["dopamine-dqn"], network__residual=True)
-    assert fitted_to_head(wrong) == wrong, "what the preset does not have was asked for, and is refused"
+    assert fitted(wrong) == wrong, "what the preset does not have was asked for, and is refused"
+
+
+def test_other_values_leave_out_what_the_presets_own_values_have() -> None:
+    laptop, dqn = PRESETS["laptop"], PRESETS["dopamine-dqn"]
+    quantile = fitted(with_values(laptop, network__values="quantile"))
+    assert quantile == with_values(laptop, network__values="quantile", learner__priority="loss")
+    check(quantile)
+    c51 = fitted(with_values(dqn, network__values="c51"))
+    assert c51 == with_values(dqn, network__values="c51", learner__loss="huber")
+    check(c51)
 
 
 def test_an_unknown_preset_is_named_with_what_there_is() -> None:
