@@ -29,8 +29,14 @@ logger = logging.getLogger(__name__)
 class WeightsSource(Protocol):
     """Where an actor gets weights from."""
 
-    def poll(self, wait: bool = False) -> Weights | None:
-        """Weights newer than those given before, or None; `wait` may block for a short while."""
+    def ask(self) -> None:
+        """Ask for the newest weights; does not wait."""
+
+    def take(self, wait: bool = False) -> Weights | None:
+        """Weights newer than those given before, as asked for, once they are here; else None.
+
+        `wait`: asks for any newer ones, and may block for a short while.
+        """
 
 
 class SegmentWriter(Protocol):
@@ -92,6 +98,7 @@ class Actor:
         self._stacks = FrameStacks(num_envs, environment.stack, frame_shape)
         signature = Signature(frame_shape, environment.stack, replay.n_step, num_actions)
         self._builders = _make_builders(config, replay, signature, slot=slot, incarnation=incarnation)
+        self._life_loss_terminates = replay.life_loss_terminates
         self._tracker = EpisodeTracker(num_envs)
         self._unwritten: deque[Segment] = deque()
         self._weights: Weights | None = None
@@ -123,7 +130,9 @@ class Actor:
         epsilon = self._epsilons.at(self._weights.env_steps)
         actions = self._policy.act(self._stacks.observations, epsilon, values=self._config.actor_priorities)
         result = self._without_refused(self._environment.step(actions.action))
-        self._stacks.push(result.frames, result.valid)
+        # A lost life that is an end for the replay is one for the stack too: the reference's Atari 100k.
+        goes_on = result.valid & ~(result.life_lost & self._life_loss_terminates)
+        self._stacks.push(result.frames, goes_on)
         self._collect(actions, result)
         self._telemetry.count(int(result.valid.sum()), self._tracker.update(result, epsilon))
         self._vector_steps += 1
@@ -152,6 +161,7 @@ class Actor:
             "actors/env_steps": float(self._telemetry.env_steps),
             "actors/refused_rewards": float(self._refused_rewards),
             "actors/weights_version": float(-1 if weights is None else weights.version),
+            "actors/weights_update": float(-1 if weights is None else weights.updates),
         }
 
     def close(self) -> None:
@@ -202,6 +212,8 @@ class Actor:
                 q_taken=None if q_taken is None else float(q_taken[env]),
                 q_max=q_newest,
             )
+            if self._life_loss_terminates and result.life_lost[env]:
+                builder.reset(result.frames[env])
 
     def _write_finished(self, *, wait: bool) -> None:
         while self._unwritten:
@@ -221,13 +233,14 @@ class Actor:
             if self._should_stop():
                 return False
             with self._telemetry.waiting():
-                self._take(self._weights_source.poll(wait=True))
-        due = self._vector_steps > 0 and self._vector_steps % self._config.weights_poll_steps == 0
-        if due and not self._lockstep:
-            self._take(self._weights_source.poll())
+                self._load(self._weights_source.take(wait=True))
+        if not self._lockstep:
+            self._load(self._weights_source.take())
+            if self._vector_steps % self._config.weights_poll_steps == 0:
+                self._weights_source.ask()  # answered while the environments are stepped
         return True
 
-    def _take(self, weights: Weights | None) -> None:
+    def _load(self, weights: Weights | None) -> None:
         if weights is not None:
             self._policy.load(weights)
             self._weights = weights

@@ -20,7 +20,8 @@ class EnvironmentConfig:
     max_frames_per_episode: int = 108_000
     """Time limit of an episode in emulator frames (30 minutes); reaching it is a truncation."""
     noop_max: int = 0
-    """Largest number of random no-ops at an episode's start."""
+    """Largest number of random no-ops at an episode's start, each an env step and none of them a transition
+    (Atari games only)."""
     full_action_space: bool = False
     """All 18 actions instead of the game's minimal set."""
     frame_height: int = 84
@@ -58,7 +59,7 @@ class ActorConfig:
     envs_per_actor: int = 8
     """Environments each actor steps as one batch."""
     weights_poll_steps: int = 100
-    """Vector steps between two looks for newer weights."""
+    """Vector steps between two questions for the newest weights; the answer is taken when it is there."""
     actor_priorities: bool = False
     """Actors send each item's TD error as its first priority (Ape-X); else items enter with the largest."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

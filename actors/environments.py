@@ -126,7 +126,8 @@ class AtariEnvironment:
     `info["lives"]` tells lost lives: `life_loss_info` would mix them into `terminated`, and `episodic_life`
     would reset the whole game. The time limit is kept here, because ale-py 0.12 leaves the newest frame out
     of the last observation when its own limit ends a step; a truncated state still bootstraps, so its frame
-    matters. Frames come as a stack of one; stacks are made by whoever needs them.
+    matters. Frames come as a stack of one; stacks are made by whoever needs them. No-ops are played here,
+    because the library's are single frames; while an environment plays them its steps are not valid.
     """
 
     def __init__(self, config: EnvironmentConfig, num_envs: int, seeds: NDArray[np.int64]) -> None:
@@ -147,7 +148,7 @@ class AtariEnvironment:
             stack_num=1,
             frameskip=config.frame_skip,
             maxpool=True,
-            noop_max=config.noop_max,
+            noop_max=0,
             episodic_life=False,
             life_loss_info=False,
             reward_clipping=False,
@@ -155,8 +156,15 @@ class AtariEnvironment:
         )
         self._seeds = seeds
         self._max_frames = config.max_frames_per_episode
+        self._noop_max = config.noop_max
+        # The spawn key keeps these streams apart from the environments' own.
+        self._random = [np.random.default_rng(np.random.SeedSequence(int(s), spawn_key=(1,))) for s in seeds]
+        self._noops = np.zeros(num_envs, np.int64)
+        """No-ops still to be played."""
         self._terminated = np.zeros(num_envs, bool)
         self._truncated = np.zeros(num_envs, bool)
+        self._over = np.zeros(num_envs, bool)
+        """Ended during its no-ops: the next step begins another game, and plays the rest of them."""
         self._lives = np.zeros(num_envs, np.int32)
         self.num_envs = num_envs
         self.num_actions = len(self._env.ale.get_action_set())
@@ -165,16 +173,29 @@ class AtariEnvironment:
     def reset(self) -> NDArray[np.uint8]:
         """(E, H, W) first frames of new games, seeded."""
         frames, info = self._env.reset(seed=self._seeds)
-        self._terminated[:] = self._truncated[:] = False
+        self._terminated[:] = self._truncated[:] = self._over[:] = False
+        self._noops[:] = 0
+        self._draw_noops(np.ones(self.num_envs, bool))
         self._lives = info["lives"]
         return frames[:, 0]
 
+    def _draw_noops(self, begins: NDArray[np.bool_]) -> None:
+        """For environments that begin an episode."""
+        if self._noop_max:
+            for env in np.flatnonzero(begins):
+                self._noops[env] = self._random[env].integers(self._noop_max + 1)
+
     def step(self, actions: NDArray[np.int64]) -> StepResult:
         """Repeat (E,) actions for `frame_skip` frames each, sticky as configured."""
-        frames, rewards, terminated, _, info = self._env.step(actions)
+        plays_noop = self._noops > 0
+        frames, rewards, terminated, _, info = self._env.step(np.where(plays_noop, 0, actions))
         if self._truncated.any():  # the library resets by itself only where its own game has ended
             frames, info = self._env.reset(options={"reset_mask": self._truncated})
-        valid = ~(self._terminated | self._truncated)
+        begins = self._terminated | self._truncated
+        valid = ~(begins | self._over | plays_noop)
+        self._noops -= plays_noop & ~self._over
+        self._draw_noops(begins)
+        self._over = terminated & ~valid
         lives = info["lives"]
         life_lost = valid & (lives < self._lives)
         self._lives = lives

@@ -19,6 +19,8 @@ class Episode(NamedTuple):
     """Place of its environment in its actor; None in a record that did not say so."""
     epsilon: float | None = None
     """Epsilon of its last step, noise of the network not counted; None as for `env_slot`."""
+    actor_slot: int | None = None
+    """Place of its actor in the fleet; None until the fleet has taken it in."""
 
 
 class EpisodeTracker:

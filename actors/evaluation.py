@@ -48,6 +48,7 @@ def evaluate(
     episodes: int,
     seed: int,
     epsilon: float = 0.001,
+    life_loss_terminates: bool = False,
     num_envs: int = 8,
     recorder: Recorder | None = None,
     progress: Callable[[Episode], object] = lambda episode: None,
@@ -55,6 +56,7 @@ def evaluate(
 ) -> list[Episode]:
     """Play `episodes` full games, sticky as configured, with the network's noise off.
 
+    With `life_loss_terminates` the stack of frames begins anew after a lost life, as it does in training.
     `recorder` is given one picture an env step of environment 0 in its first episode: RGB (210, 160, 3) of
     Atari games, else the grey frame (H, W). `progress` is given each episode as it ends. Told to stop, it
     returns the episodes that have ended. Raises EnvironmentError.
@@ -75,7 +77,7 @@ def evaluate(
         chosen = policy.act(stacks.observations[playing], epsilon, noise=False, values=False)
         actions[playing] = chosen.action
         result = env.step(actions)
-        stacks.push(result.frames, result.valid)
+        stacks.push(result.frames, result.valid & ~(result.life_lost & life_loss_terminates))
         recording.step(int(actions[0]), result)
         for episode in tracker.update(result, epsilon):
             if remaining[episode.env_slot]:

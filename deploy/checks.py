@@ -45,6 +45,7 @@ RULES: dict[str, Rule] = {
     ),
     "network.patch_size": POSITIVE,
     "network.patch_width": NOT_NEGATIVE,
+    "network.normalize_scale": POSITIVE,
     "network.num_experts": POSITIVE,
     "network.expert_width_scale": POSITIVE,
     "network.capacity_factor": POSITIVE,
@@ -56,6 +57,7 @@ RULES: dict[str, Rule] = {
     "network.expert_hidden_units": POSITIVE,
     "network.dense_hidden_units": POSITIVE,
     "network.num_atoms": TWO_OR_MORE,
+    "network.num_quantiles": POSITIVE,
     "network.noisy_sigma": POSITIVE,
     "replay.shards": ("1 to 64", lambda x: 1 <= x <= 64),
     "replay.shard_memory_bytes": ("16 MiB (16777216) or more", lambda x: x >= 16 * 1024**2),
@@ -89,6 +91,7 @@ RULES: dict[str, Rule] = {
     "learner.target_update_period": POSITIVE,
     "learner.learning_rate": POSITIVE,
     "learner.adam_eps": POSITIVE,
+    "learner.max_grad_norm": NOT_NEGATIVE,
     "learner.publish_period": POSITIVE,
     "learner.checkpoint_period": POSITIVE,
     "learner.keep_checkpoints": POSITIVE,
@@ -159,15 +162,20 @@ def _require(holds: bool, path: str, value: Any, sentence: str) -> None:
 
 def _network(config: Config) -> None:
     network, environment = config.network, config.environment
-    if network.distributional:
+    if network.values == "c51":
         sentence = f"must be smaller than --network.v-max ({network.v_max:g})"
         _require(network.v_min < network.v_max, "network.v_min", network.v_min, sentence)
+    loss = config.learner.loss
+    sentence = f"is for --network.values scalar alone; {network.values} has a loss of its own"
+    _require(loss == "huber" or network.values == "scalar", "learner.loss", loss, sentence)
+    priority = config.learner.priority
+    sentence = f"is for --network.values c51 alone, not for {network.values}"
+    _require(priority != "kl" or network.values == "c51", "learner.priority", priority, sentence)
     if not environment.env:
         check_frame_shape(config, (environment.frame_height, environment.frame_width))
-    if environment.frame_skip > environment.max_frames_per_episode:
-        sentence = f"must be at least --environment.frame-skip ({environment.frame_skip})"
-        path = "environment.max_frames_per_episode"
-        _require(False, path, environment.max_frames_per_episode, sentence)
+    most = environment.max_frames_per_episode
+    sentence = f"must be at least --environment.frame-skip ({environment.frame_skip})"
+    _require(environment.frame_skip <= most, "environment.max_frames_per_episode", most, sentence)
 
 
 ONLY_WITH_HEADS: dict[str, tuple[str, ...]] = {
@@ -175,6 +183,9 @@ ONLY_WITH_HEADS: dict[str, tuple[str, ...]] = {
     "expert_width_scale": MOE_HEADS,
     "capacity_factor": MOE_HEADS,
     "normalize": ("soft_moe",),
+    "normalize_scale": ("soft_moe",),
+    "token_norm": MOE_HEADS,
+    "residual": MOE_HEADS,
     "selected_experts": ("top_k_moe",),
     "router_noise": ("top_k_moe",),
     "importance_loss_weight": ("top_k_moe",),
@@ -199,6 +210,9 @@ def _arm(config: Config) -> None:
         fits = network.head in heads or is_imported(network.head) or value == getattr(default, name)
         sentence = f"does nothing with --network.head {network.head}; it is for {' and '.join(heads)}"
         _require(fits, f"network.{name}", value, sentence)
+    scale = network.normalize_scale
+    needed = network.normalize or scale == default.normalize_scale
+    _require(needed, "network.normalize_scale", scale, "does nothing without --network.normalize")
     if network.head in MOE_HEADS:
         _experts(network)
 

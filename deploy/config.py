@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from actors.config import ActorConfig, EnvironmentConfig, ExplorationConfig
 from learner.config import LearnerConfig
-from models.config import NetworkConfig
+from models.config import NetworkConfig, with_current_names
 from replay.config import ReplayConfig
 
 
@@ -141,8 +141,8 @@ def to_json(config: Config) -> dict[str, Any]:
 def from_json(document: Any) -> Config:
     """Inverse of `to_json`.
 
-    A missing field gets its default (a run of an older version stays readable); ConfigError on an unknown
-    section or field and on a value of the wrong type.
+    A missing field gets its default and one that was renamed its new name (a run of an older version stays
+    readable); ConfigError on an unknown section or field and on a value of the wrong type.
     """
     sections = get_type_hints(Config)
     _check_keys(document, sections, "config")
@@ -151,6 +151,8 @@ def from_json(document: Any) -> Config:
 
 def _section(section: str, owner: type, document: Any) -> Any:
     hints = get_type_hints(owner)
+    if section == "network" and isinstance(document, dict):
+        document = with_current_names(document)
     _check_keys(document, hints, f"config: {section}")
     return owner(**{name: _value(f"{section}.{name}", hints[name], v) for name, v in document.items()})
 

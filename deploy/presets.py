@@ -1,35 +1,39 @@
-"""Named configurations: those of the papers, and a start for a laptop.
+"""Named configurations: those of the papers, the published baselines, and a start for a laptop.
 
-Sources: Obando-Ceron et al., 2024 (arXiv 2402.08609) for `paper-rainbow` and `paper-dqn`; van Hasselt et al.,
-2019 (data-efficient Rainbow, Atari 100k) for `der`; Horgan et al., 2018 (Ape-X) for `apex`. Fields that a
-preset does not name have the defaults of their dataclass.
+Each is written as its difference from another one; docs/presets.md sets every number beside its source, and
+says what deviates. Fields that none of them names have the defaults of their dataclass.
 """
 
+from typing import Any
+
 from actors.config import ActorConfig, EnvironmentConfig, ExplorationConfig
-from deploy.checks import near_matches
-from deploy.config import Config, ConfigError, RunConfig
+from deploy.checks import ONLY_WITH_HEADS, near_matches
+from deploy.config import Config, ConfigError, RunConfig, with_values
 from learner.config import LearnerConfig
 from models.config import NetworkConfig
 from replay.config import ReplayConfig
 
 DEFAULT = "laptop"
 
-PAPER_RAINBOW = Config(
-    run=RunConfig(preset="paper-rainbow", total_env_steps=50_000_000),
-    environment=EnvironmentConfig(repeat_action_probability=0.25),
+
+def _preset(name: str, like: Config, **changes: Any) -> Config:
+    return with_values(like, run__preset=name, **changes)
+
+
+DOPAMINE_RAINBOW = Config(
+    run=RunConfig(preset="dopamine-rainbow", total_env_steps=50_000_000),
+    environment=EnvironmentConfig(repeat_action_probability=0.25, max_frames_per_episode=108_000),
     network=NetworkConfig(
-        encoder="impala",
+        encoder="nature",
         padding="same",
-        patch_width=64,
-        head="soft_moe",
-        num_experts=4,
-        expert_hidden_units=512,
-        distributional=True,
+        head="dense",
+        dense_hidden_units=512,
+        values="c51",
         num_atoms=51,
         v_min=-10.0,
         v_max=10.0,
-        dueling=True,
-        noisy=True,
+        dueling=False,
+        noisy=False,
     ),
     replay=ReplayConfig(
         prioritized=True,
@@ -44,38 +48,7 @@ PAPER_RAINBOW = Config(
     exploration=ExplorationConfig(
         kind="linear", epsilon_start=1.0, epsilon_end=0.01, epsilon_decay_steps=250_000
     ),
-    actors=ActorConfig(num_actors=4, envs_per_actor=8, actor_priorities=False),
-    learner=LearnerConfig(
-        batch_size=32,
-        update_period=4,
-        double=True,
-        target_update_period=2_000,
-        learning_rate=6.25e-5,
-        adam_eps=1.5e-4,
-        updates_in_flight=1,
-    ),
-)
-
-PAPER_DQN = Config(
-    run=RunConfig(preset="paper-dqn", total_env_steps=50_000_000),
-    environment=EnvironmentConfig(repeat_action_probability=0.25),
-    network=NetworkConfig(
-        encoder="nature",
-        padding="same",
-        head="soft_moe",
-        num_experts=8,
-        expert_hidden_units=512,
-        distributional=False,
-        dueling=False,
-        noisy=False,
-    ),
-    replay=ReplayConfig(
-        prioritized=False, n_step=1, gamma=0.99, min_size=20_000, capacity=1_000_000, segment_steps=64
-    ),
-    exploration=ExplorationConfig(
-        kind="linear", epsilon_start=1.0, epsilon_end=0.01, epsilon_decay_steps=250_000
-    ),
-    actors=ActorConfig(num_actors=4, envs_per_actor=8, actor_priorities=False),
+    actors=ActorConfig(num_actors=1, envs_per_actor=8, weights_poll_steps=1),
     learner=LearnerConfig(
         batch_size=32,
         update_period=4,
@@ -83,137 +56,171 @@ PAPER_DQN = Config(
         target_update_period=2_000,
         learning_rate=6.25e-5,
         adam_eps=1.5e-4,
-        updates_in_flight=1,
+        publish_period=25,
     ),
 )
-
-DER = Config(
-    run=RunConfig(preset="der", total_env_steps=100_000),
-    environment=EnvironmentConfig(repeat_action_probability=0.0),
-    network=NetworkConfig(
-        encoder="nature",
-        padding="same",
-        head="soft_moe",
-        num_experts=4,
-        expert_hidden_units=512,
-        distributional=True,
-        num_atoms=51,
-        v_min=-10.0,
-        v_max=10.0,
-        dueling=True,
-        noisy=True,
-    ),
-    replay=ReplayConfig(
-        prioritized=True,
-        priority_exponent=0.5,
-        importance_exponent=0.5,
-        n_step=10,
-        gamma=0.99,
-        min_size=1_600,
-        capacity=1_000_000,
-        segment_steps=8,
-        life_loss_terminates=True,
-    ),
-    exploration=ExplorationConfig(
-        kind="linear", epsilon_start=1.0, epsilon_end=0.01, epsilon_decay_steps=2_000
-    ),
-    actors=ActorConfig(num_actors=1, envs_per_actor=1, actor_priorities=False),
-    learner=LearnerConfig(
-        batch_size=32,
-        update_period=1,
-        double=True,
-        target_update_period=2_000,
-        learning_rate=1e-4,
-        adam_eps=1.5e-4,
-        updates_in_flight=1,
-        diagnostics_period=2_500,
-    ),
+DOPAMINE_C51 = _preset(
+    "dopamine-c51",
+    DOPAMINE_RAINBOW,
+    replay__prioritized=False,
+    replay__n_step=1,
+    learner__learning_rate=2.5e-4,
+    learner__adam_eps=3.125e-4,
+)
+DOPAMINE_QR_DQN = _preset(
+    "dopamine-qr-dqn",
+    DOPAMINE_RAINBOW,
+    network__values="quantile",
+    network__num_quantiles=200,
+    # The reference computes importance weights and does not use them.
+    replay__importance_exponent=0.0,
+    learner__learning_rate=5e-5,
+    learner__adam_eps=3.125e-4,
+)
+DOPAMINE_DQN = _preset(
+    "dopamine-dqn",
+    DOPAMINE_RAINBOW,
+    network__values="scalar",
+    replay__prioritized=False,
+    replay__n_step=1,
+    learner__loss="squared",
 )
 
-APEX = Config(
-    run=RunConfig(preset="apex", total_env_steps=250_000_000),
-    environment=EnvironmentConfig(repeat_action_probability=0.25),
-    network=NetworkConfig(
-        encoder="impala",
-        padding="same",
-        head="soft_moe",
-        num_experts=8,
-        expert_hidden_units=512,
-        distributional=True,
-        num_atoms=51,
-        v_min=-10.0,
-        v_max=10.0,
-        dueling=True,
-        noisy=False,
-    ),
-    replay=ReplayConfig(
-        prioritized=True,
-        priority_exponent=0.6,
-        importance_exponent=0.4,
-        n_step=3,
-        gamma=0.99,
-        min_size=50_000,
-        capacity=2_000_000,
-        segment_steps=64,
-    ),
-    exploration=ExplorationConfig(kind="ladder", ladder_base=0.4, ladder_exponent=7.0),
-    actors=ActorConfig(num_actors=16, envs_per_actor=16, actor_priorities=True),
-    learner=LearnerConfig(
-        batch_size=512,
-        update_period=64,
-        double=True,
-        target_update_period=2_500,
-        learning_rate=1e-4,
-        adam_eps=1.5e-4,
-    ),
+FLEET: dict[str, Any] = {"actors__num_actors": 4}
+PAPER_RAINBOW = _preset(
+    "paper-rainbow",
+    DOPAMINE_RAINBOW,
+    network__encoder="impala",
+    network__head="soft_moe",
+    network__num_experts=4,
+    network__expert_hidden_units=512,
+    network__patch_width=64,
+    network__dueling=True,
+    network__noisy=True,
+    network__noise_per="row",
+    learner__double=True,
+    # A noisy agent of the reference explores by its noise alone, whatever its configuration file says.
+    exploration__epsilon_start=0.0,
+    exploration__epsilon_end=0.0,
+    **FLEET,
 )
-
-LAPTOP = Config(
-    run=RunConfig(preset="laptop", total_env_steps=1_500_000),
-    environment=EnvironmentConfig(repeat_action_probability=0.25),
-    network=NetworkConfig(
-        encoder="nature",
-        padding="valid",
-        head="soft_moe",
-        num_experts=4,
-        expert_hidden_units=512,
-        distributional=True,
-        num_atoms=51,
-        v_min=-10.0,
-        v_max=10.0,
-        dueling=True,
-        noisy=False,
-    ),
-    replay=ReplayConfig(
-        prioritized=True,
-        priority_exponent=0.5,
-        importance_exponent=0.5,
-        n_step=3,
-        gamma=0.99,
-        min_size=5_000,
-        capacity=200_000,
-        segment_steps=32,
-        frame_store_bytes=2 * 1024**3,
-    ),
-    exploration=ExplorationConfig(
-        kind="linear", epsilon_start=1.0, epsilon_end=0.01, epsilon_decay_steps=50_000
-    ),
-    actors=ActorConfig(num_actors=1, envs_per_actor=8, actor_priorities=False),
-    learner=LearnerConfig(
-        batch_size=32,
-        update_period=8,
-        double=True,
-        target_update_period=1_000,
-        learning_rate=1e-4,
-        adam_eps=1.5e-4,
-        checkpoint_period=5_000,
-        diagnostics_period=1_000,
-    ),
+PAPER_DQN = _preset(
+    "paper-dqn",
+    DOPAMINE_DQN,
+    network__encoder="impala",
+    network__head="soft_moe",
+    network__num_experts=8,
+    network__expert_hidden_units=512,
+    network__patch_width=32,
+    **FLEET,
+)
+PAPER_DQN_NATURE = _preset("paper-dqn-nature", PAPER_DQN, network__encoder="nature", network__patch_width=64)
+DER = _preset(
+    "der",
+    PAPER_RAINBOW,
+    run__total_env_steps=100_000,
+    environment__repeat_action_probability=0.0,
+    environment__noop_max=29,
+    network__encoder="nature",
+    replay__n_step=10,
+    replay__min_size=1_600,
+    replay__segment_steps=8,
+    replay__life_loss_terminates=True,
+    actors__num_actors=1,
+    actors__envs_per_actor=1,
+    learner__update_period=1,
+    learner__learning_rate=1e-4,
+    learner__publish_period=10,
+    learner__diagnostics_period=2_500,
+    evaluation__episodes=100,
+)
+APEX = _preset(
+    "apex",
+    PAPER_RAINBOW,
+    run__total_env_steps=250_000_000,
+    network__num_experts=8,
+    network__noisy=False,
+    network__noise_per="batch",
+    replay__priority_exponent=0.6,
+    replay__importance_exponent=0.4,
+    replay__min_size=50_000,
+    replay__capacity=2_000_000,
+    exploration__kind="ladder",
+    exploration__epsilon_start=1.0,
+    exploration__epsilon_end=0.01,
+    exploration__ladder_base=0.4,
+    exploration__ladder_exponent=7.0,
+    actors__num_actors=16,
+    actors__envs_per_actor=16,
+    actors__actor_priorities=True,
+    # What actors send and what a draw makes of it are of one scale, or new items would hardly be drawn.
+    learner__priority="absolute_td",
+    learner__batch_size=512,
+    learner__update_period=64,
+    learner__target_update_period=2_500,
+    learner__learning_rate=1e-4,
+)
+LAPTOP = _preset(
+    "laptop",
+    DOPAMINE_RAINBOW,
+    run__total_env_steps=1_500_000,
+    network__padding="valid",
+    network__head="soft_moe",
+    network__num_experts=4,
+    network__expert_hidden_units=512,
+    network__residual=True,
+    network__token_norm=True,
+    network__v_min=-3.0,
+    network__v_max=3.0,
+    network__dueling=True,
+    replay__min_size=5_000,
+    replay__capacity=200_000,
+    replay__segment_steps=32,
+    replay__frame_store_bytes=2 * 1024**3,
+    exploration__epsilon_decay_steps=50_000,
+    learner__update_period=12,
+    learner__priority="kl",
+    learner__target_update_period=500,
+    learner__learning_rate=1e-4,
+    learner__adam_eps=1e-6,
+    learner__checkpoint_period=5_000,
+    learner__diagnostics_period=1_000,
 )
 
 PRESETS: dict[str, Config] = {
-    config.run.preset: config for config in (PAPER_RAINBOW, PAPER_DQN, DER, APEX, LAPTOP)
-}
+    config.run.preset: config
+    for config in (
+        PAPER_RAINBOW, PAPER_DQN, PAPER_DQN_NATURE, DER, APEX, LAPTOP,
+        DOPAMINE_DQN, DOPAMINE_C51, DOPAMINE_RAINBOW, DOPAMINE_QR_DQN,
+    )
+}  # fmt: skip
+
+
+def fitted(config: Config) -> Config:
+    """Without the preset's own options that do not fit the head, or the values, that were asked for.
+
+    So that `--network.head dense` is the preset with a dense head, whatever its mixture looks like.
+    """
+    network, preset = config.network, PRESETS[config.run.preset].network
+    default = NetworkConfig()
+    if network.values != preset.values:
+        config = _with_losses_for(network.values, config)
+    foreign = [
+        name
+        for name, heads in ONLY_WITH_HEADS.items()
+        if network.head != preset.head and network.head not in heads
+        if getattr(network, name) == getattr(preset, name) != getattr(default, name)
+    ]
+    return with_values(config, **{f"network__{name}": getattr(default, name) for name in foreign})
+
+
+def _with_losses_for(values: str, config: Config) -> Config:
+    own, preset, default = config.learner, PRESETS[config.run.preset].learner, LearnerConfig()
+    if own.priority == preset.priority == "kl" and values != "c51":
+        config = with_values(config, learner__priority=default.priority)
+    if own.loss == preset.loss != default.loss and values != "scalar":
+        config = with_values(config, learner__loss=default.loss)
+    return config
 
 
 def get_preset(name: str) -> Config:

@@ -22,6 +22,8 @@ from deploy.identity import FILE, Identity, drawn_for, noted_in
 from deploy.metadata import collect
 
 LAST_WORDS = ".last-words"
+LEGS = "legs.json"
+"""A record for each start of the run, in order: `env_steps` of the checkpoint that it went on from."""
 FINAL_STATES = frozenset({"finished", "stopped", "failed"})
 """A run's states from which only `resume` leads."""
 
@@ -55,6 +57,7 @@ class RunFolder:
         self.metadata_path = self.path / "metadata.json"
         self.status_path = self.path / "status.json"
         self.metrics_path = self.path / "metrics.jsonl"
+        self.episodes_path = self.path / "episodes.jsonl"
         self.log_path = self.path / "log.txt"
         self.checkpoints = self.path / "checkpoints"
         self.videos = self.path / "videos"

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from learner.errors import CheckpointError
-from models.config import NetworkConfig
+from models.config import NetworkConfig, with_current_names
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +56,13 @@ class Checkpoint:
     def expect_network(
         self, network: NetworkConfig, observation_shape: tuple[int, int, int], num_actions: int
     ) -> None:
-        """Raises CheckpointError when it is of another network than this one."""
+        """Raises CheckpointError when it is of another network than this one.
+
+        A field that is younger than the checkpoint counts as its default, which is what there was before.
+        """
         ours = (asdict(network), list(observation_shape), num_actions)
-        theirs = tuple(self.document[key] for key in ("network", "observation_shape", "num_actions"))
+        saved = asdict(NetworkConfig()) | with_current_names(self.document["network"])
+        theirs = (saved, *(self.document[key] for key in ("observation_shape", "num_actions")))
         if ours != theirs:
             raise CheckpointError(
                 f"{self.path.name} is of another network: it has {theirs}, the run asks for {ours}"

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+ScalarLoss = Literal["huber", "squared"]
+PriorityKind = Literal["loss", "kl", "absolute_td"]
+
 
 @dataclass(frozen=True)
 class LearnerConfig:
@@ -14,12 +17,20 @@ class LearnerConfig:
     """Env steps of the fleet per update; samples_per_insert is batch_size / update_period."""
     double: bool = True
     """Double Q-learning: the online network chooses the next action, the target network judges it."""
+    loss: ScalarLoss = "huber"
+    """Loss of scalar values: huber with delta 1, or squared, the error's square without the half. C51 and
+    quantiles have losses of their own."""
+    priority: PriorityKind = "loss"
+    """What an item's priority becomes when it was drawn: loss, its own loss (C51: the cross-entropy); kl,
+    C51's without the target's entropy; absolute_td, the size of the mean's error, as actors send it."""
     target_update_period: int = 2_000
     """Updates between two copies of the online network into the target network."""
     learning_rate: float = 6.25e-5
     """Adam's learning rate."""
     adam_eps: float = 1.5e-4
     """Adam's epsilon."""
+    max_grad_norm: float = 0.0
+    """L2 norm that the whole gradient is clipped to; 0: it is left as it is."""
     publish_period: int = 50
     """Updates between two publications of weights."""
     checkpoint_period: int = 25_000

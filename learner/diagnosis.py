@@ -90,7 +90,7 @@ def diagnose(train_step: TrainStep, before: Before) -> Diagnosis:
 
     def differentiate(member: int) -> None:
         if member < len(shares):
-            parts[member] = sample_gradients(network, *shares[member])
+            parts[member] = sample_gradients(network, *shares[member], loss=train_step.config.loss)
 
     def finish(member: int) -> None:
         if member == 0:
@@ -108,7 +108,7 @@ def _add_all(diagnosis: Diagnosis, train_step: TrainStep, before: Before, kernel
     with diagnosis.timed("features"):
         with EncoderActivity() as encoder:
             output: NetworkOutput = network(data.observation)
-        losses = sample_losses(output.q_values, output.logits, data.action, before.target)
+        losses = sample_losses(output, data.action, before.target, train_step.config.loss)
         diagnosis.add("reference", statistics_of(network, output, losses, kernel))
         diagnosis.add("dormant_share", dormant_shares(encoder.layers, output.hidden))
         features = output.hidden if output.moe is None else output.moe.tokens
@@ -158,9 +158,12 @@ def dormant_shares(encoder_layers: list[Tensor], hidden: Tensor) -> dict[str, fl
 
 
 def td_errors(output: NetworkOutput, action: Tensor, target: Tensor, support: Tensor) -> Tensor:
-    """Target value minus value of the action, (B,); of a target distribution (B, Z) its mean counts."""
-    value = target if output.logits is None else (target * support).sum(dim=1)
-    return value - of_action(output.q_values, action)
+    """Target value minus value of the action, (B,); of a target distribution or quantiles (B, Z) the mean."""
+    if output.logits is not None:
+        target = (target * support).sum(dim=1)
+    elif output.quantiles is not None:
+        target = target.mean(dim=1)
+    return target - of_action(output.q_values, action)
 
 
 def td_error_statistics(errors: Tensor) -> dict[str, float]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from learner.config import ScalarLoss
 from learner.losses import sample_losses
 from models.noisy import Noise
 from models.q_network import NetworkOutput, QNetwork
@@ -63,7 +64,13 @@ class SampleGradients:
 
 
 def sample_gradients(
-    network: QNetwork, observation: Tensor, action: Tensor, target: Tensor, noise: Noise | None = None
+    network: QNetwork,
+    observation: Tensor,
+    action: Tensor,
+    target: Tensor,
+    noise: Noise | None = None,
+    *,
+    loss: ScalarLoss = "huber",
 ) -> SampleGradients:
     """Gradients of each sample's loss, for a network whose parameters all ask for gradients.
 
@@ -77,10 +84,10 @@ def sample_gradients(
         sample = slice(i, i + 1)
         with torch.enable_grad(), _VectorLayers() as layers:
             output: NetworkOutput = network(observation[sample], noise)
-            loss = sample_losses(output.q_values, output.logits, action[sample], target[sample])
+            losses = sample_losses(output, action[sample], target[sample], loss)
         whole = [parameter for parameter in names if parameter not in layers.inputs]
         for parameter, gradient in zip(
-            whole, torch.autograd.grad(loss.sum(), whole, allow_unused=True), strict=True
+            whole, torch.autograd.grad(losses.sum(), whole, allow_unused=True), strict=True
         ):
             if gradient is not None:
                 gradients.put(names[parameter], i, gradient)

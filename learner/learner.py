@@ -66,6 +66,7 @@ class Learner:
         self.updates = 0
         self.weights_version = -1
         self._published_env_steps = -1
+        self._restored_env_steps = 0
         self._num_checkpoints = 0
         self._next_batch: Batch | None = None
         self._in_flight: tuple[Batch, UpdateResult] | None = None
@@ -174,6 +175,7 @@ class Learner:
         same_size = bool(drawn) and len(drawn["leaf"]) == self._config.batch_size
         self._next_batch = Batch(**drawn) if same_size else None
         self.updates = int(document["update"])
+        self._restored_env_steps = int(document["env_steps"])
         self.weights_version = int(document["weights_version"])
         self._num_checkpoints = int(document["checkpoints"])
         name, steps, size = checkpoint.path.name, self._sampler.inserted, report.items
@@ -285,7 +287,9 @@ class Learner:
         self.weights_version += 1
         self._published_env_steps = self._sampler.inserted
         parameters = self._train_step.parameters()
-        self._publish_weights(Weights(self.weights_version, parameters, self._published_env_steps))
+        self._publish_weights(
+            Weights(self.weights_version, parameters, self._published_env_steps, self.updates)
+        )
 
     def _refuse_nan(self, batch: Batch, result: UpdateResult) -> None:
         """The run stops before anything is published or saved; the last checkpoint is from before.
@@ -330,6 +334,7 @@ class Learner:
         own = {
             "progress/env_steps": float(self._sampler.inserted),
             "progress/updates": float(self.updates),
+            "progress/restored_env_steps": float(self._restored_env_steps),
             "speed/updates_per_s": self._speed.updates_per_s,
             "learner/waiting_share": self._speed.waiting_share,
             "replay/burst_updates": self._speed.largest_arrival / self._config.update_period,

@@ -1,11 +1,16 @@
 """Losses and their targets: pure functions of tensors, shapes checked at the door.
 
-Shapes: B batch, A actions, Z atoms. Targets carry no gradient of their own; call them under `no_grad`.
+Shapes: B batch, A actions, Z atoms or quantiles. Targets carry no gradient of their own; call them under
+`no_grad`.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from learner.config import ScalarLoss
+from learner.quantile_regression import loss_and_slope
+from models.q_network import NetworkOutput
 
 
 def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
@@ -71,7 +76,32 @@ def c51_loss(logits: Tensor, action: Tensor, target: Tensor) -> Tensor:
     return -(target * of_action(logits, action).log_softmax(dim=1)).sum(dim=1)
 
 
-def huber_target(next_q_values: Tensor, action: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
+def quantile_target(next_quantiles: Tensor, action: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
+    """Quantiles to regress to, (B, Z): reward + discount * the judged ones (B, A, Z) of the next action (B,).
+
+    `reward` and `discount` (B,) float32; a discount of 0 leaves Z times the reward.
+    """
+    batch = len(next_quantiles)
+    _check("reward", reward, (batch,))
+    _check("discount", discount, (batch,))
+    return reward.unsqueeze(1) + discount.unsqueeze(1) * of_action(next_quantiles, action)
+
+
+def quantile_loss(quantiles: Tensor, action: Tensor, target: Tensor) -> Tensor:
+    """Quantile Huber loss (B,) of the quantiles (B, A, Z) of `action` (B,) against samples `target` (B, Z).
+
+    Mean over the samples and sum over the quantiles, whose probabilities are the midpoints (i + 0.5) / Z:
+    Dabney et al., 2018 (arXiv 1710.10044), equations 9 and 10, with kappa 1.
+    """
+    batch, _, num_quantiles = quantiles.shape
+    _check("target", target, (batch, num_quantiles))
+    own = of_action(quantiles, action)
+    loss, slope = loss_and_slope(own, target)
+    # Its value is the loss and its gradient the slope: the second part is zero.
+    return (loss.to(own.dtype) + slope.to(own.dtype) * (own - own.detach())).sum(dim=1)
+
+
+def scalar_target(next_q_values: Tensor, action: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
     """Value to regress to, (B,): reward + discount * the judged value (B, A) of the next action (B,)."""
     batch = len(next_q_values)
     _check("reward", reward, (batch,))
@@ -86,8 +116,19 @@ def huber_loss(q_values: Tensor, action: Tensor, target: Tensor) -> Tensor:
     return functional.huber_loss(chosen, target, reduction="none", delta=1.0)
 
 
-def sample_losses(q_values: Tensor, logits: Tensor | None, action: Tensor, target: Tensor) -> Tensor:
-    """Losses (B,) of a network's outputs: `c51_loss` where it gives logits (B, A, Z), else `huber_loss`."""
-    if logits is None:
-        return huber_loss(q_values, action, target)
-    return c51_loss(logits, action, target)
+def squared_loss(q_values: Tensor, action: Tensor, target: Tensor) -> Tensor:
+    """Squared error (B,), without the half, between `target` (B,) and the values (B, A) of `action` (B,)."""
+    chosen = of_action(q_values, action)
+    _check("target", target, tuple(chosen.shape))
+    return (chosen - target).square()
+
+
+def sample_losses(
+    output: NetworkOutput, action: Tensor, target: Tensor, loss: ScalarLoss = "huber"
+) -> Tensor:
+    """Losses (B,) of a network's outputs: of logits C51's, of quantiles their regression's, else `loss`."""
+    if output.logits is not None:
+        return c51_loss(output.logits, action, target)
+    if output.quantiles is not None:
+        return quantile_loss(output.quantiles, action, target)
+    return (huber_loss if loss == "huber" else squared_loss)(output.q_values, action, target)

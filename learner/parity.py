@@ -25,7 +25,15 @@ from learner.reference_noise import find_noise
 from learner.reference_statistics import reference_statistics
 from learner.train_step import NO_NOISE, Judged, TensorBatch, TrainStep, UpdateNoise
 from models.dopamine import SOFT_MOE_SCALE, load_dopamine, to_dopamine
-from models.dopamine_options import UnsupportedOption, count, is_double, kind, network_config, number
+from models.dopamine_options import (
+    UnsupportedOption,
+    count,
+    is_double,
+    kind,
+    network_config,
+    number,
+    scalar_loss,
+)
 from models.noisy import Noise
 from models.q_network import NetworkOutput
 
@@ -74,6 +82,7 @@ def build_step(case: GoldenCase) -> tuple[CaseStep, int | None]:
     config = LearnerConfig(
         batch_size=shape[0],
         double=is_double(case.meta),
+        loss=scalar_loss(case.meta),
         learning_rate=number(case.meta, "learning_rate", 6.25e-5),
         adam_eps=number(case.meta, "adam_eps", 1.5e-4),
         precision="float32",
@@ -121,7 +130,9 @@ def compute(case: GoldenCase, step: CaseStep) -> Arrays:
         found[f"grad_mean/{name}"] = np.array(gradient.astype(np.float64).mean())
     if case.section("statistics"):
         network = step.online_network
-        statistics = reference_statistics(network, observation, data.action, step.fixed_target, noise)
+        statistics = reference_statistics(
+            network, observation, data.action, step.fixed_target, noise, loss=step.config.loss
+        )
         if network.config.head == "soft_moe" and not network.config.normalize:
             # The reference counts a parameter that nothing reads and that we do not have.
             unread = case.section("params").get(SOFT_MOE_SCALE, np.zeros(1))
@@ -137,7 +148,7 @@ def _outputs(step: TrainStep, observation: Tensor, noise: Noise | None) -> Array
     with torch.no_grad():
         output: NetworkOutput = step.online_network(observation, noise)
     # Without a distribution the reference's logits are one value an action.
-    logits = output.q_values.unsqueeze(2) if output.logits is None else output.logits
+    logits = output.outputs if output.outputs.ndim == 3 else output.outputs.unsqueeze(2)
     found = {"q_values": output.q_values, "logits": logits}
     if output.moe is not None:
         found |= {

@@ -10,6 +10,7 @@ the kernel alone, too.
 import torch
 from torch import Tensor
 
+from learner.config import ScalarLoss
 from learner.dormancy import dormant_features, feature_norm, feature_variances
 from learner.empirical_ntk import empirical_ntk, sample_gradients
 from learner.losses import sample_losses
@@ -22,7 +23,13 @@ THRESHOLDS = (0.0, 0.001, 0.01)
 
 
 def reference_statistics(
-    network: QNetwork, observation: Tensor, action: Tensor, target: Tensor, noise: Noise | None = None
+    network: QNetwork,
+    observation: Tensor,
+    action: Tensor,
+    target: Tensor,
+    noise: Noise | None = None,
+    *,
+    loss: ScalarLoss = "huber",
 ) -> dict[str, float]:
     """All of them, by the reference's names, for observations uint8 (B, K, H, W), B at least 2.
 
@@ -30,8 +37,8 @@ def reference_statistics(
     """
     with torch.no_grad():
         output: NetworkOutput = network(observation, noise)
-        losses = sample_losses(output.q_values, output.logits, action, target)
-    kernel = empirical_ntk(sample_gradients(network, observation, action, target, noise))
+        losses = sample_losses(output, action, target, loss)
+    kernel = empirical_ntk(sample_gradients(network, observation, action, target, noise, loss=loss))
     return statistics_of(network, output, losses, kernel)
 
 
@@ -91,8 +98,9 @@ def outputs_gram(output: NetworkOutput) -> Tensor:
     These are all arrays that its networks return; the experts' activations are among them twice.
     """
     arrays = [output.q_values, output.hidden]
-    if output.logits is not None:
-        arrays += [output.logits, output.logits.softmax(dim=-1)]
+    if output.outputs is not output.q_values:
+        # Of quantiles too: the reference's network of them returns their softmax, which nothing reads.
+        arrays += [output.outputs, output.outputs.softmax(dim=-1)]
     if output.moe is not None:
         arrays += [output.moe.tokens, output.moe.hidden, output.moe.router_probabilities]
         arrays += _routing(output.moe)

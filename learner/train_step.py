@@ -17,6 +17,7 @@ from learner.config import LearnerConfig
 from learner.flat_parameters import named_views, pack
 from learner.optimizer import FlatAdam
 from learner.precision import ComputeCopy, choose_device, choose_dtype
+from learner.priorities import sample_priorities
 from learner.thread_team import ThreadTeam
 from models.arrays import flatten
 from models.config import NetworkConfig
@@ -31,14 +32,14 @@ class UpdateResult:
     """What one update saw: before the weights moved."""
 
     priorities: NDArray[np.float32]
-    """(B,) raw priorities: the loss of each sample, not weighted."""
+    """(B,) raw priorities, see `learner.priorities`; not weighted."""
     loss: float
     """Mean of importance weight times loss, plus the experts' balancing losses; not finite if something
     broke, and then no weight was changed."""
     q_mean: float
     """Mean of the online network's values over batch and actions."""
     grad_norm: float
-    """L2 norm of the whole gradient."""
+    """L2 norm of the whole gradient, before it is clipped."""
 
 
 class TensorBatch(NamedTuple):
@@ -59,6 +60,9 @@ class Judged(NamedTuple):
     """What they were turned into, for the online network as well."""
     q_values: Tensor
     logits: Tensor | None
+    quantiles: Tensor | None
+    noise: Noise | None
+    """With which it was said."""
 
 
 @dataclass
@@ -81,7 +85,7 @@ class Work:
 class SharePart(NamedTuple):
     """What one member of the team computed for the B rows of its share."""
 
-    losses: Tensor
+    priorities: Tensor
     """(B,)"""
     weighted: Tensor
     """(B,) losses times importance weights, plus the experts' balancing losses: what the update minimises."""
@@ -130,6 +134,7 @@ class TrainStep:
         self.observation_shape = observation_shape
         self.device = choose_device(config.device) if device is None else torch.device(device)
         self.dtype = choose_dtype(config.precision, self.device)
+        self._noise_per_row = network_config.noise_per == "row"
         on_cpu = self.device.type == "cpu"
         threads = config.num_threads or torch.get_num_threads()
         self._team = ThreadTeam.for_batch(threads, config.batch_size) if on_cpu else ThreadTeam(1)
@@ -151,6 +156,8 @@ class TrainStep:
             torch.Generator(self.device).manual_seed(int(seeds[1])) for _ in range(self._team.size)
         ]
         self._ahead: Work | None = None
+        self._scale = 1.0
+        """What the gradient is multiplied by."""
 
     def step(self, batch: Batch, meanwhile: Callable[[], Batch | None] = lambda: None) -> UpdateResult:
         """One update: target, loss, gradient, Adam. A loss that is not finite changes no weight.
@@ -173,6 +180,7 @@ class TrainStep:
 
         def sum_up() -> None:
             seen.append(_result_of([part for part in parts if part is not None]))
+            self._scale = self._clipping(shares)
 
         def apply(member: int) -> Tensor:
             return self._apply(member, shares) if math.isfinite(seen[0].loss) else torch.tensor(math.nan)
@@ -185,38 +193,46 @@ class TrainStep:
         """The threads that share the work of an update; idle between updates."""
         return self._team
 
-    def sample_noise(self, member: int = 0, routed_rows: int = 0) -> UpdateNoise:
-        """Independent draws for the online network's two forward passes of an update; the rows share them.
+    def sample_noise(self, member: int, rows: int) -> UpdateNoise:
+        """Draws for the online network's forward passes of an update of so many rows, the whole batch's.
 
-        A noisy router's alone are those of each of `routed_rows` rows, the whole batch's.
+        `NetworkConfig.noise_per` says who shares them; a noisy router's are always those of each row.
         Every member of the team draws the same numbers, from a generator of its own: waiting for the one that
         would draw for all takes longer.
         """
         generator = self._generators[member]
-        draws = (self.online_network.sample_noise(generator, routed_rows=routed_rows) for _ in range(2))
+        if self._noise_per_row:  # the chooser's is the judge's
+            return UpdateNoise(self.online_network.sample_noise(generator, rows, routed_rows=rows))
+        draws = (self.online_network.sample_noise(generator, routed_rows=rows) for _ in range(2))
         return UpdateNoise(*draws)
 
-    def sample_judge_noise(self, share: int = 0, routed_rows: int = 0) -> Noise | None:
-        """As `sample_noise`, for the target network's pass over one share of a batch."""
-        return self.target_network.sample_noise(self._judge_generators[share], routed_rows=routed_rows)
+    def sample_judge_noise(self, share: int, rows: int) -> Noise | None:
+        """As `sample_noise`, for the target network's pass over one share of a batch; its rows share it."""
+        return self.target_network.sample_noise(self._judge_generators[share], routed_rows=rows)
 
     @torch.no_grad()
     def judge(self, data: TensorBatch, noise: Noise | None = None) -> Judged:
         """The target network's values of the next observations."""
         image = self._target.network.to_image(data.next_observation)
         output: NetworkOutput = self._target.network(image, noise)
-        return Judged(image, output.q_values, output.logits)
+        return Judged(image, output.q_values, output.logits, output.quantiles, noise)
 
     @torch.no_grad()
     def target(
         self, data: TensorBatch, noise: UpdateNoise = NO_NOISE, judged: Judged | None = None
     ) -> Tensor:
-        """What the loss regresses to: (B, Z) distributions or (B,) values; without noise if none is given."""
+        """What the loss regresses to: (B, Z) distributions or quantiles, or (B,) values.
+
+        Without noise if none is given.
+        """
         judge = self.judge(data, noise.judge) if judged is None else judged
-        chooser = self._online.network(judge.image, noise.chooser).q_values if self.config.double else None
+        chosen_with = judge.noise if self._noise_per_row else noise.chooser
+        chooser = self._online.network(judge.image, chosen_with).q_values if self.config.double else None
         action = losses.next_action(judge.q_values, chooser)
+        if judge.quantiles is not None:
+            return losses.quantile_target(judge.quantiles, action, data.reward, data.discount)
         if judge.logits is None:
-            return losses.huber_target(judge.q_values, action, data.reward, data.discount)
+            return losses.scalar_target(judge.q_values, action, data.reward, data.discount)
         support = self._target.network.support
         return losses.c51_target(judge.logits, action, data.reward, data.discount, support)
 
@@ -260,7 +276,7 @@ class TrainStep:
         # Nothing here may keep what was judged: the passes to come want its place in the cache.
         target = self.target(data, noise, work.judged.pop(member, None) or self._judge_share(work, member))
         output: NetworkOutput = self._online.network(data.observation, noise.online)
-        sample_losses = losses.sample_losses(output.q_values, output.logits, data.action, target)
+        sample_losses = losses.sample_losses(output, data.action, target, self.config.loss)
         weighted = data.importance_weight * sample_losses
         if output.moe is not None and output.moe.auxiliary_loss is not None:
             weighted = weighted + output.moe.auxiliary_loss
@@ -268,7 +284,11 @@ class TrainStep:
         # A user's own encoder or head may have a parameter that this batch does not reach.
         gradients = torch.autograd.grad(total, self._online.parameters, materialize_grads=True)
         torch._foreach_copy_(self._buffers[member][1], gradients)
-        return SharePart(sample_losses.detach(), weighted.detach(), output.q_values.detach())
+        with torch.no_grad():
+            support = self._online.network.support
+            kind = self.config.priority
+            priorities = sample_priorities(kind, output, data.action, target, sample_losses, support)
+        return SharePart(priorities.detach(), weighted.detach(), output.q_values.detach())
 
     @torch.no_grad()
     def _apply(self, member: int, shares: int) -> Tensor:
@@ -279,9 +299,18 @@ class TrainStep:
         for buffer, _ in self._buffers[1:shares]:
             gradient.add_(buffer[part])
         norm: Tensor = torch.linalg.vector_norm(gradient)
+        if self._scale != 1.0:
+            gradient.mul_(self._scale)
         self.optimizer.step(member)
         self._online.refresh(part)
         return norm
+
+    def _clipping(self, shares: int) -> float:
+        """What the gradient is to be multiplied by so that its norm is at most `max_grad_norm`."""
+        if not self.config.max_grad_norm:
+            return 1.0
+        norm = torch.linalg.vector_norm(sum(buffer for buffer, _ in self._buffers[:shares])).item()
+        return min(1.0, self.config.max_grad_norm / norm) if norm > 0 else 1.0
 
     def to_device(self, batch: Batch) -> TensorBatch:
         """The batch's arrays as tensors on the device; on the CPU they share the arrays' memory."""
@@ -349,6 +378,6 @@ class TrainStep:
 
 def _result_of(parts: list[SharePart]) -> UpdateResult:
     """The whole batch's result, the gradient's norm not known yet; waits for the device."""
-    sample_losses, weighted, q_values = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    priorities, weighted, q_values = (torch.cat(columns) for columns in zip(*parts, strict=True))
     loss, q_mean = torch.stack([weighted.mean(), q_values.mean()]).tolist()
-    return UpdateResult(sample_losses.cpu().numpy(), loss, q_mean, math.nan)
+    return UpdateResult(priorities.cpu().numpy(), loss, q_mean, math.nan)

@@ -18,6 +18,8 @@ class Weights:
     """(P,) as `flatten` orders them."""
     env_steps: int
     """Env steps of the fleet when it was published."""
+    updates: int = 0
+    """Updates that made them."""
 
 
 def num_parameters(network: nn.Module) -> int:

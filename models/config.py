@@ -1,7 +1,8 @@
 """What the network looks like; every field is one command-line flag."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 ENCODERS = ("impala", "nature")
 MOE_HEADS = ("soft_moe", "top_k_moe")
@@ -9,6 +10,7 @@ HEADS = (*MOE_HEADS, "dense", "pooled")
 
 Tokens = Literal["per_conv", "per_feature_map", "per_sample", "per_patch"]
 Combine = Literal["flatten", "mean", "sum"]
+Values = Literal["scalar", "c51", "quantile"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,12 @@ class NetworkConfig:
     """Slots of an expert: ceil(capacity_factor * tokens / experts)."""
     normalize: bool = False
     """Soft MoE: tokens and phi of unit length and a learned scale (Puigcerver et al., 2023, section 2.3)."""
+    normalize_scale: float = 1.0
+    """Soft MoE, normalised: what the learned scale is at first. With 1 all slots are about the mean token."""
+    token_norm: bool = False
+    """LayerNorm on the tokens before they enter a mixture, as in the blocks of Puigcerver et al., 2023."""
+    residual: bool = False
+    """Add what entered a mixture's part of the head, before any norm, to what leaves it (the same blocks)."""
     selected_experts: int = 1
     """Top-k MoE: experts that a token chooses."""
     router_noise: float = 0.0
@@ -67,20 +75,31 @@ class NetworkConfig:
     """Hidden units of the dense head."""
     scale_dense: bool = False
     """Multiply the dense head's hidden units by the number of experts: the parameter-matched baseline."""
-    distributional: bool = True
-    """C51 (Bellemare et al., 2017): a distribution over `num_atoms` atoms an action; else one value."""
+    values: Values = "c51"
+    """What is learned of an action's return: its mean alone (scalar), a distribution over fixed atoms (c51;
+    Bellemare et al., 2017) or its quantiles (quantile; QR-DQN, Dabney et al., 2018, arXiv 1710.10044)."""
     num_atoms: int = 51
-    """Atoms of the distribution's support."""
+    """c51: atoms of the distribution's support."""
     v_min: float = -10.0
-    """Smallest atom of the support."""
+    """c51: smallest atom of the support."""
     v_max: float = 10.0
-    """Largest atom of the support."""
+    """c51: largest atom of the support."""
+    num_quantiles: int = 200
+    """quantile: quantiles of an action's return, at the midpoints (i + 0.5) / num_quantiles."""
     dueling: bool = True
     """Dueling value and advantage streams (Wang et al., 2016)."""
     noisy: bool = True
     """Factorised noise (Fortunato et al., 2018) in the output layer and the head's (experts') first layer."""
     noisy_sigma: float = 0.1
     """Initial scale of the noise, divided by the square root of the layer's inputs."""
+    noise_per: Literal["batch", "row"] = "batch"
+    """Draws of the noise in an update. `row`: one a row where the network learns, and one that the choice of
+    the next action and the target network share, as the paper's code has it. `batch`: one for each pass."""
+
+    @property
+    def outputs_per_action(self) -> int:
+        """Z: numbers that the output layer gives for each action."""
+        return {"scalar": 1, "c51": self.num_atoms, "quantile": self.num_quantiles}[self.values]
 
     @property
     def hidden_of_an_expert(self) -> int:
@@ -92,6 +111,17 @@ class NetworkConfig:
     def hidden_of_the_dense_head(self) -> int:
         """Hidden units of the dense head, scaled as asked for."""
         return self.dense_hidden_units * (self.num_experts if self.scale_dense else 1)
+
+
+def with_current_names(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved network's fields (of JSON) by the names they have today; fields of today pass unchanged.
+
+    `distributional`, true or false, was the forerunner of `values`.
+    """
+    fields = dict(document)
+    if isinstance(fields.get("distributional"), bool) and "values" not in fields:
+        fields["values"] = "c51" if fields.pop("distributional") else "scalar"
+    return fields
 
 
 def is_imported(name: str) -> bool:

@@ -69,9 +69,9 @@ def load_dopamine(
 ) -> None:
     """Copy the reference's parameters (any float dtype) into the network.
 
-    `agent` is dqn or rainbow, the reference's network that the names are of; None takes rainbow for a
-    distributional network. Raises KeyError for a parameter that is missing, ValueError for one of another
-    shape and for one that the network lacks.
+    `agent` is dqn or rainbow, the reference's network that the names are of; None takes rainbow for C51, else
+    dqn, whose names the reference's network of quantiles has too. Raises KeyError for a parameter that is
+    missing, ValueError for one of another shape and for one that the network lacks.
     """
     unused = set(arrays)
     values: dict[str, Tensor] = {}
@@ -131,7 +131,7 @@ def _is_soft_moe(network: QNetwork) -> bool:
 
 def _entries(network: QNetwork, agent: str | None) -> Iterator[Entry]:
     """Every parameter of the network. Raises ValueError for one that the reference does not have."""
-    agent = agent or ("rainbow" if network.config.distributional else "dqn")
+    agent = agent or ("rainbow" if network.config.values == "c51" else "dqn")
     entries = [*_convolutions(network, agent), *_mixture(network), *_linear_layers(network)]
     foreign = {name for name, _ in network.named_parameters()} - {entry.name for entry in entries}
     if foreign:

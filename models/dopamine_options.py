@@ -27,7 +27,6 @@ ONLY: dict[str, Any] = {
     "maintain_token_size": True,
     "inputs_preprocessed": False,
     "noisy_routing": False,
-    "loss_type": "huber",
     "mse_loss": False,
     "optimizer": "adam",
 }
@@ -74,7 +73,7 @@ def network_config(options: Options) -> NetworkConfig:
         selected_experts=count(options, "num_selected_experts", 1),
         dense_hidden_units=hidden,
         scale_dense=flag(options, "scale_hidden_layer", False),
-        distributional=_distributional(options),
+        values=_values(options),
         num_atoms=count(options, "num_atoms", 51),
         v_min=number(options, "vmin", 0.0) or -v_max,
         v_max=v_max,
@@ -96,6 +95,17 @@ def is_double(options: Options) -> bool:
     if double and not rainbow:
         raise UnsupportedOption("double: true is not supported for kind 'dqn'")
     return double
+
+
+def scalar_loss(options: Options) -> Literal["huber", "squared"]:
+    """The loss of scalar values, for Rainbow always huber; raises UnsupportedOption.
+
+    A case that names none is of huber, though the reference's own default for its DQN is mse.
+    """
+    squared = _one_of(options, "loss_type", {"huber": False, "mse": True}, "huber")
+    if squared and kind(options) == "rainbow":
+        raise UnsupportedOption("loss_type: 'mse' is not supported for kind 'rainbow'")
+    return "squared" if squared else "huber"
 
 
 def count(options: Options, name: str, default: int | None = None) -> int:
@@ -161,13 +171,14 @@ def _short(value: object) -> str:
     return text if len(text) < 40 else f"{text[:36]}..."
 
 
-def _distributional(options: Options) -> bool:
+def _values(options: Options) -> Literal["scalar", "c51"]:
     if kind(options) == "dqn":
-        return False
-    distributional = flag(options, "distributional", True)
-    if not distributional and count(options, "num_atoms", 51) != 1:
+        return "scalar"
+    if flag(options, "distributional", True):
+        return "c51"
+    if count(options, "num_atoms", 51) != 1:
         raise UnsupportedOption("num_atoms: only 1 is supported with distributional false (a sum over atoms)")
-    return distributional
+    return "scalar"
 
 
 def _patch_size(options: Options) -> int:

@@ -39,7 +39,11 @@ def build_linear(
 
 
 class MoEHead(nn.Module):
-    """Tokens through a mixture of experts, then combined."""
+    """Tokens through a mixture of experts, then combined.
+
+    With `token_norm` and `residual` as a block of Puigcerver et al., 2023 (arXiv 2308.00951) has it: x +
+    mixture(LayerNorm(x)). Then position is in the features from the start, which slots that are alike hide.
+    """
 
     def __init__(
         self,
@@ -54,13 +58,16 @@ class MoEHead(nn.Module):
         self._combine = config.combine
         self.out_features = combined_size(num_tokens, width, config.combine)
         self.noise_sizes = None if sigma is None else (width, config.hidden_of_an_expert)
+        self.norm = nn.LayerNorm(width) if config.token_norm else None
         self.moe = _build_moe(config, num_tokens, width, sigma, generator)
+        self._residual = config.residual
         self.router_shape = self.moe.router_shape
 
     def forward(self, tokens: Tensor, noise: Noise | None) -> HeadOutput:
         """Tokens (B, T, D) to features (B, F)."""
-        result = self.moe(tokens, noise)
-        return HeadOutput(combine_tokens(result.tokens, self._combine), result.hidden, result)
+        result = self.moe(tokens if self.norm is None else self.norm(tokens), noise)
+        leaving = tokens + result.tokens if self._residual else result.tokens
+        return HeadOutput(combine_tokens(leaving, self._combine), result.hidden, result)
 
 
 def _build_moe(
@@ -78,6 +85,7 @@ def _build_moe(
             sigma=sigma,
             capacity_factor=capacity_factor,
             normalize=config.normalize,
+            scale=config.normalize_scale,
         )
     return TopKMoE(
         num_tokens,
@@ -163,7 +171,7 @@ def build_head(
 
 
 class OutputLayer(nn.Module):
-    """Features (B, F) to (B, A, Z), one linear map.
+    """Features (B, F) to (B, A, Z), one linear map; Z (`num_atoms`) counts atoms, quantiles, or is 1.
 
     With dueling streams (Wang et al., 2016) the first Z outputs are the state's value and the rest the
     advantages; the streams have no hidden layer of their own, and share the noise of their inputs, as in the

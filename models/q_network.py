@@ -17,17 +17,25 @@ from models.tokens import Tokenizer
 
 
 class NetworkOutput(NamedTuple):
-    """Outputs for B observations: A actions, Z atoms; values and logits are float32."""
+    """Outputs for B observations: A actions, Z atoms or quantiles; all of the output layer is float32."""
 
     q_values: Tensor
     """(B, A)"""
     logits: Tensor | None
-    """(B, A, Z), or None if the network is not distributional."""
+    """(B, A, Z) over the atoms of the support, or None if the values are not C51's."""
     hidden: Tensor
     """Hidden activations of the head: (B, E, S, H) of experts, (B, H) of a dense layer, else what enters the
     output layer (B, F)."""
     moe: MoEOutput | None
     """None if the head is no mixture of experts."""
+    quantiles: Tensor | None = None
+    """(B, A, Z), the i-th that of the probability (i + 0.5) / Z, or None if the values are no quantiles."""
+
+    @property
+    def outputs(self) -> Tensor:
+        """What the output layer gave: logits or quantiles (B, A, Z), else the values (B, A)."""
+        distribution = self.quantiles if self.logits is None else self.logits
+        return self.q_values if distribution is None else distribution
 
 
 class QNetwork(nn.Module):
@@ -60,7 +68,7 @@ class QNetwork(nn.Module):
         self.output = OutputLayer(
             self.head.out_features,
             num_actions,
-            config.num_atoms if config.distributional else 1,
+            config.outputs_per_action,
             dueling=config.dueling,
             sigma=sigma,
             generator=generator,
@@ -78,8 +86,10 @@ class QNetwork(nn.Module):
         tokens = self.tokenizer(self.encoder(image, scale=1.0 / 255.0))
         head: HeadOutput = self.head(tokens, noise)
         outputs = self.output(head.features, None if noise is None else noise.output)
-        if not self.config.distributional:
+        if self.config.values == "scalar":
             return NetworkOutput(outputs.squeeze(2), None, head.hidden, head.moe)
+        if self.config.values == "quantile":
+            return NetworkOutput(outputs.mean(dim=2), None, head.hidden, head.moe, outputs)
         # Not a matmul: autocast would round the support to bfloat16.
         q_values = (outputs.softmax(dim=2) * self.support).sum(dim=2)
         return NetworkOutput(q_values, outputs, head.hidden, head.moe)

@@ -19,8 +19,8 @@ class SoftMoE(nn.Module):
     """Every slot of an expert is a weighted mean of all tokens, every output token one of all slots.
 
     With `normalize` the logits compare directions only (section 2.3 there): tokens and the columns of phi are
-    scaled to unit length and phi by a learned scalar, which is 1 at first. Initialisation of phi as in the
-    reference code of arXiv 2402.08609: lecun normal with fan-in D * E.
+    scaled to unit length and phi by a learned scalar, which is `scale` at first. Initialisation of phi as in
+    the reference code of arXiv 2402.08609: lecun normal with fan-in D * E.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class SoftMoE(nn.Module):
         sigma: float | None = None,
         capacity_factor: float = 1.0,
         normalize: bool = False,
+        scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.num_experts = num_experts
@@ -41,7 +42,7 @@ class SoftMoE(nn.Module):
         self.router_shape = None
         self.phi = nn.Parameter(torch.empty(width, num_experts * self.num_slots))
         lecun_normal_(self.phi, width * num_experts, generator)
-        self.scale = nn.Parameter(torch.ones(1)) if normalize else None
+        self.scale = nn.Parameter(torch.full((1,), scale)) if normalize else None
         self.experts = Experts(num_experts, width, hidden, generator, sigma)
 
     def forward(self, tokens: Tensor, noise: Noise | None = None) -> MoEOutput:

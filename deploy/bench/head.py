@@ -16,7 +16,7 @@ from deploy.config import Config, to_json, with_values
 from learner.precision import choose_device, choose_dtype
 from models.config import MOE_HEADS
 from models.memory import keep_freed_memory
-from models.q_network import build_network
+from models.q_network import NetworkOutput, build_network
 
 EXPERTS = (1, 2, 4, 8, 16)
 ENCODERS = ("impala", "nature")
@@ -126,8 +126,8 @@ def _parts(config: Config, device: torch.device, dtype: torch.dtype) -> dict[str
     features.requires_grad_()
 
     def whole() -> Tensor:
-        output = network(frames, noise)
-        return output.q_values if output.logits is None else output.logits
+        output: NetworkOutput = network(frames, noise)
+        return output.outputs
 
     def head() -> Tensor:
         return network.head(network.tokenizer(features), noise).features

@@ -27,7 +27,10 @@ class InitialWeights:
     def __init__(self, weights: Weights) -> None:
         self._weights: Weights | None = weights
 
-    def poll(self, wait: bool = False) -> Weights | None:
+    def ask(self) -> None:
+        """There is nothing newer."""
+
+    def take(self, wait: bool = False) -> Weights | None:
         """Version 0 at the first call, then None."""
         weights, self._weights = self._weights, None
         return weights

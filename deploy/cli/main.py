@@ -39,6 +39,9 @@ COMMANDS = {
     "plot": Command(
         "deploy.cli.look", "plot", "draw the learning curves of runs (--diagnostics: what explains them)"
     ),
+    "bands": Command(
+        "deploy.cli.bands", "bands", "set a run beside published seeds of its game and agent (--power)"
+    ),
     "show": Command(
         "deploy.cli.show", "show", "draw what each expert looks at in a game, as a sheet and an mp4"
     ),

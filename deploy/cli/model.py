@@ -14,6 +14,7 @@ from deploy.cli.preflight import with_checked_environment
 from deploy.cli.train import TrainArguments, config_of, parse_config
 from deploy.config import Config, ConfigError
 from deploy.presets import DEFAULT, PRESETS
+from models.config import NetworkConfig
 
 if TYPE_CHECKING:
     from models.summary import LayerSummary, NetworkSummary
@@ -105,6 +106,7 @@ def facts(config: Config, summary: "NetworkSummary") -> dict[str, str]:
             "slots": f"{mixture.slots_per_expert:,} an expert,"
             f" {mixture.slots_per_expert * mixture.num_experts:,} together",
         }
+    found["values"] = values_line(network)
     parts = [
         f"{layer.name} {layer.parameters:,}" for layer in summary.layers if layer.is_part and layer.parameters
     ]
@@ -117,6 +119,15 @@ def facts(config: Config, summary: "NetworkSummary") -> dict[str, str]:
     if summary.flops_with_noise != summary.flops:
         found["FLOPs a state"] += f", {summary.flops_with_noise / 1e6:,.2f} million with noise"
     return found
+
+
+def values_line(network: NetworkConfig) -> str:
+    """What is learned of an action's return."""
+    return {
+        "scalar": "scalar, one an action",
+        "c51": f"c51, {network.num_atoms:,} atoms from {network.v_min:g} to {network.v_max:g} an action",
+        "quantile": f"quantile, {network.num_quantiles:,} an action",
+    }[network.values]
 
 
 def _row(layer: "LayerSummary") -> tuple[str, ...]:

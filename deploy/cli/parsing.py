@@ -29,6 +29,11 @@ SHORT_FLAGS = {
     "--experts": "--network.num-experts",
 }
 """Short names of the usual flags of `train`."""
+RENAMED = {
+    "--network.distributional": "--network.values c51",
+    "--network.no-distributional": "--network.values scalar",
+}
+"""Flags of earlier versions, by what does the same today."""
 UNPREFIXED = ("run", "bench", "model")
 """Parts of an arguments dataclass whose fields are flags without a prefix (they say so to tyro as well)."""
 
@@ -122,6 +127,8 @@ def _unknown(token: str, flags: dict[str, Any], argv: Sequence[str], prog: str) 
     """One line for a token that belongs to no flag."""
     if token.startswith("-"):
         name = _hyphens(token.partition("=")[0])
+        if name in RENAMED:
+            return f"{name}: unknown flag; it is {RENAMED[name]} now"
         same_end = [flag for flag in flags if flag.endswith(f".{name.lstrip('-')}")]
         hint = (
             f"; did you mean {' or '.join(same_end)}?"

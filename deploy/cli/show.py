@@ -121,6 +121,7 @@ def _play(
             episodes=1,
             seed=arguments.seed,
             epsilon=config.evaluation.epsilon,
+            life_loss_terminates=config.replay.life_loss_terminates,
             recorder=watcher.record,
             should_stop=lambda: bool(interrupts.count or 0 < arguments.steps <= watcher.env_steps),
         )

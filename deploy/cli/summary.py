@@ -43,7 +43,7 @@ def burst_line(config: Config) -> str:
     replay, learner = config.replay, config.learner
     updates = replay.segment_steps / learner.update_period
     return (
-        f"burst: a segment of {replay.segment_steps} env steps earns {updates:g} updates;"
+        f"burst: a segment of {replay.segment_steps} env steps earns {updates:.3g} updates;"
         f" samples per insert {config.samples_per_insert:g}"
     )
 
@@ -80,8 +80,7 @@ def num_parameters(config: Config) -> int:
     hidden = 2 * width * network.expert_hidden_units * network.num_experts
     if network.head == "dense":
         hidden, features = features * network.dense_hidden_units, network.dense_hidden_units
-    atoms = network.num_atoms if network.distributional else 1
-    outputs = atoms * (ACTIONS + network.dueling)
+    outputs = network.outputs_per_action * (ACTIONS + network.dueling)
     return 100_000 + hidden + features * outputs * (2 if network.noisy else 1)
 
 

@@ -119,7 +119,7 @@ def parse_config(kind: type[T], argv: Sequence[str], *, command: str, default: C
 
 def config_of(arguments: TrainArguments) -> Config:
     """The plain configuration in `arguments`, checked; raises ConfigError."""
-    config = Config(**_sections(arguments))
+    config = presets.fitted(Config(**_sections(arguments)))
     config = with_values(config, replay__urls=named_urls(config.replay.urls))
     check(config)
     return config

@@ -49,7 +49,7 @@ class ActorFleet:
 
     def step(self, start_env_steps: int) -> list[Episode]:
         """Look at every actor, and bring their number to the target; gives the episodes that ended."""
-        episodes = [episode for handle in self._handles() for episode in handle.poll()]
+        episodes = self._poll()
         now = time.monotonic()
         self._bury(now)
         self._tell_of_waiting(now)
@@ -74,7 +74,7 @@ class ActorFleet:
             self._dismiss(slot, now)
         for _, handle, _ in self._leaving.values():
             handle.wait(now + seconds - time.monotonic())
-        episodes = [episode for handle in self._handles() for episode in handle.poll()]
+        episodes = self._poll()
         for _, handle, _ in self._leaving.values():
             self._end(handle)
         self._leaving.clear()
@@ -97,8 +97,19 @@ class ActorFleet:
         )
 
     def _handles(self) -> list[RoleHandle]:
-        leaving = [handle for _, handle, _ in self._leaving.values()]
-        return [handle for _, handle in self._running.values()] + leaving
+        return [handle for _, handle in self._with_slots()]
+
+    def _with_slots(self) -> list[tuple[int, RoleHandle]]:
+        leaving = [(slot, handle) for slot, (_, handle, _) in self._leaving.items()]
+        return [(slot, handle) for slot, (_, handle) in self._running.items()] + leaving
+
+    def _poll(self) -> list[Episode]:
+        """The episodes that actors have told since the last time, each with its actor's slot."""
+        return [
+            episode._replace(actor_slot=slot)
+            for slot, handle in self._with_slots()
+            for episode in handle.poll()
+        ]
 
     def _start(self, slot: int, now: float, start_env_steps: int) -> None:
         try:

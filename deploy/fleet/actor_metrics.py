@@ -20,7 +20,8 @@ RULES: Mapping[str, Rule] = {
     "speed/actor_steps_per_s": Rule.SUM,
     "actors/waiting_share": Rule.MEAN,
     "actors/weights_version": Rule.MIN,  # the oldest that acts; -1 while an actor has none
-    "actors/weights_lag": Rule.MEAN,  # measured here, as only the learner knows the newest version
+    "actors/weights_update": Rule.MIN,  # the learner's updates that made them
+    "actors/weights_age_updates": Rule.MEAN,  # measured here, as only the learner knows how far it is
     "actors/epsilon": Rule.MEAN,
     "actors/epsilon_min": Rule.MIN,  # of a ladder
     "actors/epsilon_max": Rule.MAX,
@@ -71,7 +72,7 @@ def fleet_metrics(
     fleet: FleetReport, before: Mapping[str, float], learner: Mapping[str, float]
 ) -> dict[str, float]:
     """The run's metrics of `fleet`; `before` are those of the supervisors before this one."""
-    at_work = [{**metrics, **_weights_lag(learner, metrics)} for metrics in fleet.at_work]
+    at_work = [{**metrics, **_weights_age(learner, metrics)} for metrics in fleet.at_work]
     counted = totals([dict.fromkeys(TOTALS, 0.0), before, fleet.totals])
     size = {"actors/alive": float(fleet.alive), "actors/target": float(fleet.target)}
     return _combined(at_work) | counted | size
@@ -87,10 +88,10 @@ def _combined(at_work: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return combined
 
 
-def _weights_lag(learner: Mapping[str, float], actor: Mapping[str, float]) -> dict[str, float]:
-    """Versions that an actor's weights are behind the learner's; nothing before both have any."""
-    newest, own = learner.get("learner/weights_version", -1.0), actor.get("actors/weights_version", -1.0)
-    return {"actors/weights_lag": max(0.0, newest - own)} if min(newest, own) >= 0 else {}
+def _weights_age(learner: Mapping[str, float], actor: Mapping[str, float]) -> dict[str, float]:
+    """Updates that the learner has made since an actor's weights; nothing before both have any."""
+    now, then = learner.get("progress/updates", -1.0), actor.get("actors/weights_update", -1.0)
+    return {"actors/weights_age_updates": max(0.0, now - then)} if min(now, then) >= 0 else {}
 
 
 class Growing:

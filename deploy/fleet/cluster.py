@@ -157,6 +157,8 @@ def _ray_environment(token: Path) -> dict[str, str]:
         "RAY_prestart_worker_first_driver": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         **NO_TASK_EVENTS,
+        # Else its workers run at nice 15, and starve beside anything else on the machine.
+        "RAY_worker_niceness": "0",
         # Threads that wait must not spin: actors and the learner share the cores.
         "OMP_WAIT_POLICY": "PASSIVE",
         "GOMP_SPINCOUNT": "0",

@@ -93,7 +93,7 @@ class LearnerLink:
                     self._calls.pop(rest[0]).set_result(rest[1])
                 elif kind == "weights":
                     parameters = np.frombuffer(self._connection.recv_bytes(), np.float32)
-                    self._take(FlatWeights(rest[0], parameters, rest[1]))
+                    self._take(FlatWeights(rest[0], parameters, rest[1], rest[2]))
                 else:
                     outcome, error, self.last_report = rest
         except (EOFError, OSError):

@@ -160,7 +160,7 @@ class LearnerProcess(Role):
 
     def _publish(self, weights: "Weights") -> None:
         with contextlib.suppress(OSError):  # nobody is there to take them: `listen` has seen it too
-            self._send(("weights", weights.version, weights.env_steps), weights.parameters)
+            self._send(("weights", weights.version, weights.env_steps, weights.updates), weights.parameters)
 
     def _send(self, message: tuple[Any, ...], data: Any = None) -> None:
         with self._sending:

@@ -11,6 +11,7 @@ from actors.episodes import Episode
 from deploy.checks import hide_password
 from deploy.config import Config
 from deploy.fleet.actor_metrics import TOTALS, FleetReport, Growing, fleet_metrics
+from deploy.fleet.episode_log import EpisodeLog
 from deploy.fleet.recent_episodes import RecentEpisodes
 from deploy.monitor.metrics import MetricsSink
 from deploy.run_folder import FINAL_STATES, RunFolder
@@ -44,6 +45,7 @@ class Telemetry:
         self._episodes = RecentEpisodes(before.get("episodes", []))
         self._notes: deque[str] = deque(maxlen=NOTES)
         self._sink = MetricsSink(folder.path, self.note)
+        self._episode_log = EpisodeLog(folder, self.note)
         self._refused = False
         self._sink_due = time.monotonic()
         self._metrics: dict[str, float] = {}
@@ -57,6 +59,7 @@ class Telemetry:
         """Episodes that ended."""
         for episode in episodes:
             self._episodes.add(episode)
+            self._episode_log.add(episode)
             self._count += 1
 
     def update(self, learner: Mapping[str, float], fleet: FleetReport) -> None:
@@ -72,6 +75,7 @@ class Telemetry:
         if self._count:
             own["episode/count"] = float(self._count)
         self._metrics.update({**learner, **own})
+        self._episode_log.update(learner)
         if learner and time.monotonic() >= self._sink_due:
             self.write()
 
@@ -129,4 +133,5 @@ class Telemetry:
 
     def close(self) -> None:
         """Flush and close the files."""
+        self._episode_log.close(self._known.get("progress/env_steps", 0.0))
         self._sink.close()

@@ -134,7 +134,10 @@ def rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
             "learner waiting",
             text("learner/waiting_share", f"{show('learner/waiting_share', '.0f', 100)} %"),
         ),
-        ("weights lag", text("actors/weights_lag", f"{show('actors/weights_lag', '.1f')} versions")),
+        (
+            "weights age",
+            text("actors/weights_age_updates", f"{show('actors/weights_age_updates', ',.0f')} updates"),
+        ),
         ("replay", text("replay/size", f"{replay}, {show('replay/bytes', ',.1f', 1 / 1e6)} MB")),
         ("actors alive", text("actors/alive", f"{show('actors/alive')} of {status['target_actors']}")),
         ("epsilon", text("actors/epsilon", epsilon)),

@@ -92,7 +92,8 @@ class UnfailingFile:
         self._descriptor: int | None = None
         self._unwritten = bytearray()
         self._refused = False
-        self.write("")
+        # A line that a crash has cut off stays alone: what is appended to it would be lost with it.
+        self.write("\n" if _ends_in_a_torn_line(path) else "")
 
     def write(self, text: str) -> None:
         """Append, as soon as possible; what has waited longest is given up when too much waits."""
@@ -125,6 +126,15 @@ class UnfailingFile:
         while self._unwritten:
             # A disk that gets full takes a part.
             del self._unwritten[: os.write(self._descriptor, self._unwritten)]
+
+
+def _ends_in_a_torn_line(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+    except OSError:  # there is none yet, or it is empty
+        return False
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

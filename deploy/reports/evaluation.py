@@ -14,7 +14,7 @@ from deploy.reports.statistics import ScoreSummary, summarise
 from deploy.reports.video import VideoWriter
 from learner.checkpoint import Checkpoint, network_tensors
 from models.arrays import Weights, flatten
-from models.config import NetworkConfig
+from models.config import NetworkConfig, with_current_names
 from models.q_network import QNetwork, build_network
 
 ATARI_FRAMES_PER_SECOND = 60
@@ -84,6 +84,7 @@ def evaluate_checkpoint(
             episodes=episodes,
             seed=seed,
             epsilon=config.evaluation.epsilon,
+            life_loss_terminates=config.replay.life_loss_terminates,
             recorder=writer.add if writer else None,
             progress=progress,
             should_stop=should_stop,
@@ -103,7 +104,7 @@ def online_network_of(checkpoint: Checkpoint) -> QNetwork:
     """The online network of a checkpoint, float32."""
     document = checkpoint.document
     shape: tuple[int, int, int] = tuple(document["observation_shape"])
-    network = NetworkConfig(**document["network"])
+    network = NetworkConfig(**with_current_names(document["network"]))
     online = build_network(network, int(document["num_actions"]), observation_shape=shape)
     online.load_state_dict(network_tensors(checkpoint.tensors, "online"))
     return online
@@ -120,5 +121,6 @@ def policy_of(config: Config, checkpoint: Checkpoint) -> Policy:
         precision=config.actors.precision,
         seed=config.run.seed,
     )
-    policy.load(Weights(int(document["weights_version"]), flatten(online), int(document["env_steps"])))
+    version, env_steps, updates = (int(document[key]) for key in ("weights_version", "env_steps", "update"))
+    policy.load(Weights(version, flatten(online), env_steps, updates))
     return policy

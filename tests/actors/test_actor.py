@@ -1,5 +1,6 @@
 """The actor's loop: what it does with environments, policy, builders, weights and a writer that says no."""
 
+import dataclasses
 import itertools
 import threading
 
@@ -159,12 +160,46 @@ def test_weights_are_looked_for_now_and_then_and_their_version_is_recorded() -> 
     actor = make_actor(writer=writer, source=source, weights_poll_steps=14)
     for _ in range(28):
         actor.step()
-    assert source.polls == 2
+    assert source.asks == 2
     assert source.waits == 1  # only the first are waited for
     actor.drain()
     versions = [s.weights_version for s in writer.segments if s.env_slot == 0]
     assert versions == sorted(versions)
     assert set(versions) == {0, 7}
+
+
+class BusyLearner:
+    """Publishes at every vector step; an answer is what was the newest at the question, a step later."""
+
+    def __init__(self) -> None:
+        self.newest, self.given, self.answer = 0, -1, None
+
+    def ask(self):
+        if self.answer is None:
+            self.answer = self.newest
+
+    def take(self, wait=False):
+        if wait:
+            self.ask()
+        answer, self.answer = self.answer, None
+        if answer is None or answer <= self.given:
+            return None
+        self.given = answer
+        return weights(answer)
+
+
+@pytest.mark.parametrize("period", [1, 2, 5])
+def test_weights_are_as_old_as_the_last_question(period: int) -> None:
+    """One period, and the step during which the answer comes."""
+    source = BusyLearner()
+    actor = make_actor(source=source, num_envs=1, weights_poll_steps=period)
+    ages = []
+    for _ in range(30):
+        actor.step()
+        ages.append(source.newest - actor._policy.weights_version)
+        source.newest += 1
+    assert max(ages) == period
+    assert ages[1:] == [1 + step % period for step in range(29)], "the first are waited for"
 
 
 def test_nothing_is_done_before_there_are_weights() -> None:
@@ -242,9 +277,9 @@ class LockstepSource(WeightsQueue):
         super().__init__(weights(0, env_steps=start))
         self.writer, self.start, self.version = writer, start, 0
 
-    def poll(self, wait=False):
-        given = super().poll(wait)
-        if given is None and self.polls % 4 == 0:
+    def take(self, wait=False):
+        given = super().take(wait)
+        if given is None and self.waits % 4 == 0:
             self.version += 1
             written = sum(s.num_items for s in self.writer.segments)
             given = weights(self.version, env_steps=self.start + written)
@@ -267,6 +302,36 @@ def test_in_lockstep_each_segment_is_followed_by_weights_that_know_of_it() -> No
         actor.step()
     assert len(writer.segments) > 5
     assert source.version >= len(writer.segments) - 1
+
+
+def test_a_lost_life_that_is_an_end_for_the_replay_begins_the_stack_anew() -> None:
+    """As in the reference's Atari 100k, in acting and in what is learned from."""
+    returns = RETURNS | {"life_loss_terminates": True}
+    writer = RecordingWriter()
+    actor = make_actor(
+        EnvironmentConfig(game="breakout"),
+        writer,
+        WeightsQueue(weights(num_actions=4)),
+        num_envs=2,
+        replay=ReplayConfig(segment_steps=8, n_step=3, gamma=0.9, min_size=100, life_loss_terminates=True),
+        exploration=ExplorationConfig(epsilon_end=1.0),
+    )
+    watch = Watch(actor)
+    for _ in range(400):
+        actor.step()
+    actor.drain()
+    for env in range(2):
+        steps = watch.stream(env)
+        lost = [index for index, step in enumerate(steps) if step.life_lost and not step.terminated]
+        assert len(lost) > 3
+        acted_on = watch.observations_acted_on(env)
+        for index in lost:
+            assert not acted_on[index + 1][:-1].any()
+            assert np.array_equal(acted_on[index + 1][-1], steps[index].next_frame)
+        lives = [dataclasses.replace(step, terminated=step.terminated or step.life_lost) for step in steps]
+        segments = sorted((s for s in writer.segments if s.env_slot == env), key=lambda s: s.identity)
+        items = [i for s in segments for i in items_of(s, stack=4, n_step=3, **returns)]
+        assert_same_items(items, brute_force_items(lives, stack=4, n_step=3, **RETURNS))
 
 
 def test_waiting_in_lockstep_ends_when_told_to_stop_without_another_step() -> None:

@@ -135,14 +135,49 @@ def test_rewards_are_raw_where_the_library_clips_them() -> None:
     assert np.array_equal(np.clip(raw, -1, 1), [clipped.step(row)[1] for row in actions])
 
 
+def test_no_ops_are_env_steps_that_are_no_transitions() -> None:
+    """The library's are single frames. Without sticky actions only they make one game unlike another."""
+    settings = {"repeat_action_probability": 0.0, "noop_max": 29}
+    first, results = play(atari("pong", 8, **settings), np.full((60, 8), 2))
+    assert all(np.array_equal(frame, first[0]) for frame in first)
+    played = [int(np.argmax([r.valid[env] for r in results])) for env in range(8)]
+    assert len(set(played)) > 4
+    assert max(played) <= 29
+    _, (*noops, begun) = play(atari("pong", 1, repeat_action_probability=0.0), np.zeros((30, 1), np.int64))
+    for env, count in enumerate(played):
+        assert [r.valid[env] for r in results] == [False] * count + [True] * (60 - count)
+        assert not any(r.rewards[env] for r in results[:count])
+        if count:  # whatever was asked for meanwhile
+            expected = [*noops, begun][count - 1].frames[0]
+            assert np.array_equal(results[count - 1].frames[env], expected)
+    again = play(atari("pong", 8, **settings), np.full((60, 8), 2))[1]
+    assert all(np.array_equal(a.frames, b.frames) for a, b in zip(results, again, strict=True))
+
+
+def test_no_ops_come_at_the_start_of_every_episode_and_a_game_that_ends_meanwhile_begins_anew() -> None:
+    env = atari("pong", 2, noop_max=20, max_frames_per_episode=80, seeds=[1, 2])
+    _, results = play(env, np.zeros((400, 2), np.int64))
+    pauses = []
+    for slot in range(2):
+        valid = np.array([r.valid[slot] for r in results])
+        ends = np.flatnonzero([r.truncated[slot] for r in results])
+        assert len(ends) > 5
+        pauses += [int(np.argmax(valid[end + 1 :])) for end in ends[:-1]]
+    assert min(pauses) >= 1, "the reset itself"
+    assert max(pauses) <= 21
+    assert len(set(pauses)) > 4
+    env._noops[:], env._terminated[:] = 3, False
+    env._over[:] = [True, False]  # slot 0 has ended during its no-ops: the next step begins another game
+    env.step(np.zeros(2, np.int64))
+    assert env._noops.tolist() == [3, 2]
+
+
 def test_no_ops_are_off_where_the_library_has_thirty() -> None:
     ours = atari("ms_pacman", 4).reset()
     default, info = library("ms_pacman", 4).reset(seed=np.arange(100, 104))
-    asked_for = atari("ms_pacman", 4, noop_max=30).reset()
     assert all(np.array_equal(frame, ours[0]) for frame in ours)
     assert len(set(info["episode_frame_number"].tolist())) > 1
     assert not np.array_equal(default[0], default[1])
-    assert not np.array_equal(asked_for[0], asked_for[1])
 
 
 def test_nobody_fires_on_reset_where_the_library_does() -> None:

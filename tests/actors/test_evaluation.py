@@ -53,6 +53,22 @@ def test_short_games_do_not_count_more_often() -> None:
     assert sorted((e.env_slot, e.length) for e in played) == [(0, 3)] * 4 + [(1, 4)] * 4 + [(2, 5)] * 4
 
 
+@pytest.mark.parametrize("life_loss_terminates", [False, True])
+def test_the_stack_begins_anew_after_a_lost_life_where_it_did_in_training(life_loss_terminates) -> None:
+    player, beginnings = policy(4, (4, 44, 44)), []
+
+    class Watched:
+        def act(self, observations, epsilon, **options):
+            beginnings.append(not observations[0, :-1].any())
+            return player.act(observations, epsilon, **options)
+
+    options = {"epsilon": 1.0, "life_loss_terminates": life_loss_terminates}
+    evaluate(Watched(), BREAKOUT, episodes=1, seed=1, **options)
+    assert sum(beginnings) == (5 if life_loss_terminates else 1), (
+        "one for each of the five lives, or the game"
+    )
+
+
 def test_games_are_whole_and_long_ones_are_not_left_out() -> None:
     """Breakout's games differ in length; whoever is slow still plays its two, to the last life."""
     played = evaluate(policy(4, (4, 44, 44)), BREAKOUT, episodes=4, num_envs=2, seed=1, epsilon=0.5)

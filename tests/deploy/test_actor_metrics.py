@@ -11,7 +11,7 @@ from replay.types import Signature
 from replay.writer import Writer
 from tests.helpers.acting import make_actor
 
-BY_FLEET = {"actors/restarts", "actors/weights_lag"}
+BY_FLEET = {"actors/restarts", "actors/weights_age_updates"}
 """What no actor reports of itself."""
 
 
@@ -36,6 +36,7 @@ def test_each_rule_is_applied_to_the_actors_that_report_the_metric() -> None:
         "speed/actor_steps_per_s": 10.0,
         "actors/waiting_share": 0.5,
         "actors/weights_version": 7.0,
+        "actors/weights_update": 60.0,
         "actors/epsilon": 0.25,
         "actors/epsilon_min": 0.1,
         "actors/epsilon_max": 0.4,
@@ -43,17 +44,18 @@ def test_each_rule_is_applied_to_the_actors_that_report_the_metric() -> None:
     second = first | {
         "speed/actor_steps_per_s": 30.0,
         "actors/weights_version": 5.0,
+        "actors/weights_update": 50.0,
         "actors/epsilon": 0.05,
         "actors/epsilon_min": 0.01,
         "actors/epsilon_max": 0.09,
     }
-    third = {"speed/actor_steps_per_s": 2.0, "actors/weights_version": -1.0}
+    third = {"speed/actor_steps_per_s": 2.0, "actors/weights_version": -1.0, "actors/weights_update": -1.0}
     fleet = FleetReport(target=4, alive=3, at_work=[first, second, third])
-    metrics = fleet_metrics(fleet, {}, {"learner/weights_version": 9.0})
+    metrics = fleet_metrics(fleet, {}, {"progress/updates": 90.0})
     assert metrics["speed/actor_steps_per_s"] == 42.0
     assert metrics["actors/waiting_share"] == 0.5
     assert metrics["actors/weights_version"] == -1.0
-    assert metrics["actors/weights_lag"] == 3.0
+    assert metrics["actors/weights_age_updates"] == 35.0
     assert metrics["actors/epsilon"] == pytest.approx(0.15)
     assert (metrics["actors/epsilon_min"], metrics["actors/epsilon_max"]) == (0.01, 0.4)
     assert (metrics["actors/alive"], metrics["actors/target"]) == (3.0, 4.0)

@@ -11,7 +11,7 @@ from deploy.checks import check
 from deploy.cli.errors import UsageError
 from deploy.cli.train import TrainArguments, config_of, parse_config
 from deploy.config import ConfigError, flag_of, with_values
-from deploy.presets import LAPTOP, PAPER_DQN, PAPER_RAINBOW
+from deploy.presets import LAPTOP, PAPER_DQN, PAPER_RAINBOW, fitted
 from models.config import NetworkConfig
 from tests.helpers.arms import ARMS
 
@@ -32,11 +32,12 @@ def test_every_arm_is_a_matter_of_flags(arm: str, preset: str) -> None:
     argv = ["--preset", preset, *flags(ARMS[arm])]
     config = config_of(parse_config(TrainArguments, argv, command="train", default=lambda: LAPTOP))
     base = {"paper-rainbow": PAPER_RAINBOW, "paper-dqn": PAPER_DQN, "laptop": LAPTOP}[preset]
-    assert config == with_values(base, **{f"network__{name}": value for name, value in ARMS[arm].items()})
+    changed = with_values(base, **{f"network__{name}": value for name, value in ARMS[arm].items()})
+    assert config == fitted(changed)
 
 
 def test_the_table_of_arms_names_every_option_of_an_arm() -> None:
-    agent = {"padding", "distributional", "num_atoms", "v_min", "v_max", "dueling", "noisy", "noisy_sigma"}
+    agent = {"padding", "dueling", "noisy_sigma", "noise_per"}
     for field in dataclasses.fields(NetworkConfig):
         if field.name not in agent:
             assert f"{flag_of(f'network.{field.name}')}" in TABLE, field.name
@@ -64,6 +65,10 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"head": "top_k_moe", "selected_experts": 0}, "--network.selected-experts 0", "greater than 0"),
     ({"head": "dense", "normalize": True}, "--network.normalize", "it is for soft_moe"),
     ({"head": "top_k_moe", "normalize": True}, "--network.normalize", "it is for soft_moe"),
+    ({"head": "dense", "residual": True}, "--network.residual", "for soft_moe and top_k_moe"),
+    ({"head": "pooled", "token_norm": True}, "--network.token-norm", "for soft_moe and top_k_moe"),
+    ({"normalize_scale": 16.0}, "--network.normalize-scale 16", "does nothing without --network.normalize"),
+    ({"normalize": True, "normalize_scale": 0.0}, "--network.normalize-scale 0", "greater than 0"),
     ({"scale_dense": True}, "--network.scale-dense", "it is for dense"),
     ({"head": "pooled", "slim_experts": True}, "--network.slim-experts", "for soft_moe and top_k_moe"),
     (
@@ -76,14 +81,14 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"load_loss_weight": 1.0}, "--network.load-loss-weight 1.0", "it is for top_k_moe"),
     ({"encoder_width_scale": 0.05}, "--network.encoder-width-scale 0.05", "1/16 or more"),
     ({"capacity_factor": 0.0}, "--network.capacity-factor 0.0", "greater than 0"),
-    ({"tokens": "per_patch", "patch_size": 8}, "--network.patch-size 8", "both sides must be 92 or more"),
+    ({"tokens": "per_patch", "patch_size": 12}, "--network.patch-size 12", "both sides must be"),
 ]
 
 
 @pytest.mark.parametrize(("changes", "flag", "allowed"), WRONG, ids=[str(i) for i in range(len(WRONG))])
 def test_what_makes_no_sense_is_one_line(changes: dict[str, Any], flag: str, allowed: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        check(with_values(LAPTOP, **{f"network__{name}": value for name, value in changes.items()}))
+        check(with_values(PAPER_RAINBOW, **{f"network__{name}": value for name, value in changes.items()}))
     text = str(caught.value)
     assert text.startswith(flag)
     assert allowed in text

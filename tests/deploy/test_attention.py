@@ -153,6 +153,7 @@ def run_folder(tmp_path, **network) -> RunFolder:
     document = {
         "env_steps": 1234,
         "weights_version": 7,
+        "update": 9,
         "network": dataclasses.asdict(config.network),
         "observation_shape": [4, 84, 84],
         "num_actions": 3,

@@ -135,11 +135,15 @@ MISTAKES = [
     (["train", "--env", "no_such_module:make"], "--env 'no_such_module:make' cannot be made"),
     (
         ["train", "--preset", "lapto"],
-        "--preset lapto: unknown preset; allowed are paper-rainbow, paper-dqn, der",
+        "--preset lapto: unknown preset; allowed are paper-rainbow, paper-dqn, paper-dqn-nature, der",
     ),
     (["train", "--preset=none"], "--preset none: unknown preset"),
     (["train", "--preset"], "--preset : unknown preset; allowed are"),
     (["train", "--replay.shardz", "3"], "--replay.shardz: unknown flag; did you mean --replay.shards?"),
+    (
+        ["train", "--network.no-distributional"],
+        "--network.no-distributional: unknown flag; it is --network.values scalar now",
+    ),
     (["train", "--gme", "Pong"], "--gme: unknown flag; did you mean --game?"),
     (["train", "--n-step", "3"], "--n-step: unknown flag; did you mean --replay.n-step?"),
     (["train", "--replay.shards", "abc"], "--replay.shards: 'abc' is not allowed; allowed is a whole number"),
@@ -251,12 +255,13 @@ def test_train_prints_its_config_runs_and_sums_up(
         environment__game="ms_pacman",
         replay__shards=3,
         replay__prioritized=False,
+        learner__double=True,
     )
     assert folder.path == in_tmp / "runs" / "r"
     assert not resume
     assert folder.load_config() == config
     assert "segment_steps=32" in out
-    assert "earns 4 updates" in out
+    assert "earns 2.67 updates" in out
     assert "disk: up to" in out
     assert "env steps           6,000" in out
     assert "mean return         -20.50" in out
@@ -736,10 +741,11 @@ def test_printed_configs_hide_passwords_and_fit_the_line() -> None:
 def test_the_size_of_the_network_is_estimated_to_a_fifth(name: str) -> None:
     from models.q_network import build_network
 
-    config = PRESETS[name]
-    network = build_network(config.network, 18, observation_shape=(4, 84, 84), seed=0)
-    real = sum(parameter.numel() for parameter in network.parameters())
-    assert num_parameters(config) == pytest.approx(real, rel=0.2)
+    for values in ("scalar", "c51", "quantile"):
+        config = with_values(PRESETS[name], network__values=values)
+        network = build_network(config.network, 18, observation_shape=(4, 84, 84), seed=0)
+        real = sum(parameter.numel() for parameter in network.parameters())
+        assert num_parameters(config) == pytest.approx(real, rel=0.2)
 
 
 def test_disk_estimates_follow_the_measured_bytes() -> None:

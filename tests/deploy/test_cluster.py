@@ -27,7 +27,7 @@ print(json.dumps([ray.cluster_resources()["CPU"], os.environ["RAY_AUTH_MODE"]]))
 """
 
 FROM_THE_USERS_FOLDER = """
-import json, sys
+import json, os, sys
 import ray
 from deploy import import_path
 from deploy.fleet import cluster
@@ -37,7 +37,8 @@ class Probe(Role):
     def look(self):
         import models, select, users_environment
         from deploy.run_folder import RunFolder
-        return models.__file__, select.__file__, users_environment.make(3), sys.modules["deploy"].__file__
+        files = models.__file__, select.__file__, sys.modules["deploy"].__file__
+        return *files, users_environment.make(3), os.nice(0)
 
 local = cluster.LocalRay.parse(json.loads(sys.argv[1]))
 cluster.connect(local.address, local)
@@ -115,7 +116,8 @@ def test_a_users_folder_serves_its_environment_and_shadows_nothing(local, users_
     with contextlib.chdir(users_folder):
         answered = run(FROM_THE_USERS_FOLDER, local, str(tmp_path))
     assert answered.returncode == 0, answered.stderr
-    ours, pythons, value, deploy = json.loads(answered.stdout.splitlines()[-1])
+    ours, pythons, deploy, value, niceness = json.loads(answered.stdout.splitlines()[-1])
+    assert niceness == os.nice(0), "workers run as everything else of the user"
     assert (Path(ours).parent, Path(deploy).parent) == (Path(ROOT) / "models", Path(ROOT) / "deploy")
     assert Path(pythons).parent != users_folder
     assert value == 7

@@ -18,7 +18,7 @@ from deploy.config import (
     to_json,
     with_values,
 )
-from deploy.presets import LAPTOP, PRESETS
+from deploy.presets import LAPTOP, PAPER_DQN, PRESETS
 
 URLS = ("redis://a:1", "redis://b:1")
 
@@ -42,10 +42,21 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "--replay.capacity 5000",
         "at least 5004, four segments",
     ),
-    ({"replay__error_buffer": 15.0}, "--replay.error-buffer 15.0", "at least 82"),
-    ({"replay__error_buffer": 81.0}, "--replay.error-buffer 81.0", "or 0 for a fitting value"),
-    ({"network__v_min": 10.0}, "--network.v-min 10.0", "smaller than --network.v-max (10)"),
+    ({"replay__error_buffer": 15.0}, "--replay.error-buffer 15.0", "at least 60"),
+    ({"replay__error_buffer": 59.0}, "--replay.error-buffer 59.0", "or 0 for a fitting value"),
+    ({"network__v_min": 3.0}, "--network.v-min 3.0", "smaller than --network.v-max (3)"),
     ({"network__num_atoms": 1}, "--network.num-atoms 1", "2 or more"),
+    ({"network__num_quantiles": 0}, "--network.num-quantiles 0", "greater than 0"),
+    (
+        {"learner__loss": "squared"},
+        "--learner.loss 'squared'",
+        "is for --network.values scalar alone; c51 has a loss of its own",
+    ),
+    (
+        {"learner__loss": "squared", "network__values": "quantile"},
+        "--learner.loss 'squared'",
+        "is for --network.values scalar alone; quantile has a loss of its own",
+    ),
     ({"run__total_env_steps": 5_000}, "--total-env-steps 5000", "greater than --replay.min-size (5000)"),
     ({"run__total_env_steps": -1}, "--total-env-steps -1", "greater than 0"),
     ({"run__seed": -1}, "--seed -1", "0 to 2**63 - 1"),
@@ -115,7 +126,8 @@ def test_values_at_the_border_are_allowed() -> None:
     check(with_values(LAPTOP, replay__urls=URLS[:1]))
     check(with_values(LAPTOP, run__lockstep=True, actors__num_actors=1, actors__envs_per_actor=1))
     check(with_values(LAPTOP, run__ray_address="auto", replay__urls=URLS))
-    check(with_values(LAPTOP, network__distributional=False, network__v_min=10.0))
+    check(with_values(PAPER_DQN, network__v_min=10.0, learner__loss="squared"))
+    check(with_values(PRESETS["dopamine-qr-dqn"], network__v_min=10.0, network__num_quantiles=1))
 
 
 def test_every_number_has_a_rule() -> None:
@@ -167,8 +179,8 @@ def test_the_smallest_error_buffer_never_deadlocks(
 
 
 def test_a_buffer_of_less_than_half_a_batch_does_deadlock() -> None:
-    assert not limiter_moves(32, 8, 1, 15.0, 5_000)
-    assert limiter_moves(32, 8, 32, smallest_error_buffer(LAPTOP), 5_000)
+    assert not limiter_moves(32, 12, 1, 15.0, 5_000)
+    assert limiter_moves(32, 12, 32, smallest_error_buffer(LAPTOP), 5_000)
 
 
 def test_flags_are_as_they_are_typed() -> None:
@@ -188,9 +200,24 @@ def test_json_takes_whole_numbers_for_floats_and_defaults_for_missing_fields() -
     assert isinstance(config.replay.gamma, float)
 
 
+@pytest.mark.parametrize(("distributional", "values"), [(True, "c51"), (False, "scalar")])
+def test_a_configuration_of_before_there_were_values_is_read(distributional: bool, values: str) -> None:
+    config = with_values(LAPTOP, network__values=values)
+    document = json.loads(json.dumps(to_json(config)))
+    network, learner = document["network"], document["learner"]
+    del network["values"], network["num_quantiles"], learner["loss"]
+    network["distributional"] = distributional
+    assert from_json(document) == config
+    assert network["distributional"] is distributional, "the document itself stays as it was"
+
+
 @pytest.mark.parametrize(
     ("document", "part"),
     [
+        ({"network": {"distributional": 1}}, "network: unknown field 'distributional'"),
+        ({"network": {"distributional": True, "values": "c51"}}, "network: unknown field 'distributional'"),
+        ({"network": {"values": "c52"}}, "one of scalar, c51, quantile"),
+        ({"network": True}, "expected a JSON object"),
         ({"replay": {"shardz": 3}}, "replay: unknown field 'shardz'"),
         ({"reply": {}}, "unknown field 'reply'"),
         ({"replay": {"shards": "3"}}, "--replay.shards"),

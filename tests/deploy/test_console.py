@@ -15,7 +15,7 @@ METRICS = {
     "progress/updates": 62.0,
     "replay/samples_per_insert": 7.98,
     "learner/waiting_share": 0.125,
-    "actors/weights_lag": 1.5,
+    "actors/weights_age_updates": 150.0,
     "replay/size": 250.0,
     "replay/fill": 0.25,
     "replay/bytes": 2_500_000.0,
@@ -45,7 +45,7 @@ def test_the_line_says_everything_that_the_issue_asks_for():
         "62 at 15.0/s",
         "7.980",
         "12 %",
-        "1.5 versions",
+        "weights age 150 updates",
         "250 transitions, 25 % full, 2.5 MB",
         "1 of 2",
     ):

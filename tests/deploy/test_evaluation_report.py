@@ -3,10 +3,11 @@ import json
 
 import imageio.v2 as imageio
 import pytest
+import torch
 
 from actors.config import EnvironmentConfig
 from deploy.config import Config, with_values
-from deploy.reports.evaluation import evaluate_checkpoint
+from deploy.reports.evaluation import evaluate_checkpoint, online_network_of
 from learner.checkpoint import CheckpointStore, with_prefix
 from models.config import NetworkConfig
 from models.q_network import build_network
@@ -16,17 +17,26 @@ NETWORK = NetworkConfig(
 )
 
 
-def checkpoint_of(folder, num_actions):
-    network = build_network(NETWORK, num_actions, seed=1)
+def checkpoint_of(folder, num_actions, config=NETWORK):
+    network = build_network(config, num_actions, seed=1)
     document = {
+        "update": 56,
         "env_steps": 1234,
         "weights_version": 7,
-        "network": dataclasses.asdict(NETWORK),
+        "network": dataclasses.asdict(config),
         "observation_shape": [4, 84, 84],
         "num_actions": num_actions,
     }
     store = CheckpointStore(folder)
     return store.load(store.save(56, with_prefix(network.state_dict(), "online"), document))
+
+
+def older(checkpoint, distributional):
+    """The same checkpoint as an earlier version wrote it."""
+    network = dict(checkpoint.document["network"])
+    del network["values"], network["num_quantiles"]
+    document = checkpoint.document | {"network": network | {"distributional": distributional}}
+    return dataclasses.replace(checkpoint, document=document)
 
 
 def config_of(**environment):
@@ -54,6 +64,23 @@ def test_the_same_seed_plays_the_same_games(tmp_path):
     )
     assert first == second
     assert first != other
+
+
+@pytest.mark.parametrize("values", ["scalar", "c51"])
+def test_a_checkpoint_of_before_there_were_values_plays_the_same(tmp_path, values):
+    network = dataclasses.replace(NETWORK, values=values)
+    checkpoint = checkpoint_of(tmp_path, 3, network)
+    old = older(checkpoint, values == "c51")
+    assert online_network_of(old).config == network
+    ours, theirs = (online_network_of(each).state_dict() for each in (checkpoint, old))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_quantiles_play_a_game(tmp_path):
+    network = dataclasses.replace(NETWORK, values="quantile", num_quantiles=9)
+    config = with_values(config_of(env="tests.helpers.catch:make"), network__values="quantile")
+    report = evaluate_checkpoint(config, checkpoint_of(tmp_path, 3, network), episodes=4, seed=3).to_json()
+    assert set(report["returns"]) <= {-1.0, 1.0}
 
 
 def test_video_of_pong_in_colour(tmp_path):

@@ -23,6 +23,22 @@ def test_the_network_is_printed_with_flags_and_their_aliases(capsys):
     assert "120.59 million, 123.35 million with noise" in printed
 
 
+@pytest.mark.parametrize(
+    ("flags", "line", "outputs"),
+    [
+        (["scalar"], "scalar, one an action", "6 x 1 "),
+        (["c51", "--network.v-max", "5"], "c51, 51 atoms from -3 to 5 an action", "6 x 51 "),
+        (["quantile"], "quantile, 200 an action", "6 x 200 "),
+        (["quantile", "--network.num-quantiles", "32"], "quantile, 32 an action", "6 x 32 "),
+    ],
+)
+def test_what_is_learned_of_an_action_is_named(flags, line, outputs, capsys):
+    assert main(["model", "--preset", "laptop", "--network.values", *flags]) == 0
+    printed = capsys.readouterr().out
+    assert f"  values         {line}\n" in printed
+    assert outputs in printed
+
+
 def test_as_json_it_has_the_configuration_beside_it(capsys):
     assert main(["model", "--preset", "laptop", "--network.slim-experts", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)

@@ -1,13 +1,21 @@
-"""Every cell of the table of reference numbers (shared design, section 7), by literal values."""
+"""Every cell of the table of reference numbers (docs/presets.md), by literal values."""
+
+import re
+from pathlib import Path
 
 import pytest
 
 from deploy.checks import check
-from deploy.config import Config, ConfigError
-from deploy.presets import APEX, DEFAULT, DER, LAPTOP, PAPER_DQN, PAPER_RAINBOW, PRESETS, get_preset
+from deploy.config import Config, ConfigError, with_values
+from deploy.presets import DEFAULT, PRESETS, fitted, get_preset
 
-COLUMNS = (PAPER_RAINBOW, PAPER_DQN, DER, APEX, LAPTOP)
-C51 = (True, 51, -10.0, 10.0)
+NAMES = (
+    "paper-rainbow", "paper-dqn", "paper-dqn-nature", "der", "apex", "laptop",
+    "dopamine-dqn", "dopamine-c51", "dopamine-rainbow", "dopamine-qr-dqn",
+)  # fmt: skip
+COLUMNS = tuple(PRESETS[name] for name in NAMES)
+C51 = ("c51", 51, -10.0, 10.0)
+SCALAR, QUANTILES = ("scalar", "squared"), ("quantile", 200)
 LINEAR = "linear"
 
 
@@ -20,12 +28,21 @@ def cells(config: Config) -> dict[str, tuple[object, ...]]:
         config.actors,
         config.learner,
     )
+    values = {
+        "c51": ("c51", n.num_atoms, n.v_min, n.v_max),
+        "scalar": ("scalar", l.loss),
+        "quantile": ("quantile", n.num_quantiles),
+    }
+    heads: dict[str, tuple[object, ...]] = {"dense": ("dense", n.dense_hidden_units)}
     return {
         "encoder, padding": (n.encoder, n.padding),
-        "head": (n.head, n.num_experts, n.expert_hidden_units),
-        "loss": (n.distributional, n.num_atoms, n.v_min, n.v_max),
-        "double, dueling, noisy": (l.double, n.dueling, n.noisy),
+        "head": heads.get(n.head, (n.head, n.num_experts, n.expert_hidden_units)),
+        "block": (n.residual, n.token_norm),
+        "patches": (n.patch_width,),
+        "values": values[n.values],
+        "double, dueling, noisy": (l.double, n.dueling, n.noisy and n.noise_per),
         "prioritized": (r.prioritized, a.actor_priorities),
+        "priority": (l.priority,),
         "exponents": (r.priority_exponent, r.importance_exponent),
         "n_step / gamma": (r.n_step, r.gamma),
         "batch, period": (l.batch_size, l.update_period),
@@ -34,68 +51,69 @@ def cells(config: Config) -> dict[str, tuple[object, ...]]:
         "warm-up / capacity": (r.min_size, r.capacity),
         "exploration": (x.kind, x.epsilon_start, x.epsilon_end, x.epsilon_decay_steps),
         "ladder": (x.ladder_base, x.ladder_exponent),
-        "sticky, life loss": (e.repeat_action_probability, r.life_loss_terminates),
+        "sticky, no-ops, life loss": (e.repeat_action_probability, e.noop_max, r.life_loss_terminates),
         "actors x envs, segment": (a.num_actors, a.envs_per_actor, r.segment_steps),
+        "weights": (a.weights_poll_steps, l.publish_period),
         "total env steps": (config.run.total_env_steps,),
+        "evaluated games": (config.evaluation.episodes,),
         "updates in flight": (l.updates_in_flight,),
     }
 
 
-PAPER_SCHEDULE = (LINEAR, 1.0, 0.01, 250_000)
+SCHEDULE, SILENT = (LINEAR, 1.0, 0.01, 250_000), (LINEAR, 0.0, 0.0, 250_000)
+STICKY = (0.25, 0, False)
+RAINBOWS = (True, True, "row")
+PLAIN = (False, False, False)
 TABLE: dict[str, tuple[object, ...]] = {
-    # row: paper-rainbow, paper-dqn, der, apex, laptop; None where a column does not say (or cannot apply)
+    # In the order of NAMES; None where a column cannot apply.
     "encoder, padding": (
-        ("impala", "same"),
-        ("nature", "same"),
-        ("nature", "same"),
-        ("impala", "same"),
-        ("nature", "valid"),
+        ("impala", "same"), ("impala", "same"), ("nature", "same"), ("nature", "same"), ("impala", "same"),
+        ("nature", "valid"), *[("nature", "same")] * 4,
     ),
     "head": (
-        ("soft_moe", 4, 512),
-        ("soft_moe", 8, 512),
-        ("soft_moe", 4, 512),
-        ("soft_moe", 8, 512),
-        ("soft_moe", 4, 512),
+        ("soft_moe", 4, 512), ("soft_moe", 8, 512), ("soft_moe", 8, 512), ("soft_moe", 4, 512),
+        ("soft_moe", 8, 512), ("soft_moe", 4, 512), *[("dense", 512)] * 4,
     ),
-    "loss": (C51, None, C51, C51, C51),
+    "block": (*[(False, False)] * 5, (True, True), *[(False, False)] * 4),
+    "patches": ((64,), (32,), (64,), (64,), (64,), None, None, None, None, None),
+    "values": (C51, SCALAR, SCALAR, C51, C51, ("c51", 51, -3.0, 3.0), SCALAR, C51, C51, QUANTILES),
     "double, dueling, noisy": (
-        (True, True, True),
-        (False, False, False),
-        (True, True, True),
-        (True, True, False),
-        (True, True, False),
+        RAINBOWS, PLAIN, PLAIN, RAINBOWS, (True, True, False), (False, True, False), *[PLAIN] * 4,
     ),
-    "prioritized": ((True, False), (False, False), (True, False), (True, True), (True, False)),
-    "exponents": ((0.5, 0.5), None, (0.5, 0.5), (0.6, 0.4), (0.5, 0.5)),
-    "n_step / gamma": ((3, 0.99), (1, 0.99), (10, 0.99), (3, 0.99), (3, 0.99)),
-    "batch, period": ((32, 4), (32, 4), (32, 1), (512, 64), (32, 8)),
-    "target copy": ((2_000,), (2_000,), (2_000,), (2_500,), (1_000,)),
-    "Adam": ((6.25e-5, 1.5e-4), (6.25e-5, 1.5e-4), (1e-4, 1.5e-4), (1e-4, 1.5e-4), (1e-4, 1.5e-4)),
+    "prioritized": (
+        (True, False), (False, False), (False, False), (True, False), (True, True), (True, False),
+        (False, False), (False, False), (True, False), (True, False),
+    ),
+    "priority": (*[("loss",)] * 4, ("absolute_td",), ("kl",), *[("loss",)] * 4),
+    "exponents": (
+        (0.5, 0.5), None, None, (0.5, 0.5), (0.6, 0.4), (0.5, 0.5), None, None, (0.5, 0.5), (0.5, 0.0),
+    ),
+    "n_step / gamma": tuple((n, 0.99) for n in (3, 1, 1, 10, 3, 3, 1, 1, 3, 3)),
+    "batch, period": ((32, 4), (32, 4), (32, 4), (32, 1), (512, 64), (32, 12), *[(32, 4)] * 4),
+    "target copy": ((2_000,), (2_000,), (2_000,), (2_000,), (2_500,), (500,), *[(2_000,)] * 4),
+    "Adam": (
+        *[(6.25e-5, 1.5e-4)] * 3, (1e-4, 1.5e-4), (1e-4, 1.5e-4), (1e-4, 1e-6),
+        (6.25e-5, 1.5e-4), (2.5e-4, 3.125e-4), (6.25e-5, 1.5e-4), (5e-5, 3.125e-4),
+    ),
     "warm-up / capacity": (
-        (20_000, 1_000_000),
-        (20_000, 1_000_000),
-        (1_600, 1_000_000),
-        (50_000, 2_000_000),
-        (5_000, 200_000),
+        *[(20_000, 1_000_000)] * 3, (1_600, 1_000_000), (50_000, 2_000_000), (5_000, 200_000),
+        *[(20_000, 1_000_000)] * 4,
     ),
-    "exploration": (
-        PAPER_SCHEDULE,
-        PAPER_SCHEDULE,
-        (LINEAR, 1.0, 0.01, 2_000),
-        None,
-        (LINEAR, 1.0, 0.01, 50_000),
+    "exploration": (SILENT, SCHEDULE, SCHEDULE, SILENT, None, (LINEAR, 1.0, 0.01, 50_000), *[SCHEDULE] * 4),
+    "ladder": (*[None] * 4, (0.4, 7.0), *[None] * 5),
+    "sticky, no-ops, life loss": (*[STICKY] * 3, (0.0, 29, True), *[STICKY] * 6),
+    "actors x envs, segment": (*[(4, 8, 64)] * 3, (1, 1, 8), (16, 16, 64), (1, 8, 32), *[(1, 8, 64)] * 4),
+    "weights": (*[(1, 25)] * 3, (1, 10), *[(1, 25)] * 6),
+    "total env steps": (
+        *[(50_000_000,)] * 3, (100_000,), (250_000_000,), (1_500_000,), *[(50_000_000,)] * 4,
     ),
-    "ladder": (None, None, None, (0.4, 7.0), None),
-    "sticky, life loss": ((0.25, False), (0.25, False), (0.0, True), (0.25, False), (0.25, False)),
-    "actors x envs, segment": ((4, 8, 64), (4, 8, 64), (1, 1, 8), (16, 16, 64), (1, 8, 32)),
-    "total env steps": ((50_000_000,), (50_000_000,), (100_000,), (250_000_000,), (1_500_000,)),
-    "updates in flight": ((1,), (1,), (1,), None, None),
-}
+    "evaluated games": (*[(30,)] * 3, (100,), *[(30,)] * 6),
+    "updates in flight": ((1,),) * 10,
+}  # fmt: skip
 
 
 def test_the_table_names_every_cell() -> None:
-    assert set(TABLE) == set(cells(LAPTOP))
+    assert set(TABLE) == set(cells(COLUMNS[0]))
 
 
 @pytest.mark.parametrize("row", TABLE)
@@ -105,13 +123,8 @@ def test_every_preset_has_the_cell_of_the_table(row: str) -> None:
             assert cells(config)[row] == expected, config.run.preset
 
 
-def test_dqn_has_the_huber_loss_and_apex_the_ladder() -> None:
-    assert PAPER_DQN.network.distributional is False
-    assert APEX.exploration.kind == "ladder"
-
-
 def test_presets_are_named_and_pass_their_own_checks() -> None:
-    assert list(PRESETS) == ["paper-rainbow", "paper-dqn", "der", "apex", "laptop"]
+    assert tuple(PRESETS) == NAMES
     assert DEFAULT == "laptop"
     for name, config in PRESETS.items():
         assert get_preset(name) is config
@@ -124,12 +137,47 @@ def test_settings_that_all_presets_share() -> None:
         environment = config.environment
         assert environment.frame_skip == 4
         assert environment.max_frames_per_episode == 108_000
-        assert (environment.noop_max, environment.stack, environment.full_action_space) == (0, 4, False)
+        assert (environment.stack, environment.full_action_space) == (4, False)
         assert (environment.frame_height, environment.frame_width) == (84, 84)
         assert config.replay.reward_clip == 1.0
         assert config.evaluation.epsilon == 0.001
 
 
+def test_a_noisy_preset_explores_by_its_noise_alone_and_others_do_not() -> None:
+    for config in COLUMNS:
+        explores = config.exploration.kind == "ladder" or config.exploration.epsilon_start == 1.0
+        assert explores != config.network.noisy, config.run.preset
+
+
+def test_another_head_leaves_out_what_the_presets_own_head_has() -> None:
+    laptop = PRESETS["laptop"]
+    dense = fitted(with_values(laptop, network__head="dense"))
+    assert dense == with_values(
+        laptop, network__head="dense", network__residual=False, network__token_norm=False
+    )
+    check(dense)
+    assert fitted(laptop) == laptop
+    sparse = with_values(laptop, network__head="top_k_moe")
+    assert fitted(sparse) == sparse
+    wrong = with_values(PRESETS["dopamine-dqn"], network__residual=True)
+    assert fitted(wrong) == wrong, "what the preset does not have was asked for, and is refused"
+
+
+def test_other_values_leave_out_what_the_presets_own_values_have() -> None:
+    laptop, dqn = PRESETS["laptop"], PRESETS["dopamine-dqn"]
+    quantile = fitted(with_values(laptop, network__values="quantile"))
+    assert quantile == with_values(laptop, network__values="quantile", learner__priority="loss")
+    check(quantile)
+    c51 = fitted(with_values(dqn, network__values="c51"))
+    assert c51 == with_values(dqn, network__values="c51", learner__loss="huber")
+    check(c51)
+
+
 def test_an_unknown_preset_is_named_with_what_there_is() -> None:
     with pytest.raises(ConfigError, match=r"--preset lapto: .*allowed are .*; did you mean laptop\?"):
         get_preset("lapto")
+
+
+def test_the_document_has_a_column_for_each() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "presets.md").read_text()
+    assert set(re.findall(r"`((?:paper|dopamine)-[a-z0-9-]+|der|apex|laptop)`", text)) == set(NAMES)

@@ -34,6 +34,16 @@ def test_a_new_folder_has_its_config_and_what_it_was_made_with(tmp_path: Path) -
         assert part.is_dir()
 
 
+def test_the_folder_of_a_run_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    folder = create(tmp_path, "old")
+    document = json.loads(folder.config_path.read_text())
+    del document["network"]["values"], document["network"]["num_quantiles"], document["learner"]["loss"]
+    folder.write_json("config.json", document | {"network": document["network"] | {"distributional": False}})
+    expected = with_values(LAPTOP, network__values="scalar")
+    config = folder.load_config()
+    assert (config.network, config.learner) == (expected.network, expected.learner)
+
+
 def test_empty_names_are_made_up_and_never_collide(tmp_path: Path) -> None:
     names = [create(tmp_path).name for _ in range(3)]
     assert len(set(names)) == 3

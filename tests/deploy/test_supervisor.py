@@ -107,13 +107,13 @@ def test_scaling_down_lets_the_surplus_finish_and_up_again_takes_new_incarnation
     state.target = 1
     episodes = fleet.step(0)
     until(lambda: episodes.extend(fleet.step(0)) or len(fleet.rows()) == 1, "the second actor's leaving")
-    assert episodes == [EPISODE], "what a leaving actor told last is counted"
+    assert episodes == [EPISODE._replace(actor_slot=1)], "what a leaving actor told last is counted"
     assert fleet.report().totals["actors/refused_rewards"] == 2.0 + 3.0, "and so are its counters"
     assert fleet.restarts == 0
     state.target = 2
     step_until(fleet, {"0.0", "1.1"})
     assert fleet.report().totals["actors/refused_rewards"] == 2.0 + 3.0 + 2.0
-    assert fleet.drain(5.0) == [EPISODE, EPISODE]
+    assert fleet.drain(5.0) == [EPISODE._replace(actor_slot=slot) for slot in (0, 1)]
     assert fleet.report().totals == {"actors/restarts": 0.0, "actors/refused_rewards": 3 * 3.0}
     assert fleet.report().at_work == []
 

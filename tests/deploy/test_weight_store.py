@@ -11,7 +11,7 @@ from tests.helpers.deadline import until
 
 
 def weights(version: int) -> Weights:
-    return Weights(version, np.full(100_000, version, np.float32), 10 * version)
+    return Weights(version, np.full(100_000, version, np.float32), 10 * version, 50 * version)
 
 
 @pytest.fixture
@@ -21,33 +21,48 @@ def store(shared_ray, tmp_path):
     ray.kill(handle)
 
 
-def poll_until(source: StoredWeights, version: int) -> Weights:
-    found = [until(lambda: source.poll(), f"weights {version}")]
-    while found[-1].version < version:
-        found.append(until(lambda: source.poll(), f"weights {version}"))
-    return found[-1]
+def polled(source: StoredWeights, what: str = "weights") -> Weights:
+    return until(lambda: source.ask() or source.take(), what)
 
 
 def test_actors_get_the_newest_and_each_version_once(store):
     source, late = StoredWeights(store), StoredWeights(store)
-    assert source.poll() is None
+    assert source.take() is None
     publisher = WeightPublisher(store)
     publisher.publish(weights(0))
-    first = poll_until(source, 0)
-    assert (first.version, first.env_steps, first.parameters[7]) == (0, 0, 0.0)
-    assert source.poll() is None
+    first = polled(source)
+    assert (first.version, first.env_steps, first.updates, first.parameters[7]) == (0, 0, 0, 0.0)
+    source.ask()
+    for _ in range(100):
+        assert source.take() is None
     publisher.publish(weights(1))
     publisher.publish(weights(2))
-    newest = poll_until(source, 2)
+    until(lambda: publisher.newest_version() == 2, "the publications")
+    # Asked with nothing newer there, and again once there was: never the next one, always the newest.
+    newest = polled(source)
+    assert (newest.version, newest.env_steps, newest.updates) == (2, 20, 100)
     np.testing.assert_array_equal(newest.parameters, weights(2).parameters)
-    assert until(lambda: late.poll(), "weights for a late actor").version == 2
+    assert polled(late).version == 2
+
+
+def test_an_answer_is_what_was_the_newest_when_it_was_asked_for(store):
+    """And not the first that came after the question before."""
+    source, publisher = StoredWeights(store), WeightPublisher(store)
+    publisher.publish(weights(0))
+    assert polled(source).version == 0
+    for version in range(1, 9):
+        publisher.publish(weights(version))
+        until(lambda v=version: publisher.newest_version() == v, "the publication")
+        if version % 4 == 0:
+            source.ask()
+            assert until(source.take, "the newest").version == version
 
 
 def test_waiting_ends_when_something_is_published(store):
     source = StoredWeights(store)
-    assert source.poll(wait=True) is None
+    assert source.take(wait=True) is None
     WeightPublisher(store).publish(weights(0))
-    assert until(lambda: source.poll(wait=True), "weights").version == 0
+    assert until(lambda: source.take(wait=True), "weights").version == 0
 
 
 def test_an_older_version_is_refused_and_logged(store, tmp_path):
@@ -58,7 +73,7 @@ def test_an_older_version_is_refused_and_logged(store, tmp_path):
     publisher.publish(weights(4))
     assert publisher.newest_version() == 5
     late = StoredWeights(store)
-    assert until(late.poll, "weights").parameters[0] == 5.0
+    assert polled(late).parameters[0] == 5.0
     refused = [line for line in (tmp_path / "log.txt").read_text().splitlines() if "refused" in line]
     assert len(refused) == 2
 
@@ -77,4 +92,4 @@ def test_weights_outlive_the_learner(store):
     pid = ray.get(Learner.remote().publish.remote(store))
     until(lambda: WeightPublisher(store).newest_version() == 3, "publication")
     os.kill(pid, signal.SIGKILL)
-    np.testing.assert_array_equal(poll_until(source, 3).parameters, weights(3).parameters)
+    np.testing.assert_array_equal(polled(source).parameters, weights(3).parameters)

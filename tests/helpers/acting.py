@@ -12,7 +12,7 @@ from replay.errors import WriterStopped
 from tests.helpers.brute_force import RecordedStep
 
 NETWORK = NetworkConfig(
-    encoder="nature", padding="valid", head="dense", dense_hidden_units=16, noisy=False, distributional=False
+    encoder="nature", padding="valid", head="dense", dense_hidden_units=16, noisy=False, values="scalar"
 )
 CATCH = EnvironmentConfig(env="tests.helpers.catch:make")
 RETURNS = {"gamma": 0.9, "reward_clip": 1.0, "life_loss_terminates": False}
@@ -36,15 +36,19 @@ class RecordingWriter:
 
 
 class WeightsQueue:
-    """Gives what was put into it; counts the questions."""
+    """Gives what was put into it, one at a time, to whoever asks or waits; counts both."""
 
     def __init__(self, *weights) -> None:
-        self.queue, self.polls, self.waits = deque(weights), 0, 0
+        self.queue, self.asks, self.waits, self.asked = deque(weights), 0, 0, False
 
-    def poll(self, wait=False):
-        self.polls += 1
+    def ask(self):
+        self.asks += 1
+        self.asked = True
+
+    def take(self, wait=False):
         self.waits += wait
-        return self.queue.popleft() if self.queue else None
+        answered, self.asked = self.asked or wait, False
+        return self.queue.popleft() if answered and self.queue else None
 
 
 def weights(

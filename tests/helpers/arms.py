@@ -13,6 +13,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "soft moe, slim experts": {"slim_experts": True},
     "soft moe, more slots": {"capacity_factor": 2.0},
     "soft moe, normalised": {"normalize": True},
+    "soft moe, normalised, sharper": {"normalize": True, "normalize_scale": 16.0},
+    "soft moe, residual": {"residual": True},
+    "soft moe, block": {"residual": True, "token_norm": True},
+    "top 1, block": {"head": "top_k_moe", "residual": True, "token_norm": True},
     "soft moe, wide encoder": {"encoder_width_scale": 2.0},
     "soft moe, per feature map": {"tokens": "per_feature_map"},
     "soft moe, per sample": {"tokens": "per_sample"},
@@ -36,6 +40,6 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 AGENTS: dict[str, dict[str, Any]] = {
-    "rainbow": {"distributional": True, "dueling": True, "noisy": True},
-    "dqn": {"distributional": False, "dueling": False, "noisy": False},
+    "rainbow": {"values": "c51", "dueling": True, "noisy": True},
+    "dqn": {"values": "scalar", "dueling": False, "noisy": False},
 }

@@ -8,6 +8,7 @@ import pytest
 
 from deploy.fleet.actor_metrics import RULES, TOTALS
 from deploy.monitor.metrics import read_metrics
+from deploy.reports.episodes import read_episodes
 from learner.checkpoint import CheckpointStore
 from tests.helpers.commands import NAME, SHORT, Terminal, Trained
 from tests.helpers.deadline import patient, until
@@ -35,6 +36,9 @@ def test_train_ends_by_itself_and_says_what_it_came_to(trained: Trained) -> None
     assert lines[-1]["progress/env_steps"] == steps
     assert lines[-1]["progress/updates"] == updates
     check_actors_metrics(lines)
+    episodes = read_episodes(folder.episodes_path)
+    assert len(episodes) == lines[-1]["episode/count"] > 50
+    assert {(e.leg, 0 <= e.env_steps <= steps) for e in episodes} == {(0, True)}
 
 
 def check_actors_metrics(lines: list[dict[str, float]]) -> None:
@@ -93,6 +97,7 @@ def test_resume_scale_up_and_down_stop_and_list(trained: Trained, tmp_path: Path
         one = learns_on(reaches(1, {0}))
         assert metric(one, "progress/seconds") > metric(before, "progress/seconds")
         assert [row["incarnation"] for row in one["actors"]] == [1], "an incarnation never comes back"
+        assert [leg["env_steps"] for leg in terminal.folder.read_json("legs.json", [])] == [0, steps]
         scaled = terminal.run("scale", NAME, "--actors", "2")
         assert scaled.returncode == 0, scaled.stderr
         assert f"{NAME}: 2 actors asked for" in scaled.stdout

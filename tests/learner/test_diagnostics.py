@@ -28,14 +28,20 @@ from replay.types import Batch
 GOLDEN = Path(__file__).parent.parent / "golden" / "stats_rainbow_impala_softmoe4.npz"
 SHAPE = (2, 36, 36)
 NETWORK = NetworkConfig(
-    encoder="nature", num_experts=3, expert_hidden_units=8, dense_hidden_units=8, num_atoms=5
+    encoder="nature",
+    num_experts=3,
+    expert_hidden_units=8,
+    dense_hidden_units=8,
+    num_atoms=5,
+    num_quantiles=4,
 )
 SIZE, UPDATES = 16, 6
 HEADS = {
     "soft_moe": {},
     "top_k_moe": {"head": "top_k_moe", "importance_loss_weight": 0.1, "router_noise": 1.0},
-    "dense": {"head": "dense", "distributional": False, "dueling": False},
+    "dense": {"head": "dense", "values": "scalar", "dueling": False},
     "pooled": {"head": "pooled"},
+    "quantile": {"values": "quantile"},
     "per_feature_map": {"tokens": "per_feature_map", "noisy": False},
 }
 
@@ -63,8 +69,8 @@ def make_batch(rng, size=SIZE):
     )
 
 
-def make_step(threads=1, precision="float32", **network):
-    config = LearnerConfig(batch_size=SIZE, precision=precision, num_threads=threads)
+def make_step(threads=1, precision="float32", loss="huber", **network):
+    config = LearnerConfig(batch_size=SIZE, precision=precision, num_threads=threads, loss=loss)
     network = dataclasses.replace(NETWORK, **network)
     return TrainStep(network, config, num_actions=3, observation_shape=SHAPE, seed=4, device="cpu")
 
@@ -152,7 +158,7 @@ def test_every_head_has_its_metrics(tmp_path, head):
     learner, *_ = train(tmp_path, 3, **HEADS[head])
     metrics = learner.metrics()
     names = names_of(metrics)
-    experts = 3 if "moe" in head or head == "per_feature_map" else 0
+    experts = 3 if head not in ("dense", "pooled") else 0
     for kind in ("dispatch_share", "combine_share", "expert_grad_norm"):
         assert {n for n in names if n.startswith(f"{kind}/")} == {f"{kind}/{e}" for e in range(experts)}
     assert ("combine_entropy" in names) == ("dispatch_entropy" in names) == bool(experts)
@@ -174,10 +180,14 @@ def test_every_head_has_its_metrics(tmp_path, head):
     assert arrays["combine_share"].shape == (experts,)
 
 
-def test_a_diagnosis_is_of_the_network_after_the_update_and_the_target_before_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("values", "loss"), [("c51", "huber"), ("quantile", "huber"), ("scalar", "squared")])
+def test_a_diagnosis_is_of_the_network_after_the_update_and_the_target_before_it(
+    tmp_path, monkeypatch, values, loss
+):
     """Against the plain function, on the same rows; in a team of two, in bfloat16 training."""
     monkeypatch.setattr(diagnosis, "MAX_ROWS", 9)
-    step, batch = make_step(threads=2, precision="float32"), make_batch(np.random.default_rng(1))
+    step = make_step(threads=2, precision="float32", values=values, loss=loss)
+    batch = make_batch(np.random.default_rng(1))
     step.step(make_batch(np.random.default_rng(2)))
     before = {name: p.detach().clone() for name, p in step.online_network.named_parameters()}
     rows = np.random.default_rng(7).permutation(SIZE)[:9]
@@ -186,7 +196,8 @@ def test_a_diagnosis_is_of_the_network_after_the_update_and_the_target_before_it
     with Diagnostics(step, 7, folder=tmp_path, write=written.update).watch(7, 0, batch):
         result = step.step(batch)
     network = step.online_network
-    for name, value in reference_statistics(network, data.observation, data.action, target).items():
+    arguments = (network, data.observation, data.action, target)
+    for name, value in reference_statistics(*arguments, loss=loss).items():
         if not name.endswith("srank_0.0"):
             found = written[f"diagnostics/reference/{name}"]
             assert found == pytest.approx(value, rel=1e-4, abs=1e-6), name
@@ -289,10 +300,10 @@ def test_the_team_does_the_work_each_with_its_share(tmp_path, monkeypatch):
     step, callers = make_step(threads=2), []
     plain = diagnosis.sample_gradients
 
-    def noted(network, observation, *args):
+    def noted(network, observation, *args, **options):
         callers.append((threading.get_ident(), len(observation)))
         assert torch.get_num_threads() == 1
-        return plain(network, observation, *args)
+        return plain(network, observation, *args, **options)
 
     monkeypatch.setattr(diagnosis, "sample_gradients", noted)
     with Diagnostics(step, 1, folder=tmp_path, write=dict).watch(1, 0, make_batch(np.random.default_rng(0))):

@@ -24,7 +24,8 @@ ARMS = {
     "top_k_moe": {"head": "top_k_moe"},
     "dense": {"head": "dense"},
     "pooled": {"head": "pooled"},
-    "dqn": {"distributional": False, "dueling": False, "noisy": False},
+    "dqn": {"values": "scalar", "dueling": False, "noisy": False},
+    "quantile": {"values": "quantile", "num_quantiles": 5},
     "per_sample": {"tokens": "per_sample"},
     "impala": {"encoder": "impala", "normalize": True},
 }
@@ -42,12 +43,12 @@ def batch_of(network, size=5, seed=0):
     rng = np.random.default_rng(seed)
     observation = torch.from_numpy(rng.integers(0, 256, (size, *SHAPE), dtype=np.uint8))
     action = torch.from_numpy(rng.integers(0, 3, size))
-    if not network.config.distributional:
+    if network.config.values == "scalar":
         return observation, action, torch.from_numpy(rng.normal(size=size).astype(np.float32))
     return observation, action, torch.from_numpy(rng.dirichlet(np.ones(5), size).astype(np.float32))
 
 
-def plain_kernel(network, observation, action, target, noise=None):
+def plain_kernel(network, observation, action, target, noise=None, loss="huber"):
     """Every gradient as a row, in float64."""
     network = copy.deepcopy(network).double()
     if noise is not None:
@@ -59,11 +60,11 @@ def plain_kernel(network, observation, action, target, noise=None):
             }
         )
     output = network(observation, noise)
-    losses = sample_losses(output.q_values, output.logits, action, target.to(output.q_values.dtype))
+    losses = sample_losses(output, action, target.to(output.q_values.dtype), loss)
     rows = []
-    for loss in losses:
+    for of_a_sample in losses:
         gradients = torch.autograd.grad(
-            loss, list(network.parameters()), retain_graph=True, materialize_grads=True
+            of_a_sample, list(network.parameters()), retain_graph=True, materialize_grads=True
         )
         rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
     jacobian = torch.stack(rows)
@@ -81,6 +82,15 @@ def test_the_kernel_of_every_arm(arm):
     expected = plain_kernel(network, *batch)
     kernel = empirical_ntk.empirical_ntk(gradients)
     torch.testing.assert_close(kernel.double(), expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item())
+
+
+def test_the_kernel_of_squared_errors():
+    network = build_network(NetworkConfig(**(vars(BASE) | ARMS["dqn"])), 3, observation_shape=SHAPE, seed=1)
+    batch = batch_of(network)
+    kernel = empirical_ntk.empirical_ntk(sample_gradients(network, *batch, loss="squared")).double()
+    expected = plain_kernel(network, *batch, loss="squared")
+    torch.testing.assert_close(kernel, expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item())
+    assert not torch.allclose(kernel, plain_kernel(network, *batch), rtol=1e-2)
 
 
 def test_the_kernel_with_noise():

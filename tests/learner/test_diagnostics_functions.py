@@ -166,8 +166,8 @@ def test_norms_by_part_and_by_expert():
     assert norms.expert_gradient_norms(nn.Linear(2, 2), {}) == []
 
 
-def output_of(q_values, logits=None):
-    return NetworkOutput(q_values, logits, torch.zeros(len(q_values), 1), None)
+def output_of(q_values, logits=None, quantiles=None):
+    return NetworkOutput(q_values, logits, torch.zeros(len(q_values), 1), None, quantiles)
 
 
 def test_td_errors():
@@ -183,6 +183,12 @@ def test_td_errors():
     target = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
     distributional = output_of(q_values, torch.zeros(3, 2, 3))
     assert td_errors(distributional, action, target, support).tolist() == [-1.5, -3.0, -6.0]
+    quantiles, target = torch.zeros(3, 2, 2), torch.tensor([[0.0, 3.0], [4.0, 4.0], [9.0, 5.0]])
+    assert td_errors(output_of(q_values, None, quantiles), action, target, support).tolist() == [
+        0.5,
+        0.0,
+        1.0,
+    ]
 
 
 def test_kernel_statistics():

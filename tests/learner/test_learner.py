@@ -286,6 +286,23 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
         setup.learner.restore()
 
 
+@pytest.mark.parametrize(("distributional", "values"), [(True, "c51"), (False, "scalar")])
+def test_a_checkpoint_of_before_there_were_values_is_resumed(tmp_path, distributional, values):
+    first = Setup(tmp_path, [60], total=60)
+    first.learner.run(never)
+    saved = first.store.load_newest()
+    network = {n: v for n, v in saved.document["network"].items() if n not in ("values", "num_quantiles")}
+    document = saved.document | {"network": network | {"distributional": distributional}}
+    first.store.save(saved.update, saved.tensors, document)
+    setup, other = Setup(tmp_path, [], total=60), Setup(tmp_path, [], total=60)
+    setup.learner._network = NetworkConfig(values=values)
+    assert setup.learner.restore() is not None
+    assert setup.learner.updates == saved.update
+    other.learner._network = NetworkConfig(values="quantile")
+    with pytest.raises(CheckpointError, match="another network"):
+        other.learner.restore()
+
+
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(tmp_path, loss):
     setup = Setup(tmp_path, [60], total=60, losses=[0.5, 0.5, loss], checkpoint_period=1)

@@ -86,7 +86,7 @@ FAULTS = {
     "huber loss": (DQN, losses, "huber_loss", lambda loss: loss * 1.002, {"loss", "mean_loss", "grad_norm"}),
     "c51 target": (RAINBOW, losses, "c51_target", lambda target: target * 1.01, {"target", "loss"}),
     "projection": (RAINBOW, losses, "project", lambda target: target.roll(1, 1), {"target", "loss"}),
-    "huber target": (DQN, losses, "huber_target", lambda target: target + 0.001, {"target", "loss"}),
+    "scalar target": (DQN, losses, "scalar_target", lambda target: target + 0.001, {"target", "loss"}),
     "next action": (RAINBOW, losses, "next_action", lambda action: (action + 1) % 3, {"target", "loss"}),
     "target": (DQN, train_step.TrainStep, "target", lambda target: target - 0.001, {"target", "loss"}),
     "gradient": (
@@ -140,6 +140,34 @@ def test_a_fault_in_training_is_seen(fault, monkeypatch):
     path, owner, name, change, expected = FAULTS[fault]
     monkeypatch.setattr(owner, name, _scaled(getattr(owner, name), change))
     assert expected <= _over(path)
+
+
+def _squared_case(path):
+    """The small case with squared errors of its own values and targets."""
+    case = GoldenCase.load(DQN)
+    rows = np.arange(len(case.arrays["action"]))
+    errors = case.arrays["q_values"][rows, case.arrays["action"]] - case.arrays["target"]
+    loss = (errors**2).astype(np.float32)
+    mean = np.array((case.arrays["loss_weight"] * loss).mean())
+    # Gradients and later values were printed for the Huber loss.
+    others = {n: None for n in case.arrays if n.startswith(("grad_norm/", "grad_mean/"))}
+    changes = {"loss": loss, "mean_loss": mean, **others, "q_values_after_3_adam_steps": None}
+    return _write(path, meta={"loss_type": "mse"}, **changes)
+
+
+def test_a_case_says_which_loss_it_has(tmp_path):
+    path = _squared_case(tmp_path / "case.npz")
+    case = GoldenCase.load(path)
+    assert parity.build_step(case)[0].config.loss == "squared"
+    assert parity.report(case)["over_tolerance"] == []
+    case.meta["loss_type"] = "huber"
+    assert set(parity.report(case)["over_tolerance"]) == {"loss", "mean_loss"}
+
+
+def test_a_fault_in_the_squared_loss_is_seen(tmp_path, monkeypatch):
+    path = _squared_case(tmp_path / "case.npz")
+    monkeypatch.setattr(losses, "squared_loss", _scaled(losses.squared_loss, lambda loss: loss / 2))
+    assert _over(path) == {"loss", "mean_loss"}
 
 
 def test_a_fault_in_the_optimizer_is_seen(monkeypatch):
@@ -201,6 +229,7 @@ WRONG = {
     "kind: 'sac'": {"meta": {"kind": "sac"}},
     "moe_type: 'EXPERTCHOICE'": {"meta": {"moe_type": "EXPERTCHOICE"}},
     "routing_type: 'AVG_POOL'": {"meta": {"routing_type": "AVG_POOL"}},
+    "loss_type: 'l1' is not supported, only huber, mse": {"meta": {"loss_type": "l1"}},
     "use_extra_linear_layer: True": {"meta": {"use_extra_linear_layer": True}},
     "expert_type: 'BIG'": {"meta": {"expert_type": "BIG"}},
     "noisy: true": {"meta": {"noisy": True}},

@@ -19,6 +19,7 @@ from tests.helpers.deadline import patient
 SHAPE = (2, 44, 44)
 NETWORK = NetworkConfig(encoder="nature", padding="valid", expert_hidden_units=16, num_atoms=11)
 DTYPES = ["float32", "bfloat16"]
+VALUES = ["scalar", "c51", "quantile"]
 
 
 def _step(seed=0, network=NETWORK, **changes):
@@ -157,7 +158,7 @@ def test_noise_differs_between_the_networks_and_between_updates():
 def test_every_member_of_the_team_draws_the_same_noise():
     step = _step(num_threads=4, batch_size=32)
     for _ in range(2):
-        draws = [step.sample_noise(member).online.output.inputs for member in range(4)]
+        draws = [step.sample_noise(member, 32).online.output.inputs for member in range(4)]
         assert all(torch.equal(draw, draws[0]) for draw in draws)
 
 
@@ -223,9 +224,9 @@ def test_a_state_taken_while_a_batch_waits_goes_on_as_if_nothing_had_been():
     np.testing.assert_array_equal(step.parameters(), other.parameters())
 
 
-@pytest.mark.parametrize("distributional", [True, False])
-def test_double_is_chosen_by_the_online_network(distributional):
-    network = dataclasses.replace(NETWORK, noisy=False, distributional=distributional, v_min=-2.0, v_max=2.0)
+@pytest.mark.parametrize("values", VALUES)
+def test_double_is_chosen_by_the_online_network(values):
+    network = dataclasses.replace(NETWORK, noisy=False, values=values, v_min=-2.0, v_max=2.0)
     step, single = _step(network=network), _step(network=network, double=False)
     for each in (step, single):
         with torch.no_grad():
@@ -237,12 +238,14 @@ def test_double_is_chosen_by_the_online_network(distributional):
         chosen = step.online_network(data.next_observation).q_values.argmax(dim=1)
     assert (chosen != judge.argmax(dim=1)).any()
 
-    def values(target):
-        return target @ step.target_network.support if distributional else target
+    def means(target):
+        if values == "c51":
+            return target @ step.target_network.support
+        return target.mean(dim=1) if values == "quantile" else target
 
     rows = torch.arange(16)
-    torch.testing.assert_close(values(step.target(data)), judge[rows, chosen], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(values(single.target(data)), judge.amax(dim=1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(means(step.target(data)), judge[rows, chosen], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(means(single.target(data)), judge.amax(dim=1), atol=1e-5, rtol=1e-4)
 
 
 def test_a_loss_that_is_not_finite_changes_nothing():
@@ -252,6 +255,18 @@ def test_a_loss_that_is_not_finite_changes_nothing():
     assert np.isnan(result.loss)
     after = step.state()[0]
     assert all(torch.equal(before[n], after[n]) for n in before if "noise_generator" not in n)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_gradient_is_clipped_to_its_largest_norm(threads):
+    options = {"num_threads": threads, "batch_size": 16}
+    free, loose, tight = (_step(max_grad_norm=norm, **options) for norm in (0.0, 1e6, 0.01))
+    results = [step.step(_batch(size=16)) for step in (free, loose, tight)]
+    assert results[0].grad_norm == results[1].grad_norm == results[2].grad_norm > 0.1, "as it was before"
+    np.testing.assert_array_equal(loose.parameters(), free.parameters())
+    clipped = 0.01 / results[0].grad_norm
+    for name, gradient in tight.gradients().items():
+        torch.testing.assert_close(gradient, clipped * free.gradients()[name], rtol=1e-4, atol=1e-9)
 
 
 def test_bfloat16_follows_float32():
@@ -269,10 +284,13 @@ def test_bfloat16_follows_float32():
 
 
 @pytest.mark.parametrize("precision", DTYPES)
-@pytest.mark.parametrize("distributional", [True, False])
-def test_it_learns_a_fixed_batch(precision, distributional):
-    network = dataclasses.replace(NETWORK, distributional=distributional, noisy=False, v_min=-3.0, v_max=3.0)
-    step = _step(network=network, precision=precision, learning_rate=1e-3)
+@pytest.mark.parametrize(
+    ("values", "loss"),
+    [("c51", "huber"), ("quantile", "huber"), ("scalar", "huber"), ("scalar", "squared")],
+)
+def test_it_learns_a_fixed_batch(precision, values, loss):
+    network = dataclasses.replace(NETWORK, values=values, noisy=False, v_min=-3.0, v_max=3.0)
+    step = _step(network=network, precision=precision, learning_rate=1e-3, loss=loss)
     batch = _batch(size=8, discount=np.zeros(8, np.float32))
     for _ in range(60):
         result = step.step(batch)

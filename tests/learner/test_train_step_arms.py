@@ -26,12 +26,16 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-def _step(precision="float32", threads=1, batch_size=6, learning_rate=6.25e-5, **network):
+def _step(precision="float32", threads=1, batch_size=6, learning_rate=6.25e-5, double=True, **network):
     config = NetworkConfig(
         **{"encoder": "nature", "padding": "valid", "expert_hidden_units": 16, "num_atoms": 11, **network}
     )
     learner = LearnerConfig(
-        precision=precision, num_threads=threads, batch_size=batch_size, learning_rate=learning_rate
+        precision=precision,
+        num_threads=threads,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        double=double,
     )
     return TrainStep(config, learner, num_actions=3, observation_shape=SHAPE, seed=1, device="cpu")
 
@@ -62,6 +66,22 @@ def test_every_arm_trains(arm, agent):
         assert np.isfinite(result.loss)
         assert result.grad_norm > 0
         assert (step.parameters() != before).mean() > 0.5
+
+
+@pytest.mark.parametrize("head", ["soft_moe", "top_k_moe", "dense", "pooled"])
+@pytest.mark.parametrize("dueling", [True, False])
+@pytest.mark.parametrize("noisy", [True, False])
+def test_quantiles_are_learned_with_every_head(head, dueling, noisy):
+    network = {"head": head, "dueling": dueling, "noisy": noisy, "values": "quantile", "num_quantiles": 9}
+    for double in (True, False):
+        for precision in ("float32", "bfloat16"):
+            step = _step(precision, dense_hidden_units=16, double=double, **network)
+            before = step.parameters()
+            result = step.step(_batch())
+            assert np.isfinite(result.loss)
+            assert result.priorities.shape == (6,)
+            assert (result.priorities > 0).all()
+            assert (step.parameters() != before).mean() > 0.5
 
 
 def test_balancing_losses_are_added_but_are_no_priority():

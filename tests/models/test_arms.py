@@ -22,7 +22,7 @@ def _observation(batch=3):
 
 
 def _loss(output):
-    loss = (output.q_values if output.logits is None else output.logits).square().mean()
+    loss = output.outputs.square().mean()
     if output.moe is not None and output.moe.auxiliary_loss is not None:
         loss = loss + output.moe.auxiliary_loss.mean()
     return loss

@@ -67,7 +67,8 @@ def test_round_trip(encoder, head, noisy, dueling, agent):
         {"encoder_width_scale": 0.5},
         {"num_experts": 3, "slim_experts": True},
         {"capacity_factor": 2.0},
-        {"distributional": False},
+        {"values": "scalar"},
+        {"values": "quantile", "num_quantiles": 4},
     ],
     ids=str,
 )

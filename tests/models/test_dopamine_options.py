@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.dopamine_options import UnsupportedOption, is_double, network_config
+from models.dopamine_options import UnsupportedOption, is_double, network_config, scalar_loss
 
 DQN = {"kind": "dqn", "moe_type": "SOFTMOE", "num_actions": 3}
 RAINBOW = {**DQN, "kind": "rainbow"}
@@ -12,7 +12,7 @@ RAINBOW = {**DQN, "kind": "rainbow"}
     ("options", "expected"),
     [
         (DQN, {"head": "soft_moe", "encoder": "impala", "padding": "same", "num_experts": 8, "noisy": False}),
-        (DQN, {"distributional": False, "dueling": False, "patch_width": 32, "expert_hidden_units": 512}),
+        (DQN, {"values": "scalar", "dueling": False, "patch_width": 32, "expert_hidden_units": 512}),
         ({**DQN, "encoder": "CNN"}, {"encoder": "nature", "patch_width": 64}),
         ({**DQN, "encoder": "CNN", "nn_scale": 2}, {"encoder_width_scale": 1.0}),
         ({**DQN, "nn_scale": 2}, {"encoder_width_scale": 2.0}),
@@ -32,7 +32,7 @@ RAINBOW = {**DQN, "kind": "rainbow"}
         ({**DQN, "normalization": True, "capacity_factor": 2}, {"normalize": True, "capacity_factor": 2.0}),
         (
             RAINBOW,
-            {"noisy": True, "dueling": True, "distributional": True, "num_atoms": 51, "patch_width": 64},
+            {"noisy": True, "dueling": True, "values": "c51", "num_atoms": 51, "patch_width": 64},
         ),
         (RAINBOW, {"v_min": -10.0, "v_max": 10.0}),
         ({**RAINBOW, "vmax": 5}, {"v_min": -5.0, "v_max": 5.0}),
@@ -42,7 +42,7 @@ RAINBOW = {**DQN, "kind": "rainbow"}
             {"encoder": "nature", "encoder_width_scale": 0.5},
         ),
         ({**RAINBOW, "dueling": False, "noisy": False}, {"dueling": False, "noisy": False}),
-        ({**RAINBOW, "distributional": False, "num_atoms": 1}, {"distributional": False, "dueling": True}),
+        ({**RAINBOW, "distributional": False, "num_atoms": 1}, {"values": "scalar", "dueling": True}),
     ],
     ids=str,
 )
@@ -58,7 +58,6 @@ def test_options(options, expected):
         ({"moe_type": "SIMPLICIAL_EMBEDDING_V1"}, "moe_type: 'SIMPLICIAL_EMBEDDING_V1' is not supported"),
         ({"encoder": "RESNET"}, "encoder: 'RESNET' is not supported, only IMPALA, CNN"),
         ({"noisy_routing": True}, "noisy_routing: True is not supported, only False"),
-        ({"loss_type": "mse"}, "loss_type: 'mse' is not supported, only 'huber'"),
         ({"num_experts": 0}, "num_experts: 0 is not a positive integer"),
         ({"num_experts": True}, "num_experts: True is not a positive integer"),
         ({"nn_scale": "2"}, "nn_scale: '2' is not a number"),
@@ -80,3 +79,12 @@ def test_double():
     assert not is_double(DQN)
     with pytest.raises(UnsupportedOption, match="double"):
         is_double({**DQN, "double": True})
+
+
+def test_the_loss_of_scalar_values():
+    assert scalar_loss(DQN) == scalar_loss(RAINBOW) == scalar_loss({**DQN, "loss_type": "huber"}) == "huber"
+    assert scalar_loss({**DQN, "loss_type": "mse"}) == "squared"
+    with pytest.raises(UnsupportedOption, match="loss_type: 'l1' is not supported, only huber, mse"):
+        scalar_loss({**DQN, "loss_type": "l1"})
+    with pytest.raises(UnsupportedOption, match="loss_type: 'mse' is not supported for kind 'rainbow'"):
+        scalar_loss({**RAINBOW, "loss_type": "mse"})

@@ -26,19 +26,23 @@ def _network(seed=0, num_actions=4, **changes):
     )
 
 
-@pytest.mark.parametrize("distributional", [True, False])
+@pytest.mark.parametrize("values", ["scalar", "c51", "quantile"])
 @pytest.mark.parametrize("dueling", [True, False])
 @pytest.mark.parametrize("noisy", [True, False])
-def test_every_output(distributional, dueling, noisy):
-    network = _network(distributional=distributional, dueling=dueling, noisy=noisy)
+def test_every_output(values, dueling, noisy):
+    network = _network(values=values, dueling=dueling, noisy=noisy, num_quantiles=9)
     noise = network.sample_noise(torch.Generator().manual_seed(1), 3)
     assert (noise is not None) == noisy
     output = network(_observation(), noise)
     assert output.q_values.shape == (3, 4)
     assert output.q_values.dtype == torch.float32
-    assert (output.logits is None) != distributional
-    loss = output.q_values.square().sum() if output.logits is None else output.logits.square().sum()
-    gradients = torch.autograd.grad(loss, list(network.parameters()))
+    shape = {"scalar": (3, 4), "c51": (3, 4, 7), "quantile": (3, 4, 9)}[values]
+    assert (output.logits is not None, output.quantiles is not None) == (
+        values == "c51",
+        values == "quantile",
+    )
+    assert (output.outputs.shape, output.outputs.dtype) == (shape, torch.float32)
+    gradients = torch.autograd.grad(output.outputs.square().sum(), list(network.parameters()))
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
 
 
@@ -47,6 +51,14 @@ def test_q_values_are_the_distributions_means():
     output = network(_observation())
     support = torch.tensor([-3.0, -2, -1, 0, 1, 2, 3])
     torch.testing.assert_close(output.q_values, (output.logits.softmax(-1) * support).sum(-1))
+
+
+@pytest.mark.parametrize("dueling", [True, False])
+def test_q_values_are_the_quantiles_means(dueling):
+    output = _network(values="quantile", num_quantiles=5, dueling=dueling)(_observation())
+    by_hand = torch.stack([output.quantiles[:, :, i] for i in range(5)]).sum(0) / 5
+    torch.testing.assert_close(output.q_values, by_hand)
+    assert output.q_values.std() > 0
 
 
 def test_equal_seeds_equal_networks_and_no_global_state():
@@ -58,7 +70,7 @@ def test_equal_seeds_equal_networks_and_no_global_state():
 
 
 def test_dueling_advantages_have_no_common_part():
-    network = _network(noisy=False, distributional=False)
+    network = _network(noisy=False, values="scalar")
     with torch.no_grad():  # Raising all advantages alike changes nothing.
         before = network(_observation()).q_values
         network.output.linear.bias[1:] += 2.5
@@ -125,7 +137,7 @@ def test_output_layer_initial_values():
 
 def test_dqn_output_layer_initial_values():
     """paper-dqn's: one plain layer."""
-    config = NetworkConfig(encoder="nature", distributional=False, dueling=False, noisy=False)
+    config = NetworkConfig(encoder="nature", values="scalar", dueling=False, noisy=False)
     linear = build_network(config, 6, seed=0).output.linear
     assert linear.weight.shape == (6, 7744)
     bound = math.sqrt(6 / (7744 + 6))

@@ -123,3 +123,17 @@ def test_initial_values():
     assert layer.phi.abs().max() <= 2 / math.sqrt(64 * 4) / 0.8796
     assert layer.scale.tolist() == [1.0]
     assert SoftMoE(121, 64, num_experts=4, hidden=16, generator=generator).scale is None
+
+
+def test_a_larger_scale_has_slots_that_differ_from_the_start():
+    """With 1 every slot is about the mean token: cosines of many dimensions are small."""
+    tokens = torch.randn(2, 121, 64, generator=torch.Generator().manual_seed(1))
+
+    def sharpness(scale: float) -> float:
+        generator = torch.Generator().manual_seed(0)
+        options = {"generator": generator, "normalize": True, "scale": scale}
+        weights = SoftMoE(121, 64, num_experts=4, hidden=16, **options)(tokens).dispatch_weights.detach()
+        return float(weights.amax(dim=1).mean() * 121)
+
+    assert sharpness(1.0) < 1.5
+    assert sharpness(16.0) > 10.0

@@ -20,7 +20,7 @@ def layer(summary, name):
 
 
 def test_the_nature_encoder_has_its_published_sizes_and_products():
-    summary = summary_of(head="dense", distributional=False, dueling=False, noisy=False)
+    summary = summary_of(head="dense", values="scalar", dueling=False, noisy=False)
     kernels = ((8 * 8 * 4, 32, 20), (4 * 4 * 32, 64, 9), (3 * 3 * 64, 64, 7))
     for index, (inputs, channels, side) in enumerate(kernels):
         convolution = layer(summary, f"encoder.convolutions.{index}")

@@ -1,0 +1,36 @@
+"""How surprising each sample of an update was: its raw priority in the replay."""
+
+import torch
+from torch import Tensor
+
+from learner.config import PriorityKind
+from learner.losses import of_action
+from models.q_network import NetworkOutput
+
+
+def sample_priorities(
+    kind: PriorityKind,
+    output: NetworkOutput,
+    action: Tensor,
+    target: Tensor,
+    sample_losses: Tensor,
+    support: Tensor,
+) -> Tensor:
+    """Raw priorities (B,), not negative, of the samples whose losses (B,) are given.
+
+    `output`, `action` (B,) and `target` are those of `learner.losses`, `support` (Z,) is C51's. `loss` is the
+    reference's (Dopamine). `kl` takes the target's entropy off the cross-entropy, whose floor it is: then a
+    sample that is learned has next to none. `absolute_td` is the size of the error of the mean, as Ape-X's
+    actors send it with new items (Horgan et al., 2018).
+    """
+    if kind == "loss":
+        return sample_losses
+    if kind == "kl":
+        entropy: Tensor = -torch.xlogy(target, target).sum(dim=1)
+        return (sample_losses - entropy).clamp(min=0.0)
+    value = of_action(output.q_values, action)
+    if output.logits is not None:
+        target = (target * support).sum(dim=1)
+    elif output.quantiles is not None:
+        target = target.mean(dim=1)
+    return (target - value).abs()
