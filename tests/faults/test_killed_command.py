@@ -5,6 +5,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from deploy.run_folder import RunFolder
 from learner.checkpoint import Checkpoint, CheckpointStore
 from tests.helpers.commands import NAME, SHORT, Started, Terminal
@@ -37,6 +39,7 @@ def newest(folder: RunFolder) -> Checkpoint:
     return checkpoint
 
 
+@pytest.mark.faults_long
 def test_nothing_is_left_after_30_seconds_and_resume_goes_on(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path)
     folder = terminal.folder

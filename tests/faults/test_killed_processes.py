@@ -160,6 +160,7 @@ def test_a_killed_shard_server_comes_back_with_its_data(run: Running) -> None:
     assert after["learner"]["pid"] == before["learner"]["pid"]
 
 
+@pytest.mark.faults_long
 def test_a_killed_supervisor_begins_over_from_the_folder(run: Running) -> None:
     client, _ = run
     before = trains(client)
@@ -181,6 +182,7 @@ def test_a_killed_supervisor_begins_over_from_the_folder(run: Running) -> None:
     trains(client)
 
 
+@pytest.mark.faults_long
 def test_a_killed_guardian_takes_the_servers_along_and_all_begins_over(run: Running) -> None:
     client, folder = run
     before = trains(client)
@@ -201,6 +203,7 @@ def test_a_killed_guardian_takes_the_servers_along_and_all_begins_over(run: Runn
     trains(client)
 
 
+@pytest.mark.faults_long
 def test_without_the_weight_store_all_begins_over(run: Running) -> None:
     """Every role has its handle; without it the learner publishes to nobody, and actors keep old weights."""
     client, _ = run

@@ -50,7 +50,7 @@ def server(tmp_path: Path) -> Iterator[redis.Redis]:
     process.wait()
 
 
-@pytest.fixture(params=["plain", "tls"])
+@pytest.fixture(params=[pytest.param("plain", marks=pytest.mark.faults_long), "tls"])
 def url(request: pytest.FixtureRequest, server: redis.Redis, tmp_path: Path) -> Iterator[str]:
     """The server's, with the password; by TLS with a CA of its own, which asks for a client's certificate."""
     if request.param == "plain":
