@@ -28,18 +28,15 @@ def pytest_configure() -> None:
             signal.signal(number, handler)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """The deadline of each whole test, too, is as patient as those inside it; and who runs it.
 
     Of the two processes of `make test`, tests that share a Ray, or a trained run, go to the same one; so do
-    the tests of one file.
+    the tests of one file. (Marked here, because pytest-xdist looks before any `modifyitems` of ours.)
     """
-    seconds = PATIENCE * float(config.getini("timeout"))
-    for item in items:
-        item.add_marker(pytest.mark.timeout(seconds))
-        shared = SHARED.intersection(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group(min(shared) if shared else item.location[0]))
+    item.add_marker(pytest.mark.timeout(PATIENCE * float(item.config.getini("timeout"))))
+    shared = SHARED.intersection(getattr(item, "fixturenames", ()))
+    item.add_marker(pytest.mark.xdist_group(min(shared) if shared else item.location[0]))
 
 
 @pytest.fixture(scope="session")
