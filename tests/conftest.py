@@ -10,9 +10,6 @@ from tests.helpers.deadline import PATIENCE
 
 ODD = "-a[b] *?'\"\\ %d:#é"
 
-SHARED = {"shared_ray", "trained"}
-"""Fixtures that take long to make and serve a whole session."""
-
 if TYPE_CHECKING:
     from tests.helpers.commands import Trained
     from tests.helpers.homeless import Homeless
@@ -29,19 +26,13 @@ def pytest_configure() -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """The deadline of each whole test, too, is as patient as those inside it; and who runs it.
-
-    Of the two processes of `make test`, tests that share a Ray, or a trained run, go to the same one; so do
-    the tests of one file. (Marked here, because pytest-xdist looks before any `modifyitems` of ours.)
-    """
+    """The deadline of each whole test, too, is as patient as those inside it."""
     item.add_marker(pytest.mark.timeout(PATIENCE * float(item.config.getini("timeout"))))
-    shared = SHARED.intersection(getattr(item, "fixturenames", ()))
-    item.add_marker(pytest.mark.xdist_group(min(shared) if shared else item.location[0]))
 
 
 @pytest.fixture(scope="session")
 def shared_ray() -> Iterator[str]:
-    """One Ray for the whole suite, with this process connected to it; gives its address."""
+    """One Ray for all tests of this process, which is connected to it; gives its address."""
     import ray
 
     from deploy.fleet import cluster
