@@ -18,8 +18,8 @@ from tests.helpers.deadline import patient
 from tests.helpers.runs import catch_config, metric
 
 SETTINGS: dict[str, Any] = {
-    "run__total_env_steps": 7_000,
-    "evaluation__every_env_steps": 3_500,
+    "run__total_env_steps": 12_000,
+    "evaluation__every_env_steps": 6_000,
     "evaluation__episodes": 200,
 }
 """Of the test, beside what `catch_config` has."""

@@ -20,11 +20,11 @@ CATCH: dict[str, dict[str, Any]] = {
         "capacity": 20_000, "min_size": 500, "frame_store_bytes": 2**28, "shard_memory_bytes": 2**27,
         "segment_steps": 16, "priority_exponent": 0.5, "importance_exponent": 0.4,
     },
-    "exploration": {"epsilon_decay_steps": 2_000, "epsilon_end": 0.01},
+    "exploration": {"epsilon_decay_steps": 2_500, "epsilon_end": 0.01},
     "actors": {"num_actors": 1, "envs_per_actor": 8, "weights_poll_steps": 2, "precision": "float32"},
     # One thread: with more, OpenMP's barriers wait for a core that the actor or another test is using.
     "learner": {
-        "update_period": 4, "learning_rate": 1e-3, "target_update_period": 100, "publish_period": 10,
+        "update_period": 4, "learning_rate": 5e-4, "target_update_period": 100, "publish_period": 10,
         "checkpoint_period": 100, "num_threads": 1, "precision": "float32", "device": "cpu",
     },
     "run": {"total_env_steps": 100_000, "seed": 1},
