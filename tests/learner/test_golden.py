@@ -11,7 +11,7 @@ from learner.parity import INPUTS, report
 
 FOLDER = Path(__file__).parent.parent / "golden"
 CASES = sorted(path.stem for path in FOLDER.glob("*.npz"))
-ARMS = {"baseline", "perfeat", "perpatch", "persample", "top1", "rainbow", "noisy", "stats"}
+ARMS = {"baseline", "perfeat", "perpatch", "persample", "top1", "rainbow", "noisy", "stats", "wide", "mse"}
 
 
 @pytest.fixture(scope="module", autouse=True)

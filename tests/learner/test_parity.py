@@ -23,7 +23,9 @@ DQN, NOISY, STATISTICS = (
     for name in ("dqn_nature_baseline", "rainbow_impala_softmoe4_noisy_eval", "stats_rainbow_impala_softmoe4")
 )
 RAINBOW = FOLDER / "rainbow_impala_softmoe4.npz"
+SQUARED, WIDE = (FOLDER / f"{name}_mse.npz" for name in ("dqn_nature_softmoe2", "dqn_impala_baseline_wide4"))
 LATER = {"q_values_after_3_adam_steps"}
+OF_THE_LOSS = LATER | {"loss", "mean_loss", "grad_norm", "grad_mean"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -142,32 +144,26 @@ def test_a_fault_in_training_is_seen(fault, monkeypatch):
     assert expected <= _over(path)
 
 
-def _squared_case(path):
-    """The small case with squared errors of its own values and targets."""
-    case = GoldenCase.load(DQN)
-    rows = np.arange(len(case.arrays["action"]))
-    errors = case.arrays["q_values"][rows, case.arrays["action"]] - case.arrays["target"]
-    loss = (errors**2).astype(np.float32)
-    mean = np.array((case.arrays["loss_weight"] * loss).mean())
-    # Gradients and later values were printed for the Huber loss.
-    others = {n: None for n in case.arrays if n.startswith(("grad_norm/", "grad_mean/"))}
-    changes = {"loss": loss, "mean_loss": mean, **others, "q_values_after_3_adam_steps": None}
-    return _write(path, meta={"loss_type": "mse"}, **changes)
-
-
-def test_a_case_says_which_loss_it_has(tmp_path):
-    path = _squared_case(tmp_path / "case.npz")
-    case = GoldenCase.load(path)
+def test_a_case_says_which_loss_it_has():
+    case = GoldenCase.load(SQUARED)
     assert parity.build_step(case)[0].config.loss == "squared"
-    assert parity.report(case)["over_tolerance"] == []
     case.meta["loss_type"] = "huber"
-    assert set(parity.report(case)["over_tolerance"]) == {"loss", "mean_loss"}
+    wrong = {name.partition("/")[0] for name in parity.report(case)["over_tolerance"]}
+    assert {"loss", "mean_loss", "grad_norm"} <= wrong <= OF_THE_LOSS
 
 
-def test_a_fault_in_the_squared_loss_is_seen(tmp_path, monkeypatch):
-    path = _squared_case(tmp_path / "case.npz")
+def test_a_fault_in_the_squared_loss_leaves_the_huber_cases_alone(monkeypatch):
     monkeypatch.setattr(losses, "squared_loss", _scaled(losses.squared_loss, lambda loss: loss / 2))
-    assert _over(path) == {"loss", "mean_loss"}
+    assert _over(DQN) == set()
+    assert {"loss", "mean_loss", "grad_norm"} <= _over(SQUARED) <= OF_THE_LOSS
+
+
+def test_a_dense_baseline_is_as_wide_as_its_case_says():
+    case = GoldenCase.load(WIDE)
+    assert case.arrays["params/params/Dense_0/bias"].size == 4 * case.meta["expert_hidden_units"]
+    case.meta["scale_hidden_layer"] = False
+    with pytest.raises(CaseError, match="params/Dense_0/"):
+        parity.report(case)
 
 
 def test_a_fault_in_the_optimizer_is_seen(monkeypatch):
