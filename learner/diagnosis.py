@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from learner.losses import of_action, sample_losses
 from learner.norms import expert_gradient_norms, norms_by_part
 from learner.ranks import singular_values, srank
 from learner.reference_statistics import statistics_of
+from learner.spread import spread
 from learner.train_step import TensorBatch, TrainStep
 from models.moe_output import MoEOutput
 from models.q_network import NetworkOutput
@@ -30,6 +31,7 @@ from replay.types import Batch
 MAX_ROWS = 32
 """Rows of a batch that a diagnosis looks at: the paper's batch."""
 QUANTILES = (0.5, 0.9)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,12 @@ def _add_all(diagnosis: Diagnosis, train_step: TrainStep, before: Before, kernel
         diagnosis.add("expert_grad_norm", expert_gradient_norms(network, gradients))
 
 
+def spread_of(train_step: TrainStep, observations: NDArray[np.uint8]) -> dict[str, float]:
+    """`learner.spread.spread` of the online network over uint8 observations (N, K, H, W)."""
+    states = torch.from_numpy(observations).to(train_step.device)
+    return _alone(train_step, lambda: spread(train_step.online_network, states))
+
+
 def _add_gates(diagnosis: Diagnosis, moe: MoEOutput | None) -> None:
     shares = {"dispatch": torch.zeros(0), "combine": torch.zeros(0)}
     if moe is not None:
@@ -177,10 +185,10 @@ def td_error_statistics(errors: Tensor) -> dict[str, float]:
     return statistics | {f"td_error_p{q * 100:.0f}": sizes.quantile(q).item() for q in QUANTILES}
 
 
-def _alone(train_step: TrainStep, look: Callable[[], Before]) -> Before:
+def _alone(train_step: TrainStep, look: Callable[[], T]) -> T:
     """What `look` gives, called by one member of the team: in the caller's thread an operator might use all
     cores, and leave threads that spin on them."""
-    seen: list[Before] = []
+    seen: list[T] = []
     train_step.team.run(
         lambda member: seen.append(look()) if member == 0 else None, lambda: None, lambda member: None
     )

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from learner.diagnosis import Before, diagnose, look_before
+from learner.diagnosis import Before, diagnose, look_before, spread_of
 from learner.diagnosis_files import save_arrays
+from learner.spread import ROWS
 from learner.train_step import TrainStep
 from replay.types import Batch
 
@@ -37,6 +39,8 @@ class Diagnostics:
         """`write` takes the metrics of a diagnosis."""
         self._train_step, self._period = train_step, period
         self._folder, self._write = folder, write
+        self._recent: list[NDArray[np.uint8]] = []
+        """Copies of the observations of the last batches before a diagnosis."""
         self._seconds = 0.0
         self._start: float | None = None
 
@@ -45,6 +49,7 @@ class Diagnostics:
         """Around the train step of this update (counted from 1) on this batch."""
         if self._start is None:
             self._start = time.monotonic()
+        self._keep(update, batch)
         if not self._period or update % self._period or len(batch.action) < 2:
             yield
             return
@@ -55,9 +60,22 @@ class Diagnostics:
         if before is not None:
             self._attempt(lambda: self._diagnose(update, env_steps, before, spent))
 
+    def _keep(self, update: int, batch: Batch) -> None:
+        """Keep what the next diagnosis looks at beside its own batch."""
+        to_come = -update % self._period if self._period else ROWS
+        if to_come * len(batch.action) < ROWS:
+            self._recent.append(batch.observation.copy())
+
+    def _take_recent(self) -> NDArray[np.uint8]:
+        """(N, K, H, W), the newest first, N at most ROWS."""
+        recent, self._recent = self._recent[::-1], []
+        return np.concatenate(recent)[:ROWS]
+
     def _diagnose(self, update: int, env_steps: int, before: Before, spent: float) -> None:
         begun = time.monotonic()
         diagnosis = diagnose(self._train_step, before)
+        with diagnosis.timed("spread"):
+            diagnosis.metrics |= spread_of(self._train_step, self._take_recent())
         counts = {"update": np.array(update), "env_steps": np.array(env_steps)}
         save_arrays(self._folder, update, diagnosis.arrays | counts)
         now = time.monotonic()

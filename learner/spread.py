@@ -1,0 +1,51 @@
+"""How much a network's features and values differ from state to state, over more states than a batch has.
+
+A head that does not see its input has features of large size that are about the same for every state: their
+standard deviation is a percent of their root mean square, and all of their rank is that of the mean.
+"""
+
+import torch
+from torch import Tensor
+
+from learner.ranks import singular_values, srank
+from models.q_network import QNetwork
+
+ROWS = 512
+"""States that are looked at: enough for a rank that a batch of 32 would cut off."""
+CHUNK = 64
+
+
+@torch.no_grad()
+def spread(network: QNetwork, observations: Tensor) -> dict[str, float]:
+    """Statistics over N states, uint8 (N, K, H, W), noise off, by their names without `diagnostics/`.
+
+    `spread/<part>` of `encoder`, `features` (what enters the output layer) and `q`: the standard deviation
+    over the states over the root mean square, each over all entries; from 0 (all states alike) to about 1.
+    `srank_wide` and `srank_centred`: effective rank (`learner.ranks.srank`) of the features, and of what is
+    left of them without their mean; `spread_rows` is N.
+    """
+    parts = [_parts_of(network, chunk) for chunk in torch.split(observations, CHUNK)]
+    encoder, features, q_values = (torch.cat(part) for part in zip(*parts, strict=True))
+    return {
+        "spread/encoder": deviation_over_rms(encoder),
+        "spread/features": deviation_over_rms(features),
+        "spread/q": deviation_over_rms(q_values),
+        "srank_wide": float(srank(singular_values(features))),
+        "srank_centred": float(srank(singular_values(features - features.mean(dim=0)))),
+        "spread_rows": float(len(observations)),
+    }
+
+
+def deviation_over_rms(rows: Tensor) -> float:
+    """Root of the mean variance over the rows (N, F), over the root mean square of all; 0 for all zeros."""
+    wide = rows.double()
+    size = wide.square().mean().sqrt().item()
+    return (wide.var(dim=0, correction=0).mean().sqrt().item() / size) if size else 0.0
+
+
+def _parts_of(network: QNetwork, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Encoder's maps (B, C * h * w), features (B, F) and values (B, A)."""
+    image = network.to_image(observations)
+    maps = network.encoder(image, scale=1.0 / 255.0)
+    features = network.head(network.tokenizer(maps), None).features
+    return maps.flatten(1), features, network(image).q_values
