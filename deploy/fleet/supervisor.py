@@ -22,6 +22,7 @@ import ray
 from deploy.config import Config, with_shard, with_values
 from deploy.fleet.actor_fleet import ActorFleet
 from deploy.fleet.actor_metrics import FleetReport
+from deploy.fleet.cluster import LocalRay
 from deploy.fleet.evaluator import Evaluator
 from deploy.fleet.learner_seat import LearnerSeat
 from deploy.fleet.log import log_to
@@ -42,6 +43,8 @@ ABANDONED_SECONDS = 10.0
 LOCK_SECONDS = 20.0
 DRAIN_SECONDS, LAST_SAVE_SECONDS = 10.0, 120.0
 FINAL_SEEN_SECONDS = 3.0
+LET_GO_SECONDS = 10.0
+"""Whoever saw the last status has so long to let go of a Ray of the run's own: its end would end it, too."""
 MEANT_SECONDS = 1.0
 TERMINATED_DRAIN_SECONDS = 2.0
 """After SIGTERM, which servers and Ray most likely got as well: there is no time, and nowhere to write to."""
@@ -329,8 +332,16 @@ class Supervisor:
         if self._terminated and self._local_ray is not None and not self._local_ray.alive:
             os._exit(0)  # there is no Ray to ask
         if self._local_ray is not None:
+            self._wait_for_command(self._local_ray)
             self._local_ray.signal_end()
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+
+    def _wait_for_command(self, local: LocalRay) -> None:
+        """A command ends this Ray when it has let go of it, and with it this process; `stop` only leaves."""
+        seconds = FINAL_SEEN_SECONDS if self._config.run.detach else LET_GO_SECONDS
+        deadline = time.monotonic() + seconds
+        while self._final_seen.is_set() and local.alive and time.monotonic() < deadline:
+            time.sleep(0.1)
 
     # Telling
 
