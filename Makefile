@@ -12,7 +12,7 @@ train: setup
 	$(BIN)/apexpert train --preset $(PRESET) --game $(GAME) $(if $(STEPS),--total-env-steps $(STEPS)) $(ARGS)
 
 test: setup
-	$(BIN)/python -m pytest -m "not faults_long" -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not faults_long" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The fault tests that are too long for `make test`.
 faults: setup
