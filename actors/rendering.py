@@ -40,7 +40,7 @@ class ColourView:
     """An emulator of its own that makes the same moves: same game, seed and sticky actions, so the same game.
 
     Pictures are RGB (210, 160, 3) for most games, the brighter of the last two screens as in the frames of
-    the network. It follows the first episode after the seeding, and no-ops at its start cannot be known.
+    the network. It follows the first episode after the seeding.
     """
 
     def __init__(self, config: EnvironmentConfig, seed: int) -> None:
@@ -71,13 +71,17 @@ class ColourView:
         return np.maximum(before, after)
 
 
+NOOP = 0
+"""The first of every game's actions."""
+
+
 class EpisodeRecording:
     """Gives a recorder the pictures of slot 0's first episode; does nothing without a recorder."""
 
     def __init__(self, recorder: Recorder | None, config: EnvironmentConfig, seed: int) -> None:
         self._recorder = recorder
         self._view: View = FrameView()
-        if recorder and not config.env and not config.noop_max:
+        if recorder and not config.env:
             self._view = ColourView(config, seed)
 
     def begin(self, first_frames: NDArray[np.uint8]) -> None:
@@ -86,8 +90,8 @@ class EpisodeRecording:
             self._recorder(self._view.begin(first_frames))
 
     def step(self, action: int, result: StepResult) -> None:
-        """Slot 0 took `action`."""
+        """Slot 0 took `action`, or a no-op at the episode's start."""
         if self._recorder:
-            self._recorder(self._view.step(action, result))
+            self._recorder(self._view.step(action if result.valid[0] else NOOP, result))
             if result.terminated[0] or result.truncated[0]:
                 self._recorder = None

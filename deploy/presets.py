@@ -178,6 +178,8 @@ LAPTOP = _preset(
     replay__segment_steps=32,
     replay__frame_store_bytes=2 * 1024**3,
     exploration__epsilon_decay_steps=50_000,
+    # A question costs two core-milliseconds, and weights are published every 37 vector steps.
+    actors__weights_poll_steps=5,
     learner__update_period=12,
     learner__priority="kl",
     learner__target_update_period=500,

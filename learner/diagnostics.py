@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,7 @@ class Diagnostics:
         """`write` takes the metrics of a diagnosis."""
         self._train_step, self._period = train_step, period
         self._folder, self._write = folder, write
-        self._recent: list[NDArray[np.uint8]] = []
+        self._recent: deque[NDArray[np.uint8]] = deque(maxlen=ROWS)
         """Copies of the observations of the last batches before a diagnosis."""
         self._seconds = 0.0
         self._start: float | None = None
@@ -68,8 +69,9 @@ class Diagnostics:
 
     def _take_recent(self) -> NDArray[np.uint8]:
         """(N, K, H, W), the newest first, N at most ROWS."""
-        recent, self._recent = self._recent[::-1], []
-        return np.concatenate(recent)[:ROWS]
+        newest_first = np.concatenate([*reversed(self._recent)])[:ROWS]
+        self._recent.clear()
+        return newest_first
 
     def _diagnose(self, update: int, env_steps: int, before: Before, spent: float) -> None:
         begun = time.monotonic()

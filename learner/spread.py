@@ -44,8 +44,16 @@ def deviation_over_rms(rows: Tensor) -> float:
 
 
 def _parts_of(network: QNetwork, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Encoder's maps (B, C * h * w), features (B, F) and values (B, A)."""
-    image = network.to_image(observations)
-    maps = network.encoder(image, scale=1.0 / 255.0)
-    features = network.head(network.tokenizer(maps), None).features
-    return maps.flatten(1), features, network(image).q_values
+    """Encoder's maps (B, C * h * w), features (B, F) and values (B, A), of one forward pass."""
+    seen: list[Tensor] = []
+    hooks = (
+        network.encoder.register_forward_hook(lambda module, inputs, maps: seen.append(maps.flatten(1))),
+        network.output.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0])),
+    )
+    try:
+        q_values = network(observations).q_values
+    finally:
+        for hook in hooks:
+            hook.remove()
+    maps, features = seen
+    return maps, features, q_values

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import matplotlib.pyplot as plt
 from actors.config import EnvironmentConfig
 from deploy.monitor.bands import BANDS, GREEDY, RETURN
 from deploy.monitor.metrics import read_metrics
+from deploy.reports.published import ENCODERS, NotPublished, published_curve
 from deploy.reports.statistics import human_scores, score_key
 
 NUM_FRAMES = "progress/num_frames"
@@ -23,6 +23,8 @@ BAND_METRICS = frozenset(band.metric for band in BANDS)
 NEEDED = BAND_METRICS | {RETURN, NUM_FRAMES, EVALUATION, EVALUATED_AT}
 LINE: Mapping[str, Any] = {"linewidth": 2}
 DOTS: Mapping[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1}
+DRAWN = ("rainbow", "dqn")
+"""Published agents that a run is drawn beside."""
 THIN: Mapping[str, Any] = {"linestyle": "-.", "linewidth": 1}
 
 
@@ -82,13 +84,13 @@ def _evaluations(records: Iterable[Mapping[str, float]], frame_skip: int) -> tup
     return [env_steps * frame_skip / 1e6 for env_steps in found], list(found.values())
 
 
-def dopamine_curves(game: str) -> tuple[list[float], dict[str, list[float]]]:
-    """Millions of frames, and returns by agent, as published by Dopamine; no agents for a game it lacks."""
-    text = (
-        resources.files("deploy.reports").joinpath("data/dopamine_baselines.json").read_text(encoding="utf-8")
-    )
-    data: dict[str, Any] = json.loads(text)
-    return data["millions_of_frames"], data["games"].get(score_key(game), {})
+def dopamine_curves(game: str) -> dict[str, list[tuple[float, float]]]:
+    """Millions of frames and mean return over Dopamine's seeds, by agent; no agents for a game it lacks."""
+    try:
+        curves = [published_curve(game, agent, encoder) for encoder in ENCODERS for agent in DRAWN]
+    except NotPublished:
+        return {}
+    return {curve.label: curve.means for curve in curves}
 
 
 def draw_learning_curve(run_path: Path) -> Path:
@@ -138,12 +140,12 @@ def _draw_published(axes: Any, game: str, own: Sequence[Curve], colour: int) -> 
 
     Dopamine's agents acted with epsilon 0.01: beside nothing but explorers their curves would mislead.
     """
-    frames, agents = dopamine_curves(game)
-    shown = [f for f in frames if f <= 1.5 * max(curve.frames[-1] for curve in own)]
-    if shown and any(curve.comparable for curve in own):
-        for number, (agent, returns) in enumerate(agents.items(), colour):
+    end = 1.5 * max(curve.frames[-1] for curve in own)
+    if any(curve.comparable for curve in own):
+        for number, (label, means) in enumerate(dopamine_curves(game).items(), colour):
             look = {"linestyle": "--", "marker": ".", "linewidth": 1, "color": f"C{number}"}
-            axes.plot(shown, returns[: len(shown)], label=f"Dopamine {agent}", **look)
+            if shown := [(frames, value) for frames, value in means if frames <= end]:
+                axes.plot(*zip(*shown, strict=True), label=label, **look)
     scores = human_scores().get(score_key(game))
     if scores:
         axes.axhline(scores["random"], color="gray", linestyle=":", linewidth=1, label="random")

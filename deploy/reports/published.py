@@ -72,6 +72,12 @@ class PublishedCurve:
         """As pictures and tables name it."""
         return f"Dopamine {self.agent} ({self.encoder})"
 
+    @property
+    def means(self) -> list[tuple[float, float]]:
+        """Millions of frames at each kept window's end, and the seeds' mean return in it."""
+        pairs = zip(self.iterations, self.values, strict=True)
+        return [(window + 1.0, float(np.mean(row))) for window, row in pairs]
+
     def seeds(self, window: int) -> tuple[float, ...]:
         """The seeds' returns in that window, 0 the first; empty where none are kept."""
         return dict(zip(self.iterations, self.values, strict=True)).get(window, ())

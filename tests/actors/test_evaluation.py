@@ -5,7 +5,7 @@ from actors.config import EnvironmentConfig
 from actors.environments import environment_seeds, make_environment
 from actors.evaluation import EVALUATION_SLOT, episode_quotas, evaluate
 from actors.policy import Policy
-from actors.rendering import ColourView
+from actors.rendering import ColourView, EpisodeRecording
 from models.config import NetworkConfig
 
 CATCH = EnvironmentConfig(env="tests.helpers.catch:make")
@@ -116,21 +116,27 @@ def test_atari_is_recorded_in_colour_for_one_whole_game() -> None:
     assert frames[-1].dtype == np.uint8
 
 
-def test_the_coloured_game_is_the_game_that_is_played() -> None:
-    """Its grey picture equals the frames of the environment, sticky actions and all."""
-    config = EnvironmentConfig(game="ms_pacman", frame_height=210, frame_width=160)
+@pytest.mark.parametrize("noop_max", [0, 29])
+def test_the_coloured_game_is_the_game_that_is_played(noop_max: int) -> None:
+    """Its grey picture equals the frames of the environment, sticky actions, no-ops at its start and all."""
+    size = {"frame_height": 210, "frame_width": 160}
+    config = EnvironmentConfig(game="ms_pacman", noop_max=noop_max, **size)
     seeds = environment_seeds(5, EVALUATION_SLOT, 0, 2)
     env = make_environment(config, 2, seeds)
-    view = ColourView(config, int(seeds[0]))
-    frames = env.reset()
-    view.begin(frames)
+    pictures: list[np.ndarray] = []
+    recording = EpisodeRecording(pictures.append, config, int(seeds[0]))
+    view, frames = recording._view, env.reset()
+    assert isinstance(view, ColourView)
+    recording.begin(frames)
+    assert bool(env._noops[0]) == bool(noop_max)
     assert np.array_equal(view._ale.getScreenGrayscale(), frames[0])
     rng = np.random.default_rng(0)
     score = 0.0
     for _ in range(200):
         actions = rng.integers(0, 9, 2)
         result = env.step(actions)
-        picture = view.step(int(actions[0]), result)
+        recording.step(int(actions[0]), result)
+        picture = pictures[-1]
         score += result.rewards[0]
         newest = view._ale.getScreenGrayscale()
         assert (result.frames[0] >= newest).all()  # the brighter of the last two screens

@@ -56,6 +56,16 @@ def test_report_of_catch(tmp_path):
     assert report["human_normalised"] is None
 
 
+def test_games_are_played_as_in_training(tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr("deploy.reports.evaluation.evaluate", lambda *_, **options: asked.update(options))
+    config = with_values(config_of(env="tests.helpers.catch:make"), replay__life_loss_terminates=True)
+    with pytest.raises(TypeError):  # it was given no games
+        evaluate_checkpoint(config, checkpoint_of(tmp_path, 3), episodes=9, seed=3)
+    assert asked["life_loss_terminates"] is True
+    assert (asked["epsilon"], asked["episodes"], asked["seed"]) == (config.evaluation.epsilon, 9, 3)
+
+
 def test_the_same_seed_plays_the_same_games(tmp_path):
     config, checkpoint = config_of(env="tests.helpers.catch:make"), checkpoint_of(tmp_path, 3)
     first, second, other = (

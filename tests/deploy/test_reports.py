@@ -129,10 +129,13 @@ def test_a_run_without_episodes_is_one_line(tmp_path):
 
 
 def test_published_curves_cover_pong_with_four_agents():
-    frames, agents = dopamine_curves("pong")
-    assert len(agents) == 4
-    assert all(len(curve) == len(frames) for curve in agents.values())
-    assert dopamine_curves("catch")[1] == {}
+    agents = dopamine_curves("pong")
+    assert set(agents) == {f"Dopamine {a} ({e})" for a in ("DQN", "Rainbow") for e in ("CNN", "Impala")}
+    for curve in agents.values():
+        frames, returns = zip(*curve, strict=True)
+        assert (frames[0], frames[-1]) == (1.0, 200.0)
+        assert -21.0 <= min(returns) < max(returns) <= 21.0
+    assert dopamine_curves("catch") == {}
 
 
 def test_video_has_the_frames_that_were_added(tmp_path):

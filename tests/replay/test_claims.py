@@ -53,6 +53,7 @@ def test_what_a_run_took_that_does_not_start_is_free_again(shards: list[Shard]) 
     claim(shards, "mine", new=True)
     release(shards)
     claim(shards, "other", new=True)
+    assert {shard.folder_id() for shard in shards} == {"other"}
 
 
 def test_a_shard_that_does_not_answer_is_left_out(shards: list[Shard], run_name: str) -> None:
