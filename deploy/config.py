@@ -38,7 +38,7 @@ class RunConfig:
     """The run as a whole: its name, its length and where it lives."""
 
     preset: str = ""
-    """Named set of defaults: paper-rainbow, paper-dqn, der, apex or laptop."""
+    """Named set of defaults; a name that there is not is answered with all of them."""
     name: str = ""
     """Name of the run and of its folder under --runs-dir; empty makes one of preset, game and time."""
     seed: int = 0

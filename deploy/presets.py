@@ -186,7 +186,7 @@ LAPTOP = _preset(
     learner__learning_rate=1e-4,
     learner__adam_eps=1e-6,
     learner__checkpoint_period=5_000,
-    learner__diagnostics_period=1_000,
+    learner__diagnostics_period=2_500,
 )
 
 PRESETS: dict[str, Config] = {

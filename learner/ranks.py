@@ -16,7 +16,12 @@ def singular_values(matrices: Tensor) -> Tensor:
     wide = matrices.double()
     if wide.shape[-2] > wide.shape[-1]:
         wide = wide.transpose(-1, -2)
-    squares: Tensor = torch.linalg.eigvalsh(wide @ wide.transpose(-1, -2))
+    return singular_values_of_gram(wide @ wide.transpose(-1, -2))
+
+
+def singular_values_of_gram(gram: Tensor) -> Tensor:
+    """Those (..., M), largest first, of the matrices whose Gram matrices (..., M, M), float64, these are."""
+    squares: Tensor = torch.linalg.eigvalsh(gram)
     return squares.clamp(min=0.0).sqrt().flip(-1)
 
 

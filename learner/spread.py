@@ -7,7 +7,7 @@ standard deviation is a percent of their root mean square, and all of their rank
 import torch
 from torch import Tensor
 
-from learner.ranks import singular_values, srank
+from learner.ranks import singular_values_of_gram, srank
 from models.q_network import QNetwork
 
 ROWS = 512
@@ -26,12 +26,13 @@ def spread(network: QNetwork, observations: Tensor) -> dict[str, float]:
     """
     parts = [_parts_of(network, chunk) for chunk in torch.split(observations, CHUNK)]
     encoder, features, q_values = (torch.cat(part) for part in zip(*parts, strict=True))
+    gram = features.double() @ features.double().T
     return {
         "spread/encoder": deviation_over_rms(encoder),
         "spread/features": deviation_over_rms(features),
         "spread/q": deviation_over_rms(q_values),
-        "srank_wide": float(srank(singular_values(features))),
-        "srank_centred": float(srank(singular_values(features - features.mean(dim=0)))),
+        "srank_wide": float(srank(singular_values_of_gram(gram))),
+        "srank_centred": float(srank(singular_values_of_gram(_centred(gram)))),
         "spread_rows": float(len(observations)),
     }
 
@@ -41,6 +42,12 @@ def deviation_over_rms(rows: Tensor) -> float:
     wide = rows.double()
     size = wide.square().mean().sqrt().item()
     return (wide.var(dim=0, correction=0).mean().sqrt().item() / size) if size else 0.0
+
+
+def _centred(gram: Tensor) -> Tensor:
+    """The Gram matrix (N, N) of rows without their mean; half as dear as to make another one."""
+    means: Tensor = gram.mean(dim=0)
+    return gram - means - means.unsqueeze(1) + means.mean()
 
 
 def _parts_of(network: QNetwork, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,6 +14,7 @@ from deploy.bench import limits
 from deploy.config import Config, to_json, with_values
 from deploy.presets import PRESETS
 from learner.diagnostics import Diagnostics
+from learner.spread import ROWS
 from learner.train_step import TrainStep
 from replay.types import Batch
 
@@ -64,15 +65,16 @@ def _median_update(train_step: TrainStep, batch: Batch, seconds: float) -> float
 
 def _median_diagnosis(train_step: TrainStep, batch: Batch, seconds: float) -> float:
     measured: list[float] = []
+    period = -(-ROWS // len(batch.action))  # so that each has as many states as it looks at
     with tempfile.TemporaryDirectory() as folder:
         diagnostics = Diagnostics(
             train_step,
-            1,
+            period,
             folder=Path(folder),
             write=lambda metrics: measured.append(metrics["diagnostics/seconds"]),
         )
         start, update = time.perf_counter(), 0
-        while time.perf_counter() - start < seconds or update < 2:  # The first one also warms up.
+        while time.perf_counter() - start < seconds or len(measured) < 2:  # The first one also warms up.
             update += 1
             with diagnostics.watch(update, 0, batch):
                 train_step.step(batch)

@@ -36,8 +36,9 @@ class TrainArguments(Config):
       apexpert train --preset laptop --game Pong
       apexpert train --preset paper-rainbow --game MsPacman --actors 8 --detach
 
-    Presets: paper-rainbow, paper-dqn, der, apex, laptop. Short flags: --game, --env, --actors,
-    --envs-per-actor, --shards, --batch-size, --learning-rate, --device, --encoder, --head, --experts.
+    Presets: paper-rainbow, paper-dqn, paper-dqn-nature, der, apex, laptop, dopamine-dqn, dopamine-c51,
+    dopamine-rainbow, dopamine-qr-dqn. Short flags: --game, --env, --actors, --envs-per-actor, --shards,
+    --batch-size, --learning-rate, --device, --encoder, --head, --experts.
     """
 
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploy.checks import check
+from deploy.cli.train import TrainArguments
 from deploy.config import Config, ConfigError, with_values
 from deploy.presets import DEFAULT, PRESETS, fitted, get_preset
 
@@ -171,6 +172,10 @@ def test_other_values_leave_out_what_the_presets_own_values_have() -> None:
     c51 = fitted(with_values(dqn, network__values="c51"))
     assert c51 == with_values(dqn, network__values="c51", learner__loss="huber")
     check(c51)
+
+
+def test_the_commands_help_names_them_all() -> None:
+    assert set(NAMES) <= set(re.findall(r"[a-z][a-z0-9-]+", TrainArguments.__doc__ or ""))
 
 
 def test_an_unknown_preset_is_named_with_what_there_is() -> None:

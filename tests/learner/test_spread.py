@@ -31,6 +31,7 @@ def test_it_is_of_the_networks_own_features_and_values(head: str) -> None:
     assert statistics["spread/features"] == pytest.approx(deviation_over_rms(seen[0]), rel=1e-4)
     assert statistics["spread/q"] == pytest.approx(deviation_over_rms(q_values), rel=1e-3)
     assert statistics["srank_wide"] == srank(singular_values(seen[0]))
+    assert statistics["srank_centred"] == srank(singular_values(seen[0] - seen[0].mean(dim=0)))
     assert statistics["spread_rows"] == 130
 
 
