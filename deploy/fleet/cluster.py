@@ -75,6 +75,11 @@ class LocalRay:
         except psutil.Error:
             return False
 
+    @property
+    def ends(self) -> bool:
+        """Whether the keeper has ended it, or is about to: Ray waits for its workers, so they must not wait."""
+        return (Path(self.folder) / keeper.ENDING).exists() or not self.alive
+
     def claim(self) -> None:
         """From now on this Ray outlives the command that started it."""
         (Path(self.folder) / keeper.CLAIM).touch()

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 PR_SET_PDEATHSIG = 1
-CLAIM = "claimed"
+CLAIM, ENDING = "claimed", "ending"
 GRACE_SECONDS = 6.0
 
 stop_requested = False
@@ -56,6 +56,7 @@ def finish(ray: subprocess.Popen[bytes], folder: Path) -> None:
     The folder of a Ray that ended by itself stays: its logs say why.
     """
     if ray.poll() is None:
+        (folder / ENDING).touch()
         ray.terminate()
         try:
             ray.wait(GRACE_SECONDS)

@@ -340,7 +340,7 @@ class Supervisor:
         """A command ends this Ray when it has let go of it, and with it this process; `stop` only leaves."""
         seconds = FINAL_SEEN_SECONDS if self._config.run.detach else LET_GO_SECONDS
         deadline = time.monotonic() + seconds
-        while self._final_seen.is_set() and local.alive and time.monotonic() < deadline:
+        while self._final_seen.is_set() and not local.ends and time.monotonic() < deadline:
             time.sleep(0.1)
 
     # Telling

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 import models
-from deploy.fleet import cluster
+from deploy.fleet import cluster, keeper
 from deploy.fleet.cluster import LocalRay
 from deploy.import_path import ROOT
 from tests.helpers.deadline import patient, until
@@ -53,6 +53,17 @@ import dataclasses, json, signal
 from deploy.fleet import cluster
 print(json.dumps(dataclasses.asdict(cluster.start_local())), flush=True)
 signal.pause()
+"""
+
+
+AS_RAY = """
+import os, signal, sys
+from pathlib import Path
+folder, ending, seen = sys.argv[1:]
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(Path(seen).write_text(str(Path(folder, ending).exists()))))
+Path(folder, "up").touch()
+while True:
+    signal.pause()
 """
 
 
@@ -175,6 +186,24 @@ def test_ending_leaves_no_process_and_no_folder_and_touches_no_other(local):
     assert not Path(other.folder).exists()
     assert local.alive
     other.end()  # once more is harmless
+
+
+def test_who_waits_for_its_end_knows_before_ray_that_it_ends(tmp_path: Path) -> None:
+    """Ray waits for its workers: a supervisor that waited for Ray's end in turn held up every end by 6 s."""
+    folder, seen = tmp_path / "r", tmp_path / "seen"
+    folder.mkdir()
+    command = [sys.executable, "-c", AS_RAY, str(folder), keeper.ENDING, str(seen)]
+    process = subprocess.Popen(
+        [sys.executable, keeper.__file__, str(folder), *command],
+        stdin=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    local = LocalRay("", process.pid, psutil.Process(process.pid).create_time(), str(folder))
+    until((folder / "up").exists, "a child that listens", 20)
+    assert not local.ends
+    local.end()
+    process.wait()
+    assert seen.read_text() == "True"
+    assert local.ends
 
 
 @pytest.mark.parametrize("claimed", [False, True])
