@@ -206,7 +206,7 @@ def test_who_waits_for_its_end_knows_before_ray_that_it_ends(tmp_path: Path) -> 
     assert local.ends
 
 
-@pytest.mark.parametrize("claimed", [False, True])
+@pytest.mark.parametrize("claimed", [False, pytest.param(True, marks=pytest.mark.faults_long)])
 def test_without_a_supervisor_it_ends_with_the_command_that_started_it(claimed):
     command = subprocess.Popen([sys.executable, "-c", START], stdout=subprocess.PIPE, text=True)
     local = LocalRay(**json.loads(command.stdout.readline()))

@@ -1,10 +1,14 @@
-"""SIGTERM, then SIGKILL, to every process of a run at once, Ray's and the servers' included.
+"""Runs that are ended from outside: all processes at once, or one that all others need, or whoever reads.
 
-A service manager, Slurm and a container end a run like that. One run serves both tests, in their order.
+SIGTERM to every process, Ray's and the servers' included, is how a service manager, Slurm and a container end
+a run; `nohup`, a closed standard error and a pipe whose reader dies are how its output goes. One run serves
+all tests of this file, in their order.
 """
 
 import json
+import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +18,7 @@ import pytest
 
 from deploy.run_folder import RunFolder
 from learner.checkpoint import CheckpointStore
-from tests.helpers.commands import NAME, SHORT, Started, Terminal
+from tests.helpers.commands import APEXPERT, NAME, SHORT, Started, Terminal
 from tests.helpers.deadline import patient, until
 from tests.helpers.processes import processes_of, send
 from tests.helpers.runs import flags, metric
@@ -73,17 +77,53 @@ def test_sigterm_to_every_process_saves_a_checkpoint_and_loses_nothing(terminal:
     items, known = stored(terminal), newest.document["env_steps"]
     assert items >= known, "the checkpoint knows of nothing that is not there"
 
-    with terminal.started("resume", NAME) as command:
-        command.prints(f"resuming at {known:,} env steps with {known:,} transitions in replay")
-        learns(folder, command, newest.update + 10)
-        metrics = status(folder)["metrics"]
-        assert metrics["replay/inserted"] >= items, "every acknowledged segment is found"
-        assert (metrics["replay/missing"], metrics["replay/lost"], metrics["replay/unread"]) == (0, 0, 0)
-        ray_folder = ray_of(folder)
-        send(signal.SIGKILL, list(processes_of(folder, ray_folder)))
-        assert command.process.wait(patient(20)) == 1, "it does not wait for a minute"
-        assert f"its processes were ended without a word; go on: apexpert resume {NAME}" in command.printed()
-        ends(folder, ray_folder)
+    said = outlives_its_terminal(terminal, newest.update)
+    assert f"resuming at {known:,} env steps with {known:,} transitions in replay" in said
+    metrics = status(folder)["metrics"]
+    assert metrics["replay/inserted"] >= items, "every acknowledged segment is found"
+    assert (metrics["replay/missing"], metrics["replay/lost"], metrics["replay/unread"]) == (0, 0, 0)
+
+
+def without_error_and_hangup() -> None:
+    """As `nohup` starts a command, and `2>&-`."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    os.close(2)
+
+
+def outlives_its_terminal(terminal: Terminal, update: int) -> str:
+    """What the run prints, resumed at this update into a pipe, until the pipe's reader dies.
+
+    It goes on after a SIGHUP, and ends with a checkpoint after the Ctrl-C that its reader has died of.
+    """
+    folder = terminal.folder
+    with terminal.ending_ray():
+        reader, writer = os.pipe()
+        process = subprocess.Popen(
+            [APEXPERT, "resume", NAME], cwd=terminal.path, env=terminal.environment(),
+            stdin=subprocess.DEVNULL, stdout=writer, preexec_fn=without_error_and_hangup,
+        )  # fmt: skip
+        os.close(writer)
+        log = terminal.path / "seen.txt"
+        log.touch()
+        command = Started(process, log)
+        try:
+            learns(folder, command, update + 10)
+            os.kill(process.pid, signal.SIGHUP)
+            learns(folder, command, metric(status(folder), "progress/updates") + 10)
+            log.write_bytes(os.read(reader, 2**20))
+            assert "running" in command.printed(), "it was seen until now"
+
+            os.close(reader)
+            os.kill(process.pid, signal.SIGINT)
+            assert process.wait(patient(60)) == 0
+        finally:
+            process.kill()
+            process.wait()
+    until(lambda: status(folder)["state"] == "stopped", "the last status", 10)
+    newest = CheckpointStore(folder.checkpoints).load_newest()
+    assert newest is not None
+    assert newest.update == metric(status(folder), "progress/updates") > update + 20
+    return command.printed()
 
 
 @pytest.fixture
@@ -92,6 +132,17 @@ def running(terminal: Terminal) -> Iterator[Started]:
     words = ["resume", NAME] if terminal.folder.config_path.exists() else None
     with terminal.started(*(words or ["train", "--preset", "laptop", *flags(ENDLESS)])) as command:
         yield command
+
+
+@pytest.mark.faults_long
+def test_sigkill_to_every_process_is_told_at_once(terminal: Terminal, running: Started) -> None:
+    folder = terminal.folder
+    learns(folder, running, metric(status(folder), "progress/updates"))
+    ray_folder = ray_of(folder)
+    send(signal.SIGKILL, list(processes_of(folder, ray_folder)))
+    assert running.process.wait(patient(20)) == 1, "it does not wait for a minute"
+    assert f"its processes were ended without a word; go on: apexpert resume {NAME}" in running.printed()
+    ends(folder, ray_folder)
 
 
 @pytest.mark.faults_long

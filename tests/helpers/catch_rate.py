@@ -18,8 +18,10 @@ from tests.helpers.deadline import patient
 from tests.helpers.runs import catch_config, metric
 
 SETTINGS: dict[str, Any] = {
-    "run__total_env_steps": 12_000,
-    "evaluation__every_env_steps": 6_000,
+    "run__total_env_steps": 8_000,
+    "learner__learning_rate": 1e-3,
+    "learner__target_update_period": 50,
+    "evaluation__every_env_steps": 4_000,
     "evaluation__episodes": 200,
 }
 """Of the test, beside what `catch_config` has."""

@@ -30,6 +30,7 @@ def embedded(folder: RunFolder, index: int) -> Shard:
     return Shard(socket_url(f"{sockets}/{index}.sock", password), run=folder.name, index=index)
 
 
+@pytest.mark.faults_long
 def test_an_embedded_server_is_added(start_run: Start, capsys: pytest.CaptureFixture[str]) -> None:
     client, folder = start_run(replay__shards=1, replay__min_size=200, run__name="r")
     follow(client, lambda s: metric(s, "progress/updates") > 20, "updates", 60)

@@ -72,27 +72,31 @@ def test_resume_scale_up_and_down_stop_and_list(trained: Trained, tmp_path: Path
     with terminal.started("resume", NAME, "--total-env-steps", "1000000") as command:
         command.prints(f"resuming at {steps:,} env steps with {steps:,} transitions in replay")
 
-        def reaches(alive: int, slots: set[int]) -> dict:
-            """The status that `apexpert status --json` prints once so many actors run, and it learns."""
+        def now() -> dict:
+            assert command.alive, command.printed()
+            return terminal.folder.read_json("status.json", {})
 
-            def look() -> dict | None:
-                assert command.alive, command.printed()
-                status = terminal.status()
+        def reaches(alive: int, slots: set[int]) -> dict:
+            """The status that `apexpert status --json` prints once so many actors run."""
+
+            def look() -> bool:
+                status = now()
                 rows = {row["slot"] for row in status["actors"] if row["state"] == "running"}
                 there = len(status["actors"]) == len(rows) == alive and rows == slots
-                return status if there and metric(status, "actors/alive") == alive else None
+                return there and metric(status, "actors/alive") == alive
 
-            return until(look, f"{alive} actors", 90, pause=0.2)
+            until(look, f"{alive} actors", 90)
+            return terminal.status()
 
         def learns_on(status: dict) -> dict:
-            def look() -> dict | None:
-                assert command.alive, command.printed()
-                now = terminal.status()
-                more = metric(now, "progress/env_steps") > metric(status, "progress/env_steps") + 100
-                return now if more and metric(now, "progress/updates") > goal else None
+            def look() -> bool:
+                there = now()
+                more = metric(there, "progress/env_steps") > metric(status, "progress/env_steps") + 100
+                return more and metric(there, "progress/updates") > goal
 
             goal = metric(status, "progress/updates") + 10
-            return until(look, "env steps and updates", 90, pause=0.2)
+            until(look, "env steps and updates", 90)
+            return terminal.status()
 
         one = learns_on(reaches(1, {0}))
         assert metric(one, "progress/seconds") > metric(before, "progress/seconds")
@@ -106,6 +110,14 @@ def test_resume_scale_up_and_down_stop_and_list(trained: Trained, tmp_path: Path
         last = learns_on(reaches(1, {0}))
         assert metric(last, "actors/restarts") == 0
         assert metric(last, "replay/missing") == 0
+
+        # One more embedded server; test_added_shard.py has the rest.
+        shards = terminal.folder.load_config().replay.shards + 1
+        assert terminal.run("scale", NAME, "--shards", str(shards)).returncode == 0
+        until(lambda: f"shard added: {shards} shards" in " ".join(now()["notes"]), "the shard", 60)
+        last = learns_on(terminal.status())
+        assert metric(last, "replay/lost") + metric(last, "replay/parked_shards") == 0
+        assert terminal.folder.load_config().replay.shards == shards
 
         stopped = terminal.run("stop", NAME)
         assert stopped.returncode == 0, stopped.stderr
@@ -129,6 +141,7 @@ def check_stopped(terminal: Terminal, said: str, printed: str) -> None:
     assert row[:5] == [NAME, SHORT["environment"]["env"], "stopped", f"{newest.document['env_steps']:,}", "/"]
 
 
+@pytest.mark.faults_long
 def test_a_detached_run_goes_on_alone_to_its_end(trained: Trained, tmp_path: Path) -> None:
     terminal = trained.terminal.copy(tmp_path)
     goal = TOTAL + 300

@@ -11,7 +11,7 @@ def lockstep_run(start_run, name: str) -> Checkpoint:
     client, folder = start_run(
         run__name=name,
         run__lockstep=True,
-        run__total_env_steps=600,
+        run__total_env_steps=440,
         replay__min_size=200,
         replay__segment_steps=8,
         actors__envs_per_actor=1,
@@ -21,8 +21,8 @@ def lockstep_run(start_run, name: str) -> Checkpoint:
     assert status["state"] == "finished", status["message"]
     checkpoint = CheckpointStore(folder.checkpoints).load_newest()
     assert checkpoint is not None
-    assert metric(status, "progress/updates") == checkpoint.update > 90
-    assert metric(status, "progress/env_steps") == checkpoint.document["env_steps"] >= 600
+    assert metric(status, "progress/updates") == checkpoint.update > 50
+    assert metric(status, "progress/env_steps") == checkpoint.document["env_steps"] >= 440
     return checkpoint
 
 
