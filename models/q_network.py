@@ -99,8 +99,9 @@ class QNetwork(nn.Module):
         weight = self.output.linear.weight
         device = weight.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        # Moving bytes and then widening them takes half the time of doing both in one `to` on a CPU.
-        return observation.permute(0, 2, 3, 1).contiguous().to(dtype).permute(0, 3, 1, 2)
+        # On a CPU widening the bytes and then moving them takes half the time of both in one `to`, and two
+        # thirds of moving them first (measured on batches of 32 stacks of 4 frames).
+        return observation.to(dtype).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         support = self.support

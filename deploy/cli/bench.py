@@ -16,7 +16,7 @@ from deploy.cli.preflight import with_checked_environment
 from deploy.cli.train import TrainArguments, config_of, parse_config
 from deploy.config import Config, ConfigError, from_json, to_json
 
-WHAT = ("actor", "replay", "learner", "head", "diagnostics", "end-to-end")
+WHAT = ("actor", "replay", "learner", "head", "diagnostics", "weights", "end-to-end")
 LEAST_ITEMS = 1_000
 REPLAY_PARTS = ("insert", "sample", "index", "bytes", "tail", "ready")
 
@@ -28,8 +28,8 @@ class BenchOptions:
     json: bool = False
     """Print the result as JSON."""
     seconds: float = 0.0
-    """Length of each measurement; 0 takes 10 (actor, learner), 4 (replay, diagnostics), 2 (head) or 60
-    (end-to-end)."""
+    """Length of each measurement; 0 takes 10 (actor, learner), 4 (replay, diagnostics, weights), 2 (head) or
+    60 (end-to-end)."""
     repeats: int = 3
     """Runs that replay and end-to-end take the median of."""
     parts: tuple[str, ...] = ()
@@ -47,6 +47,7 @@ class BenchArguments(TrainArguments):
       learner      updates with the real sampler, and the train step and the sampler alone
       head         the head's share of the network's time, with 1, 2, 4, 8 and 16 experts and both encoders
       diagnostics  a diagnosis of every preset's network, and the share of time it takes at its period
+      weights      an actor's question for newer weights and a publication, beside a vector step and an update
       end-to-end   a whole run, beside the limit that its parts allow
 
     Without --preset: Nature, Soft MoE with 4 experts, Rainbow, batch 32 every 4 steps, Breakout, one actor
@@ -101,7 +102,7 @@ def _what(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 def _benchmark(what: str, options: BenchOptions) -> Callable[[Config], dict[str, Any]]:
     given: dict[str, Any] = {"seconds": options.seconds} if options.seconds else {}
-    from deploy.bench import actor, diagnostics, end_to_end, head, learner, replay
+    from deploy.bench import actor, diagnostics, end_to_end, head, learner, replay, weights
 
     def whole(config: Config) -> dict[str, Any]:
         try:
@@ -128,6 +129,7 @@ def _benchmark(what: str, options: BenchOptions) -> Callable[[Config], dict[str,
         "learner": lambda config: learner.run(config, **given),
         "head": headed,
         "diagnostics": lambda config: diagnostics.run(config, **given),
+        "weights": lambda config: weights.run(config, **given),
         "end-to-end": whole,
     }
     return runs[what]

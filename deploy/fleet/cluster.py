@@ -77,7 +77,7 @@ class LocalRay:
 
     @property
     def ends(self) -> bool:
-        """Whether the keeper has ended it, or is about to: Ray waits for its workers, so they must not wait."""
+        """Whether it has ended or is about to: Ray waits for its workers, so they must not wait for it."""
         return (Path(self.folder) / keeper.ENDING).exists() or not self.alive
 
     def claim(self) -> None:

@@ -185,7 +185,7 @@ MISTAKES = [
     (["plot"], "RUN is missing"),
     (["plot", "none"], "no run 'none'"),
     (["bench"], "WHAT is missing"),
-    (["bench", "reply"], "allowed is one of actor, replay, learner, head, diagnostics, end-to-end"),
+    (["bench", "reply"], "allowed is one of actor, replay, learner, head, diagnostics, weights, end-to-end"),
     (["doctor", "--fast"], "--fast: unknown flag"),
 ]
 

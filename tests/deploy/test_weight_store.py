@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 import ray
 
+from deploy.bench import weights as bench
+from deploy.config import with_values
 from deploy.fleet.weight_store import StoredWeights, WeightPublisher, create_weight_store
+from deploy.presets import LAPTOP
 from models.arrays import Weights
 from tests.helpers.deadline import until
 
@@ -93,3 +96,20 @@ def test_weights_outlive_the_learner(store):
     until(lambda: WeightPublisher(store).newest_version() == 3, "publication")
     os.kill(pid, signal.SIGKILL)
     np.testing.assert_array_equal(polled(source).parameters, weights(3).parameters)
+
+
+def test_the_benchmark_relates_a_question_and_a_publication_to_what_they_serve(shared_ray: str) -> None:
+    config = with_values(
+        LAPTOP,
+        actors__envs_per_actor=8,
+        actors__weights_poll_steps=5,
+        learner__batch_size=32,
+        learner__publish_period=25,
+    )
+    parts = {"env_steps_per_s": 4e3, "forward_states_per_s": 2e3, "cores": 2.0, "update_samples_per_s": 1.6e3}
+    found = bench.relate(config, parts, 0.9, 4.5)
+    assert found["vector_step_core_ms"] == pytest.approx(8 * (0.25 + 0.5))
+    assert found["question_percent"] == pytest.approx(100 * 0.9 / (5 * 6))
+    assert found["update_core_ms"] == pytest.approx(40.0)
+    assert found["publication_percent"] == pytest.approx(100 * 4.5 / (25 * 40))
+    assert np.isfinite(bench.measure(np.zeros(1_000, np.float32), 0.01)).all()
