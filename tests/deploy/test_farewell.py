@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.fleet import farewell
+from deploy.fleet import RunClient, farewell
+from deploy.fleet.cluster import LocalRay
 from deploy.fleet.farewell import write_farewell
 from deploy.run_folder import RunFolder
 from learner.checkpoint import CheckpointStore
@@ -83,3 +84,13 @@ def test_the_learners_process_needs_no_ray() -> None:
     code = "import sys, deploy.fleet.learner_process; sys.exit('ray' in sys.modules)"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("told_to_stop", "state"), [(True, "stopped"), (False, "running")])
+def test_a_command_that_was_told_to_stop_says_it_where_nobody_else_did(
+    folder: RunFolder, told_to_stop: bool, state: str
+) -> None:
+    """Of a run that got SIGTERM while it started: no learner was at work that could."""
+    local = LocalRay("127.0.0.1:1", dead_pid(), 0.0, "/nowhere")
+    said = RunClient(folder, None, local).last_words(0.1, told_to_stop)
+    assert said["state"] == folder.read_json("status.json", {})["state"] == state
