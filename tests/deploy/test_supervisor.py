@@ -141,7 +141,7 @@ def test_a_learner_that_cannot_run_is_given_up(shared_ray, monkeypatch, kind, st
     monkeypatch.setattr(learner_seat, "start_learner", start_learner)
     monkeypatch.setattr("deploy.fleet.scaling.BACKOFF_FIRST", 0.01)
     seat = LearnerSeat(None, node_id="", num_gpus=0, dead=set, note=lambda text: None)
-    until(lambda: seat.step() or bool(seat.outcome), "giving up")
+    until(lambda: seat.step() or bool(seat.outcome), "giving up", 20 * starts)
     assert seat.outcome == "failed"
     assert f"{kind} one" in seat.message
     assert "\n" not in seat.message

@@ -4,28 +4,14 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
-from deploy.run_folder import RunFolder
 from tests.faults.test_terminated import ENDLESS, learns, status
 from tests.helpers.commands import NAME, Terminal
 from tests.helpers.deadline import patient, until
+from tests.helpers.processes import is_there, live_parts
 from tests.helpers.runs import flags, metric
-
-
-def live_parts(folder: RunFolder) -> list[Any]:
-    """The processes and folders of a run that a copy of its folder names too."""
-    local = json.loads((folder.path / "ray.json").read_text())["local"]
-    state = json.loads((folder.replay / "state.json").read_text())
-    pids = [local["pid"], state["guardian"], *state["pids"], status(folder)["learner"]["pid"]]
-    return [*pids, Path(local["folder"]), Path(state["sockets"])]
-
-
-def is_there(part: Any) -> bool:
-    return part.exists() if isinstance(part, Path) else psutil.pid_exists(part)
 
 
 @pytest.mark.faults_long

@@ -25,10 +25,8 @@ def one_line(text: str) -> bool:
     return text.startswith("apexpert: ") and text.count("\n") == 1
 
 
-@pytest.mark.faults_long
-def test_what_can_be_shown_is_and_what_failed_is_one_line(read_only: Terminal) -> None:
-    terminal = read_only
-    played = terminal.run("evaluate", NAME, "--episodes", "2")
+def test_scores_are_shown_and_a_run_does_not_start(read_only: Terminal) -> None:
+    played = read_only.run("evaluate", NAME, "--episodes", "2")
     assert played.returncode == 1, "no report was kept"
     assert "return_mean" in played.stdout, "the scores are shown all the same"
     warning = played.stderr.splitlines()[0]
@@ -36,17 +34,25 @@ def test_what_can_be_shown_is_and_what_failed_is_one_line(read_only: Terminal) -
     assert warning.endswith("Read-only file system"), "told before it plays"
     assert "the report cannot be written" in played.stderr.splitlines()[-1]
     assert "Traceback" not in played.stderr
+    refused(read_only, "resume", NAME, "--total-env-steps", "9999")
 
+
+def refused(terminal: Terminal, *words: str) -> None:
+    done = terminal.run(*words)
+    assert done.returncode == 2, words
+    assert one_line(done.stderr), done.stderr
+    assert "Read-only file system" in done.stderr
+
+
+@pytest.mark.faults_long
+def test_every_command_fails_with_one_line_or_shows_what_it_can(read_only: Terminal) -> None:
+    terminal = read_only
     asked = terminal.run("evaluate", NAME, "--episodes", "2", "--video")
     assert asked.returncode == 2
     assert one_line(asked.stderr)
     assert "--video" in asked.stderr
 
-    for words in (["replay", NAME], ["resume", NAME, "--total-env-steps", "9999"]):
-        refused = terminal.run(*words)
-        assert refused.returncode == 2, words
-        assert one_line(refused.stderr), refused.stderr
-        assert "Read-only file system" in refused.stderr
+    refused(terminal, "replay", NAME)
     for words in (["plot", NAME], ["show", NAME]):
         failed = terminal.run(*words)
         assert failed.returncode != 0, words

@@ -81,7 +81,7 @@ def test_sigterm_to_every_process_saves_a_checkpoint_and_loses_nothing(terminal:
     assert f"resuming at {known:,} env steps with {known:,} transitions in replay" in said
     metrics = status(folder)["metrics"]
     assert metrics["replay/inserted"] >= items, "every acknowledged segment is found"
-    assert (metrics["replay/missing"], metrics["replay/lost"], metrics["replay/unread"]) == (0, 0, 0)
+    assert (metrics["replay/missing"], metrics["replay/lost"]) == (0, 0)
 
 
 def without_error_and_hangup() -> None:
@@ -205,6 +205,42 @@ def test_sigterm_to_every_process_of_a_run_that_starts(tmp_path: Path) -> None:
         ends(folder, ray_folder)
     assert terminal.status()["state"] == "stopped"
     assert f"apexpert resume {NAME}\n" in command.printed()
+
+
+@pytest.mark.faults_long
+def test_sigterm_to_every_process_of_a_run_that_evaluates_at_its_end(tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path)
+    folder = terminal.folder
+    endless = {"evaluation": {"every_env_steps": 10_000, "episodes": 1_000_000}}
+    with terminal.started("train", "--preset", "laptop", *flags(SHORT | endless)) as command:
+        until(lambda: status(folder).get("state") == "evaluating", "the last evaluation", 120)
+        ray_folder = ray_of(folder)
+        send(signal.SIGTERM, [*processes_of(folder, ray_folder), command.process.pid])
+        assert command.process.wait(patient(30)) == 0, command.printed()
+        ends(folder, ray_folder)
+    newest = CheckpointStore(folder.checkpoints).load_newest()
+    assert newest is not None
+    assert newest.document["env_steps"] >= SHORT["run"]["total_env_steps"]
+    assert terminal.status()["state"] == "finished"
+
+
+@pytest.mark.faults_long
+def test_a_ray_that_is_told_to_end_ends_the_run_with_a_checkpoint(
+    terminal: Terminal, running: Started
+) -> None:
+    folder = terminal.folder
+    learns(folder, running, 0)
+    learns(folder, running, metric(status(folder), "progress/updates") + 10)
+    ray_folder = ray_of(folder)
+    at_end = metric(status(folder), "progress/updates")
+    send(signal.SIGTERM, [json.loads((folder.path / "ray.json").read_text())["local"]["pid"]])
+    assert running.process.wait(patient(30)) == 1
+    assert "was ended from outside" in running.printed()
+    ends(folder, ray_folder)
+    newest = CheckpointStore(folder.checkpoints).load_newest()
+    assert newest is not None
+    assert newest.update >= at_end
+    assert terminal.status()["state"] == "stopped"
 
 
 @pytest.mark.faults_long

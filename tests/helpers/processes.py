@@ -25,6 +25,20 @@ def processes_of(folder: RunFolder, ray_folder: str) -> dict[int, str]:
     return found
 
 
+def live_parts(folder: RunFolder) -> list[int | Path]:
+    """Processes and folders of a run at work that its folder names, and so a copy of it too."""
+    local = folder.read_json("ray.json", {})["local"]
+    state = folder.read_json("replay/state.json", {})
+    learner = folder.read_json("status.json", {})["learner"]["pid"]
+    pids = [local["pid"], state["guardian"], *state["pids"], learner]
+    return [*pids, Path(local["folder"]), Path(state["sockets"])]
+
+
+def is_there(part: int | Path) -> bool:
+    """One of the `live_parts` lives, or has not been removed."""
+    return part.exists() if isinstance(part, Path) else psutil.pid_exists(part)
+
+
 def send(number: signal.Signals, pids: list[int]) -> None:
     """A signal to each process that is still there."""
     for pid in pids:

@@ -12,6 +12,7 @@ from deploy.reports.episodes import read_episodes
 from learner.checkpoint import CheckpointStore
 from tests.helpers.commands import NAME, SHORT, Terminal, Trained
 from tests.helpers.deadline import patient, until
+from tests.helpers.processes import is_there, live_parts
 from tests.helpers.runs import metric
 
 RATIO = 32 / SHORT["learner"]["update_period"]
@@ -118,6 +119,13 @@ def test_resume_scale_up_and_down_stop_and_list(trained: Trained, tmp_path: Path
         last = learns_on(terminal.status())
         assert metric(last, "replay/lost") + metric(last, "replay/parked_shards") == 0
         assert terminal.folder.load_config().replay.shards == shards
+
+        # A copy of the folder names the same processes and sockets; test_copied_folder.py has the rest.
+        parts = live_parts(terminal.folder)
+        copied = terminal.copy(tmp_path / "backup").run("replay", NAME, "--json")
+        assert copied.returncode == 0, copied.stderr
+        assert all(map(is_there, parts)), "nothing of the original was touched"
+        learns_on(terminal.status())
 
         stopped = terminal.run("stop", NAME)
         assert stopped.returncode == 0, stopped.stderr

@@ -123,8 +123,7 @@ def test_the_password_is_in_one_private_file_and_a_loss_is_told(
     assert files_with(PASSWORD.encode(), ray_folder()) == []
     assert stat.S_IMODE(folder.urls_path.stat().st_mode) == 0o600
 
-    if scheme == "redis":
-        check_others_are_refused(folder, argv, tmp_path, capsys)
+    check_others_are_refused(folder, argv, tmp_path, capsys)
     folder = RunFolder(folder.path.rename(folder.path.with_name("renamed")))
     monkeypatch.delenv("APEXPERT_REDIS_URLS")
     server.delete(*server.scan_iter("apexpert:{r:0}:seg:0.0.1*"))
@@ -145,7 +144,7 @@ def check_others_are_refused(
     elsewhere = [str(tmp_path / "others") if word == str(tmp_path / "runs") else word for word in argv]
     assert main(["train", *elsewhere]) == 2
     refusal = capsys.readouterr().err
-    assert "--name r: redis://127.0.0.1" in refusal
+    assert re.search(r"--name r: rediss?://127\.0\.0\.1", refusal)
     for way in ("apexpert resume r", "apexpert replay r --delete", "another --name"):
         assert way in refusal
     assert not (tmp_path / "others" / "r").exists(), "nothing was started"
