@@ -10,7 +10,7 @@ import tyro
 
 from deploy.cli.errors import CommandFailed, UsageError
 from deploy.cli.parsing import parse
-from deploy.config import Config, ConfigError, to_json
+from deploy.config import Config, ConfigError
 from deploy.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ def _show_run(arguments: BandsArguments, folder: RunFolder) -> None:
     from deploy.reports.episodes import NoEpisodes, read_run_episodes
 
     config = folder.load_config()
+    from deploy.reports.expectation import agent_of
+
     agent = arguments.agent or agent_of(config)
     if not agent:
         raise ConfigError(
@@ -143,20 +145,3 @@ def _published_encoder(config: Config) -> str:
     if config.network.encoder not in ENCODERS:
         raise ConfigError(f"--encoder: {config.network.encoder} is no published one; say nature or impala")
     return config.network.encoder
-
-
-def agent_of(config: Config) -> str:
-    """The published agent that a run is like, as `--agent` names it; empty where its settings do not say.
-
-    By the kind of values, n and the replay, which tell the published agents apart. Others may have them in
-    common with a run that differs elsewhere: it is compared all the same. No run can be like IQN.
-    """
-    document = to_json(config)
-    network, replay = document["network"], document["replay"]
-    values = network.get("values") or ("c51" if network.get("distributional") else "scalar")
-    return {
-        ("scalar", 1, False): "dqn",
-        ("c51", 1, False): "c51",
-        ("c51", 3, True): "rainbow",
-        ("quantile", 3, True): "qr-dqn",
-    }.get((values, replay["n_step"], replay["prioritized"]), "")

@@ -270,9 +270,10 @@ def _wait_for_end(folder: RunFolder) -> dict[str, Any]:
 
 def _follow(folder: RunFolder) -> None:
     from deploy.monitor.console import Console
+    from deploy.reports.expectation import expectation
 
     config = folder.load_config()
-    console = Console(f"{folder.name} ({config.game_name})")
+    console = Console(f"{folder.name} ({config.game_name})", expects=expectation(config))
     try:
         with Interrupts() as interrupts:
             while not interrupts.count and not is_lost():

@@ -253,8 +253,9 @@ def fleet_errors(folder: RunFolder) -> Iterator[None]:
 
 def _watch(config: Config, folder: RunFolder, client: RunClient, interrupts: Interrupts) -> dict[str, Any]:
     from deploy.monitor.console import Console
+    from deploy.reports.expectation import expectation
 
-    console = Console(f"{folder.name} ({config.game_name})")
+    console = Console(f"{folder.name} ({config.game_name})", expects=expectation(config))
     try:
         hint = f"; go on: {commands_for(folder, 'resume')}"
         return follow(client, console.update, interrupts, hint=hint, unseen=is_lost)

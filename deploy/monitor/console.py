@@ -1,7 +1,7 @@
 """The live console of a run: a table that refreshes in place, or plain lines when not on a terminal."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -22,13 +22,22 @@ class Console:
     at once, one every ten seconds, and one at each change of state.
     """
 
-    def __init__(self, title: str, *, plain: bool | None = None, out: RichConsole | None = None) -> None:
+    def __init__(
+        self,
+        title: str,
+        *,
+        plain: bool | None = None,
+        out: RichConsole | None = None,
+        expects: Callable[[float], str] = lambda _: "",
+    ) -> None:
+        """`expects`: what others came to by so many env steps, in a line; empty where nothing is known."""
         self._out = out or RichConsole()
         self._plain = (not self._out.is_terminal) if plain is None else plain
-        self._title = title
+        self._title, self._expects = title, expects
         self._pace = Pace()
         self._last_line = 0.0
         self._last_state = ""
+        self._last_expected = ""
         self._notes_shown: set[str] = set()
         self._live: Live | None = None
         if not self._plain:
@@ -43,11 +52,21 @@ class Console:
         for note in status.get("notes", ()):
             if note not in self._notes_shown:
                 self._notes_shown.add(note)
-                self._out.print(note, markup=False, highlight=False, soft_wrap=True)
+                self._print(note)
         if self._live is not None:
-            self._live.update(render(self._title, status, left))
+            self._live.update(render(self._title, status, left, self._expects(env_steps(status))))
         elif self._line_due(status):
-            self._out.print(line(status, left), markup=False, highlight=False, soft_wrap=True)
+            self._print(line(status, left))
+            self._print_expected(self._expects(env_steps(status)))
+
+    def _print(self, text: str) -> None:
+        self._out.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _print_expected(self, text: str) -> None:
+        """Where it is another than the last."""
+        if text not in ("", self._last_expected):
+            self._last_expected = text
+            self._print(f"published: {text}")
 
     def _line_due(self, status: Mapping[str, Any]) -> bool:
         now = time.monotonic()
@@ -82,9 +101,14 @@ class Pace:
         return (n1 - n0) / (t1 - t0) if t1 > t0 else 0.0
 
 
+def env_steps(status: Mapping[str, Any]) -> float:
+    """Those that the learner has counted; 0 as long as it has not."""
+    return float(status["metrics"].get("progress/env_steps", 0.0))
+
+
 def seconds_left(status: Mapping[str, Any], rate: float) -> float | None:
     """Seconds until `total_env_steps` at `rate` env steps a second, or None when that cannot be said."""
-    missing = status["total_env_steps"] - status["metrics"].get("progress/env_steps", 0.0)
+    missing = status["total_env_steps"] - env_steps(status)
     return missing / rate if rate > 0 and missing > 0 else None
 
 
@@ -145,8 +169,8 @@ def rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def render(title: str, status: Mapping[str, Any], left: float | None) -> Group:
-    """The picture for a terminal."""
+def render(title: str, status: Mapping[str, Any], left: float | None, expected: str = "") -> Group:
+    """The picture for a terminal; `expected`: what others came to by now."""
     progress = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -154,11 +178,13 @@ def render(title: str, status: Mapping[str, Any], left: float | None) -> Group:
         MofNCompleteColumn(),
         TextColumn(f"env steps, {duration(left)} left"),
     )
-    done = int(status["metrics"].get("progress/env_steps", 0))
+    done = int(env_steps(status))
     progress.add_task(f"{title} [{status['state']}]", total=status["total_env_steps"], completed=done)
     table = Table.grid(padding=(0, 2))
     for label, value in rows(status):
         table.add_row(label, value)
+    if expected:
+        table.add_row("published", expected)
     if status.get("message"):
         table.add_row("", str(status["message"]))
     return Group(progress, table)
@@ -166,7 +192,7 @@ def render(title: str, status: Mapping[str, Any], left: float | None) -> Group:
 
 def line(status: Mapping[str, Any], left: float | None) -> str:
     """The same in one plain line."""
-    done = int(status["metrics"].get("progress/env_steps", 0))
+    done = int(env_steps(status))
     total = status["total_env_steps"]
     parts = [f"{status['state']}: {done:,}/{total:,} env steps", f"{duration(left)} left"]
     parts += [f"{label} {value}" for label, value in rows(status) if value != "-"]

@@ -10,7 +10,6 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from deploy.checks import near_matches
 from deploy.reports.statistics import score_key
@@ -114,6 +113,9 @@ def factor(num_seeds: int) -> float:
 
 
 def _student(freedom: float) -> float:
+    # Here, because a run's console shows the curves alone and is not to wait for all of scipy.
+    from scipy import stats
+
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from deploy.cli.bands import agent_of
 from deploy.cli.main import main
 from deploy.config import Config, with_values
 from deploy.presets import DER, LAPTOP, PAPER_DQN, PAPER_RAINBOW
+from deploy.reports.expectation import agent_of
 from deploy.run_folder import RunFolder
 
 W = 250_000

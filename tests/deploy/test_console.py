@@ -4,7 +4,11 @@ import pytest
 from rich.console import Console as RichConsole
 
 from deploy.cli.summary import end_lines
+from deploy.config import with_values
 from deploy.monitor.console import Console, duration, line, render, seconds_left
+from deploy.presets import LAPTOP
+from deploy.reports.expectation import agent_of, expectation
+from deploy.reports.published import published_curve
 
 METRICS = {
     "progress/env_steps": 250.0,
@@ -120,3 +124,29 @@ def test_a_title_is_no_markup():
     out = io.StringIO()
     RichConsole(file=out, width=200).print(render("r[b]", status(), 1.0))
     assert "r[b] [running]" in out.getvalue()
+
+
+def test_what_published_seeds_came_to_by_now_is_shown_where_it_is_known():
+    """Pong's published Rainbow: -20.6 in its first million frames."""
+    expects = expectation(with_values(LAPTOP, environment__game="Pong", run__total_env_steps=1_000_000))
+    curve = published_curve("Pong", "rainbow")
+    first, second, fourth = (sum(curve.seeds(w)) / 5 for w in (0, 1, 3))
+    at_start = (
+        f"Dopamine Rainbow (CNN): {first:,.1f} up to 250,000, {second:,.1f} up to 500,000,"
+        f" {fourth:,.1f} up to 1,000,000 env steps"
+    )
+    assert expects(0.0) == expects(249_999.0) == at_start
+    assert expects(800_000.0) == f"Dopamine Rainbow (CNN): {fourth:,.1f} up to 1,000,000 env steps"
+    assert expectation(with_values(LAPTOP, environment__env="tests.helpers.catch:make"))(0.0) == ""
+    assert agent_of(LAPTOP) == "rainbow"
+
+    out = io.StringIO()
+    console = Console("r", plain=True, out=RichConsole(file=out, width=200), expects=expects)
+    for state in ("starting", "running"):
+        console.update(status(state=state))
+    assert out.getvalue().count(f"published: {at_start}\n") == 1
+    picture = RichConsole(file=io.StringIO(), width=200, record=True)
+    picture.print(render("r", status(), None, expects(0.0)))
+    assert at_start in picture.export_text()
+    picture.print(render("r", status(), None))
+    assert "published" not in picture.export_text()
