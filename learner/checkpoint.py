@@ -96,9 +96,9 @@ class CheckpointStore:
                     file.seek(0)
                     raise CheckpointError(f"process {file.read()} still works on {self.folder}") from None
                 time.sleep(0.1)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: the lock is held all the same
+            file.truncate(0)
+            os.write(file.fileno(), str(os.getpid()).encode())
         return file
 
     def save(

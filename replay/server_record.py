@@ -34,7 +34,9 @@ class ServerRecord:
 
     def write(self, **values: Any) -> None:
         """Note who writes from now on (`version`, `kind`), or how many `shards` there are."""
-        write_atomically(self._path, json.dumps(self._read() | values))
+        known = self._read()
+        if values.items() - known.items():  # else there is nothing for which a full disk would need room
+            write_atomically(self._path, json.dumps(known | values))
 
     def _read(self) -> dict[str, Any]:
         return dict(json.loads(self._path.read_text())) if self._path.exists() else {}

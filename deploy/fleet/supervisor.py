@@ -7,6 +7,7 @@ folder: servers on their files, learner from its checkpoint, actors as new incar
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import threading
@@ -184,6 +185,7 @@ class Supervisor:
             maxmemory=replay.shard_memory_bytes,
             listen=address_for_others(),
             should_stop=self._still_waiting,
+            room_seconds=math.inf,
         )
         urls = servers.start()
         stack.callback(self._attempt, servers.stop)
