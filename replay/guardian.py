@@ -54,13 +54,19 @@ def mark_of(folder: Path) -> list[int]:
     return [status.st_ino, status.st_dev]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's text as one step; the file is readable by its owner only."""
+def write_atomically(path: Path, text: str, *, sync: bool = False) -> None:
+    """Replace a file's text as one step; the file is readable by its owner only.
+
+    With `sync` a power loss leaves the old text or the new one; else maybe an empty file.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(text)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)

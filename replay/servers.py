@@ -27,7 +27,7 @@ from replay.full_disk import with_room
 from replay.guardian import ADD, CONFIGURATION, REMOVE, mark_of, shard_folder, write_atomically
 from replay.server_binary import ServerBinary, find_server
 from replay.server_config import SOCKETS_PREFIX, Listening, configuration, free_ports, socket_folder
-from replay.server_record import ServerRecord
+from replay.server_record import ServerRecord, whole_password
 
 __all__ = ["EmbeddedServers", "ServerBinary", "find_server"]
 
@@ -124,7 +124,7 @@ class EmbeddedServers:
             self._with_room(
                 lambda: self._record.write(version=server.version, kind=server.kind, shards=self._shards)
             )
-            self._password = self._with_room(self._make_password)
+            self._password = self._with_room(lambda: whole_password(self._folder))
             self._guardian_password = secrets.token_urlsafe(32)
             self._places = self._with_room(self._choose_places)
             self._with_room(self._write_configurations)
@@ -214,12 +214,6 @@ class EmbeddedServers:
         if sockets.name.startswith(SOCKETS_PREFIX):
             shutil.rmtree(sockets, ignore_errors=True)
         (self._folder / "state.json").unlink(missing_ok=True)
-
-    def _make_password(self) -> str:
-        path = self._folder / "password"
-        if not path.exists():
-            write_atomically(path, secrets.token_urlsafe(32))
-        return path.read_text()
 
     def _choose_places(self) -> list[Listening]:
         ports = free_ports(self._listen, self._shards) if self._listen else [0] * self._shards
