@@ -25,8 +25,8 @@ class Diagnostics:
     """Watches updates, every `period`-th of them closely (0: none); belongs to the learner's thread.
 
     Its arrays go to a file below `folder` (`learner.diagnosis_files`): `entk` float32 (rows, rows),
-    `dispatch_share` and `combine_share` float32 (E,), `update` and `env_steps` int64 (). A file that cannot be
-    written is logged and left out; a diagnosis that fails is logged and is the last one: training goes on.
+    `dispatch_share` and `combine_share` float32 (E,), `update` and `env_steps` int64 (). A file that cannot
+    be written is logged and left out; a diagnosis that fails is logged and is the last one: training goes on.
     """
 
     def __init__(

@@ -7,7 +7,6 @@ needs the standard library only, to start in a few milliseconds.
 """
 
 import argparse
-import contextlib
 import ctypes
 import json
 import math

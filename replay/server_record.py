@@ -13,7 +13,6 @@ from replay.errors import ServerError
 from replay.guardian import write_atomically
 from replay.server_binary import ServerBinary, does_not_load
 
-
 PASSWORD_BYTES = 32
 PASSWORD = re.compile(rb"[\w-]{43,}")
 """What so many random bytes look like, or more."""
@@ -31,7 +30,7 @@ def whole_password(folder: Path) -> str:
 
 
 class ServerRecord:
-    """The record of one folder; nothing is cached. Everything raises ServerError for one that is damaged."""
+    """The record of one folder; nothing is cached. For one that is damaged everything raises ServerError."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._path = folder, folder / "record.json"
@@ -66,6 +65,6 @@ class ServerRecord:
             return dict(json.loads(self._path.read_bytes()))
         except (ValueError, TypeError):
             raise ServerError(
-                f"{self._path} is not as it was written, as after a power loss; it says which server the files"
-                " are of: if that has not changed, remove it and try again"
+                f"{self._path} is not as it was written, as after a power loss; it says which server the"
+                " files are of: if that has not changed, remove it and try again"
             ) from None

@@ -48,8 +48,9 @@ class EmbeddedServers:
     With `listen` they are reached over the network too, at that address of this machine; nothing is
     encrypted there (docs/security.md). `append_fsync` says how often files are synced to disk ("everysec" or
     "always"), `maxmemory` is bytes a server, `server` the path of another program than find_server's;
-    `should_stop` is asked while they load, and while a full disk is waited for, `room_seconds` long. A server whose file exceeds twice its data by `rewrite_slack`
-    bytes when it starts rewrites it, beside its other work.
+    `should_stop` is asked while they load, and while a full disk is waited for, `room_seconds` at most. A
+    server whose file exceeds twice its data by `rewrite_slack` bytes when it starts rewrites it, beside its
+    other work.
     """
 
     def __init__(

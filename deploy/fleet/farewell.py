@@ -51,7 +51,7 @@ def write_farewell(
         time.sleep(RETRY_SECONDS)
 
 
-def _refusal_of(folder: RunFolder, metrics: Mapping[str, float], said: Mapping[str, str]) -> OSError | None:
+def _refusal_of(folder: RunFolder, metrics: Mapping[str, float], said: dict[str, str]) -> OSError | None:
     """Write the last status, unless there is one; gives what the system says against it."""
     status = folder.read_json("status.json", {})
     if not status or status.get("state") in FINAL_STATES:

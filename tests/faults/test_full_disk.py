@@ -154,7 +154,9 @@ def test_servers_start_as_soon_as_there_is_room(disk: Path, monkeypatch: pytest.
         before = len(asked)
         with monkeypatch.context() as patch:
             patch.setattr(EmbeddedServers, method, filling(getattr(EmbeddedServers, method)))
-            hurried = SimpleNamespace(monotonic=lambda: time.monotonic() + 1000 * len(asked), sleep=time.sleep)
+            hurried = SimpleNamespace(
+                monotonic=lambda: time.monotonic() + 1000 * len(asked), sleep=time.sleep
+            )
             patch.setattr(servers, "time", hurried)
             with embedded(disk, makes_room_at_last) as started:
                 assert None not in started.pids

@@ -289,7 +289,9 @@ def test_a_diagnosis_that_fails_is_the_last_and_training_goes_on(tmp_path, monke
     ]
 
 
-def test_a_file_for_which_there_is_no_room_is_left_out_and_the_next_one_is_tried(tmp_path, monkeypatch, caplog):
+def test_a_file_for_which_there_is_no_room_is_left_out_and_the_next_one_is_tried(
+    tmp_path, monkeypatch, caplog
+):
     plain = diagnostics.save_arrays
 
     def full_at_2(folder, update, arrays):
