@@ -23,6 +23,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from learner.errors import CheckpointError
@@ -95,9 +96,9 @@ class CheckpointStore:
                     file.seek(0)
                     raise CheckpointError(f"process {file.read()} still works on {self.folder}") from None
                 time.sleep(0.1)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: the lock is held all the same
+            file.truncate(0)
+            os.write(file.fileno(), str(os.getpid()).encode())
         return file
 
     def save(
@@ -211,7 +212,10 @@ class CheckpointStore:
         tensors: Mapping[str, torch.Tensor | NDArray[Any]],
         document: dict[str, Any],
     ) -> None:
-        save_file({name: _as_tensor(value) for name, value in tensors.items()}, folder / TENSORS)
+        try:
+            save_file({name: _as_tensor(value) for name, value in tensors.items()}, folder / TENSORS)
+        except SafetensorError as error:
+            raise _of_the_system(error, folder / TENSORS) from error
         _sync(folder / TENSORS)
         # The run's configuration is in there, and URLs in it can hold passwords.
         _write_synced(folder / DOCUMENT, _to_json(document), mode=0o600)
@@ -296,6 +300,12 @@ def _as_tensor(value: torch.Tensor | NDArray[Any]) -> torch.Tensor:
 
 def _to_json(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _of_the_system(error: SafetensorError, path: Path) -> OSError:
+    """What the system said, which safetensors wraps: "I/O error: No space left on device (os error 28)"."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else OSError(str(error))
 
 
 def _write_synced(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -1,8 +1,6 @@
 """Writes checkpoints beside the learner's loop, one at a time; tries again while the disk refuses them."""
 
 import logging
-import os
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -111,8 +109,8 @@ class CheckpointWriter:
         begun = time.monotonic()
         try:
             path = self._store.save(snapshot.update, snapshot.tensors, snapshot.document)
-        except Exception as error:  # safetensors has its own kind for a full disk
-            self._refused(snapshot, _of_the_system(error))
+        except Exception as error:  # whatever it is: a thread that ended would write none ever again
+            self._refused(snapshot, error if isinstance(error, OSError) else OSError(str(error)))
             return False
         logger.info("checkpoint %s written in %.1f s", path.name, time.monotonic() - begun)
         with self._changed:
@@ -128,14 +126,6 @@ class CheckpointWriter:
         if known is None:
             text = f"checkpoint of update {snapshot.update} cannot be written: {_reason(error)}"
             self._note(f"{text}; it is tried again, those before stay")
-
-
-def _of_the_system(error: Exception) -> OSError:
-    """What the system said, which safetensors wraps: "I/O error: No space left on device (os error 28)"."""
-    if isinstance(error, OSError):
-        return error
-    number = re.search(r"\(os error (\d+)\)", str(error))
-    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
 
 
 def _reason(error: OSError) -> str:

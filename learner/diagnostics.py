@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,8 @@ class Diagnostics:
     """Watches updates, every `period`-th of them closely (0: none); belongs to the learner's thread.
 
     Its arrays go to a file below `folder` (`learner.diagnosis_files`): `entk` float32 (rows, rows),
-    `dispatch_share` and `combine_share` float32 (E,), `update` and `env_steps` int64 (). A diagnosis that
-    fails is logged and is the last one: training goes on.
+    `dispatch_share` and `combine_share` float32 (E,), `update` and `env_steps` int64 (). A file that cannot
+    be written is logged and left out; a diagnosis that fails is logged and is the last one: training goes on.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Diagnostics:
         with diagnosis.timed("spread"):
             diagnosis.metrics |= spread_of(self._train_step, self._take_recent())
         counts = {"update": np.array(update), "env_steps": np.array(env_steps)}
-        save_arrays(self._folder, update, diagnosis.arrays | counts)
+        self._save(update, diagnosis.arrays | counts)
         now = time.monotonic()
         seconds = spent + now - begun
         first, self._seconds = not self._seconds, self._seconds + seconds
@@ -99,11 +99,18 @@ class Diagnostics:
                 100 * metrics["time_share"],
             )
 
+    def _save(self, update: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write the file; without room for it the metrics count all the same, and the next may find room."""
+        try:
+            save_arrays(self._folder, update, arrays)
+        except OSError as error:
+            logger.warning("the arrays of the diagnosis of update %d cannot be written: %s", update, error)
+
     def _attempt(self, work: Callable[[], T]) -> T | None:
         try:
             return work()
         except (RuntimeError, OSError) as error:
-            # No memory, no room on the disk, or no singular values of numbers that are not finite.
+            # No memory, or no singular values of numbers that are not finite.
             self._period = 0
             logger.warning("diagnostics are off from now on: %s", error)
             return None

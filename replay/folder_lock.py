@@ -1,5 +1,6 @@
 """The lock of a folder of servers: two servers on one append-only file corrupt it."""
 
+import contextlib
 import fcntl
 import os
 import time
@@ -29,8 +30,10 @@ def lock_folder(path: Path) -> int:
             os.close(descriptor)
             user = holder.split(" ")[0]
             raise ServerError(f"{path.parent} is in use by the servers of process {user}") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, _process_name(str(os.getpid())).encode(), 0)
+        name = _process_name(str(os.getpid())).encode()
+        with contextlib.suppress(OSError):  # a full disk: the lock is held all the same
+            os.pwrite(descriptor, name, 0)
+            os.ftruncate(descriptor, len(name))
         return descriptor
 
 

@@ -7,7 +7,6 @@ needs the standard library only, to start in a few milliseconds.
 """
 
 import argparse
-import contextlib
 import ctypes
 import json
 import math
@@ -54,13 +53,23 @@ def mark_of(folder: Path) -> list[int]:
     return [status.st_ino, status.st_dev]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's text as one step; the file is readable by its owner only."""
+def write_atomically(path: Path, text: str, *, sync: bool = False) -> None:
+    """Replace a file's text as one step; the file is readable by its owner only.
+
+    With `sync` a power loss leaves the old text or the new one; else maybe an empty file.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    temporary.replace(path)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @dataclass
@@ -159,7 +168,7 @@ class Guardian:
     ) -> None:
         """`user` (name and password) has a file rewritten that exceeds 2 x its data by `slack` bytes."""
         self._folder, self._sockets, self._lock, self._owner = folder, sockets, lock, owner
-        self._stopping = False
+        self._stopping = self._untold = False
         self._sync_at = time.monotonic() if sync else math.inf
         self._server, self._slack, self._user = server, slack, user
         self._folders: list[Path] = []
@@ -172,7 +181,7 @@ class Guardian:
         wake = self._watch_signals()
         try:
             while not self._stopping:
-                if any([self._care_for(server) for server in self._servers]):
+                if any([self._care_for(server) for server in self._servers]) or self._untold:
                     self._write_state()
                 self._listen(wake)
                 for index, server in enumerate(self._servers):
@@ -301,8 +310,11 @@ class Guardian:
             "sockets": str(self._sockets),
             "folder": mark_of(self._folder),
         }
-        with contextlib.suppress(OSError):  # a full disk must not end the servers
+        try:
             write_atomically(self._folder / "state.json", json.dumps(state))
+            self._untold = False
+        except OSError:  # a full disk must not end the servers
+            self._untold = True
 
 
 def main() -> None:

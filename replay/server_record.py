@@ -1,6 +1,11 @@
-"""record.json in the replay's folder: which server wrote the files, and for how many shards."""
+"""What lasts in the replay's folder beside the servers' files.
+
+record.json says which server wrote them, and for how many shards; `password` is what lets clients in.
+"""
 
 import json
+import re
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +13,24 @@ from replay.errors import ServerError
 from replay.guardian import write_atomically
 from replay.server_binary import ServerBinary, does_not_load
 
+PASSWORD_BYTES = 32
+PASSWORD = re.compile(rb"[\w-]{43,}")
+"""What so many random bytes look like, or more."""
+
+
+def whole_password(folder: Path) -> str:
+    """The folder's password: a new one where there is none, or what a power loss has left of one.
+
+    For whoever holds the folder's lock: no server runs, with which somebody would need the old one.
+    """
+    path = folder / "password"
+    if not path.exists() or not PASSWORD.fullmatch(path.read_bytes()):
+        write_atomically(path, secrets.token_urlsafe(PASSWORD_BYTES), sync=True)
+    return path.read_text()
+
 
 class ServerRecord:
-    """The record of one folder; nothing is cached."""
+    """The record of one folder; nothing is cached. For one that is damaged everything raises ServerError."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._path = folder, folder / "record.json"
@@ -34,7 +54,17 @@ class ServerRecord:
 
     def write(self, **values: Any) -> None:
         """Note who writes from now on (`version`, `kind`), or how many `shards` there are."""
-        write_atomically(self._path, json.dumps(self._read() | values))
+        known = self._read()
+        if values.items() - known.items():  # else there is nothing for which a full disk would need room
+            write_atomically(self._path, json.dumps(known | values), sync=True)
 
     def _read(self) -> dict[str, Any]:
-        return dict(json.loads(self._path.read_text())) if self._path.exists() else {}
+        if not self._path.exists():
+            return {}
+        try:
+            return dict(json.loads(self._path.read_bytes()))
+        except (ValueError, TypeError):
+            raise ServerError(
+                f"{self._path} is not as it was written, as after a power loss; it says which server the"
+                " files are of: if that has not changed, remove it and try again"
+            ) from None

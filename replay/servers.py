@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -23,12 +23,15 @@ from redis.retry import Retry
 from replay.access import GUARDIAN, network_url, socket_url
 from replay.errors import ServerError, ServersStopped
 from replay.folder_lock import lock_folder
+from replay.full_disk import with_room
 from replay.guardian import ADD, CONFIGURATION, REMOVE, mark_of, shard_folder, write_atomically
 from replay.server_binary import ServerBinary, find_server
 from replay.server_config import SOCKETS_PREFIX, Listening, configuration, free_ports, socket_folder
-from replay.server_record import ServerRecord
+from replay.server_record import ServerRecord, whole_password
 
 __all__ = ["EmbeddedServers", "ServerBinary", "find_server"]
+
+T = TypeVar("T")
 
 START_LIMIT_S = 30.0
 LOAD_LIMIT_S = 900.0
@@ -45,8 +48,9 @@ class EmbeddedServers:
     With `listen` they are reached over the network too, at that address of this machine; nothing is
     encrypted there (docs/security.md). `append_fsync` says how often files are synced to disk ("everysec" or
     "always"), `maxmemory` is bytes a server, `server` the path of another program than find_server's;
-    `should_stop` is asked while they load. A server whose file exceeds twice its data by `rewrite_slack`
-    bytes when it starts rewrites it, beside its other work.
+    `should_stop` is asked while they load, and while a full disk is waited for, `room_seconds` at most. A
+    server whose file exceeds twice its data by `rewrite_slack` bytes when it starts rewrites it, beside its
+    other work.
     """
 
     def __init__(
@@ -60,11 +64,13 @@ class EmbeddedServers:
         listen: str | None = None,
         rewrite_slack: int = REWRITE_SLACK,
         should_stop: Callable[[], bool] = lambda: False,
+        room_seconds: float = 0.0,
     ) -> None:
         self._folder, self._shards = Path(folder).resolve(), shards
         self._append_fsync, self._maxmemory = append_fsync, maxmemory
         self._server, self._listen, self._should_stop = server, listen, should_stop
         self._record, self._rewrite_slack = ServerRecord(self._folder), rewrite_slack
+        self._room_seconds = room_seconds
         self._guardian: subprocess.Popen[bytes] | None = None
         self._places: list[Listening] = []
         self._password = self._guardian_password = ""
@@ -115,11 +121,14 @@ class EmbeddedServers:
         lock = lock_folder(self._folder / "lock")
         try:
             self._record.check(server, self._shards)
-            self._record.write(version=server.version, kind=server.kind, shards=self._shards)
             self._clear_leftovers()
-            self._password, self._guardian_password = self._make_password(), secrets.token_urlsafe(32)
-            self._places = self._choose_places()
-            self._write_configurations()
+            self._with_room(
+                lambda: self._record.write(version=server.version, kind=server.kind, shards=self._shards)
+            )
+            self._password = self._with_room(lambda: whole_password(self._folder))
+            self._guardian_password = secrets.token_urlsafe(32)
+            self._places = self._with_room(self._choose_places)
+            self._with_room(self._write_configurations)
             self._guardian = self._start_guardian(server, lock)
         finally:
             os.close(lock)  # the guardian and the servers hold it now
@@ -197,18 +206,15 @@ class EmbeddedServers:
             pass
         return {"pids": [None] * self._shards, "exits": [0] * self._shards}
 
+    def _with_room(self, write: Callable[[], T]) -> T:
+        return with_room(write, self._room_seconds, self._should_stop)
+
     def _clear_leftovers(self) -> None:
         """A guardian that was killed could not remove its sockets' folder."""
         sockets = Path(self._state().get("sockets", ""))
         if sockets.name.startswith(SOCKETS_PREFIX):
             shutil.rmtree(sockets, ignore_errors=True)
         (self._folder / "state.json").unlink(missing_ok=True)
-
-    def _make_password(self) -> str:
-        path = self._folder / "password"
-        if not path.exists():
-            write_atomically(path, secrets.token_urlsafe(32))
-        return path.read_text()
 
     def _choose_places(self) -> list[Listening]:
         ports = free_ports(self._listen, self._shards) if self._listen else [0] * self._shards
@@ -281,8 +287,12 @@ class EmbeddedServers:
             return False
 
         with contextlib.closing(client):
-            # The guardian notes the process a moment after it started.
-            self._poll(lambda: any(self.pids[index : index + 1]), index, limit_s)
+            # The guardian notes the process a moment after it started, or when the disk has room for that.
+            noted = (self._folder / "state.json").exists
+            patience = max(limit_s, self._room_seconds)
+            self._poll(
+                lambda: any(self.pids[index : index + 1]), index, lambda: limit_s if noted() else patience
+            )
             self._poll(ready, index, lambda: LOAD_LIMIT_S if loading else limit_s)
 
     def _poll(self, ready: Callable[[], bool], index: int, limit_s: float | Callable[[], float]) -> None:

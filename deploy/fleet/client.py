@@ -13,7 +13,7 @@ from deploy.config import Config
 from deploy.fleet import cluster, nodes
 from deploy.fleet.cluster import LocalRay
 from deploy.fleet.errors import FleetError
-from deploy.fleet.farewell import write_farewell
+from deploy.fleet.farewell import TERMINATED_SECONDS, write_farewell
 from deploy.fleet.run_state import FleetState, forget_ray, load_ray, save_ray
 from deploy.run_folder import FINAL_STATES, RunFolder
 
@@ -56,7 +56,8 @@ class RunClient:
                 break
             time.sleep(0.1)
         if told_to_stop:
-            write_farewell(self._folder, {}, "ended from outside", None, ray_pid=0)
+            why = "ended from outside"
+            write_farewell(self._folder, {}, why, None, ray_pid=0, seconds=TERMINATED_SECONDS)
         # Once more: what was at work may have written its last word just before it ended.
         return self._folder.read_json("status.json", None) or self._unknown()
 

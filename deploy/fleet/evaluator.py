@@ -22,7 +22,10 @@ WAIT_SECONDS = 0.2
 
 
 def evaluate_newest(assignment: Assignment, after_update: int) -> dict[str, Any] | None:
-    """Evaluate the newest checkpoint, mark it if it is the best; None if not newer than `after_update`."""
+    """Evaluate the newest checkpoint, mark it if it is the best; None if not newer than `after_update`.
+
+    The report has a `warning` where the mark could not be written.
+    """
     import torch
 
     from deploy.reports.evaluation import evaluate_checkpoint
@@ -40,7 +43,10 @@ def evaluate_newest(assignment: Assignment, after_update: int) -> dict[str, Any]
     with store.pinned(checkpoint.path):
         episodes, seed = config.evaluation.episodes, config.run.seed
         report = evaluate_checkpoint(config, checkpoint, episodes=episodes, seed=seed).to_json()
-        store.mark_best(checkpoint.path, float(report["return_mean"]))
+        try:
+            store.mark_best(checkpoint.path, float(report["return_mean"]))
+        except OSError as error:  # a full disk: the games are played, and their report needs no file
+            report["warning"] = f"{checkpoint.path.name} cannot be marked as the best: {error.strerror}"
     logger.info("evaluated %s in process %d: %s", checkpoint.path.name, os.getpid(), report)
     return {**report, "update": checkpoint.update, "env_steps": int(checkpoint.document["env_steps"])}
 
@@ -110,6 +116,8 @@ class Evaluator:
         if report is None:
             return
         self._update = report["update"]
+        if "warning" in report:
+            self._telemetry.note(report["warning"])
         names = ("return_mean", "human_normalised", "env_steps")
         known = {name: report[name] for name in names if report.get(name) is not None}
         self._telemetry.write({f"evaluation/{name}": float(value) for name, value in known.items()})

@@ -12,6 +12,9 @@ logger = logging.getLogger(__name__)
 
 GONE_SECONDS = 15.0
 """Within so long a Ray that was told to end is gone."""
+TRIED_SECONDS, TERMINATED_SECONDS = 60.0, 5.0
+"""How long the status is tried: a full disk often has room again within seconds. Who got SIGTERM has few."""
+RETRY_SECONDS = 0.5
 
 
 def write_farewell(
@@ -21,8 +24,9 @@ def write_farewell(
     error: Exception | None,
     ray_pid: int,
     succeeded: Callable[[], bool] = lambda: False,
+    seconds: float = TRIED_SECONDS,
 ) -> None:
-    """Make status.json say `stopped` (`failed` with an `error`) if nobody else will.
+    """Make status.json say `stopped` (`failed` with an `error`) if nobody else will; tried for `seconds`.
 
     `succeeded`: another learner is at work, which knows more.
 
@@ -34,22 +38,31 @@ def write_farewell(
         if time.monotonic() > deadline or succeeded():
             return
         time.sleep(0.1)
-    if succeeded():
-        return
-    status = folder.read_json("status.json", {})
-    if not status or status.get("state") in FINAL_STATES:
-        return
-    status |= {
+    said = {
         "state": "stopped" if error is None else "failed",
         "message": why if error is None else " ".join(str(error).split()),
-        "time": time.time(),
-        "actors": [],
-        "metrics": status.get("metrics", {}) | dict(metrics),
     }
+    deadline = time.monotonic() + seconds
+    # A run that is resumed meanwhile has the word, too.
+    while not (succeeded() or folder.is_supervised()) and (refusal := _refusal_of(folder, metrics, said)):
+        if time.monotonic() > deadline:
+            logger.warning("the last status cannot be written: %s", refusal)
+            return
+        time.sleep(RETRY_SECONDS)
+
+
+def _refusal_of(folder: RunFolder, metrics: Mapping[str, float], said: dict[str, str]) -> OSError | None:
+    """Write the last status, unless there is one; gives what the system says against it."""
+    status = folder.read_json("status.json", {})
+    if not status or status.get("state") in FINAL_STATES:
+        return None
+    counted = status.get("metrics", {}) | dict(metrics)
+    status |= said | {"time": time.time(), "actors": [], "metrics": counted}
     try:
         folder.write_json("status.json", folder.marked(status))
     except OSError as refusal:
-        logger.warning("the last status cannot be written: %s", refusal)
+        return refusal
+    return None
 
 
 def has_ended(pid: int, seconds: float) -> bool:

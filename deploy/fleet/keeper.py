@@ -5,6 +5,7 @@ input is a pipe from the command that started it. It ends Ray and removes Ray's 
 (SIGTERM), and when the command dies before a supervisor has claimed the Ray (file `claimed`).
 """
 
+import contextlib
 import ctypes
 import os
 import select
@@ -56,7 +57,8 @@ def finish(ray: subprocess.Popen[bytes], folder: Path) -> None:
     The folder of a Ray that ended by itself stays: its logs say why.
     """
     if ray.poll() is None:
-        (folder / ENDING).touch()
+        with contextlib.suppress(OSError):  # a full disk: a supervisor then waits for its end a while
+            (folder / ENDING).touch()
         ray.terminate()
         try:
             ray.wait(GRACE_SECONDS)

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from deploy.checks import without_passwords
 from deploy.config import to_json
-from deploy.fleet.farewell import has_ended, write_farewell
+from deploy.fleet.farewell import TERMINATED_SECONDS, TRIED_SECONDS, has_ended, write_farewell
 from deploy.fleet.role import LEARNER_PATIENCE_SECONDS, Assignment, Report, Role
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 SWITCH_SECONDS = 0.0002
 """How long the team's other threads may wait for the learner's own, which draws the next batch first, before
 they get the interpreter. With Python's 5 ms they stood still for as long as a draw takes."""
+TERMINATED = "SIGTERM"
 ENDING_SECONDS = 1.0
 """Ray that is told to end together with this process has ended after so long."""
 OURS = ("builtins", "learner", "replay", "actors", "models", "deploy")
@@ -147,7 +148,10 @@ class LearnerProcess(Role):
     def say_farewell(self, error: Exception | None) -> None:
         """Write the run's last status, if nobody else will."""
         metrics = self.heartbeat()["metrics"]
-        write_farewell(self.folder, metrics, self.alone, error, self._ray_pid, self._has_successor)
+        seconds = TERMINATED_SECONDS if self.alone == TERMINATED else TRIED_SECONDS
+        write_farewell(
+            self.folder, metrics, self.alone, error, self._ray_pid, self._has_successor, seconds=seconds
+        )
 
     def _has_successor(self) -> bool:
         has_let_go = self._held is not None and self._held.closed
@@ -214,7 +218,7 @@ def run(process: LearnerProcess) -> None:
     """Learn to the end and tell it; a run whose Ray has gone meanwhile gets its last status here."""
 
     def on_sigterm(_number: int, _frame: FrameType | None) -> None:
-        process.leave("SIGTERM")
+        process.leave(TERMINATED)
 
     signal.signal(signal.SIGTERM, on_sigterm)
     threading.Thread(target=process.listen, name="listen", daemon=True).start()

@@ -7,6 +7,7 @@ folder: servers on their files, learner from its checkpoint, actors as new incar
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import threading
@@ -46,7 +47,9 @@ FINAL_SEEN_SECONDS = 3.0
 LET_GO_SECONDS = 10.0
 """Whoever saw the last status has so long to let go of a Ray of the run's own: its end would end it, too."""
 MEANT_SECONDS = 1.0
-TERMINATED_DRAIN_SECONDS = 2.0
+LAST_STATUS_SECONDS = 60.0
+"""How long the last status is tried: a full disk often has room again within seconds."""
+TERMINATED_DRAIN_SECONDS, TERMINATED_STATUS_SECONDS = 2.0, 5.0
 """After SIGTERM, which servers and Ray most likely got as well: there is no time, and nowhere to write to."""
 
 
@@ -125,7 +128,10 @@ class Supervisor:
                 message = f"{type(error).__name__}: {' '.join(str(error).split())}"
             outcome, message = self._wind_down(outcome, message)
             if self._terminated:  # Ray, which got the same, may not leave the time that the servers take
-                self._telemetry.publish(outcome, message, self._fleet_state.target, [], {})
+                target = self._fleet_state.target
+                self._telemetry.insist(
+                    lambda: self._telemetry.publish(outcome, message, target, [], {}), self._last_seconds
+                )
         self._state, self._message = outcome, message
         self._telemetry.note(f"{outcome}{': ' + message if message else ''}")
         if self._local_ray is not None:
@@ -135,6 +141,7 @@ class Supervisor:
 
     def _set_up(self, stack: contextlib.ExitStack) -> None:
         self._lock(stack)
+        stack.callback(self._attempt, self._wait_for_room)
         config = self._config
         node_id = ray.get_runtime_context().get_node_id()
         urls = config.replay.urls or tuple(self._start_servers(stack))
@@ -178,6 +185,7 @@ class Supervisor:
             maxmemory=replay.shard_memory_bytes,
             listen=address_for_others(),
             should_stop=self._still_waiting,
+            room_seconds=math.inf,
         )
         urls = servers.start()
         stack.callback(self._attempt, servers.stop)
@@ -286,6 +294,14 @@ class Supervisor:
         if self._config.run.detach:  # else the command draws it
             self._attempt(self._draw_curve)
         return outcome, message
+
+    def _wait_for_room(self) -> None:
+        """Have a full disk take a status, while the run is locked: who sees its last one may resume it."""
+        if not self._terminated:
+            self._telemetry.insist(self._publish_status, self._last_seconds)
+
+    def _last_seconds(self) -> float:
+        return TERMINATED_STATUS_SECONDS if self._terminated else LAST_STATUS_SECONDS
 
     def _attempt(self, step: Callable[[], object]) -> None:
         """A step of the end: nobody is left to handle what it raises, and the others have to follow."""

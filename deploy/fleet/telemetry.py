@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from actors.episodes import Episode
@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 NOTES = 20
 SINK_SECONDS = 5.0
+RETRY_SECONDS = 0.5
 OF_ONE_LEARNER = ("replay/frame_store_misses",)
 """Counters that no checkpoint holds: a learner that starts begins them at 0."""
 
@@ -116,6 +117,14 @@ class Telemetry:
         }
         self._write_status(self._folder.marked(status))
         return status
+
+    def insist(self, publish: Callable[[], object], seconds: Callable[[], float]) -> None:
+        """Call `publish` until status.json could be written, for so many `seconds`, which may change."""
+        began = time.monotonic()
+        publish()
+        while self._refused and time.monotonic() - began < seconds():
+            time.sleep(RETRY_SECONDS)
+            publish()
 
     def _write_status(self, status: dict[str, Any]) -> None:
         """status.json is written every second: one that a full disk refuses is no reason to end a run."""

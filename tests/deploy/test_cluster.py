@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -204,6 +205,25 @@ def test_who_waits_for_its_end_knows_before_ray_that_it_ends(tmp_path: Path) -> 
     process.wait()
     assert seen.read_text() == "True"
     assert local.ends
+
+
+def test_a_full_disk_does_not_keep_ray_from_its_end(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    killed, folder = [], tmp_path / "ray"
+    folder.mkdir()
+    monkeypatch.setattr(keeper.Path, "touch", full)
+    monkeypatch.setattr(keeper.os, "killpg", lambda *call: killed.append(call))
+    ray = subprocess.Popen(["sleep", "60"])
+    try:
+        keeper.finish(ray, folder)
+    finally:
+        ray.kill()
+        ray.wait()
+    assert ray.returncode == -signal.SIGTERM
+    assert not folder.exists()
+    assert killed == [(0, signal.SIGKILL)]
 
 
 @pytest.mark.parametrize("claimed", [False, pytest.param(True, marks=pytest.mark.faults_long)])

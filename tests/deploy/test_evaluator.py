@@ -1,8 +1,10 @@
 """The evaluator on real Ray tasks that play nothing, and the supervisor's view of them."""
 
 import dataclasses
+import errno
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,13 +18,15 @@ from deploy.fleet.role import Assignment
 from deploy.fleet.telemetry import Telemetry
 from deploy.monitor.metrics import read_metrics
 from deploy.run_folder import RunFolder
+from learner.checkpoint import CheckpointStore
 from tests.helpers.deadline import patient, until
 from tests.helpers.runs import catch_config
 
 
 def evaluate(assignment: Assignment, after_update: int) -> dict[str, Any] | None:
-    """Finds update 7 at 700 env steps, unless it was told of it."""
-    return {"update": 7, "env_steps": 700, "return_mean": 0.5} if after_update < 7 else None
+    """Finds update 7 at 700 env steps, unless it was told of it, and no room to mark it as the best."""
+    found = {"update": 7, "env_steps": 700, "return_mean": 0.5, "warning": "update-7 is not marked"}
+    return found if after_update < 7 else None
 
 
 def evaluate_for_ever(assignment: Assignment, after_update: int) -> None:
@@ -63,6 +67,7 @@ def test_one_is_made_at_each_period_and_the_last_checkpoint_is_not_left_out(setu
     made.evaluator.step({"progress/env_steps": 499.0})
     made.evaluator.finish(lambda: False)
     assert made.evaluations() == [700.0]
+    assert "update-7 is not marked" in made.notes()
     made.evaluator.finish(lambda: False)
     assert made.evaluations() == [700.0], "it was evaluated already"
     status = made.telemetry.publish("running", "", 1, [], {})
@@ -90,3 +95,25 @@ def test_whoever_wants_the_end_at_once_gets_it(setup):
     assert time.monotonic() - began < patient(10)
     assert "the run ends before its last evaluation did" in made.notes()
     assert made.evaluations() == []
+
+
+def test_a_mark_for_which_there_is_no_room_costs_no_report(tmp_path, monkeypatch):
+    """The games are played by then."""
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    config = catch_config(tmp_path)
+    folder = RunFolder.create(config)
+    CheckpointStore(folder.checkpoints).save(7, {}, {"env_steps": 700})
+    played = SimpleNamespace(to_json=lambda: {"return_mean": 0.5})
+    monkeypatch.setattr("deploy.reports.evaluation.evaluate_checkpoint", lambda *_, **__: played)
+    monkeypatch.setattr(CheckpointStore, "mark_best", full)
+    for name in ("torch.set_num_threads", "deploy.fleet.evaluator.log_to"):  # this process is not the task's
+        monkeypatch.setattr(name, lambda *_: None)
+    assert evaluator.evaluate_newest(Assignment(config, str(folder.path), (), None), -1) == {
+        "return_mean": 0.5,
+        "update": 7,
+        "env_steps": 700,
+        "warning": "update-000000007 cannot be marked as the best: No space left on device",
+    }

@@ -1,9 +1,11 @@
 """The last status of a run whose supervisor is gone."""
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,6 +67,41 @@ def test_what_the_supervisor_has_said_last_stays(folder: RunFolder) -> None:
     folder.write_json("status.json", {"state": "finished", "metrics": {}})
     write_farewell(folder, NOW, "SIGTERM", None, dead_pid())
     assert folder.read_json("status.json", {})["state"] == "finished"
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A disk without room for the next attempts that it holds."""
+    monkeypatch.setattr(farewell, "RETRY_SECONDS", 0.0)
+    attempts, plain = [1, 2, 3], RunFolder.write_json
+
+    def write(folder: RunFolder, name: str, document: Any) -> None:
+        if attempts:
+            attempts.pop()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        plain(folder, name, document)
+
+    monkeypatch.setattr(RunFolder, "write_json", write)
+    return attempts
+
+
+def test_a_full_disk_is_tried_until_it_has_room(folder: RunFolder, full: list[int]) -> None:
+    write_farewell(folder, NOW, "SIGTERM", None, dead_pid())
+    assert not full
+    assert folder.read_json("status.json", {})["state"] == "stopped"
+
+
+def test_a_disk_that_stays_full_is_given_up(folder: RunFolder, full: list[int]) -> None:
+    write_farewell(folder, NOW, "SIGTERM", None, dead_pid(), seconds=-1.0)
+    assert full == [1, 2], "one attempt"
+
+
+def test_a_run_that_is_resumed_while_the_disk_is_full_has_the_word(
+    folder: RunFolder, full: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunFolder, "is_supervised", lambda _: not full)
+    write_farewell(folder, NOW, "SIGTERM", None, dead_pid())
+    assert folder.read_json("status.json", {})["state"] == "running"
 
 
 def test_a_run_counts_as_at_work_until_its_last_word_is_said(folder: RunFolder) -> None:

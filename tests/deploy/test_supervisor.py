@@ -1,22 +1,26 @@
 """The supervisor's parts on real Ray processes with roles that do nothing, and a whole run that must fail."""
 
+import errno
 import os
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import ray
 
 from actors.episodes import Episode
-from deploy.fleet import actor_fleet, handles, launch, learner_seat
+from deploy.fleet import actor_fleet, handles, launch, learner_seat, supervisor, telemetry
 from deploy.fleet.actor_fleet import ActorFleet
 from deploy.fleet.handles import RoleHandle
 from deploy.fleet.learner_seat import LearnerSeat
 from deploy.fleet.run_state import FleetState
+from deploy.fleet.supervisor import Supervisor
 from deploy.run_folder import RunFolder
 from learner.errors import LearnerError
+from replay.errors import ServersStopped
 from tests.helpers.deadline import patient, until
 from tests.helpers.runs import catch_config
 
@@ -197,6 +201,70 @@ def test_an_actor_may_wait_for_a_free_core_as_long_as_it_takes(shared_ray, monke
     until(lambda: handle.poll() or time.monotonic() - began > 1.0, "a second")
     assert handle.end is None
     handle.kill()
+
+
+@pytest.fixture
+def full(tmp_path, monkeypatch, request):
+    """(the supervisor of a run that was told to stop before its servers, its folder, an event that makes room
+    for its status, what was refused until then); with True as its parameter, the run got SIGTERM."""
+    folder, room, plain = RunFolder.create(catch_config(tmp_path)), threading.Event(), RunFolder.write_json
+    refused = []
+
+    def write(own, name, document):
+        if not room.is_set():
+            refused.append(document["state"])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        plain(own, name, document)
+
+    def stopped(run, _):
+        run._terminated = getattr(request, "param", False)
+        raise ServersStopped
+
+    monkeypatch.setattr(RunFolder, "write_json", write)
+    monkeypatch.setattr(telemetry, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(supervisor, "log_to", lambda *_: None)
+    monkeypatch.setattr(supervisor.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(supervisor.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=str))
+    monkeypatch.setattr(Supervisor, "_start_servers", stopped)
+    left = threading.Event()
+    monkeypatch.setattr(Supervisor, "_leave", lambda _: left.set())
+    yield Supervisor(str(folder.path)), folder, room, refused
+    room.set()
+    until(left.is_set, "its end")
+
+
+def test_the_last_status_waits_for_room_on_the_disk(full):
+    """Whoever asks hears of no end before it is on disk: a command would end the run's Ray."""
+    run, folder, room, _ = full
+    until(lambda: any("cannot be written" in note for note in run.status()["notes"]), "a refusal")
+    until(lambda: run.status()["state"] == "stopping", "the end of everything else")
+    assert folder.is_supervised(), "nobody resumes it meanwhile"
+    room.set()
+    until(lambda: run.status()["state"] == "stopped", "the last status")
+    assert folder.read_json("status.json", {})["state"] == "stopped"
+    assert not folder.is_supervised()
+
+
+@pytest.mark.parametrize(
+    ("full", "seconds", "state"),
+    [(False, "LAST_STATUS_SECONDS", "stopping"), (True, "TERMINATED_STATUS_SECONDS", "stopped")],
+    indirect=["full"],
+)
+def test_a_disk_that_stays_full_is_given_up_at_last(full, monkeypatch, seconds, state):
+    run, folder, _, refused = full
+    until(lambda: refused.count(state) > 3, "attempts")
+    assert run.status()["state"] == "stopping"
+    monkeypatch.setattr(supervisor, seconds, 0.0)
+    until(lambda: run.status()["state"] == "stopped", "its giving up")
+    assert folder.read_json("status.json", None) is None
+
+
+def test_sigterm_cuts_the_waiting_short(full, monkeypatch):
+    run, _, _, refused = full
+    until(lambda: refused.count("stopping") > 3, "attempts")
+    monkeypatch.setattr(supervisor, "TERMINATED_STATUS_SECONDS", 0.0)
+    run._on_sigterm(signal.SIGTERM, None)
+    until(lambda: run.status()["state"] == "stopped", "its giving up")
 
 
 def test_a_run_that_cannot_be_says_why_and_leaves_nothing(shared_ray, tmp_path):

@@ -3,20 +3,33 @@
 On a small file system in memory, so that what fails is the system's own answer.
 """
 
+import math
+import os
 import shutil
-from collections.abc import Iterator
+import signal
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from deploy.fleet import RunClient, launch
 from deploy.monitor.metrics import read_metrics
 from deploy.run_folder import RunFolder
 from learner.checkpoint import CheckpointStore
+from replay import full_disk, servers
+from replay.errors import ServersStopped
+from replay.folder_lock import lock_folder
+from replay.server_record import ServerRecord
+from replay.servers import EmbeddedServers
+from replay.shard import Shard
 from tests.helpers.deadline import patient, until
 from tests.helpers.processes import fill, may_mount, small_disk
 from tests.helpers.runs import catch_config, follow, metric
+from tests.helpers.servers import MEMORY
 
 pytestmark = pytest.mark.skipif(not may_mount(), reason="no right to mount a file system")
 
@@ -88,3 +101,94 @@ def check_metrics(folder: RunFolder) -> None:
     assert len(lines) == len(records) > 2
     times = [record["time"] for record in records]
     assert times == sorted(times)
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A disk of some MiB; who waits for room on it looks often."""
+    monkeypatch.setattr(full_disk, "RETRY_S", 0.01)
+    with small_disk(tmp_path / "disk", megabytes=8) as disk:
+        yield disk
+
+
+def embedded(disk: Path, should_stop: Callable[[], bool] = lambda: False) -> EmbeddedServers:
+    return EmbeddedServers(
+        disk / "replay",
+        shards=1,
+        append_fsync="everysec",
+        maxmemory=MEMORY,
+        should_stop=should_stop,
+        room_seconds=math.inf,
+    )
+
+
+def test_who_takes_a_lock_needs_no_room(disk: Path) -> None:
+    """The holder's name is in the file for people."""
+    fill(disk / "filler")
+    store = CheckpointStore(disk)
+    held = store.hold()
+    held.close()  # and nothing is left that it would have to write
+    store.hold().close()
+    os.close(lock_folder(disk / "lock"))
+
+
+def test_servers_start_as_soon_as_there_is_room(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filler, asked = disk / "filler", []
+
+    def makes_room_at_last() -> bool:
+        if filler.exists():
+            asked.append(1)
+        if len(asked) % 10 == 0:
+            filler.unlink(missing_ok=True)
+        return False
+
+    def filling(method: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any) -> Any:
+            if len(asked) == before:
+                fill(filler)
+            return method(*arguments)
+
+        return wrapped
+
+    for method in ("_write_configurations", "_start_guardian"):  # which then notes what it has started
+        before = len(asked)
+        with monkeypatch.context() as patch:
+            patch.setattr(EmbeddedServers, method, filling(getattr(EmbeddedServers, method)))
+            hurried = SimpleNamespace(
+                monotonic=lambda: time.monotonic() + 1000 * len(asked), sleep=time.sleep
+            )
+            patch.setattr(servers, "time", hurried)
+            with embedded(disk, makes_room_at_last) as started:
+                assert None not in started.pids
+            assert len(asked) == before + 10, method
+    assert not list((disk / "replay").rglob("*.tmp"))
+
+
+def test_who_waits_for_room_can_be_told_to_stop(disk: Path) -> None:
+    (disk / "replay").mkdir()
+    fill(disk / "filler")
+    with pytest.raises(ServersStopped, match="room on the disk"):
+        embedded(disk, lambda: True).start()
+
+
+def test_a_server_that_came_back_meanwhile_is_noted_when_there_is_room(disk: Path) -> None:
+    filler = disk / "filler"
+    with embedded(disk) as started:
+        before, guardian = started.pids[0], psutil.Process(started.guardian_pid)
+        assert before is not None
+        fill(filler)
+        os.kill(before, signal.SIGKILL)
+        until(lambda: {p.pid for p in guardian.children()} - {before}, "another process")
+        Shard(started.urls[0], run="r", index=0).info()  # answers some time after it was to be noted
+        assert started.pids == [before]
+        filler.unlink()
+        until(lambda: started.pids != [before], "a note of it")
+
+
+def test_a_record_that_says_the_same_is_left_as_it_is(disk: Path) -> None:
+    record = ServerRecord(disk)
+    record.write(version="8.1.8", shards=1)
+    fill(disk / "filler")
+    record.write(shards=1)
+    with pytest.raises(OSError, match="No space left"):
+        record.write(shards=2)

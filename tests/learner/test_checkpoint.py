@@ -1,5 +1,6 @@
 """Checkpoints are whole or skipped: damage of any kind, crashes at every place of a save, what is kept."""
 
+import errno
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from learner import checkpoint as module
 from learner.checkpoint import CheckpointStore
@@ -278,6 +280,20 @@ def test_a_document_that_is_not_json_leaves_nothing(tmp_path):
         with pytest.raises((ValueError, TypeError)):
             store.save(1, tensors(1.0), bad)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_an_error_of_the_system_whatever_library_meets_it(tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    store = CheckpointStore(tmp_path)
+    kept = save(store, 1)
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(OSError, match="No space left on device") as refused:
+        save(store, 2)
+    assert refused.value.errno == errno.ENOSPC
+    assert "update-000000002" in refused.value.filename, "for the one line of a command"
+    assert list(tmp_path.iterdir()) == [kept]
 
 
 def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path):

@@ -1,6 +1,7 @@
 """Diagnoses during training: they change nothing, reach the metrics and the folder, and tell their cost."""
 
 import dataclasses
+import errno
 import logging
 import math
 import random
@@ -275,7 +276,7 @@ def test_the_cost_is_a_metric_and_is_logged_once(tmp_path, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), OSError("no space left")])
-@pytest.mark.parametrize("where", ["look_before", "diagnose", "save_arrays"])
+@pytest.mark.parametrize("where", ["look_before", "diagnose"])
 def test_a_diagnosis_that_fails_is_the_last_and_training_goes_on(tmp_path, monkeypatch, caplog, error, where):
     def fail(*args):
         raise error
@@ -285,6 +286,29 @@ def test_a_diagnosis_that_fails_is_the_last_and_training_goes_on(tmp_path, monke
     assert not names_of(learner.metrics())
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
         f"diagnostics are off from now on: {error}"
+    ]
+
+
+def test_a_file_for_which_there_is_no_room_is_left_out_and_the_next_one_is_tried(
+    tmp_path, monkeypatch, caplog
+):
+    plain = diagnostics.save_arrays
+
+    def full_at_2(folder, update, arrays):
+        if update == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(folder, update, arrays)
+
+    monkeypatch.setattr(diagnostics, "save_arrays", full_at_2)
+    step, batch, written = make_step(), make_batch(np.random.default_rng(1)), []
+    watching = Diagnostics(step, 2, folder=tmp_path, write=lambda m: written.append(m["diagnostics/update"]))
+    for update in range(1, 5):
+        with watching.watch(update, 0, batch):
+            pass
+    assert written == [2, 4], "the metrics need no file"
+    assert [path.name for path in array_files(tmp_path)] == ["update-000000004.npz"]
+    assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
+        "the arrays of the diagnosis of update 2 cannot be written: [Errno 28] No space left on device"
     ]
 
 

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -17,7 +18,7 @@ import pytest
 from replay.errors import ServerError, ServersStopped
 from replay.guardian import ARGUMENTS, CONFIGURATION, Guardian
 from replay.server_binary import ServerBinary, in_wheels
-from replay.server_record import ServerRecord
+from replay.server_record import ServerRecord, whole_password
 from replay.servers import EmbeddedServers, find_server
 from replay.shard import LOG_START, Shard
 from replay.shards import connect_shards
@@ -419,3 +420,20 @@ def test_records_without_a_kind_are_of_the_server_that_was_there_then(tmp_path: 
         (tmp_path / "record.json").write_text(json.dumps({"version": version, "shards": 2}))
         assert ServerRecord(tmp_path).writer == ServerBinary("", version, kind)
     assert ServerRecord(tmp_path / "none").writer is None
+
+
+@pytest.mark.parametrize("left", [b"", b'{"version": "8.1', bytes(60), b"null"])
+def test_a_record_that_a_power_loss_has_torn_is_named(tmp_path: Path, left: bytes) -> None:
+    (tmp_path / "record.json").write_bytes(left)
+    with pytest.raises(ServerError, match=r"/record\.json is not as it was written, .* remove it and try"):
+        embedded(tmp_path, "valkey", 1).start()
+
+
+@pytest.mark.parametrize("left", [b"", b"short", bytes(43), b"\xff" * 43])
+def test_a_password_that_a_power_loss_has_torn_is_drawn_anew(tmp_path: Path, left: bytes) -> None:
+    """Else servers would let in whoever gives an empty one, over the network, too."""
+    (tmp_path / "password").write_bytes(left)
+    password = whole_password(tmp_path)
+    assert re.fullmatch(r"[\w-]{43}", password)
+    assert whole_password(tmp_path) == password, "a whole one stays"
+    assert stat.S_IMODE((tmp_path / "password").stat().st_mode) == 0o600
