@@ -13,6 +13,7 @@ from deploy.cli.follow import Interrupts
 from deploy.cli.look import load_checkpoint
 from deploy.cli.parsing import parse
 from deploy.cli.preflight import with_checked_environment
+from deploy.cli.targets import check_target
 from deploy.config import Config, ConfigError
 from deploy.run_folder import RunFolder
 from models.config import MOE_HEADS, is_imported
@@ -62,6 +63,8 @@ def show(argv: Sequence[str]) -> int:
         raise ConfigError(f"{folder.name}: no experts to show, its {network.head} head {own}")
     checkpoint = load_checkpoint(folder, best=arguments.best)
     target = Path(arguments.output or folder.videos) / f"experts-update-{checkpoint.update:09d}"
+    for kind in (".png", ".mp4") if arguments.video else (".png",):
+        check_target("--output", target.with_suffix(kind))
     print(f"{folder.name}: {checkpoint.path.name}, one game of {config.game_name}", file=sys.stderr)
     if network.tokens in ("per_feature_map", "per_sample"):
         print(
