@@ -72,33 +72,36 @@ def show(argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
     try:
-        written = _draw(config, checkpoint, arguments, target, f"{folder.name}, update {checkpoint.update:,}")
+        failure = _draw(config, checkpoint, arguments, target, f"{folder.name}, update {checkpoint.update:,}")
     except OSError as error:
         raise CommandFailed(f"{error.filename or target.parent}: {error.strerror or error}") from None
-    for path in written:
-        print(path)
+    if failure:
+        raise CommandFailed(failure)
     return 0
 
 
 def _draw(
     config: Config, checkpoint: "Checkpoint", arguments: ShowArguments, target: Path, title: str
-) -> list[Path]:
-    """Play and write; gives the files."""
+) -> str:
+    """Play, write, and print the files; gives why there is no video, empty if there is or none was wanted."""
     from deploy.reports.attention_pictures import draw_sheet
 
     sheet, video = target.with_suffix(".png"), target.with_suffix(".mp4")
-    moments = _play(config, checkpoint, arguments, video if arguments.video else None)
+    moments, failure = _play(config, checkpoint, arguments, video if arguments.video else None)
     if not moments:
         raise CommandFailed("the game was interrupted before its first step")
     rows = min(arguments.frames, len(moments))
     chosen = [moments[index * (len(moments) - 1) // max(rows - 1, 1)] for index in range(rows)]
-    return [draw_sheet(chosen, title, sheet), *([video] if arguments.video else [])]
+    print(draw_sheet(chosen, title, sheet))
+    if arguments.video and not failure:
+        print(video)
+    return failure
 
 
 def _play(
     config: Config, checkpoint: "Checkpoint", arguments: ShowArguments, video: Path | None
-) -> "list[Moment]":
-    """One game: moments spread over it, and all of it in the video."""
+) -> "tuple[list[Moment], str]":
+    """One game: moments spread over it, all of it in the video, and why there is no video."""
     from actors.evaluation import evaluate
     from deploy.reports.attention_pictures import FilmFrames, Moment
     from deploy.reports.evaluation import ATARI_FRAMES_PER_SECOND, online_network_of, policy_of
@@ -128,4 +131,4 @@ def _play(
             recorder=watcher.record,
             should_stop=lambda: bool(interrupts.count or 0 < arguments.steps <= watcher.env_steps),
         )
-    return moments.kept
+    return moments.kept, film.failure if film else ""
