@@ -24,6 +24,7 @@ from replay.access import GUARDIAN, network_url, socket_url
 from replay.errors import ServerError, ServersStopped
 from replay.folder_lock import lock_folder
 from replay.guardian import ADD, CONFIGURATION, REMOVE, mark_of, shard_folder, write_atomically
+from replay.hard_links import unshare
 from replay.server_binary import ServerBinary, find_server
 from replay.server_config import SOCKETS_PREFIX, Listening, configuration, free_ports, socket_folder
 from replay.server_record import ServerRecord
@@ -114,6 +115,7 @@ class EmbeddedServers:
         self._folder.chmod(0o700)
         lock = lock_folder(self._folder / "lock")
         try:
+            unshare(path for path in self._folder.rglob("*") if path.suffix != ".rdb")  # never written into
             self._record.check(server, self._shards)
             self._record.write(version=server.version, kind=server.kind, shards=self._shards)
             self._clear_leftovers()
