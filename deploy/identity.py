@@ -52,6 +52,16 @@ def _here(folder: Path) -> tuple[int, int, str]:
         return 0, 0, ""
 
 
+def device_to_note(folder: Path) -> int | None:
+    """The `device` with which the folder would count as itself, if it does not for its device's number alone.
+
+    That is so for a copy by a snapshot, and for a folder on a file system that was mounted anew: who knows
+    that it is the latter may note it in `FILE`.
+    """
+    noted, (inode, device, _) = noted_in(folder), _here(folder)
+    return None if noted is None or noted.fits(folder) or noted.inode != inode else device
+
+
 def noted_in(folder: Path) -> Identity | None:
     """What the folder says of itself; None for one of before, or whose file is damaged."""
     try:

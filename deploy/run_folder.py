@@ -20,6 +20,7 @@ from deploy.checks import near_matches, without_passwords
 from deploy.config import Config, ConfigError, from_json, to_json, with_values
 from deploy.identity import FILE, Identity, drawn_for, noted_in
 from deploy.metadata import collect
+from replay.hard_links import is_own_lock, unshare
 
 LAST_WORDS = ".last-words"
 LEGS = "legs.json"
@@ -181,13 +182,30 @@ class RunFolder:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run alone; RunBusy when another process does. The kernel frees it when its holder dies."""
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(self._locked())
+            if not is_own_lock(file.fileno(), self.path / "lock"):
+                stack.close()
+                stack.enter_context(self._locked())
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[IO[str]]:
         with _opened(self.path / "lock") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 see = f"see apexpert status {self.reference}"
                 raise RunBusy(f"{self.name} is at work already: {see}") from None
-            yield
+            yield file
+
+    def unshare(self) -> None:
+        """Give the folder files of its own to append to, where it shares them with a copy by hard links.
+
+        Called with the lock held; the servers see to the replay's files. Raises OSError.
+        """
+        files = (*self.path.iterdir(), self.checkpoints / ".lock")
+        unshare(path for path in files if not _is_locked(path))
 
     def is_supervised(self) -> bool:
         """Whether a process of this machine holds the run (see `lock`)."""

@@ -84,7 +84,7 @@ class CheckpointStore:
 
         Raises CheckpointError when that takes longer than `seconds`.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(exist_ok=True)
         file = (self.folder / LOCK).open("a+")
         deadline = time.monotonic() + seconds
         while True:
@@ -104,8 +104,11 @@ class CheckpointStore:
     def save(
         self, update: int, tensors: Mapping[str, torch.Tensor | NDArray[Any]], document: dict[str, Any]
     ) -> Path:
-        """Writes a checkpoint durably and removes those no longer kept; raises OSError when it cannot."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Writes a checkpoint durably and removes those no longer kept; raises OSError when it cannot.
+
+        So it does when the run's folder is gone, or renamed: one made anew would hold nothing but this.
+        """
+        self.folder.mkdir(exist_ok=True)
         target = self.folder / f"update-{update:09d}"
         temporary = self.folder / f"{TEMPORARY}{target.name}.{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)

@@ -32,7 +32,7 @@ def array_files(folder: Path) -> list[Path]:
 def save_arrays(folder: Path, update: int, arrays: Mapping[str, NDArray[Any]]) -> Path:
     """Write one file, whole or not at all, and thin out the older ones; raises OSError when it cannot."""
     path = array_path(folder, update)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".tmp-{path.name}")
     try:
         np.savez(temporary, **arrays)  # type: ignore[arg-type]

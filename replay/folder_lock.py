@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from replay.errors import ServerError
+from replay.hard_links import is_own_lock
 
 WAIT_FOR_DYING_S, WAIT_FOR_ALIVE_S = 40.0, 0.5
 
@@ -16,6 +17,18 @@ def lock_folder(path: Path) -> int:
 
     Servers of an owner that is gone are about to end: they are waited for.
     """
+    descriptor = _locked(path)
+    if not is_own_lock(descriptor, path):
+        os.close(descriptor)
+        descriptor = _locked(path)
+    name = _process_name(str(os.getpid())).encode()
+    with contextlib.suppress(OSError):  # a full disk: the lock is held all the same
+        os.pwrite(descriptor, name, 0)
+        os.ftruncate(descriptor, len(name))
+    return descriptor
+
+
+def _locked(path: Path) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     began = time.monotonic()
     while True:
@@ -30,10 +43,6 @@ def lock_folder(path: Path) -> int:
             os.close(descriptor)
             user = holder.split(" ")[0]
             raise ServerError(f"{path.parent} is in use by the servers of process {user}") from None
-        name = _process_name(str(os.getpid())).encode()
-        with contextlib.suppress(OSError):  # a full disk: the lock is held all the same
-            os.pwrite(descriptor, name, 0)
-            os.ftruncate(descriptor, len(name))
         return descriptor
 
 

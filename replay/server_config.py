@@ -64,11 +64,21 @@ def configuration(
 
 
 def socket_folder() -> Path:
-    """A new folder of this user alone, whose sockets' paths are short enough for the kernel."""
+    """A new folder of this user alone: sockets' paths are short enough for the kernel, and fit into a URL."""
     for parent in (tempfile.gettempdir(), "/tmp"):
-        if len(os.fsencode(parent)) + len("/apexpert-12345678/999.sock") < SOCKET_PATH_LIMIT:
+        short = len(os.fsencode(parent)) + len("/apexpert-12345678/999.sock") < SOCKET_PATH_LIMIT
+        if short and _is_text(parent):
             return Path(tempfile.mkdtemp(prefix=SOCKETS_PREFIX, dir=parent))
     raise ServerError(f"the temporary folder's path is too long for a socket: {tempfile.gettempdir()}")
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name is one in UTF-8, as a URL has it; other bytes are surrogates here."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def free_ports(address: str, count: int) -> list[int]:

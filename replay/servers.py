@@ -25,6 +25,7 @@ from replay.errors import ServerError, ServersStopped
 from replay.folder_lock import lock_folder
 from replay.full_disk import with_room
 from replay.guardian import ADD, CONFIGURATION, REMOVE, mark_of, shard_folder, write_atomically
+from replay.hard_links import unshare
 from replay.server_binary import ServerBinary, find_server
 from replay.server_config import SOCKETS_PREFIX, Listening, configuration, free_ports, socket_folder
 from replay.server_record import ServerRecord, whole_password
@@ -120,6 +121,7 @@ class EmbeddedServers:
         self._folder.chmod(0o700)
         lock = lock_folder(self._folder / "lock")
         try:
+            unshare(path for path in self._folder.rglob("*") if path.suffix != ".rdb")  # never written into
             self._record.check(server, self._shards)
             self._clear_leftovers()
             self._with_room(

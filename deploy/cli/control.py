@@ -16,6 +16,7 @@ from deploy.cli.follow import Interrupts, RunClient
 from deploy.cli.output import is_lost
 from deploy.cli.parsing import parse
 from deploy.cli.preflight import check_urls, named_urls
+from deploy.cli.renamed import check_not_renamed, renamed
 from deploy.cli.train import commands_for, fleet_errors
 from deploy.config import Config, ConfigError, with_shard, with_values
 from deploy.run_folder import FINAL_STATES, RunError, RunFolder
@@ -104,6 +105,7 @@ def scale(argv: Sequence[str]) -> int:
     if config.run.lockstep and (arguments.shards is not None or arguments.add_urls):
         raise ConfigError(f"--shards, --add-urls: not while it runs, because {folder.name} runs in lockstep")
     wanted, added = _with_more_shards(config, arguments)
+    check_not_renamed(folder)
     _require_live(folder)
     if added:
         from deploy.cli.ownership import claim_added
@@ -171,6 +173,7 @@ def stop(argv: Sequence[str]) -> int:
     if state in FINAL_STATES:
         print(f"{folder.name}: {state} already")
         return 0
+    check_not_renamed(folder)
     try:
         _require_live(folder)
         with _connected(folder) as client:
@@ -232,7 +235,8 @@ def read_status(folder: RunFolder) -> dict[str, Any]:
     age = time.time() - status["time"]
     if status["state"] not in FINAL_STATES and age > STALE_SECONDS:
         if folder.is_at_work():
-            return status | {"message": f"at work, but its status is {age:.0f} s old: is the disk full?"}
+            why = renamed(folder) or "is the disk full?"
+            return status | {"message": f"at work, but its status is {age:.0f} s old: {why}"}
         lost = f"no sign of it for {age:.0f} s; go on with it: {commands_for(folder, 'resume')}"
         return status | {"state": "lost", "message": lost}
     return status

@@ -14,11 +14,13 @@ from deploy.cli.errors import CommandFailed
 from deploy.cli.follow import Interrupts
 from deploy.cli.parsing import parse
 from deploy.cli.preflight import with_checked_environment
+from deploy.cli.targets import check_target
 from deploy.config import ConfigError, with_values
 from deploy.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from actors.episodes import Episode
+    from deploy.reports.evaluation import EvaluationReport
     from learner.checkpoint import Checkpoint
 
 
@@ -77,8 +79,8 @@ def evaluate(argv: Sequence[str]) -> int:
     from deploy.reports.evaluation import evaluate_checkpoint
 
     video = folder.videos / f"update-{checkpoint.update:09d}.mp4" if arguments.video else None
-    if arguments.video and (refusal := folder.refusal_to_write(folder.videos)):
-        raise ConfigError(f"--video: {refusal}")
+    if video:
+        check_target("--video", video)
     if refusal := folder.refusal_to_write():
         print(f"WARNING: no report will be kept: {refusal}", file=sys.stderr, flush=True)
     print(
@@ -100,21 +102,24 @@ def evaluate(argv: Sequence[str]) -> int:
                 raise
             raise CommandFailed(f"evaluation of {folder.name} ended before a game did") from error
     _print_report(report.to_json(), as_json=arguments.json)
-    if not arguments.json:
+    if not arguments.json and not report.video_failure:
         print(f"  video   {video}" if video else "  (--video records a game)")
-    kept = _keep_report(folder, f"evaluation-update-{checkpoint.update:09d}.json", report.to_json())
-    if not arguments.json:
-        print(f"  report  {kept}")
+    failure = _keep_report(folder, report, as_json=arguments.json)
+    if failures := [text for text in (report.video_failure, failure) if text]:
+        raise CommandFailed("; ".join(failures))
     return 0
 
 
-def _keep_report(folder: RunFolder, name: str, report: dict[str, Any]) -> Path:
-    """Write a report that has been shown; CommandFailed when that is not possible."""
+def _keep_report(folder: RunFolder, report: "EvaluationReport", *, as_json: bool) -> str:
+    """Write a report that has been shown; gives why that was not possible, empty if it was."""
+    name = f"evaluation-update-{report.update:09d}.json"
     try:
-        folder.write_json(name, report)
+        folder.write_json(name, report.to_json())
     except OSError as error:
-        raise CommandFailed(f"the report cannot be written: {folder.path / name}: {error.strerror}") from None
-    return folder.path / name
+        return f"the report cannot be written: {folder.path / name}: {error.strerror}"
+    if not as_json:
+        print(f"  report  {folder.path / name}")
+    return ""
 
 
 def plot(argv: Sequence[str]) -> int:

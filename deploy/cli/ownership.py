@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 from deploy.config import Config, ConfigError
-from deploy.identity import Identity
+from deploy.identity import FILE, Identity, device_to_note
 from deploy.run_folder import RunFolder
 from replay.claims import claim, release
 from replay.errors import ForeignRun, ShardError
@@ -54,8 +54,19 @@ def _claim(shards: list[Shard], folder: RunFolder, identity: Identity, *, new: b
         export = f"apexpert replay {folder.reference} --export DIR and apexpert replay NEW --import DIR"
         raise ConfigError(
             f"--replay.urls: {error} (was {folder.path} copied?); {export} make a run of its own of it,"
-            " and train with another --name a new one"
+            f" and train with another --name a new one{_if_mounted_anew(folder)}"
         ) from None
+
+
+def _if_mounted_anew(folder: RunFolder) -> str:
+    """How a folder keeps its keys whose device has got another number; empty where that is not it."""
+    device = device_to_note(folder.path)
+    if device is None:
+        return ""
+    return (
+        f'; if it is the original, on a file system that was mounted anew: write "device": {device}'
+        f" into {folder.path / FILE}"
+    )
 
 
 @contextlib.contextmanager

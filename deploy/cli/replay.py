@@ -19,6 +19,7 @@ from deploy.cli.errors import CommandFailed
 from deploy.cli.parsing import parse
 from deploy.cli.preflight import named_urls
 from deploy.cli.replay_source import Source, opened
+from deploy.cli.targets import check_target
 from deploy.config import ConfigError
 from deploy.run_folder import RunBusy
 from replay.shard import LIFE_SECONDS
@@ -74,6 +75,8 @@ def replay(argv: Sequence[str]) -> int:
         from deploy.cli.replay_transfer import import_replay
 
         return import_replay(arguments.run, arguments.runs_dir, urls, arguments.import_, progress)
+    if action == "frames":
+        check_target("--frames", Path(arguments.frames))
     with opened(arguments.run, arguments.runs_dir, urls) as source:
         if action == "verify":
             return _verify(source, as_json=arguments.json)
@@ -100,6 +103,8 @@ def _check(arguments: ReplayArguments) -> str:
         raise ConfigError(f"--num-frames {arguments.num_frames}: must be 1 or more")
     if arguments.frames and Path(arguments.frames).suffix != ".png":
         raise ConfigError(f"--frames {arguments.frames}: must end in .png")
+    if arguments.frames and not (folder := Path(arguments.frames).parent).is_dir():
+        raise ConfigError(f"--frames {arguments.frames}: there is no folder {folder}")
     return asked[0] if asked else ""
 
 
@@ -172,8 +177,6 @@ def _frames(source: Source, arguments: ReplayArguments) -> int:
     from deploy.cli.replay_frames import draw_frames
 
     target = Path(arguments.frames)
-    if not target.parent.is_dir():
-        raise ConfigError(f"--frames {target}: there is no folder {target.parent}")
     print(draw_frames(source, target, num_frames=arguments.num_frames, seed=arguments.seed))
     return 0
 

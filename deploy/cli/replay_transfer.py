@@ -1,8 +1,9 @@
 """`apexpert replay --export` and `--import`: a run's replay as a folder, with its newest checkpoint."""
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,13 @@ def export_replay(source: Source, folder: Path, bar: Bar) -> int:
 
 
 def import_replay(name: str, runs_dir: str, urls: tuple[str, ...], folder: str, bar: Bar) -> int:
-    """Put an archive into the empty shards of a run, which is made when there is none of that name."""
+    """Put an archive into the empty shards of a run, which is made when there is none of that name.
+
+    All the archive's bytes are hashed once, by `import_run`, when there is a place to put them.
+    """
     with ExitStack() as stack:
         try:
             archive = Archive(Path(folder))
-            archive.check_files()
             target = _target(stack, name, runs_dir, urls, archive)
             with bar("importing") as told:
                 imported = import_run(archive, target.shards, run=target.run, progress=told)
@@ -71,6 +74,7 @@ def _target(stack: ExitStack, name: str, runs_dir: str, urls: tuple[str, ...], a
     folder = find(name, runs_dir, ("new",))
     if folder is None:
         folder = _new_run(name, runs_dir, urls, archive)
+        stack.enter_context(_unmade_if_refused(folder))
     try:
         stack.enter_context(folder.lock())
     except RunBusy:
@@ -79,6 +83,16 @@ def _target(stack: ExitStack, name: str, runs_dir: str, urls: tuple[str, ...], a
     urls = config.replay.urls or urls
     urls = urls or stack.enter_context(served(folder, config, live=False, create=True))
     return stack.enter_context(connected(config.run.name, urls, folder=folder, empty=True))
+
+
+@contextmanager
+def _unmade_if_refused(folder: RunFolder) -> Iterator[None]:
+    """A new run's folder goes again when the archive does not fit or is not whole: nothing was put in."""
+    try:
+        yield
+    except ConfigError:
+        shutil.rmtree(folder.path)
+        raise
 
 
 def _new_run(name: str, runs_dir: str, urls: tuple[str, ...], archive: Archive) -> RunFolder:

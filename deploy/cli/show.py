@@ -13,6 +13,7 @@ from deploy.cli.follow import Interrupts
 from deploy.cli.look import load_checkpoint
 from deploy.cli.parsing import parse
 from deploy.cli.preflight import with_checked_environment
+from deploy.cli.targets import check_target
 from deploy.config import Config, ConfigError
 from deploy.run_folder import RunFolder
 from models.config import MOE_HEADS, is_imported
@@ -62,6 +63,8 @@ def show(argv: Sequence[str]) -> int:
         raise ConfigError(f"{folder.name}: no experts to show, its {network.head} head {own}")
     checkpoint = load_checkpoint(folder, best=arguments.best)
     target = Path(arguments.output or folder.videos) / f"experts-update-{checkpoint.update:09d}"
+    for kind in (".png", ".mp4") if arguments.video else (".png",):
+        check_target("--output", target.with_suffix(kind))
     print(f"{folder.name}: {checkpoint.path.name}, one game of {config.game_name}", file=sys.stderr)
     if network.tokens in ("per_feature_map", "per_sample"):
         print(
@@ -69,33 +72,36 @@ def show(argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
     try:
-        written = _draw(config, checkpoint, arguments, target, f"{folder.name}, update {checkpoint.update:,}")
+        failure = _draw(config, checkpoint, arguments, target, f"{folder.name}, update {checkpoint.update:,}")
     except OSError as error:
         raise CommandFailed(f"{error.filename or target.parent}: {error.strerror or error}") from None
-    for path in written:
-        print(path)
+    if failure:
+        raise CommandFailed(failure)
     return 0
 
 
 def _draw(
     config: Config, checkpoint: "Checkpoint", arguments: ShowArguments, target: Path, title: str
-) -> list[Path]:
-    """Play and write; gives the files."""
+) -> str:
+    """Play, write, and print the files; gives why there is no video, empty if there is or none was wanted."""
     from deploy.reports.attention_pictures import draw_sheet
 
     sheet, video = target.with_suffix(".png"), target.with_suffix(".mp4")
-    moments = _play(config, checkpoint, arguments, video if arguments.video else None)
+    moments, failure = _play(config, checkpoint, arguments, video if arguments.video else None)
     if not moments:
         raise CommandFailed("the game was interrupted before its first step")
     rows = min(arguments.frames, len(moments))
     chosen = [moments[index * (len(moments) - 1) // max(rows - 1, 1)] for index in range(rows)]
-    return [draw_sheet(chosen, title, sheet), *([video] if arguments.video else [])]
+    print(draw_sheet(chosen, title, sheet))
+    if arguments.video and not failure:
+        print(video)
+    return failure
 
 
 def _play(
     config: Config, checkpoint: "Checkpoint", arguments: ShowArguments, video: Path | None
-) -> "list[Moment]":
-    """One game: moments spread over it, and all of it in the video."""
+) -> "tuple[list[Moment], str]":
+    """One game: moments spread over it, all of it in the video, and why there is no video."""
     from actors.evaluation import evaluate
     from deploy.reports.attention_pictures import FilmFrames, Moment
     from deploy.reports.evaluation import ATARI_FRAMES_PER_SECOND, online_network_of, policy_of
@@ -125,4 +131,4 @@ def _play(
             recorder=watcher.record,
             should_stop=lambda: bool(interrupts.count or 0 < arguments.steps <= watcher.env_steps),
         )
-    return moments.kept
+    return moments.kept, film.failure if film else ""

@@ -88,6 +88,7 @@ def resume(argv: Sequence[str]) -> int:
     folder = RunFolder.open(arguments.run, arguments.runs_dir)
     try:
         with folder.lock():
+            folder.unshare()
             before = folder.load_config()
             config = resumed_config(folder, arguments)
             _claim_resumed(config, folder)

@@ -14,7 +14,7 @@ from deploy.fleet import cluster, nodes
 from deploy.fleet.cluster import LocalRay
 from deploy.fleet.errors import FleetError
 from deploy.fleet.farewell import TERMINATED_SECONDS, write_farewell
-from deploy.fleet.run_state import FleetState, forget_ray, load_ray, save_ray
+from deploy.fleet.run_state import FleetState, forget_ray, load_ray, path_at_start, save_ray
 from deploy.run_folder import FINAL_STATES, RunFolder
 
 ANSWER_SECONDS, START_SECONDS, GONE_SECONDS = 5.0, 120.0, 10.0
@@ -180,7 +180,7 @@ def connect(folder: RunFolder) -> RunClient:
         raise FleetError(f"{folder.name} is not running")
     cluster.connect(address, local)
     try:
-        supervisor = ray.get_actor(_actor_name(folder), cluster.NAMESPACE)
+        supervisor = ray.get_actor(f"supervisor:{path_at_start(folder)}", cluster.NAMESPACE)
     except ValueError:
         raise FleetError(f"{folder.name} is not running") from None
     return RunClient(folder, supervisor, local)

@@ -69,12 +69,17 @@ class MetricsSink:
     def _with_events(self, add: Callable[[Events], object]) -> None:
         """Add to TensorBoard's file; one that could not be written is torn, and left for a new one."""
         try:
-            self._events = self._events or Events(self._folder / "tensorboard")
+            self._events = self._events or self._new_events()
             add(self._events)
             self._events.flush()
         except OSError as error:
             logger.warning("TensorBoard events cannot be written: %s", error.strerror)
             self._events = None
+
+    def _new_events(self) -> Events:
+        """Raises OSError; a folder that is gone, or renamed, is not made anew for its events."""
+        self._folder.stat()
+        return Events(self._folder / "tensorboard")
 
     def close(self) -> None:
         """Flush and close both files."""

@@ -31,6 +31,8 @@ class EvaluationReport:
     epsilon: float
     episodes: list[Episode]
     scores: ScoreSummary
+    video_failure: str = ""
+    """Why there is no video of it though one was asked for."""
 
     def to_json(self) -> dict[str, Any]:
         """Flat and JSON-able; 95 % bootstrap intervals; returns are undiscounted sums of raw rewards."""
@@ -72,7 +74,8 @@ def evaluate_checkpoint(
 ) -> EvaluationReport:
     """Play `episodes` full games with the online network of `checkpoint`, noise off, sticky as trained.
 
-    Told to stop, it reports on the games that have ended; ValueError when none has. EnvironmentError as from
+    A video that cannot be written ends nothing: see `EvaluationReport.video_failure`. Told to stop, it
+    reports on the games that have ended; ValueError when none has. EnvironmentError as from
     `make_environment`.
     """
     policy = policy_of(config, checkpoint)
@@ -97,6 +100,7 @@ def evaluate_checkpoint(
         epsilon=config.evaluation.epsilon,
         episodes=played,
         scores=summarise([episode.return_ for episode in played], config.game_name),
+        video_failure=writer.failure if writer else "",
     )
 
 

@@ -1,10 +1,12 @@
 """Videos of games as H.264 mp4 files."""
 
+import contextlib
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import imageio.v2 as imageio
+import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,24 +14,45 @@ SMALLEST_SIDE = 320
 
 
 class VideoWriter:
-    """Writes uint8 frames, grey (H, W) or RGB (H, W, 3), to an mp4, small ones enlarged by a whole factor."""
+    """Writes uint8 frames, grey (H, W) or RGB (H, W, 3), to an mp4, small ones enlarged by a whole factor.
+
+    What ffmpeg cannot write, on a full disk say, ends no game that is being played: then `failure` says so,
+    and the file is removed. Raises OSError when the file's folder cannot be made.
+    """
 
     def __init__(self, path: Path, *, fps: float) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
+        self.path, self.failure = path, ""
+        self._has_frames = False
         self._writer = imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=2, quality=7)
 
     def add(self, frame: NDArray[np.uint8]) -> None:
-        """Append one frame."""
+        """Append one frame; nothing once that has failed."""
+        if self.failure:
+            return
         factor = max(1, -(-SMALLEST_SIDE // min(frame.shape[:2])))
         image = frame.repeat(factor, axis=0).repeat(factor, axis=1)
         if image.ndim == 2:
             image = np.stack([image] * 3, axis=-1)
-        self._writer.append_data(image)
+        try:
+            self._writer.append_data(image)
+        except OSError:
+            self._fail()
+        self._has_frames = True
 
     def close(self) -> None:
-        """Finish the file."""
-        self._writer.close()
+        """Finish the file; afterwards `failure` is empty if it is whole."""
+        try:
+            self._writer.close()
+            if self._has_frames and not self.failure:
+                _read_header(self.path)
+        except OSError:
+            self._fail()
+
+    def _fail(self) -> None:
+        self.failure = f"{self.path}: ffmpeg could not write it; what it printed says why"
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
         return self
@@ -38,3 +61,10 @@ class VideoWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _read_header(path: Path) -> None:
+    """Raises OSError for a file without one: ffmpeg writes it last, and that shows nowhere else."""
+    reader = imageio_ffmpeg.read_frames(path.absolute())
+    next(reader)
+    reader.close()

@@ -174,6 +174,28 @@ def test_show_writes_a_sheet_and_a_film(tmp_path, capsys):
     assert frames[0].shape[1] > 2.5 * frames[0].shape[0], "the screen and two experts side by side"
 
 
+def test_a_film_that_the_disk_has_no_room_for_costs_no_sheet(tmp_path, capsys):
+    folder = run_folder(tmp_path, num_experts=2)
+    sheet, film = (folder.videos / f"experts-update-000000056.{end}" for end in ("png", "mp4"))
+    film.symlink_to("/dev/full")
+    assert main(["show", "seen", "--runs-dir", str(tmp_path), "--frames", "2", "--steps", "25"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.split() == [str(sheet)]
+    assert sheet.exists()
+    assert captured.err.splitlines()[-1].startswith(f"apexpert: {film}: ffmpeg could not write it")
+
+
+@pytest.mark.parametrize(("kind", "flag"), [("png", "--no-video"), ("mp4", "--video")])
+def test_show_plays_nothing_for_a_file_that_it_could_not_write(tmp_path, capsys, monkeypatch, kind, flag):
+    folder = run_folder(tmp_path, num_experts=2)
+    (folder.videos / f"experts-update-000000056.{kind}").mkdir()
+    monkeypatch.setattr("deploy.cli.show._play", lambda *_: pytest.fail("it plays"))
+    assert main(["show", "seen", "--runs-dir", str(tmp_path), flag]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("apexpert: --output: ")
+    assert err.endswith(f"experts-update-000000056.{kind}: Is a directory\n")
+
+
 def test_show_names_what_is_wrong(tmp_path, capsys):
     run_folder(tmp_path, head="dense")
     assert main(["show", "seen", "--runs-dir", str(tmp_path)]) == 2

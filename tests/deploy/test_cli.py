@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -547,6 +548,25 @@ def test_resume_goes_on_with_the_saved_config(launched: Any, capsys: pytest.Capt
     assert config.learner == LAPTOP.learner
     assert folder.load_config().run.total_env_steps == 20_000
     assert out.count(notes[0]) == 1
+
+
+def test_a_copy_by_hard_links_goes_on_in_files_of_its_own(launched: Any, tmp_path: Path) -> None:
+    folder = saved_run()
+    appended = [folder.metrics_path, folder.episodes_path, folder.log_path, folder.checkpoints / ".lock"]
+    saved = folder.checkpoints / "update-000000001" / "document.json"
+    saved.parent.mkdir()
+    for path in (*appended, saved, folder.path / "lock"):
+        path.write_text("the original's\n")
+    copy = RunFolder(Path(shutil.copytree(folder.path, tmp_path / "copy", copy_function=os.link)))
+    launched(ScriptedRun([status("finished")]))
+    assert main(["resume", str(copy.path)]) == 0
+    for path in (*appended, folder.path / "lock"):
+        own = copy.path / path.relative_to(folder.path)
+        assert own.read_text() == "the original's\n"
+        assert not own.samefile(path), path.name
+    assert saved.stat().st_nlink == 2, "a checkpoint is never written into"
+    with folder.lock(), copy.lock():
+        pass
 
 
 def test_a_finished_run_needs_a_later_end(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:

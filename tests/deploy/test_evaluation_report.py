@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from actors.config import EnvironmentConfig
+from deploy.cli.main import main
 from deploy.config import Config, with_values
 from deploy.reports.evaluation import evaluate_checkpoint, online_network_of
 from learner.checkpoint import CheckpointStore, with_prefix
 from models.config import NetworkConfig
 from models.q_network import build_network
+from tests.deploy.test_attention import run_folder
 
 NETWORK = NetworkConfig(
     encoder="nature", padding="valid", num_experts=2, expert_hidden_units=8, num_atoms=11, noisy=True
@@ -103,3 +105,20 @@ def test_video_of_pong_in_colour(tmp_path):
     picture = frames[-1]
     assert (picture[..., 0].astype(int) != picture[..., 2]).any(), "a game of Atari is shown in colour"
     assert report.to_json()["human_normalised"] is not None
+
+
+def test_a_video_that_the_disk_has_no_room_for_costs_no_report(tmp_path, capsys):
+    folder = run_folder(tmp_path)
+    video = folder.videos / "update-000000056.mp4"
+    video.symlink_to("/dev/full")
+    words = ["evaluate", "seen", "--runs-dir", str(tmp_path), "--episodes", "3"]
+    assert main([*words, "--video"]) == 1
+    captured = capsys.readouterr()
+    assert "return_mean " in captured.out
+    assert f"  report  {folder.path / 'evaluation-update-000000056.json'}" in captured.out
+    assert folder.read_json("evaluation-update-000000056.json", None)["episodes"] == 3
+    assert captured.err.splitlines()[-1].startswith(f"apexpert: {video}: ffmpeg could not write it")
+    (folder.path / "evaluation-update-000000056.json").unlink()
+    (folder.path / "evaluation-update-000000056.json").mkdir()
+    assert main(words) == 1
+    assert "the report cannot be written: " in capsys.readouterr().err.splitlines()[-1]

@@ -333,6 +333,7 @@ MISTAKES = [
     (["r", "--yes"], "--yes: goes with --delete only"),
     (["r", "--frames", "sheet.jpg"], "--frames sheet.jpg: must end in .png"),
     (["r", "--frames", "no/such/folder/sheet.png"], "there is no folder no/such/folder"),
+    (["r", "--frames", "folder.png"], "--frames: folder.png: Is a directory"),
     (["r", "--frames", "s.png", "--num-frames", "0"], "--num-frames 0: must be 1 or more"),
     (["r", "--export", "."], "--export .: . is there already"),
     (["r", "--shards", "2"], "--shards: unknown flag"),
@@ -351,6 +352,7 @@ def test_mistakes_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "something").touch()
+    (tmp_path / "folder.png").mkdir()
     runs = made.path.parent
     if not (runs / "fresh").exists():
         RunFolder.create(catch_config(runs, run__name="fresh"))

@@ -154,3 +154,16 @@ def test_no_characters_of_a_videos_path_matter(tmp_path, monkeypatch, name):
     with VideoWriter(Path(name) / f"{name}.mp4", fps=15) as video:
         video.add(np.zeros((64, 64), np.uint8))
     assert [path.name for path in (tmp_path / name).iterdir()] == [f"{name}.mp4"]
+
+
+@pytest.mark.parametrize("num_frames", [1, 100])
+def test_a_video_that_the_disk_has_no_room_for_is_told_and_ends_nothing(tmp_path, num_frames):
+    """Of one frame ffmpeg writes nothing until it is told to end; of many its pipe breaks before."""
+    path = tmp_path / "v.mp4"
+    path.symlink_to("/dev/full")
+    with VideoWriter(path, fps=15) as video:
+        for i in range(num_frames):
+            video.add(np.full((84, 84), i, np.uint8))
+    assert str(path) in video.failure
+    assert "\n" not in video.failure
+    assert list(tmp_path.iterdir()) == [], "nothing half-written stays"

@@ -8,6 +8,7 @@ import ray
 from deploy.bench import weights as bench
 from deploy.config import with_values
 from deploy.fleet.weight_store import StoredWeights, WeightPublisher, create_weight_store
+from deploy.fleet.weights_cost import measure
 from deploy.presets import LAPTOP
 from models.arrays import Weights
 from tests.helpers.deadline import until
@@ -112,4 +113,4 @@ def test_the_benchmark_relates_a_question_and_a_publication_to_what_they_serve(s
     assert found["question_percent"] == pytest.approx(100 * 0.9 / (5 * 6))
     assert found["update_core_ms"] == pytest.approx(40.0)
     assert found["publication_percent"] == pytest.approx(100 * 4.5 / (25 * 40))
-    assert np.isfinite(bench.measure(np.zeros(1_000, np.float32), 0.01)).all()
+    assert np.isfinite(measure(np.zeros(1_000, np.float32), 0.01)).all()

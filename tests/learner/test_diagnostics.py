@@ -109,6 +109,7 @@ class MemorySampler:
 
 def train(folder, period, **options):
     """A learner's whole run of UPDATES updates."""
+    folder.mkdir(exist_ok=True)
     train_step = make_step(**options)
     sampler = MemorySampler(10 + UPDATES)
     config = dataclasses.replace(train_step.config, update_period=1, diagnostics_period=period)

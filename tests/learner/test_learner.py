@@ -115,6 +115,7 @@ class Setup:
     """A learner on fakes: batch 8 every 4 items (2 samples an item), warm-up 20."""
 
     def __init__(self, folder, arrivals, *, total, min_size=20, error_buffer=40.0, lockstep=False, **options):
+        folder.mkdir(exist_ok=True)
         train = {key: options.pop(key) for key in ("losses", "seconds") if key in options}
         config = LearnerConfig(batch_size=8, update_period=4, **options)
         self.sampler = FakeSampler(

@@ -147,15 +147,16 @@ class TestLife:
         with embedded(tmp_path, program, shards=3) as servers:
             assert stored(Shard(servers.urls[2], run="r", index=2)) == written
 
-    def test_long_temporary_folder_is_avoided(
-        self, program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("name", ["t" * 120, "\udcff"])
+    def test_a_temporary_folder_that_sockets_cannot_be_named_in_is_avoided(
+        self, program: str, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        long = tmp_path / ("t" * 120)
-        long.mkdir()
-        monkeypatch.setattr("tempfile.tempdir", str(long))
-        with embedded(tmp_path / ("f" * 150), program, shards=1) as servers:
-            assert fill(Shard(servers.urls[0], run="r", index=0), 1)
-            assert len(servers.urls[0].partition("@")[2]) < 107
+        with tempfile.TemporaryDirectory(prefix=f"{name}-", dir="/tmp") as temporary:
+            monkeypatch.setattr("tempfile.tempdir", temporary)
+            with embedded(tmp_path / ("f" * 150), program, shards=1) as servers:
+                assert fill(Shard(servers.urls[0], run="r", index=0), 1)
+                assert len(servers.urls[0].partition("@")[2]) < 107
+                assert list(Path(temporary).iterdir()) == []
 
     @pytest.mark.parametrize("name", ["a[b]", "*? \"b\" 'c' \\d é\n#%d\t$HOME\udcff", "-a:b", 200 * "x"])
     def test_no_characters_of_a_path_matter(

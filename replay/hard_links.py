@@ -1,0 +1,48 @@
+"""Copies by hard links (`cp -al`, `rsync --link-dest`): their files are the original's, under another name.
+
+What is written into such a file is written into the original's. So files that are appended to, and locks, are
+replaced by copies of their own before anybody works with them; a file that is only ever read, or replaced as
+a whole, may stay.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+COPIED_AT_ONCE = 2**20
+
+
+def unshare(paths: Iterable[Path]) -> None:
+    """Replace each file of these that has another name too by a copy, as one step.
+
+    Nobody may write to it meanwhile. Raises OSError: then this file and what follows are as they were.
+    """
+    for path in paths:
+        if path.is_file() and not path.is_symlink() and path.stat().st_nlink > 1:
+            _replace_by_a_copy(path)
+
+
+def is_own_lock(descriptor: int, path: Path) -> bool:
+    """Whether a lock that is held is this path's alone; else the path has one of its own now, to be taken."""
+    held = os.fstat(descriptor)
+    if held.st_nlink == 1 and path.exists() and held.st_ino == path.stat().st_ino:
+        return True
+    unshare([path])
+    return False
+
+
+def _replace_by_a_copy(path: Path) -> None:
+    own = path.with_name(f".{path.name}.own")
+    own.unlink(missing_ok=True)  # of a crash
+    try:
+        descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with path.open("rb") as shared, os.fdopen(descriptor, "wb") as file:
+            shutil.copyfileobj(shared, file, COPIED_AT_ONCE)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.copystat(path, own)
+        own.replace(path)
+    except OSError:
+        own.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,45 @@
+"""A run's folder on servers of the user's own: what a refusal says."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deploy.cli.ownership import claim_new, claim_resumed
+from deploy.config import Config, ConfigError
+from deploy.run_folder import RunFolder
+from tests.helpers.runs import catch_config
+from tests.helpers.servers import fresh_run, shared_urls
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return catch_config(tmp_path / "runs", run__name=fresh_run(), replay__urls=tuple(shared_urls()[:1]))
+
+
+def resume(config: Config, folder: RunFolder) -> None:
+    claim_resumed(config, folder, folder.drawn_identity())
+
+
+def test_a_folder_on_a_file_system_mounted_anew_is_told_how_it_keeps_its_keys(config: Config) -> None:
+    """Its device has got another number, without a reboot; to us it is like a snapshot's folder."""
+    folder = RunFolder.create(config)
+    claim_new(config, folder)
+    path = folder.path / "identity.json"
+    noted = json.loads(path.read_text())
+    folder.write_json(path.name, noted | {"device": noted["device"] + 1})
+    with pytest.raises(ConfigError, match=r"was .* copied\?") as refusal:
+        resume(config, folder)
+    assert f'write "device": {noted["device"]} into {path}' in str(refusal.value)
+    folder.write_json(path.name, noted)
+    resume(config, folder)
+
+
+def test_a_copy_is_not_told_so(config: Config, tmp_path: Path) -> None:
+    folder = RunFolder.create(config)
+    claim_new(config, folder)
+    copy = RunFolder(Path(shutil.copytree(folder.path, tmp_path / "copy")))
+    with pytest.raises(ConfigError, match=r"was .* copied\?") as refusal:
+        resume(config, copy)
+    assert "device" not in str(refusal.value)
