@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -210,7 +211,7 @@ def connect(address: str, local: LocalRay | None = None) -> None:
     try:
         loopback = _loopback() if local is not None else contextlib.nullcontext()
         # Ray has workers search the driver's current folder before everything: ours is that for a moment.
-        with contextlib.chdir(import_path.ROOT), loopback:
+        with contextlib.chdir(import_path.ROOT), loopback, _own_sigterm():
             ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         if local is not None:
@@ -223,6 +224,25 @@ def _use_token(token: Path) -> None:
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)} | NO_TASK_EVENTS
     _raylet.Config.initialize("")  # type: ignore[attr-defined]
     _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM: Ray installs one of its own, which aborts, and one in Python.
+
+    A SIGTERM that comes meanwhile waits.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        if handler is not None:  # None is of C code, from before Python
+            signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -57,6 +57,16 @@ signal.pause()
 """
 
 
+TERMINATED = """
+import json, os, signal, sys
+from deploy.fleet import cluster
+signal.signal(signal.SIGTERM, lambda *_: print("mine", flush=True))
+local = cluster.LocalRay.parse(json.loads(sys.argv[1]))
+cluster.connect(local.address, local)
+os.kill(os.getpid(), signal.SIGTERM)
+print("goes on")
+"""
+
 AS_RAY = """
 import os, signal, sys
 from pathlib import Path
@@ -122,6 +132,12 @@ def test_any_process_of_the_user_can_connect(local):
     answered = run(CONNECT, local)
     assert answered.returncode == 0, answered.stderr
     assert json.loads(answered.stdout.splitlines()[-1]) == [33.0, "token"]
+
+
+def test_a_process_that_connects_keeps_its_handler_of_sigterm(local: LocalRay) -> None:
+    """Ray's own aborts: a command that got SIGTERM while its run started ended with code -6."""
+    ended = run(TERMINATED, local)
+    assert (ended.returncode, ended.stdout) == (0, "mine\ngoes on\n"), ended.stderr
 
 
 def test_a_users_folder_serves_its_environment_and_shadows_nothing(local, users_folder, tmp_path):
