@@ -128,10 +128,22 @@ def outlives_its_terminal(terminal: Terminal, update: int) -> str:
 
 @pytest.fixture
 def running(terminal: Terminal) -> Iterator[Started]:
-    """The run, resumed where the test above has left it, or a new one."""
-    words = ["resume", NAME] if terminal.folder.config_path.exists() else None
-    with terminal.started(*(words or ["train", "--preset", "laptop", *flags(ENDLESS)])) as command:
+    """The run, at work: resumed where the test above has left it, or a new one. It leaves no process."""
+    folder = terminal.folder
+    new = ["train", "--preset", "laptop", *flags(ENDLESS)]
+    words = ["resume", NAME] if folder.config_path.exists() else new
+    before = status(folder).get("pid")
+    with terminal.started(*words) as command:
+
+        def is_at_work() -> bool:
+            assert command.alive, command.printed()
+            now = status(folder)
+            return now.get("pid") != before and now["learner"].get("ready", False)
+
+        until(is_at_work, "the learner", 120)
+        ray_folder = ray_of(folder)
         yield command
+    ends(folder, ray_folder)
 
 
 @pytest.mark.faults_long
@@ -150,7 +162,6 @@ def test_a_killed_raylet_costs_no_update_and_the_learner_alone_is_started_again(
     terminal: Terminal, running: Started
 ) -> None:
     folder = terminal.folder
-    learns(folder, running, 0)
     start = metric(status(folder), "progress/updates")
     learns(folder, running, start + 10)
     # SIGTERM to the learner alone: it saves, and goes on from there in another process.
@@ -166,6 +177,7 @@ def test_a_killed_raylet_costs_no_update_and_the_learner_alone_is_started_again(
 
     ray_folder = ray_of(folder)
     raylets = [p for p, words in processes_of(folder, ray_folder).items() if "/raylet/raylet" in words]
+    assert len(raylets) == 1
     at_kill = metric(status(folder), "progress/updates")
     send(signal.SIGKILL, raylets)
     assert running.process.wait(patient(30)) == 1
@@ -180,8 +192,8 @@ def test_a_killed_raylet_costs_no_update_and_the_learner_alone_is_started_again(
 @pytest.mark.faults_long
 def test_a_learner_that_hangs_is_ended_and_started_again(terminal: Terminal, running: Started) -> None:
     folder = terminal.folder
-    learns(folder, running, 0)
     pid = status(folder)["learner"]["pid"]
+    assert psutil.pid_exists(pid)
     send(signal.SIGSTOP, [pid])
     now = until(
         lambda: (s := status(folder))["learner"].get("ready") and s["learner"]["pid"] != pid and s,
@@ -229,7 +241,6 @@ def test_a_ray_that_is_told_to_end_ends_the_run_with_a_checkpoint(
     terminal: Terminal, running: Started
 ) -> None:
     folder = terminal.folder
-    learns(folder, running, 0)
     learns(folder, running, metric(status(folder), "progress/updates") + 10)
     ray_folder = ray_of(folder)
     at_end = metric(status(folder), "progress/updates")

@@ -13,7 +13,10 @@ from deploy.run_folder import RunFolder
 
 
 def processes_of(folder: RunFolder, ray_folder: str) -> dict[int, str]:
-    """Everything that runs for this run: Ray, roles, guardian, servers; found by the two folders' names."""
+    """Everything that runs for this run: Ray, roles, guardian, servers; found by the two folders' names.
+
+    Gives each process's command line.
+    """
     found = {}
     for process in psutil.process_iter():
         try:
@@ -21,7 +24,7 @@ def processes_of(folder: RunFolder, ray_folder: str) -> dict[int, str]:
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
         if ray_folder in words or str(folder.path) in words:
-            found[process.pid] = " ".join(process.cmdline())[:80]
+            found[process.pid] = " ".join(process.cmdline())
     return found
 
 
