@@ -51,6 +51,7 @@ def evaluate(
     life_loss_terminates: bool = False,
     num_envs: int = 8,
     recorder: Recorder | None = None,
+    window: bool = False,
     progress: Callable[[Episode], object] = lambda episode: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Episode]:
@@ -58,7 +59,8 @@ def evaluate(
 
     With `life_loss_terminates` the stack of frames begins anew after a lost life, as it does in training.
     `recorder` is given one picture an env step of environment 0 in its first episode: RGB (210, 160, 3) of
-    Atari games, else the grey frame (H, W). `progress` is given each episode as it ends. Told to stop, it
+    Atari games, else the grey frame (H, W). `window` shows the same episode of an Atari game as it is
+    played, at its own speed. `progress` is given each episode as it ends. Told to stop, it
     returns the episodes that have ended. Raises EnvironmentError.
     """
     remaining = episode_quotas(episodes, min(num_envs, episodes))
@@ -66,7 +68,7 @@ def evaluate(
     env = make_environment(environment, len(remaining), seeds)
     stacks = FrameStacks(env.num_envs, environment.stack, env.frame_shape)
     tracker = EpisodeTracker(env.num_envs)
-    recording = EpisodeRecording(recorder, environment, int(seeds[0]))
+    recording = EpisodeRecording(recorder, environment, int(seeds[0]), window=window)
     finished: list[Episode] = []
     frames = env.reset()
     stacks.reset(frames)

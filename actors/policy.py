@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from models.arrays import Weights, load
 from models.config import NetworkConfig
-from models.q_network import build_network
+from models.q_network import QNetwork, build_network
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -63,6 +63,11 @@ class Policy:
         self._network = built.to(choose_dtype(precision)).eval().requires_grad_(False)
         self._noise_generator = torch.Generator().manual_seed(int(noise_seed))
         self._random = np.random.default_rng(choice_seed)
+
+    @property
+    def network(self) -> QNetwork:
+        """What it acts by, in the data type of acting."""
+        return self._network
 
     def load(self, weights: Weights) -> None:
         """Take over published weights; raises ValueError if they are of another network."""

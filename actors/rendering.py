@@ -43,11 +43,13 @@ class ColourView:
     the network. It follows the first episode after the seeding.
     """
 
-    def __init__(self, config: EnvironmentConfig, seed: int) -> None:
+    def __init__(self, config: EnvironmentConfig, seed: int, *, window: bool = False) -> None:
+        """`window`: the emulator shows its screen in one as well, at the game's own speed."""
         ALEInterface.setLoggerMode(LoggerMode.Error)
         self._ale = ALEInterface()
         self._ale.setInt("random_seed", seed)
         self._ale.setFloat("repeat_action_probability", config.repeat_action_probability)
+        self._ale.setBool("display_screen", window)
         rom = roms.get_rom_path(normalise_game(config.game))
         assert rom is not None
         self._ale.loadROM(rom)
@@ -75,14 +77,20 @@ NOOP = 0
 """The first of every game's actions."""
 
 
-class EpisodeRecording:
-    """Gives a recorder the pictures of slot 0's first episode; does nothing without a recorder."""
+def _nowhere(_picture: NDArray[np.uint8]) -> None:
+    """Records nothing."""
 
-    def __init__(self, recorder: Recorder | None, config: EnvironmentConfig, seed: int) -> None:
-        self._recorder = recorder
+
+class EpisodeRecording:
+    """Gives a recorder the pictures of slot 0's first episode, or shows them in a window, or neither."""
+
+    def __init__(
+        self, recorder: Recorder | None, config: EnvironmentConfig, seed: int, *, window: bool = False
+    ) -> None:
+        self._recorder = recorder or (_nowhere if window else None)
         self._view: View = FrameView()
-        if recorder and not config.env:
-            self._view = ColourView(config, seed)
+        if self._recorder and not config.env:
+            self._view = ColourView(config, seed, window=window)
 
     def begin(self, first_frames: NDArray[np.uint8]) -> None:
         """The environments were reset, slot 0 with the seed of this recording."""

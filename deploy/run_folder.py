@@ -27,6 +27,8 @@ LEGS = "legs.json"
 """A record for each start of the run, in order: `env_steps` of the checkpoint that it went on from."""
 FINAL_STATES = frozenset({"finished", "stopped", "failed"})
 """A run's states from which only `resume` leads."""
+EVALUATING = "evaluating"
+"""The state of a run that has finished but for the evaluation of its last checkpoint."""
 
 
 class RunError(Exception):

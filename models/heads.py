@@ -60,13 +60,13 @@ class MoEHead(nn.Module):
         self.noise_sizes = None if sigma is None else (width, config.hidden_of_an_expert)
         self.norm = nn.LayerNorm(width) if config.token_norm else None
         self.moe = _build_moe(config, num_tokens, width, sigma, generator)
-        self._residual = config.residual
+        self.residual = config.residual
         self.router_shape = self.moe.router_shape
 
     def forward(self, tokens: Tensor, noise: Noise | None) -> HeadOutput:
         """Tokens (B, T, D) to features (B, F)."""
         result = self.moe(tokens if self.norm is None else self.norm(tokens), noise)
-        leaving = tokens + result.tokens if self._residual else result.tokens
+        leaving = tokens + result.tokens if self.residual else result.tokens
         return HeadOutput(combine_tokens(leaving, self._combine), result.hidden, result)
 
 

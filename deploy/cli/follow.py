@@ -71,13 +71,9 @@ class Interrupts:
         before = {number: signal.getsignal(number) for number in self.SIGNALS}
         # What is ignored from the start stays so: that is what nohup is for.
         self._before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
-        self.arm()
+        for number in self._before:
+            signal.signal(number, self._note)
         return self
-
-    def arm(self) -> None:
-        """Take the signals (again: starting Ray installs a handler of its own for SIGTERM)."""
-        for number in self.SIGNALS:
-            signal.signal(number, self._note if number in self._before else signal.SIG_IGN)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():

@@ -5,42 +5,46 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from deploy.cli.control import RunName
 from deploy.cli.errors import CommandFailed
 from deploy.cli.follow import Interrupts
 from deploy.cli.parsing import parse
-from deploy.cli.preflight import with_checked_environment
 from deploy.cli.targets import check_target
+from deploy.cli.trained import TrainedName, open_trained
 from deploy.config import ConfigError, with_values
 from deploy.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from actors.episodes import Episode
     from deploy.reports.evaluation import EvaluationReport
-    from learner.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
 class EvaluateArguments:
     """Play full games with a run's newest checkpoint: sticky actions as trained, epsilon 0.001.
 
-    Prints the scores, raw and human-normalised, and writes them beside the run as evaluation-update-N.json.
+    Prints the scores, raw and human-normalised, and writes them into the run's folder, as
+    evaluation-update-N-seed-S.json.
     """
 
-    run: RunName
-    """Name of the run under --runs-dir, or the path of its folder."""
+    run: TrainedName
+    """Name of the run under --runs-dir, the path of its folder, or a file of `apexpert export`."""
     episodes: int = 0
     """Full games to play; 0 takes the run's own number (30)."""
     video: bool = False
-    """Record the first game as videos/update-N.mp4."""
+    """Record the first game as videos/update-N-seed-S.mp4."""
     best: bool = False
     """Take the best checkpoint by evaluation in place of the newest."""
     seed: int = 1
     """Seed of the games."""
+    without: Literal["nothing", "mixture", "residual"] = "nothing"
+    """What is taken out of the network before: the mixture's output becomes its mean over states, or
+    nothing goes past the mixture."""
+    output: str = ""
+    """Folder for report and video; empty takes the run's, or of a file the current one."""
     json: bool = False
     """Print the report as JSON."""
     runs_dir: str = "runs"
@@ -71,48 +75,52 @@ def evaluate(argv: Sequence[str]) -> int:
         raise ConfigError(
             f"--episodes {arguments.episodes}: must be 1 or more, or 0 for the run's own number"
         )
-    folder = RunFolder.open(arguments.run, arguments.runs_dir)
-    config = folder.load_config()
-    episodes = arguments.episodes or config.evaluation.episodes
-    config = with_checked_environment(with_values(config, evaluation__episodes=episodes))
-    checkpoint = load_checkpoint(folder, best=arguments.best)
+    trained = open_trained(arguments.run, arguments.runs_dir, best=arguments.best)
+    episodes = arguments.episodes or trained.config.evaluation.episodes
+    config = with_values(trained.config, evaluation__episodes=episodes)
+    from deploy.reports.ablation import WithoutPart
     from deploy.reports.evaluation import evaluate_checkpoint
 
-    video = folder.videos / f"update-{checkpoint.update:09d}.mp4" if arguments.video else None
+    home, without = RunFolder(trained.home(arguments.output)), arguments.without
+    stem = f"{trained.stem}-seed-{arguments.seed}" + (f"-without-{without}" if without != "nothing" else "")
+    video = trained.videos(arguments.output) / f"{stem}.mp4" if arguments.video else None
     if video:
         check_target("--video", video)
-    if refusal := folder.refusal_to_write():
+    if arguments.output:
+        check_target("--output", home.path / f"evaluation-{stem}.json")
+    elif refusal := home.refusal_to_write():
         print(f"WARNING: no report will be kept: {refusal}", file=sys.stderr, flush=True)
-    print(
-        f"{folder.name}: {checkpoint.path.name}, {episodes} full games of {config.game_name}", file=sys.stderr
-    )
+    title = f"{trained.name}: {trained.checkpoint.path.name}, {episodes} full games of {config.game_name}"
+    print(title, file=sys.stderr)
     with Interrupts() as interrupts:
         try:
             report = evaluate_checkpoint(
                 config,
-                checkpoint,
+                trained.checkpoint,
                 episodes=episodes,
                 seed=arguments.seed,
+                without="" if without == "nothing" else without,
                 video=video,
-                progress=_print_episode,
+                progress=print_episode,
                 should_stop=lambda: interrupts.count > 0,
             )
+        except WithoutPart as error:
+            raise ConfigError(f"--without {without}: {trained.name}: {error}") from None
         except ValueError as error:
             if not interrupts.count:
                 raise
-            raise CommandFailed(f"evaluation of {folder.name} ended before a game did") from error
+            raise CommandFailed(f"evaluation of {trained.name} ended before a game did") from error
     _print_report(report.to_json(), as_json=arguments.json)
     if not arguments.json and not report.video_failure:
         print(f"  video   {video}" if video else "  (--video records a game)")
-    failure = _keep_report(folder, report, as_json=arguments.json)
+    failure = _keep_report(home, f"evaluation-{stem}.json", report, as_json=arguments.json)
     if failures := [text for text in (report.video_failure, failure) if text]:
         raise CommandFailed("; ".join(failures))
     return 0
 
 
-def _keep_report(folder: RunFolder, report: "EvaluationReport", *, as_json: bool) -> str:
+def _keep_report(folder: RunFolder, name: str, report: "EvaluationReport", *, as_json: bool) -> str:
     """Write a report that has been shown; gives why that was not possible, empty if it was."""
-    name = f"evaluation-update-{report.update:09d}.json"
     try:
         folder.write_json(name, report.to_json())
     except OSError as error:
@@ -141,27 +149,8 @@ def plot(argv: Sequence[str]) -> int:
     return 0
 
 
-def load_checkpoint(folder: RunFolder, *, best: bool) -> "Checkpoint":
-    """The newest checkpoint of a run, or the best; CommandFailed when there is none."""
-    from learner.checkpoint import CheckpointStore
-    from learner.errors import CheckpointError
-
-    store = CheckpointStore(folder.checkpoints)
-    if not best:
-        newest = store.load_newest()
-        if newest is None:
-            raise CommandFailed(f"{folder.name} has no checkpoint that is whole yet, in {folder.checkpoints}")
-        return newest
-    marked = store.best()
-    if marked is None:
-        raise CommandFailed(f"{folder.name} has no best checkpoint: it was trained without evaluations")
-    try:
-        return store.load(marked[0])
-    except CheckpointError as error:
-        raise CommandFailed(f"{marked[0]} is broken: {error}") from None
-
-
-def _print_episode(episode: "Episode") -> None:
+def print_episode(episode: "Episode") -> None:
+    """Say on stderr how a game ended."""
     message = f"  game over: return {episode.return_:,.0f} in {episode.length:,} env steps"
     print(message, file=sys.stderr, flush=True)
 

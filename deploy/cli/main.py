@@ -45,6 +45,10 @@ COMMANDS = {
     "show": Command(
         "deploy.cli.show", "show", "draw what each expert looks at in a game, as a sheet and an mp4"
     ),
+    "play": Command(
+        "deploy.cli.play", "play", "watch a run's newest checkpoint play, in a window or as an mp4"
+    ),
+    "export": Command("deploy.cli.export", "export", "write a run's network as one file that plays anywhere"),
     "model": Command(
         "deploy.cli.model",
         "model",

@@ -7,15 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy.cli.control import RunName
 from deploy.cli.errors import CommandFailed
 from deploy.cli.follow import Interrupts
-from deploy.cli.look import load_checkpoint
 from deploy.cli.parsing import parse
-from deploy.cli.preflight import with_checked_environment
 from deploy.cli.targets import check_target
+from deploy.cli.trained import TrainedName, open_trained
 from deploy.config import Config, ConfigError
-from deploy.run_folder import RunFolder
 from models.config import MOE_HEADS, is_imported
 
 if TYPE_CHECKING:
@@ -32,8 +29,8 @@ class ShowArguments:
     largest weight, and `peak` how many times the mean weight that is.
     """
 
-    run: RunName
-    """Name of the run under --runs-dir, or the path of its folder."""
+    run: TrainedName
+    """Name of the run under --runs-dir, the path of its folder, or a file of `apexpert export`."""
     best: bool = False
     """Take the best checkpoint by evaluation in place of the newest."""
     frames: int = 6
@@ -45,7 +42,7 @@ class ShowArguments:
     seed: int = 1
     """Seed of the game."""
     output: str = ""
-    """Folder to write into; empty takes the run's videos/."""
+    """Folder to write into; empty takes the run's videos/, or of a file the current one."""
     runs_dir: str = "runs"
     """Folder that holds the runs' folders."""
 
@@ -55,24 +52,25 @@ def show(argv: Sequence[str]) -> int:
     arguments = parse(ShowArguments, argv, command="show")
     if arguments.frames < 1 or arguments.steps < 0:
         raise ConfigError("--frames must be 1 or more and --steps 0 or more")
-    folder = RunFolder.open(arguments.run, arguments.runs_dir)
-    config = with_checked_environment(folder.load_config())
+    trained = open_trained(arguments.run, arguments.runs_dir, best=arguments.best)
+    config, checkpoint = trained.config, trained.checkpoint
     network = config.network
     if network.head not in MOE_HEADS:
         own = "is your own" if is_imported(network.head) else "has none"
-        raise ConfigError(f"{folder.name}: no experts to show, its {network.head} head {own}")
-    checkpoint = load_checkpoint(folder, best=arguments.best)
-    target = Path(arguments.output or folder.videos) / f"experts-update-{checkpoint.update:09d}"
+        raise ConfigError(f"{trained.name}: no experts to show, its {network.head} head {own}")
+    target = trained.videos(arguments.output) / f"experts-{trained.stem}"
     for kind in (".png", ".mp4") if arguments.video else (".png",):
         check_target("--output", target.with_suffix(kind))
-    print(f"{folder.name}: {checkpoint.path.name}, one game of {config.game_name}", file=sys.stderr)
+    print(f"{trained.name}: {checkpoint.path.name}, one game of {config.game_name}", file=sys.stderr)
     if network.tokens in ("per_feature_map", "per_sample"):
         print(
             f"{network.tokens} tokens have no place on the screen: the experts' shares instead",
             file=sys.stderr,
         )
     try:
-        failure = _draw(config, checkpoint, arguments, target, f"{folder.name}, update {checkpoint.update:,}")
+        failure = _draw(
+            config, checkpoint, arguments, target, f"{trained.name}, update {checkpoint.update:,}"
+        )
     except OSError as error:
         raise CommandFailed(f"{error.filename or target.parent}: {error.strerror or error}") from None
     if failure:

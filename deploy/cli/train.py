@@ -174,7 +174,6 @@ def _run(config: Config, folder: RunFolder, *, before: Config | None = None) -> 
     """`before`: it is resumed, and this was its configuration until now."""
     with Interrupts() as interrupts:
         client = _launch(config, folder, before)
-        interrupts.arm()
         if config.run.detach:
             client.close()
             print(f"detached. Follow it: {commands_for(folder, 'status')} --follow")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import psutil
 
-from deploy.run_folder import FINAL_STATES, RunFolder
+from deploy.run_folder import EVALUATING, FINAL_STATES, RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ def write_farewell(
     seconds: float = TRIED_SECONDS,
 ) -> None:
     """Make status.json say `stopped` (`failed` with an `error`) if nobody else will; tried for `seconds`.
+
+    A run that was at its last evaluation has `finished`: its last checkpoint is written.
 
     `succeeded`: another learner is at work, which knows more.
 
@@ -57,6 +59,8 @@ def _refusal_of(folder: RunFolder, metrics: Mapping[str, float], said: dict[str,
     if not status or status.get("state") in FINAL_STATES:
         return None
     counted = status.get("metrics", {}) | dict(metrics)
+    if status.get("state") == EVALUATING and said["state"] == "stopped":
+        said = {"state": "finished", "message": ""}
     status |= said | {"time": time.time(), "actors": [], "metrics": counted}
     try:
         folder.write_json("status.json", folder.marked(status))

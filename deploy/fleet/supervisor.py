@@ -32,7 +32,7 @@ from deploy.fleet.role import Assignment
 from deploy.fleet.run_state import FleetState, forget_ray, load_ray
 from deploy.fleet.telemetry import Telemetry
 from deploy.fleet.weight_store import create_weight_store
-from deploy.run_folder import FINAL_STATES, RunBusy, RunFolder
+from deploy.run_folder import EVALUATING, FINAL_STATES, RunBusy, RunFolder
 from replay.errors import ServerError, ServersStopped
 from replay.servers import EmbeddedServers
 
@@ -327,7 +327,7 @@ class Supervisor:
         if self._evaluator is None:
             return
         if outcome == "finished":
-            self._state, self._message = "evaluating", "the last checkpoint"
+            self._state, self._message = EVALUATING, "the last checkpoint"
             self._evaluator.finish(self._still_waiting)
         else:
             self._evaluator.cancel()

@@ -10,6 +10,7 @@ from actors.episodes import Episode
 from actors.evaluation import evaluate
 from actors.policy import Policy
 from deploy.config import Config
+from deploy.reports.ablation import ablate
 from deploy.reports.statistics import ScoreSummary, summarise
 from deploy.reports.video import VideoWriter
 from learner.checkpoint import Checkpoint, network_tensors
@@ -29,8 +30,11 @@ class EvaluationReport:
     update: int
     env_steps: int
     epsilon: float
+    seed: int
     episodes: list[Episode]
     scores: ScoreSummary
+    without: str = ""
+    """The part of the network that was taken away, see deploy.reports.ablation; empty if it was whole."""
     video_failure: str = ""
     """Why there is no video of it though one was asked for."""
 
@@ -52,6 +56,8 @@ class EvaluationReport:
             "env_steps": self.env_steps,
             "episodes": self.scores.episodes,
             "epsilon": self.epsilon,
+            "seed": self.seed,
+            **({"without": self.without} if self.without else {}),
             "return_mean": mean.value,
             "return_mean_interval": [mean.low, mean.high],
             "return_median": median.value,
@@ -68,17 +74,23 @@ def evaluate_checkpoint(
     *,
     episodes: int,
     seed: int,
+    without: str = "",
     video: Path | None = None,
     progress: Callable[[Episode], object] = lambda episode: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> EvaluationReport:
     """Play `episodes` full games with the online network of `checkpoint`, noise off, sticky as trained.
 
+    `without`: a part that is taken out of the network before, see `deploy.reports.ablation`; WithoutPart
+    when it has none.
     A video that cannot be written ends nothing: see `EvaluationReport.video_failure`. Told to stop, it
     reports on the games that have ended; ValueError when none has. EnvironmentError as from
     `make_environment`.
     """
     policy = policy_of(config, checkpoint)
+    if without:
+        # Other games than those that are counted.
+        ablate(policy, without, config, seed=seed + 1)
     fps = ATARI_FRAMES_PER_SECOND / config.environment.frame_skip
     with VideoWriter(video, fps=fps) if video else contextlib.nullcontext() as writer:
         played = evaluate(
@@ -98,6 +110,8 @@ def evaluate_checkpoint(
         update=checkpoint.update,
         env_steps=int(checkpoint.document["env_steps"]),
         epsilon=config.evaluation.epsilon,
+        seed=seed,
+        without=without,
         episodes=played,
         scores=summarise([episode.return_ for episode in played], config.game_name),
         video_failure=writer.failure if writer else "",

@@ -109,16 +109,17 @@ def test_video_of_pong_in_colour(tmp_path):
 
 def test_a_video_that_the_disk_has_no_room_for_costs_no_report(tmp_path, capsys):
     folder = run_folder(tmp_path)
-    video = folder.videos / "update-000000056.mp4"
+    video = folder.videos / "update-000000056-seed-1.mp4"
+    name = "evaluation-update-000000056-seed-1.json"
     video.symlink_to("/dev/full")
     words = ["evaluate", "seen", "--runs-dir", str(tmp_path), "--episodes", "3"]
     assert main([*words, "--video"]) == 1
     captured = capsys.readouterr()
     assert "return_mean " in captured.out
-    assert f"  report  {folder.path / 'evaluation-update-000000056.json'}" in captured.out
-    assert folder.read_json("evaluation-update-000000056.json", None)["episodes"] == 3
+    assert f"  report  {folder.path / name}" in captured.out
+    assert folder.read_json(name, None)["episodes"] == 3
     assert captured.err.splitlines()[-1].startswith(f"apexpert: {video}: ffmpeg could not write it")
-    (folder.path / "evaluation-update-000000056.json").unlink()
-    (folder.path / "evaluation-update-000000056.json").mkdir()
+    (folder.path / name).unlink()
+    (folder.path / name).mkdir()
     assert main(words) == 1
     assert "the report cannot be written: " in capsys.readouterr().err.splitlines()[-1]

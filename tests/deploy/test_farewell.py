@@ -41,6 +41,14 @@ def test_it_says_stopped_with_the_last_numbers(folder: RunFolder) -> None:
     assert status["metrics"] == {"progress/updates": 9.0, "a": 1.0}
 
 
+def test_a_run_at_its_last_evaluation_has_finished(folder: RunFolder) -> None:
+    status = {"state": "evaluating", "message": "the last checkpoint", "metrics": NOW}
+    folder.write_json("status.json", status)
+    write_farewell(folder, {}, "ended from outside", None, dead_pid())
+    ended = folder.read_json("status.json", {})
+    assert (ended["state"], ended["message"], ended["metrics"]) == ("finished", "", NOW)
+
+
 def test_it_says_failed_when_the_last_checkpoint_could_not_be_written(folder: RunFolder) -> None:
     write_farewell(folder, NOW, "SIGTERM", OSError("no room"), dead_pid())
     status = folder.read_json("status.json", {})

@@ -1,0 +1,84 @@
+"""A trained network as one file: what it takes to play, and nothing of the run that trained it.
+
+A safetensors file of the online network's parameters (float32). Its metadata hold format, version and one
+JSON document: the run's configuration, the network's shape, and how long it was trained.
+"""
+
+import importlib.resources
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from deploy.config import Config, ConfigError, from_json, to_json, with_values
+from learner.checkpoint import Checkpoint, network_tensors, with_prefix
+
+FORMAT, VERSION, SUFFIX = "apexpert-model", 1, ".safetensors"
+BUNDLED = "bundled:"
+KEPT = ("network", "observation_shape", "num_actions", "env_steps", "weights_version")
+"""What a checkpoint's document says that is needed to play, or that a report of it names."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network and how it plays."""
+
+    config: Config
+    """Of the run that trained it."""
+    checkpoint: Checkpoint
+    """With the online network's tensors at least."""
+
+
+def save_model(model: Model, path: Path) -> None:
+    """Write the file as one step; raises OSError when that is not possible."""
+    checkpoint = model.checkpoint
+    config = with_values(model.config, run__runs_dir="runs", run__ray_address="", replay__urls=())
+    document = {"config": to_json(config), "update": checkpoint.update}
+    document |= {key: checkpoint.document[key] for key in KEPT}
+    metadata = {"format": FORMAT, "version": str(VERSION), "document": json.dumps(document)}
+    tensors = {name: t.contiguous() for name, t in network_tensors(checkpoint.tensors, "online").items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(save(tensors, metadata))
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_model(path: Path) -> Model:
+    """Read such a file; ConfigError, in one line, when it is none or one of a later version."""
+    try:
+        path.open("rb").close()  # safetensors does not say what the system has against it
+        written = path.stat().st_mtime
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path}: {getattr(error, 'strerror', None) or 'not a safetensors file'}") from None
+    document = _document(path, metadata)
+    try:
+        config = from_json(document.pop("config"))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    update = int(document["update"])
+    return Model(config, Checkpoint(path, update, document, with_prefix(tensors, "online"), written))
+
+
+def _document(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    version = metadata.get("version", "")
+    if metadata.get("format") != FORMAT or not version.isdigit():
+        raise ConfigError(f"{path}: not a model that apexpert export has written")
+    if int(version) > VERSION:
+        raise ConfigError(f"{path}: a model of format {version}; this version reads up to {VERSION}")
+    document: dict[str, Any] = json.loads(metadata["document"])
+    return document
+
+
+def bundled_models() -> dict[str, Path]:
+    """The models that come with the package, by name."""
+    folder = Path(str(importlib.resources.files("deploy"))) / "bundled"
+    return {path.stem: path for path in sorted(folder.glob(f"*{SUFFIX}"))}

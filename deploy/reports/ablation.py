@@ -1,0 +1,78 @@
+"""A trained network without one of its parts: what does it play by?"""
+
+import torch
+from torch import Tensor, nn
+
+from actors.evaluation import evaluate
+from actors.policy import Policy
+from deploy.config import Config
+from models.heads import MoEHead
+from models.moe_output import MoEOutput
+from models.noisy import Noise
+from models.soft_moe import SoftMoE
+from models.sparse_moe import TopKMoE
+
+PARTS = ("mixture", "residual")
+STATE_GAMES = 8
+"""Games whose states the mixture's mean is taken over."""
+
+
+class WithoutPart(ValueError):
+    """The network does not have the part that is to be taken away."""
+
+
+class MeanMixture(nn.Module):
+    """A mixture whose output tokens are their mean over states: it has no say in what is chosen."""
+
+    mean: Tensor
+
+    def __init__(self, mixture: SoftMoE | TopKMoE, mean: Tensor) -> None:
+        """`mean`: (T, D)."""
+        super().__init__()
+        self.mixture = mixture
+        self.register_buffer("mean", mean)
+
+    def forward(self, tokens: Tensor, noise: Noise | None = None) -> MoEOutput:
+        """Tokens (B, T, D) to the mean as often, all else as the mixture has it."""
+        found: MoEOutput = self.mixture(tokens, noise)
+        return found._replace(tokens=self.mean.to(tokens.dtype).expand_as(found.tokens))
+
+
+def ablate(policy: Policy, part: str, config: Config, seed: int) -> None:
+    """Take `part` out of the network that `policy` acts by.
+
+    `mixture`: its output becomes the mean over the states of STATE_GAMES games that the whole network plays
+    from `seed`; `residual`: nothing goes past the mixture any more. Raises WithoutPart.
+    """
+    head = policy.network.head
+    if not isinstance(head, MoEHead):
+        raise WithoutPart(f"its {config.network.head} head is no mixture of experts")
+    if part == "mixture":
+        head.moe = MeanMixture(head.moe, mean_tokens(policy, head.moe, config, seed))  # type: ignore[assignment]
+    elif not head.residual:
+        raise WithoutPart("nothing goes past its mixture")
+    else:
+        head.residual = False
+
+
+def mean_tokens(policy: Policy, mixture: nn.Module, config: Config, seed: int) -> Tensor:
+    """(T, D) float32 mean of what `mixture` gives over the states of STATE_GAMES games."""
+    total, states = torch.zeros((), dtype=torch.float64), 0
+
+    def note(_module: nn.Module, _inputs: object, output: MoEOutput) -> None:
+        nonlocal total, states
+        total, states = total + output.tokens.double().sum(dim=0), states + len(output.tokens)
+
+    hook = mixture.register_forward_hook(note)
+    try:
+        evaluate(
+            policy,
+            config.environment,
+            episodes=STATE_GAMES,
+            seed=seed,
+            epsilon=config.evaluation.epsilon,
+            life_loss_terminates=config.replay.life_loss_terminates,
+        )
+    finally:
+        hook.remove()
+    return (total / states).float()
