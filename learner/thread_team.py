@@ -28,9 +28,7 @@ class ThreadTeam:
         self._threads_each = threads_each
         self._pool: ThreadPoolExecutor | None = None
         if size > 1:
-            self._pool = ThreadPoolExecutor(
-                size - 1, "team", initializer=torch.set_num_threads, initargs=(threads_each,)
-            )
+            self._pool = ThreadPoolExecutor(size - 1, "team", initializer=_join, initargs=(threads_each,))
 
     @classmethod
     def for_batch(cls, num_threads: int, batch_size: int) -> "ThreadTeam":
@@ -82,6 +80,22 @@ class ThreadTeam:
         if errors:
             raise errors[0]
         return [future.result() for future in futures]
+
+
+def flush_denormals() -> None:
+    """Have this thread take numbers below 1.2e-38, float32's smallest normal one, for 0.
+
+    Adam's first moment of a weight that gets no gradient any more (a dormant unit's) shrinks to such a number
+    within 800 updates and never to 0. A third of the moments were of that kind in a run on Boxing, and
+    arithmetic on them takes some 100 cycles each: Adam's step took 46 ms in place of 9.
+    """
+    torch.set_flush_denormal(True)
+
+
+def _join(threads: int) -> None:
+    """A new member's first act."""
+    torch.set_num_threads(threads)
+    flush_denormals()
 
 
 @contextmanager

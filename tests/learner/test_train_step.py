@@ -121,6 +121,23 @@ def test_resume_is_bit_identical_with_threads(threads, precision):
     np.testing.assert_array_equal(first.parameters(), second.parameters())
 
 
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_moments_of_weights_without_gradient_end_at_zero(num_threads):
+    """Not at numbers so small that arithmetic on them is slow."""
+    step = _step(num_threads=num_threads, batch_size=16)
+    for moment in step.optimizer._moments.values():
+        moment.fill_(1e-37)  # one step from there
+    black = _batch(size=16, observation=np.zeros((16, *SHAPE), np.uint8))
+    for _ in range(30):
+        step.step(black)
+    first = step.state()[0]["optimizer/exp_avg/encoder.convolutions.0.weight"]
+    assert first.numel() > 100
+    assert not first.any(), "black frames give the first kernel no gradient"
+    for moment in step.optimizer._moments.values():
+        size = moment.view(torch.int32) & 0x7FFFFFFF  # by its bits: a thread that flushes sees only zeros
+        assert not ((size > 0) & (size < 0x00800000)).any()
+
+
 def test_state_is_a_copy():
     step = _step()
     tensors, _ = step.state()
