@@ -60,8 +60,8 @@ def evaluate(
     With `life_loss_terminates` the stack of frames begins anew after a lost life, as it does in training.
     `recorder` is given one picture an env step of environment 0 in its first episode: RGB (210, 160, 3) of
     Atari games, else the grey frame (H, W). `window` shows the same episode of an Atari game as it is
-    played, at its own speed. `progress` is given each episode as it ends. Told to stop, it
-    returns the episodes that have ended. Raises EnvironmentError.
+    played, at its own speed, or raises NoWindow. `progress` is given each episode as it ends. Told to stop,
+    it returns the episodes that have ended. Raises EnvironmentError.
     """
     remaining = episode_quotas(episodes, min(num_envs, episodes))
     seeds = environment_seeds(seed, EVALUATION_SLOT, 0, len(remaining))

@@ -1,6 +1,9 @@
 """Pictures of a game for people: a second emulator in colour beside the one that plays."""
 
+import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +15,10 @@ from actors.environments import StepResult, normalise_game
 
 Recorder = Callable[[NDArray[np.uint8]], None]
 """Takes one picture: uint8 grey (H, W) or RGB (H, W, 3)."""
+
+
+class NoWindow(Exception):
+    """A game cannot be shown in a window here; the message is what the graphics library says."""
 
 
 class View(Protocol):
@@ -44,7 +51,7 @@ class ColourView:
     """
 
     def __init__(self, config: EnvironmentConfig, seed: int, *, window: bool = False) -> None:
-        """`window`: the emulator shows its screen in one as well, at the game's own speed."""
+        """`window`: the emulator shows its screen in one as well, at the game's own speed; else NoWindow."""
         ALEInterface.setLoggerMode(LoggerMode.Error)
         self._ale = ALEInterface()
         self._ale.setInt("random_seed", seed)
@@ -52,7 +59,7 @@ class ColourView:
         self._ale.setBool("display_screen", window)
         rom = roms.get_rom_path(normalise_game(config.game))
         assert rom is not None
-        self._ale.loadROM(rom)
+        _load(self._ale, rom, window=window)
         full = config.full_action_space
         self._actions = self._ale.getLegalActionSet() if full else self._ale.getMinimalActionSet()
         self._frame_skip = config.frame_skip
@@ -71,6 +78,19 @@ class ColourView:
             self._ale.act(self._actions[action])
             before, after = after, self._ale.getScreenRGB()
         return np.maximum(before, after)
+
+
+def _load(ale: ALEInterface, rom: Path, *, window: bool) -> None:
+    """Load a game; NoWindow when it cannot be shown in a window that it should be shown in."""
+    if window and sys.platform == "linux":
+        # Without a screen that answers SDL, which the emulator draws with, would show the game nowhere.
+        os.environ.setdefault("SDL_VIDEODRIVER", "x11,wayland")
+    try:
+        ale.loadROM(rom)
+    except RuntimeError as error:
+        if not window:
+            raise
+        raise NoWindow(str(error)) from error
 
 
 NOOP = 0

@@ -44,18 +44,20 @@ def play(argv: Sequence[str]) -> int:
     if arguments.episodes < 1:
         raise ConfigError(f"--episodes {arguments.episodes}: must be 1 or more")
     trained = open_trained(arguments.run, arguments.runs_dir, best=arguments.best)
-    window = not arguments.output and has_display() and not trained.config.environment.env
-    video = None
-    if not window:
-        name = f"{trained.stem}-seed-{arguments.seed}.mp4"
-        video = Path(arguments.output) if arguments.output else trained.videos("") / name
-        check_target("--output", video)
-    where = "in a window" if video is None else f"into {video}"
-    print(f"{trained.name}: {trained.config.game_name}, {where}; Ctrl-C ends it", file=sys.stderr)
+    from actors.rendering import NoWindow
+
+    if not arguments.output and has_display() and not trained.config.environment.env:
+        try:
+            _play(trained, arguments, None)
+            return 0
+        except NoWindow as error:
+            print(f"no window can be opened ({error})", file=sys.stderr)
+    name = f"{trained.stem}-seed-{arguments.seed}.mp4"
+    video = Path(arguments.output) if arguments.output else trained.videos("") / name
+    check_target("--output", video)
     if failure := _play(trained, arguments, video):
         raise CommandFailed(failure)
-    if video:
-        print(video)
+    print(video)
     return 0
 
 
@@ -65,12 +67,17 @@ def has_display() -> bool:
 
 
 def _play(trained: Trained, arguments: PlayArguments, video: Path | None) -> str:
-    """Game after game into the video, or in a window without one; gives why there is no whole video."""
+    """Game after game into the video, or in a window without one; gives why there is no whole video.
+
+    NoWindow when none can be opened.
+    """
     from actors.evaluation import evaluate
     from deploy.reports.evaluation import ATARI_FRAMES_PER_SECOND, policy_of
     from deploy.reports.video import VideoWriter
 
     config = trained.config
+    where = "in a window" if video is None else f"into {video}"
+    print(f"{trained.name}: {config.game_name}, {where}; Ctrl-C ends it", file=sys.stderr)
     fps = ATARI_FRAMES_PER_SECOND / config.environment.frame_skip
     policy = policy_of(config, trained.checkpoint)
     with (

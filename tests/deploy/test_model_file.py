@@ -90,6 +90,21 @@ def test_a_window_opens_where_there_is_a_display(tmp_path, monkeypatch):
     assert [(o["window"], o["recorder"], o["seed"]) for o in asked] == [(True, None, 5), (True, None, 6)]
 
 
+def test_without_a_screen_that_answers_a_game_becomes_a_video(tmp_path, monkeypatch, capsys):
+    folder = run_folder(tmp_path, num_experts=2)
+    limits = {"environment__env": "", "environment__max_frames_per_episode": 40}
+    folder.save_config(with_values(folder.load_config(), **limits))
+    monkeypatch.setenv("DISPLAY", ":9999")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "x11,wayland")  # put back afterwards
+    monkeypatch.delenv("SDL_VIDEODRIVER")
+    assert main(["play", "seen", "--runs-dir", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert "no window can be opened (Failed to initialize SDL)" in captured.err
+    assert captured.out == f"{folder.videos / 'update-000000056-seed-1.mp4'}\n"
+
+
 def test_models_that_come_with_the_package_have_names(tmp_path, monkeypatch, capsys):
     _, file = exported(tmp_path, capsys)
     monkeypatch.setattr(model_file, "bundled_models", lambda: {"small": file})
