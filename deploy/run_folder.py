@@ -25,6 +25,8 @@ from replay.hard_links import is_own_lock, unshare
 LAST_WORDS = ".last-words"
 LEGS = "legs.json"
 """A record for each start of the run, in order: `env_steps` of the checkpoint that it went on from."""
+LOOKED_AT_SECONDS = 0.2
+"""Who only looks whether a run is locked holds its lock for a moment."""
 FINAL_STATES = frozenset({"finished", "stopped", "failed"})
 """A run's states from which only `resume` leads."""
 EVALUATING = "evaluating"
@@ -194,11 +196,12 @@ class RunFolder:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[IO[str]]:
         with _opened(self.path / "lock") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                see = f"see apexpert status {self.reference}"
-                raise RunBusy(f"{self.name} is at work already: {see}") from None
+            deadline = time.monotonic() + LOOKED_AT_SECONDS
+            while not _lock(file):
+                if time.monotonic() > deadline:
+                    see = f"see apexpert status {self.reference}"
+                    raise RunBusy(f"{self.name} is at work already: {see}")
+                time.sleep(0.01)
             yield file
 
     def unshare(self) -> None:
@@ -273,10 +276,19 @@ def _opened(path: Path) -> Iterator[IO[str]]:
         yield file
 
 
+def _lock(file: IO[str]) -> bool:
+    """Take the lock; False when somebody has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _is_locked(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: many may look at once
     except BlockingIOError:
         return True
     except OSError:

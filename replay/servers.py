@@ -117,11 +117,11 @@ class EmbeddedServers:
         if self._guardian is not None:
             return self.urls
         server = find_server(self._server, files_of=self._record.writer)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._with_room(lambda: self._folder.mkdir(parents=True, exist_ok=True))
         self._folder.chmod(0o700)
         lock = lock_folder(self._folder / "lock")
         try:
-            unshare(path for path in self._folder.rglob("*") if path.suffix != ".rdb")  # never written into
+            self._with_room(self._unshare)
             self._record.check(server, self._shards)
             self._clear_leftovers()
             self._with_room(
@@ -131,7 +131,7 @@ class EmbeddedServers:
             self._guardian_password = secrets.token_urlsafe(32)
             self._places = self._with_room(self._choose_places)
             self._with_room(self._write_configurations)
-            self._guardian = self._start_guardian(server, lock)
+            self._guardian = self._with_room(lambda: self._start_guardian(server, lock))
         finally:
             os.close(lock)  # the guardian and the servers hold it now
         try:
@@ -211,6 +211,10 @@ class EmbeddedServers:
     def _with_room(self, write: Callable[[], T]) -> T:
         return with_room(write, self._room_seconds, self._should_stop)
 
+    def _unshare(self) -> None:
+        """Have files of its own where it is a copy by hard links; `.rdb` files are never written into."""
+        unshare(path for path in self._folder.rglob("*") if path.suffix != ".rdb")
+
     def _clear_leftovers(self) -> None:
         """A guardian that was killed could not remove its sockets' folder."""
         sockets = Path(self._state().get("sockets", ""))
@@ -274,7 +278,7 @@ class EmbeddedServers:
         client = redis.Redis.from_url(
             self.urls[index], socket_timeout=5.0, protocol=2, retry=Retry(NoBackoff(), 0)
         )
-        exits, loading = sum(self._state()["exits"][index : index + 1]), False
+        exits, loading = 0, False
 
         def ready() -> bool:
             nonlocal loading
@@ -290,11 +294,9 @@ class EmbeddedServers:
 
         with contextlib.closing(client):
             # The guardian notes the process a moment after it started, or when the disk has room for that.
-            noted = (self._folder / "state.json").exists
-            patience = max(limit_s, self._room_seconds)
-            self._poll(
-                lambda: any(self.pids[index : index + 1]), index, lambda: limit_s if noted() else patience
-            )
+            self._poll((self._folder / "state.json").exists, index, max(limit_s, self._room_seconds))
+            self._poll(lambda: any(self.pids[index : index + 1]), index, limit_s)
+            exits = sum(self._state()["exits"][index : index + 1])
             self._poll(ready, index, lambda: LOAD_LIMIT_S if loading else limit_s)
 
     def _poll(self, ready: Callable[[], bool], index: int, limit_s: float | Callable[[], float]) -> None:

@@ -99,19 +99,22 @@ def follow(
 ) -> dict[str, Any]:
     """Show the run's status about four times a second until it has ended; gives its last status.
 
-    The first interrupt, or nobody seeing it any more (`unseen`), asks the run to stop and goes on with it; a
-    second interrupt raises Forced. Also raises
-    CommandFailed, with `hint` behind it, when the run was killed or nothing was heard of it for long.
+    The first interrupt, or nobody seeing it any more (`unseen`, or `show` fails), asks the run to stop and
+    goes on with it; a second interrupt raises Forced. Also raises CommandFailed, with `hint` behind it, when
+    the run was killed, nothing was heard of it for long, or it was stopped because `show` failed.
     """
-    told = False
+    told, failure = False, ""
     while True:
         status = client.status()
         if status["state"] not in FINAL_STATES and client.is_gone:
             status = client.last_words(LAST_WORDS_SECONDS, interrupts.count > 0)
             if status["state"] not in FINAL_STATES:
                 raise CommandFailed(f"run {status['run']}: its processes were ended without a word{hint}")
-        show(status)
+        if not failure:
+            failure = _failure_of(show, status)
         if status["state"] in FINAL_STATES:
+            if failure:
+                raise CommandFailed(f"run {status['run']} is {status['state']}: {failure}{hint}")
             return status
         if time.time() - status["time"] > LOST_SECONDS:
             raise CommandFailed(f"run {status['run']}: no sign of it for {LOST_SECONDS:.0f} s{hint}")
@@ -119,10 +122,19 @@ def follow(
         if interrupts.count == 1 and not told:
             say("stopping: actors drain, the learner saves a checkpoint (Ctrl-C again ends it at once)")
             told = True
-        told = told or unseen()
+        told = told or unseen() or bool(failure)
         if told and status["state"] != "stopping":
             _ask_to_stop(client)
         time.sleep(PERIOD_SECONDS)
+
+
+def _failure_of(show: Callable[[Mapping[str, Any]], None], status: Mapping[str, Any]) -> str:
+    """Show a status; gives why that failed, empty if it did not: no fault of showing may cost a run."""
+    try:
+        show(status)
+    except Exception as error:
+        return f"it could not be shown: {type(error).__name__}: {error}"
+    return ""
 
 
 def _ask_to_stop(client: RunClient) -> None:

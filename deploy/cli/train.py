@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
@@ -172,6 +173,9 @@ def _announce(config: Config, folder: RunFolder) -> None:
 
 def _run(config: Config, folder: RunFolder, *, before: Config | None = None) -> int:
     """`before`: it is resumed, and this was its configuration until now."""
+    from deploy.reports.expectation import expectation
+
+    expects = expectation(config)
     with Interrupts() as interrupts:
         client = _launch(config, folder, before)
         if config.run.detach:
@@ -181,13 +185,23 @@ def _run(config: Config, folder: RunFolder, *, before: Config | None = None) -> 
             return 0
         try:
             with fleet_errors(folder):
-                status = _watch(config, folder, client, interrupts)
+                status = _watch(config, folder, client, interrupts, expects)
         except Forced:
             print(f"ended at once. Go on from the last checkpoint: {commands_for(folder, 'resume')}")
             return FORCED_CODE
         finally:
-            client.shutdown()
+            _shut_down(client)
     return _report(status, folder, asked=interrupts.count > 0)
+
+
+def _shut_down(client: RunClient) -> None:
+    """End what is left of the run; it has ended itself, so what is left is no failure of it."""
+    from deploy.fleet.errors import FleetError
+
+    try:
+        client.shutdown()
+    except FleetError as error:
+        print(f"WARNING: {error}", file=sys.stderr)
 
 
 def _launch(config: Config, folder: RunFolder, before: Config | None) -> RunClient:
@@ -198,6 +212,10 @@ def _launch(config: Config, folder: RunFolder, before: Config | None) -> RunClie
     try:
         with fleet_errors(folder):
             return launch(config, folder, resume=before is not None)
+    except OSError:
+        if before is not None:
+            folder.save_config(before)
+        raise
     except CommandFailed as failure:
         if before is not None:
             folder.save_config(before)
@@ -251,11 +269,16 @@ def fleet_errors(folder: RunFolder) -> Iterator[None]:
         raise CommandFailed(f"run {folder.name}: {error}; see {folder.log_path}") from error
 
 
-def _watch(config: Config, folder: RunFolder, client: RunClient, interrupts: Interrupts) -> dict[str, Any]:
+def _watch(
+    config: Config,
+    folder: RunFolder,
+    client: RunClient,
+    interrupts: Interrupts,
+    expects: Callable[[float], str],
+) -> dict[str, Any]:
     from deploy.monitor.console import Console
-    from deploy.reports.expectation import expectation
 
-    console = Console(f"{folder.name} ({config.game_name})", expects=expectation(config))
+    console = Console(f"{folder.name} ({config.game_name})", expects=expects)
     try:
         hint = f"; go on: {commands_for(folder, 'resume')}"
         return follow(client, console.update, interrupts, hint=hint, unseen=is_lost)

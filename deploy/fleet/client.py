@@ -160,7 +160,7 @@ def launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
     try:
         cluster.connect(address, local)
         nodes.learner_gpus(config, nodes.here())  # WrongFlag, before anything starts
-        supervisor = _start_supervisor(folder)
+        supervisor = _start_supervisor(folder, local)
         if local is not None:
             local.claim()
     except BaseException:
@@ -213,7 +213,7 @@ def _wait_gone(folder: RunFolder) -> bool:
     return False
 
 
-def _start_supervisor(folder: RunFolder) -> Any:
+def _start_supervisor(folder: RunFolder, local: LocalRay | None) -> Any:
     if not _wait_gone(folder):
         raise FleetError(f"{folder.name} is at work already: see apexpert status {folder.name}")
     # Here, because the other commands have no use for all that it imports.
@@ -231,12 +231,26 @@ def _start_supervisor(folder: RunFolder) -> Any:
     )
     supervisor = remote.remote(str(folder.path), import_path.users_folders())
     try:
-        ray.get(supervisor.heartbeat.remote(), timeout=START_SECONDS)
-    except (RayError, GetTimeoutError) as error:
+        _wait_for(supervisor.heartbeat.remote(), local)
+    except RayError as error:
         with contextlib.suppress(RayError):
             ray.kill(supervisor, no_restart=True)
         raise FleetError(f"the supervisor does not start: {' '.join(str(error).split())[:300]}") from error
     return supervisor
+
+
+def _wait_for(answer: Any, local: LocalRay | None) -> None:
+    """Wait for an answer over Ray; RayError when none comes, FleetError when the run's own Ray has ended.
+
+    Ray itself would notice only after a minute, and then end this process.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while not ray.wait([answer], timeout=LOOK_SECONDS)[0]:
+        if local is not None and not local.alive:
+            raise FleetError("its Ray was ended while it started")
+        if time.monotonic() > deadline:
+            raise GetTimeoutError(f"no answer within {START_SECONDS:.0f} s")
+    ray.get(answer)
 
 
 def _clear_leftovers(folder: RunFolder) -> None:

@@ -56,23 +56,21 @@ class LocalRay:
     address: str
     pid: int
     """The keeper's."""
-    started: float
-    """When the keeper started (unix seconds), so that a recycled pid is never mistaken for it."""
     folder: str
-    """Private, 0700; holds the token and everything that Ray writes."""
+    """Private, 0700; holds the token and everything that Ray writes. No other process names it in its
+    arguments, so a recycled pid is never mistaken for the keeper."""
 
     @classmethod
     def parse(cls, document: dict[str, Any] | None) -> Self | None:
         """From the record in a run's folder; None when there is none."""
-        return cls(**document) if document else None
+        return cls(document["address"], document["pid"], document["folder"]) if document else None
 
     @property
     def alive(self) -> bool:
         """Whether the keeper still runs."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 1.0 and self.folder in process.cmdline()
-            return same and process.status() != psutil.STATUS_ZOMBIE
+            return self.folder in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
 
@@ -129,8 +127,7 @@ def _start_local(num_cpus: int, num_gpus: int | None) -> LocalRay:
     )
     address = _wait_for_address(process, folder)
     _keepers.append(process)
-    started = psutil.Process(process.pid).create_time()
-    return LocalRay(address=address, pid=process.pid, started=started, folder=str(folder))
+    return LocalRay(address=address, pid=process.pid, folder=str(folder))
 
 
 def _private_folder() -> Path:

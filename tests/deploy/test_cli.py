@@ -306,6 +306,25 @@ def test_ctrl_c_stops_the_run_cleanly_and_says_how_to_go_on(
     assert "apexpert resume r\n" in out
 
 
+def test_a_fault_of_showing_ends_a_run_cleanly(
+    launched: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ScriptedRun([status("running")], after_stop=[status("stopping"), status("stopped")])
+    launched(run)
+    shown = []
+
+    def fail(_: object, status: dict[str, Any]) -> None:
+        shown.append(status["state"])
+        raise KeyError("metrics")
+
+    monkeypatch.setattr("deploy.monitor.console.Console.update", fail)
+    code, _, err = run_line(capsys, "train", "--name", "r")
+    assert code == 1
+    assert "run r is stopped: it could not be shown: KeyError: 'metrics'; go on: apexpert resume r" in err
+    assert shown == ["running"]
+    assert run.calls.index("stop") < run.calls.index("shutdown") == len(run.calls) - 1
+
+
 def test_a_stop_that_is_not_heard_is_repeated(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:
     class Deaf(ScriptedRun):
         def stop(self) -> None:

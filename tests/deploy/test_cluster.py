@@ -189,7 +189,7 @@ def test_ctrl_c_in_the_terminal_does_not_reach_it(local):
 
 def test_a_wrong_token_is_refused(local, tmp_path):
     (tmp_path / "token").write_text("0" * 64)
-    stranger = LocalRay(local.address, local.pid, local.started, str(tmp_path))
+    stranger = LocalRay(local.address, local.pid, str(tmp_path))
     refused = run(CONNECT, stranger, RAY_NUM_REDIS_GET_RETRIES="1")
     assert refused.returncode != 0
     assert "FleetError" in refused.stderr
@@ -261,8 +261,14 @@ def test_without_a_supervisor_it_ends_with_the_command_that_started_it(claimed):
 
 
 def test_a_recycled_pid_is_not_taken_for_it(local):
-    assert not LocalRay(local.address, os.getpid(), local.started - 100, "/nowhere").alive
+    assert not LocalRay(local.address, os.getpid(), local.folder).alive
     assert LocalRay.parse(None) is None
+
+
+def test_a_clock_that_is_set_back_changes_nothing(local):
+    """A process's start is known by the machine's clock; records of before have it."""
+    record = {"address": local.address, "pid": local.pid, "started": 1.0, "folder": local.folder}
+    assert LocalRay.parse(record).alive
 
 
 @pytest.mark.parametrize("name", ["a b", "[c]", "d:e", "é", 80 * "x"])

@@ -11,7 +11,6 @@ from typing import Any
 
 import matplotlib.image
 import numpy as np
-import psutil
 import pytest
 from matplotlib.figure import Figure
 
@@ -22,6 +21,7 @@ from replay.inventory import checkpoint_masses
 from replay.servers import EmbeddedServers
 from replay.shard import Shard
 from replay.types import SegmentIdentity, Signature
+from tests.helpers.processes import is_alive
 from tests.helpers.runs import catch_config
 from tests.helpers.samplers import Run, ingest_all
 from tests.helpers.servers import fresh_run, shared_urls
@@ -116,7 +116,7 @@ def test_a_finished_run(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -
     assert "password" not in json.dumps(document)
     with folder.lock():  # nobody holds it any more, and nothing runs
         pass
-    assert not any(psutil.pid_exists(pid) for pid in folder.read_json("replay/state.json", {})["pids"] if pid)
+    assert not any(is_alive(pid) for pid in folder.read_json("replay/state.json", {})["pids"] if pid)
 
 
 def test_tables_for_people(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.helpers.commands import NAME, SHORT, Terminal
 from tests.helpers.deadline import patient, until
+from tests.helpers.processes import is_alive
 from tests.helpers.rays import ray_of_nodes
 from tests.helpers.runs import flags
 
@@ -46,7 +46,7 @@ def test_a_killed_learner_starts_again_though_an_actor_waits_for_a_core(address:
         assert sorted(row["state"] for row in status()["actors"]) == ["running", "starting"]
         pid, before = status()["learner"]["pid"], updates()
         os.kill(pid, signal.SIGKILL)
-        until(lambda: not psutil.pid_exists(pid), "its end")
+        until(lambda: not is_alive(pid), "its end")
         until(lambda: status()["learner"].get("pid") not in (None, pid), "another learner", SECONDS)
         until(lambda: updates() > before + 20, "more updates", SECONDS)
         command.prints("actor 1 waits since 20 s to start", SECONDS)

@@ -20,6 +20,7 @@ from replay.access import socket_url
 from replay.shard import LOG_START, Shard
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import patient, until
+from tests.helpers.processes import is_alive
 from tests.helpers.runs import catch_config, follow, metric
 
 SECONDS = 90
@@ -111,7 +112,7 @@ def test_a_killed_learner_goes_on_from_its_checkpoint_and_the_replay_is_whole(ru
     )
     pid = before["learner"]["pid"]
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not psutil.pid_exists(pid), "its end")
+    until(lambda: not is_alive(pid), "its end")
     newest = CheckpointStore(folder.checkpoints).paths()[0].name
     follow(client, lambda s: s["learner"]["ready"] and s["learner"]["pid"] != pid, "another learner", SECONDS)
     assert re.search(rf"resuming at .* transitions in replay, from {newest}\n", folder.log_path.read_text())
@@ -210,7 +211,9 @@ def test_without_the_weight_store_all_begins_over(run: Running) -> None:
     before = trains(client)
     raylet = psutil.Process(before["pid"]).parent()
     assert raylet is not None
-    stores = [p for p in raylet.children() if any("ray::WeightStore" in word for word in p.cmdline())]
+    found = psutil.process_iter(["ppid", "cmdline"])  # with None for what has ended
+    children = [p for p in found if p.info["ppid"] == raylet.pid]
+    stores = [p for p in children if any("ray::WeightStore" in word for word in p.info["cmdline"] or ())]
     for store in stores:
         store.kill()
     assert stores

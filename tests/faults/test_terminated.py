@@ -7,20 +7,20 @@ all tests of this file, in their order.
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from deploy.run_folder import RunFolder
 from learner.checkpoint import CheckpointStore
 from tests.helpers.commands import APEXPERT, NAME, SHORT, Started, Terminal
 from tests.helpers.deadline import patient, until
-from tests.helpers.processes import processes_of, send
+from tests.helpers.processes import is_alive, processes_of, send
 from tests.helpers.runs import flags, metric
 
 ENDLESS = SHORT | {"run": SHORT["run"] | {"total_env_steps": 1_000_000}}
@@ -152,7 +152,7 @@ def test_sigkill_to_every_process_is_told_at_once(terminal: Terminal, running: S
     learns(folder, running, metric(status(folder), "progress/updates"))
     ray_folder = ray_of(folder)
     send(signal.SIGKILL, list(processes_of(folder, ray_folder)))
-    assert running.process.wait(patient(20)) == 1, "it does not wait for a minute"
+    assert running.process.wait(patient(45)) == 1, "it does not wait for a minute"
     assert f"its processes were ended without a word; go on: apexpert resume {NAME}" in running.printed()
     ends(folder, ray_folder)
 
@@ -172,12 +172,13 @@ def test_a_killed_raylet_costs_no_update_and_the_learner_alone_is_started_again(
         "another learner",
         90,
     )
-    assert metric(now, "progress/updates") >= start + 10, "it saved before it ended"
+    resumed_at = re.findall(r"in replay, from update-(\d+)", folder.log_path.read_text())[-1]
+    assert int(resumed_at) >= start + 10, "it saved before it ended"
     learns(folder, running, metric(now, "progress/updates") + 5)
 
     ray_folder = ray_of(folder)
     raylets = [p for p, words in processes_of(folder, ray_folder).items() if "/raylet/raylet" in words]
-    assert len(raylets) == 1
+    assert raylets
     at_kill = metric(status(folder), "progress/updates")
     send(signal.SIGKILL, raylets)
     assert running.process.wait(patient(30)) == 1
@@ -193,15 +194,16 @@ def test_a_killed_raylet_costs_no_update_and_the_learner_alone_is_started_again(
 def test_a_learner_that_hangs_is_ended_and_started_again(terminal: Terminal, running: Started) -> None:
     folder = terminal.folder
     pid = status(folder)["learner"]["pid"]
-    assert psutil.pid_exists(pid)
+    assert is_alive(pid)
     send(signal.SIGSTOP, [pid])
     now = until(
         lambda: (s := status(folder))["learner"].get("ready") and s["learner"]["pid"] != pid and s,
         "another learner",
         150,
     )
-    assert not psutil.pid_exists(pid)
+    until(lambda: not is_alive(pid), "the end of the one that hangs")
     learns(folder, running, metric(now, "progress/updates") + 5)
+    now = status(folder)
     assert (metric(now, "replay/missing"), metric(now, "replay/lost")) == (0, 0)
 
 
@@ -212,6 +214,7 @@ def test_sigterm_to_every_process_of_a_run_that_starts(tmp_path: Path) -> None:
     with terminal.started("train", "--preset", "laptop", *flags(ENDLESS)) as command:
         until(lambda: (folder.path / "ray.json").exists() and status(folder).get("pid"), "the supervisor", 60)
         ray_folder = ray_of(folder)
+        until((Path(ray_folder) / "claimed").exists, "the command's knowing of it", 60)
         send(signal.SIGTERM, [*processes_of(folder, ray_folder), command.process.pid])
         assert command.process.wait(patient(30)) == 0, command.printed()
         ends(folder, ray_folder)

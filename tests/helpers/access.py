@@ -40,7 +40,15 @@ def seen_of_processes(what: str) -> list[bytes]:
 
 def files_with(text: bytes, folder: Path) -> list[Path]:
     """Files below a folder that hold these bytes."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and text in path.read_bytes())
+    return sorted(path for path in folder.rglob("*") if path.is_file() and text in _content(path))
+
+
+def _content(path: Path) -> bytes:
+    """A file's bytes; none of one that its program has removed meanwhile."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 class TwoMachines:

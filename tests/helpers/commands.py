@@ -81,7 +81,16 @@ class Terminal:
 
     def copy(self, path: Path) -> "Terminal":
         """The same runs in another folder."""
-        shutil.copytree(self.path / "runs", path / "runs")
+        # Checkpoints first: what they know of is in the replay that is copied after them.
+        for part, left_out in (("checkpoints", ""), ("", "checkpoints")):
+            source, target = self.folder.path / part, path / "runs" / NAME / part
+            try:
+                ignore = shutil.ignore_patterns(left_out)
+                shutil.copytree(source, target, ignore=ignore, dirs_exist_ok=True)
+            except shutil.Error as error:
+                # Everything else is copied: a live run's files come and go.
+                if not all("No such file" in why for *_, why in error.args[0]):
+                    raise
         return Terminal(path)
 
     def environment(self) -> dict[str, str]:

@@ -20,11 +20,12 @@ def processes_of(folder: RunFolder, ray_folder: str) -> dict[int, str]:
     found = {}
     for process in psutil.process_iter():
         try:
-            words = " ".join([*process.cmdline(), *process.environ().values(), process.cwd()])
+            command = " ".join(process.cmdline())
+            words = " ".join([command, *process.environ().values(), process.cwd()])
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
         if ray_folder in words or str(folder.path) in words:
-            found[process.pid] = " ".join(process.cmdline())
+            found[process.pid] = command
     return found
 
 
@@ -39,7 +40,15 @@ def live_parts(folder: RunFolder) -> list[int | Path]:
 
 def is_there(part: int | Path) -> bool:
     """One of the `live_parts` lives, or has not been removed."""
-    return part.exists() if isinstance(part, Path) else psutil.pid_exists(part)
+    return part.exists() if isinstance(part, Path) else is_alive(part)
+
+
+def is_alive(pid: int) -> bool:
+    """That process runs; one that has ended and that nobody has reaped yet does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def send(number: signal.Signals, pids: list[int]) -> None:

@@ -319,7 +319,7 @@ class TestRefusals:
         files = [path for path in (tmp_path / "shard-0").rglob("*.aof") if path.stat().st_size > 1000]
         for path in files:
             path.write_bytes(path.read_bytes()[:500] + b"garbage" * 20 + path.read_bytes()[700:])
-        with pytest.raises(ServerError, match=r"embedded server 0 did not start: .*(AOF|file)") as caught:
+        with pytest.raises(ServerError, match=r"embedded server 0 did not start: [^/]*(AOF|file)") as caught:
             embedded(tmp_path, program, shards=1).start()
         assert "\n" not in str(caught.value)
         assert json.loads((tmp_path / "state.json").read_text())["pids"] == [None]
