@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from models.initializers import Initializer
+
 ENCODERS = ("impala", "nature")
 MOE_HEADS = ("soft_moe", "top_k_moe")
 HEADS = (*MOE_HEADS, "dense", "pooled")
@@ -92,6 +94,9 @@ class NetworkConfig:
     """Factorised noise (Fortunato et al., 2018) in the output layer and the head's (experts') first layer."""
     noisy_sigma: float = 0.1
     """Initial scale of the noise, divided by the square root of the layer's inputs."""
+    initializer: Initializer = "xavier"
+    """Initial kernels of the encoder, a dense head and the output layer where they are not noisy: xavier
+    (Glorot and Bengio, 2010), or fan_in, which Dopamine's C51, Rainbow and QR-DQN have."""
     noise_per: Literal["batch", "row"] = "batch"
     """Draws of the noise in an update. `row`: one a row where the network learns, and one that the choice of
     the next action and the target network share, as the paper's code has it. `batch`: one for each pass."""

@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.geometry import Padding, positions, same_padding, scaled_channels
-from models.initializers import lecun_normal_, xavier_uniform_
+from models.initializers import Initializer, initialize_, lecun_normal_
 
 
 class Convolution(nn.Module):
     """Square convolution with `same` (XLA's) or `valid` padding, and its own generator at birth.
 
-    Kernels are xavier uniform, or with `lecun` lecun normal: what the reference code has where it names none.
+    Kernels are as `initialize_` has them, or with `lecun` lecun normal: what the reference code has where it
+    names none.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class Convolution(nn.Module):
         *,
         generator: torch.Generator,
         lecun: bool = False,
+        initializer: Initializer = "xavier",
     ) -> None:
         super().__init__()
         self._kernel, self._stride, self._same = kernel, stride, padding == "same"
@@ -36,7 +38,8 @@ class Convolution(nn.Module):
         if lecun:
             lecun_normal_(self.weight, area * in_channels, generator)
         else:
-            xavier_uniform_(self.weight, area * in_channels, area * out_channels, generator)
+            fans = (area * in_channels, area * out_channels)
+            initialize_(self.weight, *fans, generator, initializer)
 
     def forward(self, features: Tensor, scale: float = 1.0) -> Tensor:
         """Convolve (B, C, h, w) times `scale`, which goes into the small kernel, not over the large image."""
@@ -82,7 +85,12 @@ class NatureEncoder(nn.Module):
     """Three convolutions, 32, 64, 64 channels (Mnih et al., 2015), times `width_scale`; ReLU after each."""
 
     def __init__(
-        self, in_channels: int, padding: Padding, generator: torch.Generator, width_scale: float = 1.0
+        self,
+        in_channels: int,
+        padding: Padding,
+        generator: torch.Generator,
+        width_scale: float = 1.0,
+        initializer: Initializer = "xavier",
     ) -> None:
         super().__init__()
         self._padding: Padding = padding
@@ -93,7 +101,7 @@ class NatureEncoder(nn.Module):
             (self.channels, self.channels, 3, 1),
         )
         self.convolutions = nn.ModuleList(
-            Convolution(*layer, padding, generator=generator) for layer in layers
+            Convolution(*layer, padding, generator=generator, initializer=initializer) for layer in layers
         )
 
     def positions(self, height: int, width: int) -> tuple[int, int]:
@@ -126,10 +134,19 @@ class ResidualBlock(nn.Module):
 class ImpalaStack(nn.Module):
     """Convolution, max-pool of stride 2, two residual blocks."""
 
-    def __init__(self, in_channels: int, channels: int, padding: Padding, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        padding: Padding,
+        generator: torch.Generator,
+        initializer: Initializer,
+    ) -> None:
         super().__init__()
         self._padding: Padding = padding
-        self.convolution = Convolution(in_channels, channels, 3, 1, padding, generator=generator)
+        self.convolution = Convolution(
+            in_channels, channels, 3, 1, padding, generator=generator, initializer=initializer
+        )
         self.blocks = nn.Sequential(*(ResidualBlock(channels, generator) for _ in range(2)))
 
     def forward(self, features: Tensor, scale: float) -> Tensor:
@@ -146,13 +163,18 @@ class ImpalaEncoder(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, padding: Padding, generator: torch.Generator, width_scale: float = 1.0
+        self,
+        in_channels: int,
+        padding: Padding,
+        generator: torch.Generator,
+        width_scale: float = 1.0,
+        initializer: Initializer = "xavier",
     ) -> None:
         super().__init__()
         self._padding: Padding = padding
         first, self.channels = (scaled_channels(width, width_scale) for width in (16, 32))
         widths = ((in_channels, first), (first, self.channels), (self.channels, self.channels))
-        self.stacks = nn.ModuleList(ImpalaStack(*width, padding, generator) for width in widths)
+        self.stacks = nn.ModuleList(ImpalaStack(*width, padding, generator, initializer) for width in widths)
 
     def positions(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the feature map for an image of `height` x `width`."""
@@ -178,8 +200,9 @@ def build_encoder(
     padding: Padding,
     generator: torch.Generator,
     width_scale: float = 1.0,
+    initializer: Initializer = "xavier",
 ) -> ImpalaEncoder | NatureEncoder:
     """The built-in encoder called `name` for images of `in_channels` stacked frames; else a ValueError."""
     if name not in ENCODER_CLASSES:
         raise ValueError(f"encoder {name!r}: must be one of {', '.join(ENCODER_CLASSES)} or module:callable")
-    return ENCODER_CLASSES[name](in_channels, padding, generator, width_scale)
+    return ENCODER_CLASSES[name](in_channels, padding, generator, width_scale, initializer)

@@ -8,7 +8,7 @@ from models.balancing import LossWeights
 from models.config import HEADS, NetworkConfig, is_imported
 from models.head_output import HeadOutput
 from models.imported import ImportedHead
-from models.initializers import xavier_uniform_
+from models.initializers import Initializer, initialize_
 from models.noisy import LayerNoise, Noise, NoisyLinear
 from models.soft_moe import SoftMoE
 from models.sparse_moe import TopKMoE
@@ -16,13 +16,15 @@ from models.tokens import combine_tokens, combined_size
 
 
 class Linear(nn.Module):
-    """Dense layer with xavier-uniform kernel and zero bias, with the call signature of `NoisyLinear`."""
+    """Dense layer with zero bias, with the call signature of `NoisyLinear`."""
 
-    def __init__(self, in_features: int, out_features: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, generator: torch.Generator, initializer: Initializer
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
         self.bias = nn.Parameter(torch.zeros(out_features))
-        xavier_uniform_(self.weight, in_features, out_features, generator)
+        initialize_(self.weight, in_features, out_features, generator, initializer)
 
     def forward(self, inputs: Tensor, noise: LayerNoise | None = None) -> Tensor:
         """(B, in) to (B, out); there is no noise to use."""
@@ -30,11 +32,15 @@ class Linear(nn.Module):
 
 
 def build_linear(
-    in_features: int, out_features: int, sigma: float | None, generator: torch.Generator
+    in_features: int,
+    out_features: int,
+    sigma: float | None,
+    generator: torch.Generator,
+    initializer: Initializer,
 ) -> Linear | NoisyLinear:
     """A noisy layer where `sigma` is given, else a plain one."""
     if sigma is None:
-        return Linear(in_features, out_features, generator)
+        return Linear(in_features, out_features, generator, initializer)
     return NoisyLinear(in_features, out_features, sigma, generator)
 
 
@@ -122,7 +128,7 @@ class DenseHead(nn.Module):
         self.out_features = config.hidden_of_the_dense_head
         in_features = combined_size(num_tokens, width, config.combine)
         self.noise_sizes = None if sigma is None else (in_features, self.out_features)
-        self.hidden = build_linear(in_features, self.out_features, sigma, generator)
+        self.hidden = build_linear(in_features, self.out_features, sigma, generator, config.initializer)
 
     def forward(self, tokens: Tensor, noise: Noise | None) -> HeadOutput:
         """Tokens (B, T, D) to features (B, H)."""
@@ -187,18 +193,18 @@ class OutputLayer(nn.Module):
         dueling: bool,
         sigma: float | None,
         generator: torch.Generator,
+        initializer: Initializer,
     ) -> None:
         super().__init__()
         self.dueling = dueling
         self.num_atoms = num_atoms
         out_features = (num_actions + dueling) * num_atoms
         self.noise_sizes = None if sigma is None else (in_features, out_features)
-        self.linear = build_linear(in_features, out_features, sigma, generator)
-        if (
-            dueling and sigma is None
-        ):  # Two kernels of different fan-out, as two separate layers would have them.
-            xavier_uniform_(self.linear.weight[:num_atoms], in_features, num_atoms, generator)
-            xavier_uniform_(self.linear.weight[num_atoms:], in_features, num_actions * num_atoms, generator)
+        self.linear = build_linear(in_features, out_features, sigma, generator, initializer)
+        if dueling and sigma is None:
+            # Two kernels of different fan-out, as two separate layers would have them.
+            for part in torch.split(self.linear.weight, [num_atoms, num_actions * num_atoms]):
+                initialize_(part, in_features, len(part), generator, initializer)
 
     def forward(self, features: Tensor, noise: LayerNoise | None) -> Tensor:
         """(B, F) to float32 (B, A, Z)."""

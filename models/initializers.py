@@ -5,9 +5,12 @@ The scales are those of the reference code of arXiv 2402.08609 (flax): what is c
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Initializer = Literal["xavier", "fan_in"]
 
 # Standard deviation of a unit normal truncated at +-2: dividing by it gives the truncated draw unit variance.
 TRUNCATED_STD = 0.87962566103423978
@@ -16,6 +19,23 @@ TRUNCATED_STD = 0.87962566103423978
 def xavier_uniform_(tensor: Tensor, fan_in: int, fan_out: int, generator: torch.Generator) -> None:
     """Fill with U(-a, a), a = sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010)."""
     bound = math.sqrt(6.0 / (fan_in + fan_out))
+    with torch.no_grad():
+        tensor.uniform_(-bound, bound, generator=generator)
+
+
+def initialize_(
+    tensor: Tensor, fan_in: int, fan_out: int, generator: torch.Generator, initializer: Initializer
+) -> None:
+    """Fill with `xavier_uniform_`, or with `fan_in` with U(-a, a), a = sqrt(sqrt(3) / fan_in).
+
+    The first is that of the paper's agents and of Dopamine's DQN; the second, of variance 1 / (sqrt(3)
+    fan_in), that of its C51, Rainbow and QR-DQN (`RainbowNetwork` and `QuantileNetwork` of
+    dopamine/jax/networks.py).
+    """
+    if initializer == "xavier":
+        xavier_uniform_(tensor, fan_in, fan_out, generator)
+        return
+    bound = math.sqrt(math.sqrt(3.0) / fan_in)
     with torch.no_grad():
         tensor.uniform_(-bound, bound, generator=generator)
 

@@ -72,6 +72,7 @@ class QNetwork(nn.Module):
             dueling=config.dueling,
             sigma=sigma,
             generator=generator,
+            initializer=config.initializer,
         )
         support = torch.linspace(config.v_min, config.v_max, config.num_atoms)
         self.register_buffer("support", support, persistent=False)
@@ -136,8 +137,8 @@ def _build_encoder(
 ) -> ImpalaEncoder | NatureEncoder | ImportedEncoder:
     if is_imported(config.encoder):
         return ImportedEncoder(config, observation_shape, generator)
-    scale = config.encoder_width_scale
-    return build_encoder(config.encoder, observation_shape[0], config.padding, generator, scale)
+    how = (config.encoder_width_scale, config.initializer)
+    return build_encoder(config.encoder, observation_shape[0], config.padding, generator, *how)
 
 
 def build_network(

@@ -37,7 +37,7 @@ def test_every_arm_is_a_matter_of_flags(arm: str, preset: str) -> None:
 
 
 def test_the_table_of_arms_names_every_option_of_an_arm() -> None:
-    agent = {"padding", "dueling", "noisy_sigma", "noise_per"}
+    agent = {"padding", "dueling", "noisy_sigma", "noise_per", "initializer"}
     for field in dataclasses.fields(NetworkConfig):
         if field.name not in agent:
             assert f"{flag_of(f'network.{field.name}')}" in TABLE, field.name

@@ -39,6 +39,7 @@ def cells(config: Config) -> dict[str, tuple[object, ...]]:
         "encoder, padding": (n.encoder, n.padding),
         "head": heads.get(n.head, (n.head, n.num_experts, n.expert_hidden_units)),
         "block": (n.residual, n.token_norm),
+        "initial kernels": (n.initializer,),
         "patches": (n.patch_width,),
         "values": values[n.values],
         "double, dueling, noisy": (l.double, n.dueling, n.noisy and n.noise_per),
@@ -76,6 +77,7 @@ TABLE: dict[str, tuple[object, ...]] = {
         ("soft_moe", 8, 512), ("soft_moe", 4, 512), *[("dense", 512)] * 4,
     ),
     "block": (*[(False, False)] * 5, (True, True), *[(False, False)] * 4),
+    "initial kernels": (*[("xavier",)] * 7, *[("fan_in",)] * 3),
     "patches": ((64,), (32,), (64,), (64,), (64,), None, None, None, None, None),
     "values": (C51, SCALAR, SCALAR, C51, C51, ("c51", 51, -3.0, 3.0), SCALAR, C51, C51, QUANTILES),
     "double, dueling, noisy": (

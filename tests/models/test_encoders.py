@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from models.config import NetworkConfig
 from models.encoders import Convolution, build_encoder, max_pool
 from models.geometry import same_padding, smallest_image
+from models.initializers import initialize_
+from models.q_network import build_network
 
 
 def _generator():
@@ -144,6 +147,31 @@ def test_nature_initial_values():
     _assert_xavier(second.weight, 16 * 32, 16 * 64)
     _assert_xavier(third.weight, 9 * 64, 9 * 64)
     assert not any(convolution.bias.any() for convolution in encoder.convolutions)
+
+
+@pytest.mark.parametrize("fan_in", [8 * 8 * 4, 7744])
+def test_initial_kernels_of_the_published_distributional_agents(fan_in):
+    """JAX's variance_scaling(1 / sqrt(3), fan_in, uniform): a variance of 1 / (sqrt(3) fan_in)."""
+    weight = torch.empty(512, fan_in)
+    initialize_(weight, fan_in, 512, _generator(), "fan_in")
+    assert weight.var().item() == pytest.approx(0.57735 / fan_in, rel=0.02)
+    assert weight.abs().max().item() == pytest.approx(1.316074 / math.sqrt(fan_in), rel=1e-3)
+    assert weight.mean().abs() < 0.01 / math.sqrt(fan_in)
+
+
+@pytest.mark.parametrize("encoder", ["nature", "impala"])
+@pytest.mark.parametrize("dueling", [False, True])
+def test_every_kernel_has_the_initializer_that_is_asked_for(encoder, dueling):
+    options = {"encoder": encoder, "head": "dense", "dueling": dueling, "noisy": False}
+    xavier, fan_in = (
+        build_network(NetworkConfig(**options, initializer=kind), 3, seed=1) for kind in ("xavier", "fan_in")
+    )
+    for (name, first), second in zip(xavier.named_parameters(), fan_in.parameters(), strict=True):
+        is_kernel = first.ndim > 1 and ".blocks." not in name  # those have lecun's
+        assert torch.equal(first, second) != is_kernel, name
+        if is_kernel and not (dueling and name.startswith("output")):
+            inputs = first[0].numel()
+            assert second.abs().max().item() == pytest.approx(1.316074 / math.sqrt(inputs), rel=0.02), name
 
 
 def test_impala_initial_values():
