@@ -27,8 +27,8 @@ class Linear(nn.Module):
         initialize_(self.weight, in_features, out_features, generator, initializer)
 
     def forward(self, inputs: Tensor, noise: LayerNoise | None = None) -> Tensor:
-        """(B, in) to (B, out); there is no noise to use."""
-        return functional.linear(inputs, self.weight, self.bias)
+        """(B, in) to (B, out), in the dtype of the inputs; there is no noise to use."""
+        return functional.linear(inputs, self.weight.to(inputs.dtype), self.bias.to(inputs.dtype))
 
 
 def build_linear(
@@ -207,8 +207,13 @@ class OutputLayer(nn.Module):
                 initialize_(part, in_features, len(part), generator, initializer)
 
     def forward(self, features: Tensor, noise: LayerNoise | None) -> Tensor:
-        """(B, F) to float32 (B, A, Z)."""
-        outputs: Tensor = self.linear(features, noise).float().view(len(features), -1, self.num_atoms)
+        """(B, F) to float32 (B, A, Z).
+
+        A single number an action is computed in float32: bfloat16 has steps of 0.008 between 1 and 2, and
+        actions whose values differ by less would be the same. Means over atoms or quantiles are fine enough.
+        """
+        inputs = features.float() if self.num_atoms == 1 else features
+        outputs: Tensor = self.linear(inputs, noise).float().view(len(features), -1, self.num_atoms)
         if not self.dueling:
             return outputs
         value, advantage = outputs[:, :1], outputs[:, 1:]

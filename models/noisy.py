@@ -63,9 +63,14 @@ class NoisyLinear(nn.Module):
         fan_in_uniform_(self.bias, in_features, generator)
 
     def forward(self, inputs: Tensor, noise: LayerNoise | None) -> Tensor:
-        """(B, in) to (B, out); rows of noise are used without building a weight matrix per row."""
+        """(B, in) to (B, out), in the dtype of the inputs.
+
+        Rows of noise are used without building a weight matrix per row.
+        """
+        dtype = inputs.dtype
+        means = functional.linear(inputs, self.weight.to(dtype), self.bias.to(dtype))
         if noise is None:
-            return functional.linear(inputs, self.weight, self.bias)
-        noise_in, noise_out = noise.inputs.to(inputs.dtype), noise.outputs.to(inputs.dtype)
-        means = functional.linear(inputs, self.weight, self.bias)
-        return means + functional.linear(inputs * noise_in, self.weight_sigma, self.bias_sigma) * noise_out
+            return means
+        noise_in, noise_out = noise.inputs.to(dtype), noise.outputs.to(dtype)
+        sigma = (self.weight_sigma.to(dtype), self.bias_sigma.to(dtype))
+        return means + functional.linear(inputs * noise_in, *sigma) * noise_out

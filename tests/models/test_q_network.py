@@ -117,6 +117,19 @@ def test_bfloat16_keeps_the_support_exact_and_is_close():
     torch.testing.assert_close(autocast, exact, atol=0.05, rtol=0)
 
 
+@pytest.mark.parametrize("noisy", [False, True])
+def test_a_bfloat16_network_tells_close_values_apart(noisy):
+    config = NetworkConfig(encoder="nature", padding="valid", values="scalar", noisy=noisy)
+    network = build_network(config, 18, seed=0).to(torch.bfloat16)
+    with torch.no_grad():
+        network.output.linear.bias += 1.5  # where its steps are 0.008
+        noise = network.sample_noise(torch.Generator().manual_seed(1), 2) if noisy else None
+        values = network(_observation(2, (4, 84, 84)), noise).q_values
+    assert values.dtype == torch.float32
+    assert (values != values.bfloat16().float()).float().mean() > 0.9
+    assert len(values.unique()) == values.numel()
+
+
 def test_observation_is_scaled_to_one():
     network = _network(noisy=False)
     image = _observation().float() / 255
