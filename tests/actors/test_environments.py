@@ -54,6 +54,27 @@ def test_a_plain_emulator_with_the_same_settings_plays_the_same_games() -> None:
     assert ends >= 2
 
 
+def area_means(length, count):
+    """(count, length) weights: each of `count` equal stretches of a line is the mean of what it covers."""
+    edges = np.linspace(0, length, count + 1)
+    starts, ends = np.arange(length), np.arange(1, length + 1)
+    covered = np.minimum(edges[1:, None], ends) - np.maximum(edges[:-1, None], starts)
+    return covered.clip(0) / (length / count)
+
+
+def test_a_frame_is_the_screen_shrunk_by_area_means() -> None:
+    """As Dopamine's `cv2.INTER_AREA` does it."""
+    actions = random_actions(200, 1)
+    large, small = (
+        atari("ms_pacman", seeds=[7], frame_height=h, frame_width=w) for h, w in ((210, 160), (84, 84))
+    )
+    (_, screens), (_, frames) = play(large, actions), play(small, actions)
+    rows, columns = area_means(210, 84), area_means(160, 84)
+    for screen, frame in zip(screens, frames, strict=True):
+        expected = rows @ screen.frames[0].astype(float) @ columns.T
+        assert np.abs(frame.frames[0] - expected).max() <= 0.51, "rounded to the next whole number"
+
+
 def plain_emulator(game, *, seed, sticky) -> ALEInterface:
     ale = ALEInterface()
     ale.setInt("random_seed", seed)
