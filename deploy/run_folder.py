@@ -214,11 +214,11 @@ class RunFolder:
 
     def is_supervised(self) -> bool:
         """Whether a process of this machine holds the run (see `lock`)."""
-        return _is_locked(self.path / "lock")
+        return _is_locked(self.path / "lock", fcntl.LOCK_SH)
 
     def is_saved_to(self) -> bool:
         """Whether a learner of this machine is the one that saves its checkpoints."""
-        return _is_locked(self.checkpoints / ".lock")
+        return _is_locked(self.checkpoints / ".lock", fcntl.LOCK_SH)
 
     def is_at_work(self) -> bool:
         """The same, or a learner of it still saves its last checkpoint, or may write the last status."""
@@ -285,10 +285,11 @@ def _lock(file: IO[str]) -> bool:
     return True
 
 
-def _is_locked(path: Path) -> bool:
+def _is_locked(path: Path, probe: int = fcntl.LOCK_EX) -> bool:
+    """`probe` LOCK_SH does not see who shares the lock, and disturbs nobody who looks at the same time."""
     try:
         with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: many may look at once
+            fcntl.flock(file, probe | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except OSError:

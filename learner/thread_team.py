@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 T = TypeVar("T")
@@ -50,6 +51,16 @@ class ThreadTeam:
         members that are through with `first` take them, unless somebody waits for them already. They may be
         left undone, and a team of one takes none. Raises the first error after all have ended.
         """
+        with _flushing_denormals():
+            return self._run(first, between, second, meanwhile)
+
+    def _run(
+        self,
+        first: Callable[[int], None],
+        between: Callable[[], None],
+        second: Callable[[int], T],
+        meanwhile: Callable[[], Iterable[Callable[[], None]]],
+    ) -> list[T]:
         if self._pool is None:
             first(0)
             meanwhile()
@@ -82,20 +93,26 @@ class ThreadTeam:
         return [future.result() for future in futures]
 
 
-def flush_denormals() -> None:
-    """Have this thread take numbers below 1.2e-38, float32's smallest normal one, for 0.
+@contextmanager
+def _flushing_denormals() -> Iterator[None]:
+    """This thread takes numbers below 1.2e-38, float32's smallest normal one, for 0.
 
     Adam's first moment of a weight that gets no gradient any more (a dormant unit's) shrinks to such a number
     within 800 updates and never to 0. A third of the moments were of that kind in a run on Boxing, and
     arithmetic on them takes some 100 cycles each: Adam's step took 46 ms in place of 9.
     """
+    before = bool(np.float32(1e-40) * np.float32(1.0) == 0.0)
     torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 def _join(threads: int) -> None:
     """A new member's first act."""
     torch.set_num_threads(threads)
-    flush_denormals()
+    torch.set_flush_denormal(True)
 
 
 @contextmanager

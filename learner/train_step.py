@@ -18,7 +18,7 @@ from learner.flat_parameters import named_views, pack
 from learner.optimizer import FlatAdam
 from learner.precision import ComputeCopy, choose_device, choose_dtype
 from learner.priorities import sample_priorities
-from learner.thread_team import ThreadTeam, flush_denormals
+from learner.thread_team import ThreadTeam
 from models.arrays import flatten
 from models.config import NetworkConfig
 from models.memory import keep_freed_memory
@@ -140,7 +140,6 @@ class TrainStep:
         self._team = ThreadTeam.for_batch(threads, config.batch_size) if on_cpu else ThreadTeam(1)
         if on_cpu:
             keep_freed_memory()
-            flush_denormals()  # in this thread and those that it starts
         network = build_network(network_config, num_actions, observation_shape=observation_shape, seed=seed)
         self.online_network = network.to(self.device)
         self.target_network = copy.deepcopy(self.online_network).requires_grad_(False)

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from models.initializers import Initializer
-
 ENCODERS = ("impala", "nature")
 MOE_HEADS = ("soft_moe", "top_k_moe")
 HEADS = (*MOE_HEADS, "dense", "pooled")
@@ -13,6 +11,7 @@ HEADS = (*MOE_HEADS, "dense", "pooled")
 Tokens = Literal["per_conv", "per_feature_map", "per_sample", "per_patch"]
 Combine = Literal["flatten", "mean", "sum"]
 Values = Literal["scalar", "c51", "quantile"]
+Initializer = Literal["xavier", "fan_in"]
 
 
 @dataclass(frozen=True)

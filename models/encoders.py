@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.config import Initializer
 from models.geometry import Padding, positions, same_padding, scaled_channels
-from models.initializers import Initializer, initialize_, lecun_normal_
+from models.initializers import initialize_, lecun_normal_
 
 
 class Convolution(nn.Module):

@@ -5,10 +5,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.balancing import LossWeights
-from models.config import HEADS, NetworkConfig, is_imported
+from models.config import HEADS, Initializer, NetworkConfig, is_imported
 from models.head_output import HeadOutput
 from models.imported import ImportedHead
-from models.initializers import Initializer, initialize_
+from models.initializers import initialize_
 from models.noisy import LayerNoise, Noise, NoisyLinear
 from models.soft_moe import SoftMoE
 from models.sparse_moe import TopKMoE

@@ -5,12 +5,11 @@ The scales are those of the reference code of arXiv 2402.08609 (flax): what is c
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Initializer = Literal["xavier", "fan_in"]
+from models.config import Initializer
 
 # Standard deviation of a unit normal truncated at +-2: dividing by it gives the truncated draw unit variance.
 TRUNCATED_STD = 0.87962566103423978

@@ -73,6 +73,7 @@ class LearnerProcess(Role):
         from learner.checkpoint import CheckpointStore
 
         torch.set_num_threads(self._config.learner.num_threads or len(os.sched_getaffinity(0)))
+        torch.set_flush_denormal(True)  # as ThreadTeam does, for threads inside of operators as well
         sys.setswitchinterval(SWITCH_SECONDS)
         checkpoints = CheckpointStore(
             self.folder.checkpoints, self._config.learner.keep_checkpoints, note=self._note

@@ -214,7 +214,7 @@ def test_who_waits_for_its_end_knows_before_ray_that_it_ends(tmp_path: Path) -> 
         [sys.executable, keeper.__file__, str(folder), *command],
         stdin=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
-    local = LocalRay("", process.pid, psutil.Process(process.pid).create_time(), str(folder))
+    local = LocalRay("", process.pid, str(folder))
     until((folder / "up").exists, "a child that listens", 20)
     assert not local.ends
     local.end()

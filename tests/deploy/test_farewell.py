@@ -136,6 +136,6 @@ def test_a_command_that_was_told_to_stop_says_it_where_nobody_else_did(
     folder: RunFolder, told_to_stop: bool, state: str
 ) -> None:
     """Of a run that got SIGTERM while it started: no learner was at work that could."""
-    local = LocalRay("127.0.0.1:1", dead_pid(), 0.0, "/nowhere")
+    local = LocalRay("127.0.0.1:1", dead_pid(), "/nowhere")
     said = RunClient(folder, None, local).last_words(0.1, told_to_stop)
     assert said["state"] == folder.read_json("status.json", {})["state"] == state

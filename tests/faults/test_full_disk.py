@@ -77,6 +77,14 @@ def test_a_full_disk_stops_nothing_for_good_and_costs_nothing(run: tuple[RunClie
         client, lambda s: any("metrics.jsonl can be written again" in n for n in s["notes"]), "all well", 60
     )
 
+    written = metric(client.status(), "progress/updates")
+    follow(
+        client,
+        lambda _: newest_update(folder) > written,
+        "a checkpoint, so that the next refusal is told",
+        60,
+    )
+
     # Stopped while it is full: the last checkpoint is tried until there is room.
     before.update(client.status()["notes"])
     fill(filler)
@@ -91,6 +99,11 @@ def test_a_full_disk_stops_nothing_for_good_and_costs_nothing(run: tuple[RunClie
     assert metric(stopped, "replay/inserted") == newest.document["env_steps"]
     assert (metric(stopped, "replay/lost"), metric(stopped, "replay/missing")) == (0, 0)
     check_metrics(folder)
+
+
+def newest_update(folder: RunFolder) -> int:
+    path = folder.newest_checkpoint()
+    return int(path.name.removeprefix("update-")) if path else 0
 
 
 def told(client: RunClient) -> str:

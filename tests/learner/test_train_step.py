@@ -122,8 +122,9 @@ def test_resume_is_bit_identical_with_threads(threads, precision):
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
-def test_moments_of_weights_without_gradient_end_at_zero(num_threads):
+def test_moments_of_weights_without_gradient_end_at_zero(threads, num_threads):
     """Not at numbers so small that arithmetic on them is slow."""
+    threads(1)  # inside of operators
     step = _step(num_threads=num_threads, batch_size=16)
     for moment in step.optimizer._moments.values():
         moment.fill_(1e-37)  # one step from there
@@ -136,6 +137,7 @@ def test_moments_of_weights_without_gradient_end_at_zero(num_threads):
     for moment in step.optimizer._moments.values():
         size = moment.view(torch.int32) & 0x7FFFFFFF  # by its bits: a thread that flushes sees only zeros
         assert not ((size > 0) & (size < 0x00800000)).any()
+    assert np.float32(1e-40) * np.float32(1.0) > 0.0, "this thread is as it was"
 
 
 def test_state_is_a_copy():
