@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from deploy.fleet import RunClient, farewell
 from deploy.fleet.cluster import LocalRay
@@ -133,9 +134,10 @@ def test_the_learners_process_needs_no_ray() -> None:
 
 @pytest.mark.parametrize(("told_to_stop", "state"), [(True, "stopped"), (False, "running")])
 def test_a_command_that_was_told_to_stop_says_it_where_nobody_else_did(
-    folder: RunFolder, told_to_stop: bool, state: str
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, told_to_stop: bool, state: str
 ) -> None:
     """Of a run that got SIGTERM while it started: no learner was at work that could."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # it would let go of the suite's
     local = LocalRay("127.0.0.1:1", dead_pid(), "/nowhere")
     said = RunClient(folder, None, local).last_words(0.1, told_to_stop)
     assert said["state"] == folder.read_json("status.json", {})["state"] == state
