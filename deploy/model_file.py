@@ -74,7 +74,13 @@ def _document(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
         raise ConfigError(f"{path}: not a model that apexpert export has written")
     if int(version) > VERSION:
         raise ConfigError(f"{path}: a model of format {version}; this version reads up to {VERSION}")
-    document: dict[str, Any] = json.loads(metadata["document"])
+    try:
+        document: dict[str, Any] = json.loads(metadata["document"])
+        missing = {"config", "update", *KEPT} - set(document)
+    except (KeyError, ValueError, TypeError):
+        raise ConfigError(f"{path}: its document is no JSON object") from None
+    if missing:
+        raise ConfigError(f"{path}: its document has no {sorted(missing)[0]}")
     return document
 
 

@@ -278,7 +278,7 @@ class EmbeddedServers:
         client = redis.Redis.from_url(
             self.urls[index], socket_timeout=5.0, protocol=2, retry=Retry(NoBackoff(), 0)
         )
-        exits, loading = 0, False
+        exits, loading = sum(self._state()["exits"][index : index + 1]), False
 
         def ready() -> bool:
             nonlocal loading
@@ -296,7 +296,6 @@ class EmbeddedServers:
             # The guardian notes the process a moment after it started, or when the disk has room for that.
             self._poll((self._folder / "state.json").exists, index, max(limit_s, self._room_seconds))
             self._poll(lambda: any(self.pids[index : index + 1]), index, limit_s)
-            exits = sum(self._state()["exits"][index : index + 1])
             self._poll(ready, index, lambda: LOAD_LIMIT_S if loading else limit_s)
 
     def _poll(self, ready: Callable[[], bool], index: int, limit_s: float | Callable[[], float]) -> None:
@@ -311,10 +310,13 @@ class EmbeddedServers:
             time.sleep(0.005)
 
     def _failure(self, index: int) -> ServerError:
-        """What the server's log, or that of a guardian that failed, says last."""
+        """What the server's log has as its last complaint, or that of a guardian that failed says last."""
         path = shard_folder(self._folder, index) / "server.log"
         if self._guardian is not None and self._guardian.poll():
             path = self._folder / "guardian.log"
         text = path.read_text(errors="replace").strip() if path.exists() else ""
-        last = text.rpartition("\n")[2] or "nothing in its log"
+        lines = text.splitlines() or ["nothing in its log"]
+        # It may have been started again meanwhile, and have said more; warnings of each start are no reason.
+        complaints = [line for line in lines if " # " in line and "WARNING" not in line]
+        last = (complaints or lines)[-1]
         return ServerError(f"embedded server {index} did not start: {last[:200]} (see {path})")

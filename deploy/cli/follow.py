@@ -104,6 +104,7 @@ def follow(
     the run was killed, nothing was heard of it for long, or it was stopped because `show` failed.
     """
     told, failure = False, ""
+    stamp, heard = 0.0, time.monotonic()
     while True:
         status = client.status()
         if status["state"] not in FINAL_STATES and client.is_gone:
@@ -114,9 +115,12 @@ def follow(
             failure = _failure_of(show, status)
         if status["state"] in FINAL_STATES:
             if failure:
-                raise CommandFailed(f"run {status['run']} is {status['state']}: {failure}{hint}")
+                said = "; ".join(filter(None, [status["message"], failure]))
+                raise CommandFailed(f"run {status['run']} is {status['state']}: {said}{hint}")
             return status
-        if time.time() - status["time"] > LOST_SECONDS:
+        if status["time"] != stamp:  # the clock itself may be set
+            stamp, heard = status["time"], time.monotonic()
+        if time.monotonic() - heard > LOST_SECONDS:
             raise CommandFailed(f"run {status['run']}: no sign of it for {LOST_SECONDS:.0f} s{hint}")
         client.heartbeat()
         if interrupts.count == 1 and not told:

@@ -60,7 +60,7 @@ def show(argv: Sequence[str]) -> int:
         raise ConfigError(f"{trained.name}: no experts to show, its {network.head} head {own}")
     target = trained.videos(arguments.output) / f"experts-{trained.stem}"
     for kind in (".png", ".mp4") if arguments.video else (".png",):
-        check_target("--output", target.with_suffix(kind))
+        check_target("--output", target.with_name(target.name + kind))
     print(f"{trained.name}: {checkpoint.path.name}, one game of {config.game_name}", file=sys.stderr)
     if network.tokens in ("per_feature_map", "per_sample"):
         print(
@@ -84,7 +84,7 @@ def _draw(
     """Play, write, and print the files; gives why there is no video, empty if there is or none was wanted."""
     from deploy.reports.attention_pictures import draw_sheet
 
-    sheet, video = target.with_suffix(".png"), target.with_suffix(".mp4")
+    sheet, video = (target.with_name(target.name + kind) for kind in (".png", ".mp4"))
     moments, failure = _play(config, checkpoint, arguments, video if arguments.video else None)
     if not moments:
         raise CommandFailed("the game was interrupted before its first step")

@@ -175,8 +175,8 @@ def _run(config: Config, folder: RunFolder, *, before: Config | None = None) -> 
     """`before`: it is resumed, and this was its configuration until now."""
     from deploy.reports.expectation import expectation
 
-    expects = expectation(config)
     with Interrupts() as interrupts:
+        expects = expectation(config)
         client = _launch(config, folder, before)
         if config.run.detach:
             client.close()

@@ -359,12 +359,23 @@ def test_a_stop_that_a_new_supervisor_has_forgotten_is_repeated(
 
 
 def test_a_run_that_is_not_heard_of_any_more_is_exit_1(
-    launched: Any, capsys: pytest.CaptureFixture[str]
+    launched: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    launched(ScriptedRun([status("running"), status("running", time=time.time() - 61)]))
+    monkeypatch.setattr("deploy.cli.follow.LOST_SECONDS", 0.3)
+    launched(ScriptedRun([status("running", time=1.0), status("running", time=2.0)]))
     code, _, err = run_line(capsys, "train", "--name", "r")
     assert code == 1
-    assert "no sign of it for 50 s; go on: apexpert resume r" in err
+    assert "no sign of it for 0 s; go on: apexpert resume r" in err
+
+
+def test_a_clock_that_is_set_loses_no_run(
+    launched: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The statuses' times are those of another hour, and jump; but they go on."""
+    monkeypatch.setattr("deploy.cli.follow.LOST_SECONDS", 30.0)
+    times = (5.0, 6.0, 9e9, 9e9 + 1, 7.0)
+    launched(ScriptedRun([*(status("running", time=at) for at in times), status("finished")]))
+    assert run_line(capsys, "train", "--name", "r")[0] == 0
 
 
 def test_a_run_whose_processes_were_killed_is_exit_1_at_once(

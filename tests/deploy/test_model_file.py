@@ -95,7 +95,7 @@ def test_without_a_screen_that_answers_a_game_becomes_a_video(tmp_path, monkeypa
     limits = {"environment__env": "", "environment__max_frames_per_episode": 40}
     folder.save_config(with_values(folder.load_config(), **limits))
     monkeypatch.setenv("DISPLAY", ":9999")
-    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setenv("WAYLAND_DISPLAY", "nowhere")
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("SDL_VIDEODRIVER", "x11,wayland")  # put back afterwards
     monkeypatch.delenv("SDL_VIDEODRIVER")
@@ -113,6 +113,9 @@ def test_models_that_come_with_the_package_have_names(tmp_path, monkeypatch, cap
     assert "did you mean small" in capsys.readouterr().err
 
 
+WRONG = json.dumps({"config": {"x": 1}, "update": 1} | dict.fromkeys(model_file.KEPT))
+
+
 def written(tmp_path, **metadata):
     save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors", metadata)
 
@@ -127,8 +130,13 @@ def written(tmp_path, **metadata):
         (lambda path: written(path, format="apexpert-model", version="2"), "this version reads up to 1"),
         (
             lambda path: written(path, format="apexpert-model", version="1", document='{"config": {"x": 1}}'),
+            "its document has no env_steps",
+        ),
+        (
+            lambda path: written(path, format="apexpert-model", version="1", document=WRONG),
             "unknown field 'x'",
         ),
+        (lambda path: written(path, format="apexpert-model", version="1"), "is no JSON object"),
     ],
 )
 def test_what_is_no_model_is_named_in_one_line(tmp_path, monkeypatch, capsys, make, said):
