@@ -59,10 +59,12 @@ class Checkpoint:
     ) -> None:
         """Raises CheckpointError when it is of another network than this one.
 
-        A field that is younger than the checkpoint counts as its default, which is what there was before.
+        A field that is younger than the checkpoint counts as its default, which is what there was before;
+        how weights began is no matter of those that it has.
         """
-        ours = (asdict(network), list(observation_shape), num_actions)
         saved = asdict(NetworkConfig()) | with_current_names(self.document["network"])
+        saved["initializer"] = network.initializer
+        ours = (asdict(network), list(observation_shape), num_actions)
         theirs = (saved, *(self.document[key] for key in ("observation_shape", "num_actions")))
         if ours != theirs:
             raise CheckpointError(

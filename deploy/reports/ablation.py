@@ -1,5 +1,7 @@
 """A trained network without one of its parts: what does it play by?"""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -38,24 +40,34 @@ class MeanMixture(nn.Module):
         return found._replace(tokens=self.mean.to(tokens.dtype).expand_as(found.tokens))
 
 
-def ablate(policy: Policy, part: str, config: Config, seed: int) -> None:
+def ablate(
+    policy: Policy,
+    part: str,
+    config: Config,
+    seed: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
     """Take `part` out of the network that `policy` acts by.
 
     `mixture`: its output becomes the mean over the states of STATE_GAMES games that the whole network plays
-    from `seed`; `residual`: nothing goes past the mixture any more. Raises WithoutPart.
+    from `seed`; `residual`: nothing goes past the mixture any more. Raises WithoutPart. Told to stop, the
+    mean is over the states until then.
     """
     head = policy.network.head
     if not isinstance(head, MoEHead):
         raise WithoutPart(f"its {config.network.head} head is no mixture of experts")
     if part == "mixture":
-        head.moe = MeanMixture(head.moe, mean_tokens(policy, head.moe, config, seed))  # type: ignore[assignment]
+        mean = mean_tokens(policy, head.moe, config, seed, should_stop)
+        head.moe = MeanMixture(head.moe, mean)  # type: ignore[assignment]
     elif not head.residual:
         raise WithoutPart("nothing goes past its mixture")
     else:
         head.residual = False
 
 
-def mean_tokens(policy: Policy, mixture: nn.Module, config: Config, seed: int) -> Tensor:
+def mean_tokens(
+    policy: Policy, mixture: nn.Module, config: Config, seed: int, should_stop: Callable[[], bool]
+) -> Tensor:
     """(T, D) float32 mean of what `mixture` gives over the states of STATE_GAMES games."""
     total, states = torch.zeros((), dtype=torch.float64), 0
 
@@ -72,7 +84,8 @@ def mean_tokens(policy: Policy, mixture: nn.Module, config: Config, seed: int) -
             seed=seed,
             epsilon=config.evaluation.epsilon,
             life_loss_terminates=config.replay.life_loss_terminates,
+            should_stop=should_stop,
         )
     finally:
         hook.remove()
-    return (total / states).float()
+    return (total / max(states, 1)).float()

@@ -90,7 +90,7 @@ def evaluate_checkpoint(
     policy = policy_of(config, checkpoint)
     if without:
         # Other games than those that are counted.
-        ablate(policy, without, config, seed=seed + 1)
+        ablate(policy, without, config, seed + 1, should_stop)
     fps = ATARI_FRAMES_PER_SECOND / config.environment.frame_skip
     with VideoWriter(video, fps=fps) if video else contextlib.nullcontext() as writer:
         played = evaluate(
