@@ -71,8 +71,8 @@ def _play(trained: Trained, arguments: PlayArguments, video: Path | None) -> str
 
     NoWindow when none can be opened.
     """
-    from actors.evaluation import evaluate
     from deploy.reports.evaluation import ATARI_FRAMES_PER_SECOND, policy_of
+    from deploy.reports.games import play_games
     from deploy.reports.video import VideoWriter
 
     config = trained.config
@@ -85,13 +85,11 @@ def _play(trained: Trained, arguments: PlayArguments, video: Path | None) -> str
         VideoWriter(video, fps=fps) if video else contextlib.nullcontext() as film,
     ):
         for game in range(arguments.episodes):
-            evaluate(
+            play_games(
+                config,
                 policy,
-                config.environment,
                 episodes=1,
                 seed=arguments.seed + game,
-                epsilon=config.evaluation.epsilon,
-                life_loss_terminates=config.replay.life_loss_terminates,
                 recorder=film.add if film else None,
                 window=film is None,
                 progress=print_episode,

@@ -68,9 +68,8 @@ def show(argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
     try:
-        failure = _draw(
-            config, checkpoint, arguments, target, f"{trained.name}, update {checkpoint.update:,}"
-        )
+        title = f"{trained.name}, update {checkpoint.update:,}"
+        failure = _draw(config, checkpoint, arguments, target, title)
     except OSError as error:
         raise CommandFailed(f"{error.filename or target.parent}: {error.strerror or error}") from None
     if failure:
@@ -100,9 +99,9 @@ def _play(
     config: Config, checkpoint: "Checkpoint", arguments: ShowArguments, video: Path | None
 ) -> "tuple[list[Moment], str]":
     """One game: moments spread over it, all of it in the video, and why there is no video."""
-    from actors.evaluation import evaluate
     from deploy.reports.attention_pictures import FilmFrames, Moment
     from deploy.reports.evaluation import ATARI_FRAMES_PER_SECOND, online_network_of, policy_of
+    from deploy.reports.games import play_games
     from deploy.reports.video import VideoWriter
     from deploy.reports.watcher import Moments, Watcher
 
@@ -119,13 +118,11 @@ def _play(
                 film.add(frame_of(moment.picture, moment.attention))
 
         watcher = Watcher(policy_of(config, checkpoint), online_network_of(checkpoint), watch)
-        evaluate(
+        play_games(
+            config,
             watcher,
-            config.environment,
             episodes=1,
             seed=arguments.seed,
-            epsilon=config.evaluation.epsilon,
-            life_loss_terminates=config.replay.life_loss_terminates,
             recorder=watcher.record,
             should_stop=lambda: bool(interrupts.count or 0 < arguments.steps <= watcher.env_steps),
         )

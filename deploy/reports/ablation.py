@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from actors.evaluation import evaluate
 from actors.policy import Policy
 from deploy.config import Config
+from deploy.reports.games import play_games
 from models.heads import MoEHead
 from models.moe_output import MoEOutput
 from models.noisy import Noise
@@ -77,15 +77,7 @@ def mean_tokens(
 
     hook = mixture.register_forward_hook(note)
     try:
-        evaluate(
-            policy,
-            config.environment,
-            episodes=STATE_GAMES,
-            seed=seed,
-            epsilon=config.evaluation.epsilon,
-            life_loss_terminates=config.replay.life_loss_terminates,
-            should_stop=should_stop,
-        )
+        play_games(config, policy, episodes=STATE_GAMES, seed=seed, should_stop=should_stop)
     finally:
         hook.remove()
     return (total / max(states, 1)).float()

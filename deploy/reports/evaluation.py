@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from actors.episodes import Episode
-from actors.evaluation import evaluate
 from actors.policy import Policy
 from deploy.config import Config
 from deploy.reports.ablation import ablate
+from deploy.reports.games import play_games
 from deploy.reports.statistics import ScoreSummary, summarise
 from deploy.reports.video import VideoWriter
 from learner.checkpoint import Checkpoint, network_tensors
@@ -93,13 +93,11 @@ def evaluate_checkpoint(
         ablate(policy, without, config, seed + 1, should_stop)
     fps = ATARI_FRAMES_PER_SECOND / config.environment.frame_skip
     with VideoWriter(video, fps=fps) if video else contextlib.nullcontext() as writer:
-        played = evaluate(
+        played = play_games(
+            config,
             policy,
-            config.environment,
             episodes=episodes,
             seed=seed,
-            epsilon=config.evaluation.epsilon,
-            life_loss_terminates=config.replay.life_loss_terminates,
             recorder=writer.add if writer else None,
             progress=progress,
             should_stop=should_stop,

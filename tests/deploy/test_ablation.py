@@ -51,11 +51,12 @@ def test_the_mean_is_over_the_states_of_its_games(tmp_path, monkeypatch):
 
     def batches_of_two_and_three(policy, *_, **options):
         assert (options["seed"], options["episodes"]) == (3, STATE_GAMES)
+        assert options["should_stop"]() == "asked"
         for batch in (observations()[:2], observations()[2:]):
             seen.append(tokens_and_features(policy, batch)[1])
 
-    monkeypatch.setattr("deploy.reports.ablation.evaluate", batches_of_two_and_three)
-    ablate(whole, "mixture", config, seed=3)
+    monkeypatch.setattr("deploy.reports.games.evaluate", batches_of_two_and_three)
+    ablate(whole, "mixture", config, 3, lambda: "asked")
     _, after = tokens_and_features(whole, observations()[:1])
     torch.testing.assert_close(after[0], torch.cat(seen).mean(dim=0), atol=1e-2, rtol=2e-2)
 

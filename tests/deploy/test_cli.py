@@ -325,6 +325,31 @@ def test_a_fault_of_showing_ends_a_run_cleanly(
     assert run.calls.index("stop") < run.calls.index("shutdown") == len(run.calls) - 1
 
 
+def test_what_is_left_of_a_run_that_has_ended_is_no_failure_of_it(
+    launched: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Lasting(ScriptedRun):
+        def shutdown(self) -> None:
+            raise FleetError("Ray of this run (process 7) does not end")
+
+    launched(Lasting([status("finished")]))
+    code, _, err = run_line(capsys, "train", "--name", "r")
+    assert (code, err) == (0, "WARNING: Ray of this run (process 7) does not end\n")
+
+
+def test_a_resume_for_which_the_disk_has_no_room_changes_nothing(
+    launched: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = saved_run()
+
+    def launch(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "ray.json")
+
+    monkeypatch.setattr(deploy.fleet, "launch", launch, raising=False)
+    assert run_line(capsys, "resume", "r", "--actors", "3")[0] == 1
+    assert folder.load_config().actors == LAPTOP.actors
+
+
 def test_a_stop_that_is_not_heard_is_repeated(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:
     class Deaf(ScriptedRun):
         def stop(self) -> None:

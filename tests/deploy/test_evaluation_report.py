@@ -60,7 +60,7 @@ def test_report_of_catch(tmp_path):
 
 def test_games_are_played_as_in_training(tmp_path, monkeypatch):
     asked = {}
-    monkeypatch.setattr("deploy.reports.evaluation.evaluate", lambda *_, **options: asked.update(options))
+    monkeypatch.setattr("deploy.reports.games.evaluate", lambda *_, **options: asked.update(options))
     config = with_values(config_of(env="tests.helpers.catch:make"), replay__life_loss_terminates=True)
     with pytest.raises(TypeError):  # it was given no games
         evaluate_checkpoint(config, checkpoint_of(tmp_path, 3), episodes=9, seed=3)

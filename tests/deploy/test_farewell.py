@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import ray
+from ray.exceptions import RayError
 
-from deploy.fleet import RunClient, farewell
+from deploy.fleet import RunClient, client, farewell
 from deploy.fleet.cluster import LocalRay
+from deploy.fleet.errors import FleetError
 from deploy.fleet.farewell import write_farewell
 from deploy.run_folder import RunFolder
 from learner.checkpoint import CheckpointStore
@@ -130,6 +132,15 @@ def test_the_learners_process_needs_no_ray() -> None:
     code = "import sys, deploy.fleet.learner_process; sys.exit('ray' in sys.modules)"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+
+
+def test_a_start_whose_ray_is_ended_does_not_wait_for_its_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "wait", lambda answers, timeout: ([], answers))
+    with pytest.raises(FleetError, match="its Ray was ended while it started"):
+        client._wait_for(object(), LocalRay("127.0.0.1:1", dead_pid(), "/nowhere"))
+    monkeypatch.setattr(client, "START_SECONDS", 0.0)
+    with pytest.raises(RayError, match="no answer within 0 s"):
+        client._wait_for(object(), None)
 
 
 @pytest.mark.parametrize(("told_to_stop", "state"), [(True, "stopped"), (False, "running")])

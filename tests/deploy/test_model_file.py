@@ -75,15 +75,16 @@ def test_play_and_show_take_a_file_too(tmp_path, monkeypatch, capsys):
     frames = imageio.mimread("small-seed-1.mp4", memtest=False)
     assert main(["play", str(file), "--output", "one.mp4"]) == 0
     assert len(frames) == 3 * len(imageio.mimread("one.mp4", memtest=False)), "every game is as long in Catch"
-    assert main(["show", str(file), "--frames", "2", "--no-video"]) == 0
-    assert (tmp_path / "experts-small.png").exists()
+    file.rename("lr-1e-4.5.safetensors")
+    assert main(["show", "lr-1e-4.5.safetensors", "--frames", "2", "--no-video"]) == 0
+    assert (tmp_path / "experts-lr-1e-4.5.png").exists()
 
 
 def test_a_window_opens_where_there_is_a_display(tmp_path, monkeypatch):
     folder = run_folder(tmp_path, num_experts=2)
     folder.save_config(with_values(folder.load_config(), environment__env=""))
     asked = []
-    monkeypatch.setattr("actors.evaluation.evaluate", lambda *_, **options: asked.append(options))
+    monkeypatch.setattr("deploy.reports.games.evaluate", lambda *_, **options: asked.append(options))
     monkeypatch.setattr(play, "has_display", lambda: True)
     monkeypatch.setattr("deploy.reports.evaluation.policy_of", lambda *_: None)
     assert main(["play", "seen", "--runs-dir", str(tmp_path), "--episodes", "2", "--seed", "5"]) == 0

@@ -1,5 +1,6 @@
 """The run's folder: names, atomic JSON, and the lock."""
 
+import fcntl
 import json
 import os
 import shlex
@@ -7,11 +8,14 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from deploy import run_folder
 from deploy.config import with_values
 from deploy.presets import LAPTOP
 from deploy.run_folder import RunBusy, RunError, RunExists, RunFolder, RunNotFound, list_runs
@@ -204,6 +208,18 @@ def test_the_lock_keeps_others_out_until_its_holder_dies(tmp_path: Path) -> None
     holder.communicate()
     with folder.lock():
         pass
+
+
+def test_who_only_looks_at_the_lock_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = create(tmp_path, "mine")
+    with (folder.path / "lock").open("a") as looker:
+        fcntl.flock(looker, fcntl.LOCK_SH)
+        assert not folder.is_supervised(), "two may look at once"
+        monkeypatch.setattr(run_folder, "LOOKED_AT_SECONDS", 60.0)
+        unlock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: fcntl.flock(looker, fcntl.LOCK_UN))
+        monkeypatch.setattr(run_folder, "time", unlock)
+        with folder.lock():
+            assert folder.is_supervised()
 
 
 def test_the_newest_checkpoint_is_the_one_with_the_most_updates(tmp_path: Path) -> None:

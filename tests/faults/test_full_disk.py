@@ -3,6 +3,7 @@
 On a small file system in memory, so that what fails is the system's own answer.
 """
 
+import errno
 import math
 import os
 import shutil
@@ -178,6 +179,22 @@ def test_servers_start_as_soon_as_there_is_room(disk: Path, monkeypatch: pytest.
                 assert None not in started.pids
             assert len(asked) == before + 10, method
     assert not list((disk / "replay").rglob("*.tmp"))
+
+
+def test_a_copy_by_hard_links_gets_files_of_its_own_when_there_is_room(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = []
+
+    def refused_twice(paths: object) -> None:
+        attempts.append(paths)
+        if len(attempts) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(servers, "unshare", refused_twice)
+    with embedded(disk) as started:
+        assert None not in started.pids
+    assert len(attempts) == 3
 
 
 def test_who_waits_for_room_can_be_told_to_stop(disk: Path) -> None:

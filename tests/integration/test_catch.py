@@ -13,7 +13,7 @@ from tests.helpers.runs import metric
 def test_catch_is_learned_to_eight_tenths_of_the_optimum(start_run):
     """By greedy games of the last checkpoint; `tests.helpers.catch_rate` says how often it fails wrongly.
 
-    About one run in 40 ends below (30 of 30 were at 0.99 or more, a later one at 0.71): three seeds may try.
+    30 of 30 of its runs ended at 0.99 or more, and a later one at 0.71: three seeds may try.
     """
     scores = []
     for seed in (1, 2, 3):

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -285,6 +286,13 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     setup.learner._network = NetworkConfig(num_experts=8)
     with pytest.raises(CheckpointError, match="another network"):
         setup.learner.restore()
+
+
+def test_how_weights_began_is_no_matter_of_a_checkpoint(tmp_path):
+    Setup(tmp_path, [60], total=60).learner.run(never)
+    setup = Setup(tmp_path, [], total=60)
+    setup.learner._network = replace(setup.learner._network, initializer="fan_in")
+    assert setup.learner.restore() is not None
 
 
 @pytest.mark.parametrize(("distributional", "values"), [(True, "c51"), (False, "scalar")])

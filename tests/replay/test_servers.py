@@ -324,6 +324,21 @@ class TestRefusals:
         assert "\n" not in str(caught.value)
         assert json.loads((tmp_path / "state.json").read_text())["pids"] == [None]
 
+    def test_what_a_restart_has_said_since_is_no_reason(self, tmp_path: Path) -> None:
+        log = tmp_path / "shard-0" / "server.log"
+        log.parent.mkdir()
+        started = "7:M 28 Nov 2026 10:45:09.220 * Configuration loaded"
+        overcommit = "7:M 28 Nov 2026 10:45:09.221 # WARNING Memory overcommit must be enabled!"
+        lines = ["7:M 28 Nov 2026 10:45:08.000 # Bad file format", started, overcommit]
+        log.write_text("\n".join(lines))
+        assert "did not start: 7:M 28 Nov 2026 10:45:08.000 # Bad file" in str(
+            embedded(tmp_path, "valkey")._failure(0)
+        )
+        log.write_text(started)
+        assert "* Configuration loaded (see" in str(embedded(tmp_path, "valkey")._failure(0))
+        log.unlink()
+        assert "nothing in its log" in str(embedded(tmp_path, "valkey")._failure(0))
+
     def test_missing_program(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ServerError, match="is not a Redis or Valkey server"):
             find_server("/nowhere/redis-server")

@@ -1,0 +1,20 @@
+"""Full games of a trained network by its run's own protocol."""
+
+from typing import Any
+
+from actors.episodes import Episode
+from actors.evaluation import Player, evaluate
+from deploy.config import Config
+
+
+def play_games(config: Config, player: Player, *, episodes: int, seed: int, **options: Any) -> list[Episode]:
+    """`actors.evaluation.evaluate` as the run is evaluated: its environment, epsilon and lost lives."""
+    return evaluate(
+        player,
+        config.environment,
+        episodes=episodes,
+        seed=seed,
+        epsilon=config.evaluation.epsilon,
+        life_loss_terminates=config.replay.life_loss_terminates,
+        **options,
+    )
