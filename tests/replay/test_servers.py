@@ -335,9 +335,9 @@ class TestRefusals:
             embedded(tmp_path, "valkey")._failure(0)
         )
         log.write_text(started)
-        assert "* Configuration loaded (see" in str(embedded(tmp_path, "valkey")._failure(0))
+        assert "* Configuration loaded (see" in str(servers._failure(0))
         log.unlink()
-        assert "nothing in its log" in str(embedded(tmp_path, "valkey")._failure(0))
+        assert "nothing in its log" in str(servers._failure(0))
 
     def test_missing_program(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ServerError, match="is not a Redis or Valkey server"):
