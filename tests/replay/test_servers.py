@@ -331,9 +331,8 @@ class TestRefusals:
         overcommit = "7:M 28 Nov 2026 10:45:09.221 # WARNING Memory overcommit must be enabled!"
         lines = ["7:M 28 Nov 2026 10:45:08.000 # Bad file format", started, overcommit]
         log.write_text("\n".join(lines))
-        assert "did not start: 7:M 28 Nov 2026 10:45:08.000 # Bad file" in str(
-            embedded(tmp_path, "valkey")._failure(0)
-        )
+        servers = embedded(tmp_path, "valkey")
+        assert "did not start: 7:M 28 Nov 2026 10:45:08.000 # Bad file" in str(servers._failure(0))
         log.write_text(started)
         assert "* Configuration loaded (see" in str(servers._failure(0))
         log.unlink()
