@@ -33,6 +33,11 @@ def complains(log: Path) -> bool:
     return COMPLAINT in _read(log, max(0, _size(log) - LAST_BYTES))
 
 
+def last_line(log: Path) -> str:
+    """What a server's log says last; empty if there is nothing."""
+    return _read(log, max(0, _size(log) - LAST_BYTES)).decode(errors="replace").strip().rpartition("\n")[2]
+
+
 def was_full(log: Path, start: int) -> tuple[bool, int]:
     """Whether a server's log says from that byte on that its disk has room again; and the log's size."""
     size = _size(log)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from replay.append_only_file import complains, was_full
+from replay.append_only_file import complains, last_line, was_full
 from replay.append_only_rewrite import remove_leftovers, rewrite, rewrite_if_bloated
 
 PR_SET_PDEATHSIG = 1
@@ -84,6 +84,8 @@ class Server:
     delay: float = 0.0
     exits: int = 0
     """How often it ended without being told to."""
+    reason: str = ""
+    """What it wrote last before it did."""
     told_to_stop: bool = False
     look_at: float = 0.0
     """When to ask for its file's size."""
@@ -140,6 +142,7 @@ class Server:
             self.delay = 0.0
         else:
             self.exits += 1
+            self.reason = last_line(self.log)  # before another start writes there
             stable = now - self.started_at > STABLE_S
             self.delay = 0.0 if stable or self.exits == 1 else min(max(2 * self.delay, 0.1), LONGEST_DELAY_S)
         self.start_at = now + self.delay
@@ -307,6 +310,7 @@ class Guardian:
             "guardian": os.getpid(),
             "pids": [server.process.pid if server.process else None for server in self._servers],
             "exits": [server.exits for server in self._servers],
+            "reasons": [server.reason for server in self._servers],
             "sockets": str(self._sockets),
             "folder": mark_of(self._folder),
         }

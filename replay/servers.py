@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from replay.access import GUARDIAN, network_url, socket_url
+from replay.append_only_file import last_line
 from replay.errors import ServerError, ServersStopped
 from replay.folder_lock import lock_folder
 from replay.full_disk import with_room
@@ -310,13 +311,11 @@ class EmbeddedServers:
             time.sleep(0.005)
 
     def _failure(self, index: int) -> ServerError:
-        """What the server's log has as its last complaint, or that of a guardian that failed says last."""
-        path = shard_folder(self._folder, index) / "server.log"
+        """What the server wrote before it ended, or what its log, or that of a failed guardian, says last."""
+        path, reason = shard_folder(self._folder, index) / "server.log", ""
         if self._guardian is not None and self._guardian.poll():
             path = self._folder / "guardian.log"
-        text = path.read_text(errors="replace").strip() if path.exists() else ""
-        lines = text.splitlines() or ["nothing in its log"]
-        # It may have been started again meanwhile, and have said more; warnings of each start are no reason.
-        complaints = [line for line in lines if " # " in line and "WARNING" not in line]
-        last = (complaints or lines)[-1]
+        else:
+            reason = "".join(self._state().get("reasons", [])[index : index + 1])
+        last = reason or last_line(path) or "nothing in its log"
         return ServerError(f"embedded server {index} did not start: {last[:200]} (see {path})")

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from replay.errors import ServerError, ServersStopped
-from replay.guardian import ARGUMENTS, CONFIGURATION, Guardian
+from replay.guardian import ARGUMENTS, CONFIGURATION, Guardian, Server, mark_of
 from replay.server_binary import ServerBinary, in_wheels
 from replay.server_record import ServerRecord, whole_password
 from replay.servers import EmbeddedServers, find_server
@@ -325,18 +325,17 @@ class TestRefusals:
         assert json.loads((tmp_path / "state.json").read_text())["pids"] == [None]
 
     def test_what_a_restart_has_said_since_is_no_reason(self, tmp_path: Path) -> None:
-        log = tmp_path / "shard-0" / "server.log"
+        servers, log = embedded(tmp_path, "valkey"), tmp_path / "shard-0" / "server.log"
+        assert "did not start: nothing in its log (see" in str(servers._failure(0))
         log.parent.mkdir()
-        started = "7:M 28 Nov 2026 10:45:09.220 * Configuration loaded"
-        overcommit = "7:M 28 Nov 2026 10:45:09.221 # WARNING Memory overcommit must be enabled!"
-        lines = ["7:M 28 Nov 2026 10:45:08.000 # Bad file format", started, overcommit]
-        log.write_text("\n".join(lines))
-        servers = embedded(tmp_path, "valkey")
-        assert "did not start: 7:M 28 Nov 2026 10:45:08.000 # Bad file" in str(servers._failure(0))
-        log.write_text(started)
-        assert "* Configuration loaded (see" in str(servers._failure(0))
-        log.unlink()
-        assert "nothing in its log" in str(servers._failure(0))
+        log.write_text("Bad file format\n")
+        server = Server([], log)
+        server.plan_start()
+        log.write_text("Bad file format\nConfiguration loaded\n")
+        assert "did not start: Configuration loaded (see" in str(servers._failure(0))
+        state = {"pids": [None], "exits": [1], "reasons": [server.reason], "folder": mark_of(tmp_path)}
+        (tmp_path / "state.json").write_text(json.dumps(state))
+        assert "did not start: Bad file format (see" in str(servers._failure(0))
 
     def test_missing_program(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ServerError, match="is not a Redis or Valkey server"):
