@@ -19,6 +19,7 @@ from deploy.run_folder import RunFolder
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 0.2
+LAST_ATTEMPTS = 2
 
 
 def evaluate_newest(assignment: Assignment, after_update: int) -> dict[str, Any] | None:
@@ -76,13 +77,19 @@ class Evaluator:
             self._start()
 
     def finish(self, gives_up: Callable[[], bool]) -> None:
-        """Wait for what is under way, then evaluate the last checkpoint, until `gives_up` says otherwise."""
+        """Wait for what is under way, then evaluate the last checkpoint, until `gives_up` says otherwise.
+
+        Once more if that fails: nothing comes after it that would show how well the last weights play.
+        """
         if not self._every:
             return
         self._wait(gives_up)
-        if not gives_up():
+        for _ in range(LAST_ATTEMPTS):
+            if gives_up():
+                return
             self._start()
-            self._wait(gives_up)
+            if self._wait(gives_up):
+                return
 
     def cancel(self) -> None:
         """End what is under way."""
@@ -98,26 +105,30 @@ class Evaluator:
     def _start(self) -> None:
         self._task = self._remote.remote(self._assignment, self._update)
 
-    def _wait(self, gives_up: Callable[[], bool]) -> None:
+    def _wait(self, gives_up: Callable[[], bool]) -> bool:
+        """Until nothing is under way; whether it went well."""
+        well = True
         while self._task is not None and not gives_up():
-            self._look(WAIT_SECONDS)
+            well = self._look(WAIT_SECONDS)
         self.cancel()
+        return well
 
-    def _look(self, seconds: float) -> None:
-        """Take in what is done within that time."""
+    def _look(self, seconds: float) -> bool:
+        """Take in what is done within that time; False if it failed."""
         if not ray.wait([self._task], timeout=seconds)[0]:
-            return
+            return True
         task, self._task = self._task, None
         try:
             report = ray.get(task)
         except RayError as error:
             self._telemetry.note(f"evaluation failed: {' '.join(str(error).split())[:200]}")
-            return
+            return False
         if report is None:
-            return
+            return True
         self._update = report["update"]
         if "warning" in report:
             self._telemetry.note(report["warning"])
         names = ("return_mean", "human_normalised", "env_steps")
         known = {name: report[name] for name in names if report.get(name) is not None}
         self._telemetry.write({f"evaluation/{name}": float(value) for name, value in known.items()})
+        return True

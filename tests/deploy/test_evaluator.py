@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,19 @@ def evaluate(assignment: Assignment, after_update: int) -> dict[str, Any] | None
     """Finds update 7 at 700 env steps, unless it was told of it, and no room to mark it as the best."""
     found = {"update": 7, "env_steps": 700, "return_mean": 0.5, "warning": "update-7 is not marked"}
     return found if after_update < 7 else None
+
+
+def fail_once(assignment: Assignment, after_update: int) -> dict[str, Any] | None:
+    """Its process dies the first time, as by the kernel's or Ray's want of memory."""
+    mark = Path(assignment.folder) / "died"
+    if not mark.exists():
+        mark.touch()
+        os._exit(1)
+    return evaluate(assignment, after_update)
+
+
+def fail(assignment: Assignment, after_update: int) -> None:
+    raise ValueError("these games cannot be played")
 
 
 def evaluate_for_ever(assignment: Assignment, after_update: int) -> None:
@@ -86,6 +100,20 @@ def test_after_a_resume_the_next_is_due_at_the_next_period(setup):
     assert made.evaluations() == []
     resumed.step({"progress/env_steps": 1_000.0})
     until(lambda: resumed.step({}) or bool(made.evaluations()), "an evaluation")
+
+
+def test_a_last_evaluation_whose_process_died_is_made_once_more(setup):
+    made = setup(fail_once)
+    made.evaluator.finish(lambda: False)
+    assert "evaluation failed" in made.notes()
+    assert made.evaluations() == [700.0]
+
+
+def test_one_that_always_fails_holds_up_no_end(setup):
+    made = setup(fail)
+    made.evaluator.finish(lambda: False)
+    assert made.notes().count("these games cannot be played") == 2
+    assert made.evaluations() == []
 
 
 def test_whoever_wants_the_end_at_once_gets_it(setup):

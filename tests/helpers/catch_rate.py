@@ -29,8 +29,15 @@ THRESHOLD = 0.8
 """Of the optimum, for greedy games of the last checkpoint."""
 
 
+def score(status: dict[str, Any]) -> float:
+    """Mean return of greedy games of the last checkpoint; AssertionError where another one was evaluated."""
+    assert status["state"] == "finished", status
+    assert metric(status, "evaluation/env_steps") == metric(status, "replay/inserted"), status["notes"]
+    return metric(status, "evaluation/return_mean")
+
+
 def learned(seed: int, runs_dir: Path, ray_address: str = "") -> float:
-    """Mean return of the last checkpoint's greedy games, of a run with this seed."""
+    """The `score` of a run with this seed."""
     config = catch_config(runs_dir, run__seed=seed, run__ray_address=ray_address, **SETTINGS)
     folder = RunFolder.create(config)
     client = launch(folder.load_config(), folder, resume=False)
@@ -38,8 +45,7 @@ def learned(seed: int, runs_dir: Path, ray_address: str = "") -> float:
         status = client.wait_finished(patient(600))
     finally:
         client.shutdown()
-    assert status["state"] == "finished", status["message"]
-    return metric(status, "evaluation/return_mean")
+    return score(status)
 
 
 def report(values: list[float]) -> dict[str, Any]:
