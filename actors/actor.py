@@ -20,7 +20,7 @@ from models.arrays import Weights
 from models.config import NetworkConfig
 from replay.config import ReplayConfig
 from replay.errors import WriterStopped
-from replay.segment_builder import SegmentBuilder
+from replay.segments.builder import SegmentBuilder
 from replay.types import Segment, Signature
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from deploy.checks import near_matches, without_passwords
 from deploy.config import Config, ConfigError, from_json, to_json, with_values
 from deploy.identity import FILE, Identity, drawn_for, noted_in
 from deploy.metadata import collect
-from replay.hard_links import is_own_lock, unshare
+from replay.servers.hard_links import is_own_lock, unshare
 
 LAST_WORDS = ".last-words"
 LEGS = "legs.json"

@@ -25,7 +25,7 @@ from models.config import NetworkConfig
 from replay.config import ReplayConfig
 from replay.errors import NotEnoughData
 from replay.sampler import RestoreReport, Sampler
-from replay.shard import Shard
+from replay.shards.shard import Shard
 from replay.types import Batch
 
 logger = logging.getLogger(__name__)

@@ -12,23 +12,24 @@ from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
+from replay.batches.builder import Drawer
+from replay.batches.observations import FrameReader
 from replay.config import ReplayConfig
-from replay.drawing import Drawer
 from replay.errors import NotEnoughData, ShardError
-from replay.fetch import FrameReader
-from replay.follower import Follower
-from replay.frame_store import FrameStore, host_store
-from replay.inspection import Counters, metrics
-from replay.items import item_table
-from replay.limiter import Allowance, Limiter
-from replay.log_reader import LogReader
-from replay.ownership import Ownership
-from replay.priorities import Priorities
-from replay.records import TicketBook
-from replay.shard import Shard
-from replay.shard_link import ShardLink
-from replay.shard_tail import UNKNOWN_PENDING, Look
-from replay.snapshot import Restoration, RestoreReport, table_state
+from replay.items.counters import Counters
+from replay.items.frame_store import FrameStore, host_store
+from replay.items.priorities import Priorities
+from replay.items.table import item_table
+from replay.log.cursor import UNKNOWN_PENDING, Look
+from replay.log.reader import LogReader
+from replay.owner.indexer import Follower
+from replay.owner.limiter import Allowance, Limiter
+from replay.owner.metrics import metrics
+from replay.owner.ownership import Ownership
+from replay.owner.restore import Restoration, RestoreReport, table_state
+from replay.shards.pipeline import ShardLink
+from replay.shards.records import TicketBook
+from replay.shards.shard import Shard
 from replay.types import Batch, Signature
 
 __all__ = ["RestoreReport", "Sampler"]

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
-from replay.connection import JITTER
 from replay.errors import ShardError, ShardFull, ShardUnavailable, WriterStopped
-from replay.parking import Probe
-from replay.segment import encode
-from replay.shard import Shard
+from replay.segments.codec import encode
+from replay.shards.availability import Probe
+from replay.shards.connection import JITTER
+from replay.shards.shard import Shard
 from replay.types import Segment, SegmentIdentity, Signature
 
 log = logging.getLogger(__name__)

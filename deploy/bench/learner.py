@@ -8,7 +8,7 @@ from deploy.bench import limits
 from deploy.bench.local_replay import RUN, make_actor, open_shards, signature_of
 from deploy.config import Config, to_json, with_values
 from replay.sampler import Sampler
-from replay.shard import Shard
+from replay.shards.shard import Shard
 from replay.types import Batch
 
 FILL = 2_000

@@ -10,8 +10,8 @@ from actors.environments import EnvironmentSpec
 from deploy.bench.limits import make_train_step
 from deploy.config import Config
 from models.arrays import Weights
-from replay.servers import EmbeddedServers
-from replay.shard import Shard
+from replay.servers.embedded import EmbeddedServers
+from replay.shards.shard import Shard
 from replay.types import Signature
 from replay.writer import Writer
 

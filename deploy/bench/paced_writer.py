@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.synchronize import Event
 
-from replay.segment import decode
-from replay.shard import Shard
+from replay.segments.codec import decode
+from replay.shards.shard import Shard
 from replay.types import SegmentIdentity, Signature
 from replay.writer import Writer
 

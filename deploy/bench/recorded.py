@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from actors.config import EnvironmentConfig
 from actors.environments import VectorEnvironment, environment_seeds, make_environment
 from replay.config import ReplayConfig
-from replay.segment_builder import SegmentBuilder
+from replay.segments.builder import SegmentBuilder
 from replay.types import Segment, Signature
 
 GAMES = ("ms_pacman", "seaquest", "breakout", "pong")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deploy.bench.replay_setup import BenchmarkError, Servers, Setup, set_priorities
-from replay.priority_index import PriorityIndex
+from replay.items.priority_index import PriorityIndex
 from replay.sampler import Sampler
 from replay.types import Segment
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from deploy.bench.local_replay import RUN, UNLIMITED
 from deploy.bench.recorded import Recording
 from deploy.config import Config
-from replay.frame_store import HostFrameStore
+from replay.items.frame_store import HostFrameStore
 from replay.sampler import Sampler
-from replay.segment import decode_header, encode
-from replay.segment_header import encode_header
-from replay.servers import EmbeddedServers
-from replay.shard import Shard
+from replay.segments.codec import decode_header, encode
+from replay.segments.header import encode_header
+from replay.servers.embedded import EmbeddedServers
+from replay.shards.shard import Shard
 from replay.types import Batch, Segment, SegmentIdentity, Signature
 from replay.writer import Writer
 

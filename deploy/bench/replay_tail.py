@@ -12,7 +12,7 @@ from deploy.bench.paced_writer import paced_writer
 from deploy.bench.replay_setup import Servers, Setup
 from learner.learner import seconds_to_next_look
 from replay.sampler import Sampler
-from replay.segment import encode
+from replay.segments.codec import encode
 
 PACE = 10_000
 """Env steps a second that are written while the main thread is busy."""

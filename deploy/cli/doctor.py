@@ -133,7 +133,7 @@ def cores() -> Finding:
 def redis() -> Finding:
     """The server that embedded shards run."""
     from replay.errors import ServerError
-    from replay.servers import find_server
+    from replay.servers.embedded import find_server
 
     try:
         server = find_server()
@@ -149,8 +149,8 @@ def redis() -> Finding:
 def compiled_code() -> Finding:
     """A folder for the code that numba compiles, so that it is not compiled again in every process."""
     try:
-        from replay.cache_folder import is_removed_at_end
-        from replay.compiled import VARIABLE, cache_folder
+        from replay.segments.cache_folder import is_removed_at_end
+        from replay.segments.compiled import VARIABLE, cache_folder
 
         folder = cache_folder()
     except (ImportError, OSError, RuntimeError) as error:

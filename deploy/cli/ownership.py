@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from deploy.config import Config, ConfigError
 from deploy.identity import FILE, Identity, device_to_note
 from deploy.run_folder import RunFolder
-from replay.claims import claim, release
 from replay.errors import ForeignRun, ShardError
-from replay.shard import Shard
+from replay.shards.claims import claim, release
+from replay.shards.shard import Shard
 
 ANSWER_SECONDS = 3.0
 

@@ -138,7 +138,7 @@ def check_urls(urls: tuple[str, ...], *, all_needed: bool = True) -> None:
     Not `all_needed`, one that does not answer is warned of, as long as another does.
     """
     from replay.errors import ShardError
-    from replay.shards import connect_shards
+    from replay.shards.connect import connect_shards
 
     missing = None if all_needed else _warn_of_missing
     try:

@@ -22,7 +22,7 @@ from deploy.cli.replay_source import Source, opened
 from deploy.cli.targets import check_target
 from deploy.config import ConfigError
 from deploy.run_folder import RunBusy
-from replay.shard import LIFE_SECONDS
+from replay.shards.shard import LIFE_SECONDS
 
 ACTIONS = ("verify", "frames", "delete", "export", "import_")
 
@@ -110,7 +110,7 @@ def _check(arguments: ReplayArguments) -> str:
 
 def _show(source: Source, *, as_json: bool) -> int:
     from deploy.reports.replay_summary import KnownPriorities, print_summary, summarise
-    from replay.inventory import take_inventory
+    from replay.tools.inventory import take_inventory
 
     inventory = take_inventory(source.shards)
     checkpoint = source.checkpoint()
@@ -149,8 +149,8 @@ def _counters(source: Source, document: dict[str, Any] | None) -> dict[str, floa
 
 
 def _verify(source: Source, *, as_json: bool) -> int:
-    from replay.inventory import checkpoint_masses
-    from replay.verification import WRONG, verify
+    from replay.tools.inventory import checkpoint_masses
+    from replay.tools.verification import WRONG, verify
 
     checkpoint = source.checkpoint()
     masses = None

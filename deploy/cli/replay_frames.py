@@ -7,8 +7,8 @@ from deploy.cli.replay_checkpoint import sampler_arrays
 from deploy.cli.replay_source import Source
 from deploy.reports.contact_sheet import action_names, draw_contact_sheet
 from replay.config import ReplayConfig
-from replay.glimpse import draw_transitions, item_masses
-from replay.inventory import checkpoint_masses, take_inventory
+from replay.tools.inventory import checkpoint_masses, take_inventory
+from replay.tools.preview import draw_transitions, item_masses
 
 
 def draw_frames(source: Source, target: Path, *, num_frames: int, seed: int) -> Path:

@@ -10,10 +10,10 @@ from deploy.cli.errors import CommandFailed
 from deploy.cli.preflight import URLS_VARIABLE, urls_of_environment
 from deploy.config import Config, ConfigError, with_values
 from deploy.run_folder import RunBusy, RunFolder, RunNotFound
-from replay.attach import holds_data, running_urls
 from replay.errors import ReplayError
-from replay.servers import EmbeddedServers
-from replay.stored_shard import StoredShard
+from replay.servers.attach import holds_data, running_urls
+from replay.servers.embedded import EmbeddedServers
+from replay.tools.stored_shard import StoredShard
 
 if TYPE_CHECKING:
     from learner.checkpoint import Checkpoint

@@ -16,7 +16,7 @@ from deploy.config import ConfigError, to_json, with_values
 from deploy.run_folder import RunBusy, RunFolder
 from learner.checkpoint import MANIFEST, Checkpoint, CheckpointStore
 from learner.errors import CheckpointError
-from replay.archive import Archive, ArchiveError, export_run, import_run
+from replay.tools.archive import Archive, ArchiveError, export_run, import_run
 
 CONFIG, CHECKPOINTS, FLEET = "config.json", "checkpoints", "fleet.json"
 

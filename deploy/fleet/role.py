@@ -18,7 +18,7 @@ from deploy import import_path
 from deploy.config import Config
 from deploy.fleet.log import log_to
 from deploy.run_folder import RunFolder
-from replay.shard import Shard
+from replay.shards.shard import Shard
 from replay.types import Signature
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ from deploy.fleet.telemetry import Telemetry
 from deploy.fleet.weight_store import create_weight_store
 from deploy.run_folder import EVALUATING, FINAL_STATES, RunBusy, RunFolder
 from replay.errors import ServerError, ServersStopped
-from replay.servers import EmbeddedServers
+from replay.servers.embedded import EmbeddedServers
 
 logger = logging.getLogger(__name__)
 

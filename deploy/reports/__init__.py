@@ -2,7 +2,7 @@
 
 import os
 
-from replay.cache_folder import private_folder, users_folder
+from replay.segments.cache_folder import private_folder, users_folder
 
 # Before matplotlib looks for fonts: without a home it and fontconfig do so in every process, and complain.
 if "MPLCONFIGDIR" not in os.environ and users_folder("XDG_CONFIG_HOME", "~/.config") is None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from actors.config import EnvironmentConfig
 from actors.environments import normalise_game
-from replay.glimpse import DrawnTransition
+from replay.tools.preview import DrawnTransition
 
 COLUMNS = 4
 GAP = 3

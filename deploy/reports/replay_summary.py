@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from replay.inspection import summarise_priorities
-from replay.inventory import Inventory, checkpoint_masses
-from replay.stored_shard import StoredShard
+from replay.tools.inventory import Inventory, checkpoint_masses
+from replay.tools.priority_summary import summarise_priorities
+from replay.tools.stored_shard import StoredShard
 
 BARS = " ▁▂▃▄▅▆▇█"
 POINTS = (0, 0.5, 1)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from replay.log_reader import LogReader
-from replay.servers import EmbeddedServers
-from replay.shard import Shard
+from replay.log.reader import LogReader
+from replay.servers.embedded import EmbeddedServers
+from replay.shards.shard import Shard
 from replay.types import Signature
 from replay.writer import Writer
 from tests.helpers.acting import RETURNS, Watch, make_actor

@@ -6,7 +6,7 @@ import pytest
 
 from actors.config import ExplorationConfig
 from deploy.fleet.actor_metrics import RULES, TOTALS, FleetReport, fleet_metrics, totals
-from replay.shard import Shard
+from replay.shards.shard import Shard
 from replay.types import Signature
 from replay.writer import Writer
 from tests.helpers.acting import make_actor

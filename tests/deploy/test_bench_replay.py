@@ -12,7 +12,7 @@ from deploy.bench.replay_parts import CHECK_EVERY, WARM_BATCHES, check_draws, sa
 from deploy.bench.replay_setup import BenchmarkError, Setup
 from deploy.cli.bench import REPLAY_PARTS
 from deploy.cli.main import main
-from replay.priority_index import PriorityIndex
+from replay.items.priority_index import PriorityIndex
 from replay.sampler import Sampler
 from replay.types import Batch
 

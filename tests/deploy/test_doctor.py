@@ -8,7 +8,7 @@ import pytest
 
 from deploy.cli import doctor
 from deploy.cli.main import main
-from replay.server_binary import find_server
+from replay.servers.binary import find_server
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, list[str]]:
@@ -50,9 +50,9 @@ def test_redis_is_the_one_that_would_be_used() -> None:
 
 
 def test_where_compiled_code_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("replay.compiled.cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("replay.segments.compiled.cache_folder", lambda: tmp_path / "cache")
     assert doctor.compiled_code() == ("ok", "compiled code", f"compiled code cache: {tmp_path / 'cache'}", "")
-    monkeypatch.setattr("replay.cache_folder._removed_at_end", [tmp_path])
+    monkeypatch.setattr("replay.segments.cache_folder._removed_at_end", [tmp_path])
     finding = doctor.compiled_code()
     assert (finding.level, finding.advice) == ("warn", "set NUMBA_CACHE_DIR to a folder of your own")
 

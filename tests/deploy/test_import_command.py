@@ -10,7 +10,7 @@ import pytest
 
 from deploy.cli.main import main
 from deploy.run_folder import RunFolder
-from replay.archive import Archive, Archived
+from replay.tools.archive import Archive, Archived
 from tests.helpers.runs import catch_config
 
 

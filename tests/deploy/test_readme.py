@@ -19,8 +19,9 @@ from deploy.cli.train import TrainArguments, config_of, parse_config
 from deploy.config import ConfigError
 from deploy.presets import LAPTOP, PRESETS
 from replay.config import ReplayConfig
-from replay.inspection import Counters, metrics
-from replay.log_reader import COUNTERS
+from replay.items.counters import Counters
+from replay.log.reader import COUNTERS
+from replay.owner.metrics import metrics
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

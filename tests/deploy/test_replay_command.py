@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from deploy.cli.main import main
 from deploy.run_folder import RunFolder
 from learner.checkpoint import CheckpointStore, with_prefix
-from replay.inventory import checkpoint_masses
-from replay.servers import EmbeddedServers
-from replay.shard import Shard
+from replay.servers.embedded import EmbeddedServers
+from replay.shards.shard import Shard
+from replay.tools.inventory import checkpoint_masses
 from replay.types import SegmentIdentity, Signature
 from tests.helpers.processes import is_alive
 from tests.helpers.runs import catch_config

@@ -6,7 +6,7 @@ from typing import Any
 
 from deploy.fleet.learner_process import LEARNER_PATIENCE_SECONDS, LearnerProcess
 from deploy.fleet.role import Assignment, Role
-from replay.shard import Shard
+from replay.shards.shard import Shard
 from tests.helpers.runs import catch_config
 
 

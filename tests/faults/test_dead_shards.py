@@ -13,7 +13,7 @@ import pytest
 
 from replay.errors import NotEnoughData, WriterStopped
 from replay.sampler import Sampler
-from replay.shard import Shard
+from replay.shards.shard import Shard
 from replay.types import Batch
 from tests.helpers.deadline import patient, until
 from tests.helpers.faulty_servers import (
@@ -191,7 +191,7 @@ def shows_as_parked(sampler: Sampler, caplog: pytest.LogCaptureFixture) -> bool:
     metrics = sampler.metrics()
     parked = (metrics["replay/size"], metrics["replay/parked"], metrics["replay/parked_shards"])
     return parked == (180, 180, 1) and said(
-        caplog, "replay.parking", "shard 0 ", "cannot be reached for", "; the others go on"
+        caplog, "replay.shards.availability", "shard 0 ", "cannot be reached for", "; the others go on"
     )
 
 

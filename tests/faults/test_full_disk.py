@@ -21,12 +21,13 @@ from deploy.fleet import RunClient, launch
 from deploy.monitor.metrics import read_metrics
 from deploy.run_folder import RunFolder
 from learner.checkpoint import CheckpointStore
-from replay import full_disk, servers
 from replay.errors import ServersStopped
-from replay.folder_lock import lock_folder
-from replay.server_record import ServerRecord
-from replay.servers import EmbeddedServers
-from replay.shard import Shard
+from replay.servers import embedded as embedded_servers
+from replay.servers import full_disk
+from replay.servers.embedded import EmbeddedServers
+from replay.servers.folder_lock import lock_folder
+from replay.servers.record import ServerRecord
+from replay.shards.shard import Shard
 from tests.helpers.deadline import patient, until
 from tests.helpers.processes import fill, may_mount, small_disk
 from tests.helpers.runs import catch_config, follow, metric
@@ -174,7 +175,7 @@ def test_servers_start_as_soon_as_there_is_room(disk: Path, monkeypatch: pytest.
             hurried = SimpleNamespace(
                 monotonic=lambda: time.monotonic() + 1000 * len(asked), sleep=time.sleep
             )
-            patch.setattr(servers, "time", hurried)
+            patch.setattr(embedded_servers, "time", hurried)
             with embedded(disk, makes_room_at_last) as started:
                 assert None not in started.pids
             assert len(asked) == before + 10, method
@@ -191,7 +192,7 @@ def test_a_copy_by_hard_links_gets_files_of_its_own_when_there_is_room(
         if len(attempts) < 3:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(servers, "unshare", refused_twice)
+    monkeypatch.setattr(embedded_servers, "unshare", refused_twice)
     with embedded(disk) as started:
         assert None not in started.pids
     assert len(attempts) == 3

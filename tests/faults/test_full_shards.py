@@ -67,7 +67,7 @@ def test_out_of_memory_with_the_limiter_at_its_edge(
             ingest_until(sampler, use_up, "the rest", 60.0)
         check_accounts(run, sampler, scribe.acknowledged, lost=0, unread=0, parked=0, inserted=2_000)
         assert sampler.metrics()["replay/evicted"] > 500
-        assert said(caplog, "replay.eviction", "is over 90 % of its memory: its oldest", "items leave")
+        assert said(caplog, "replay.owner.eviction", "is over 90 % of its memory: its oldest", "items leave")
         assert all(shard.memory()[0] < 12 * MEGABYTE for shard in run.shards)
 
 
@@ -94,7 +94,7 @@ def test_an_owner_that_starts_on_full_servers(
             ingest_until(second, lambda: scribe.done, "the rest", 60.0)
         check_accounts(run, second, scribe.acknowledged, lost=0, unread=0)
         assert second.metrics()["replay/evicted"] > 0
-        assert said(caplog, "replay.eviction", "is over 90 % of its memory: its oldest", "items leave")
+        assert said(caplog, "replay.owner.eviction", "is over 90 % of its memory: its oldest", "items leave")
 
 
 @pytest.mark.parametrize("program", sorted(server_programs()))
@@ -128,7 +128,7 @@ def test_a_full_disk_is_waited_for_and_the_other_shard_is_used(
         check_accounts(run, sampler, scribe.acknowledged, lost=0, unread=0)
         run.check(sampler, sampler.sample())
         assert said(caplog, "replay.writer", "writing waits: shard ", " is full: ", "MISCONF")
-        assert said(caplog, "replay.shard_tail", "shard ", " is full: ", "MISCONF")
+        assert said(caplog, "replay.log.cursor", "shard ", " is full: ", "MISCONF")
         # What left while nothing could be deleted is deleted now.
         ingest_until(sampler, lambda: stored(run) == sampler.table.num_segments, "the deletions")
 

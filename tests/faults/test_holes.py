@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from replay.append_only_file import complains, mend, was_full
-from replay.servers import EmbeddedServers
+from replay.servers.append_only_file import complains, mend, was_full
+from replay.servers.embedded import EmbeddedServers
 from tests.helpers.deadline import until
 from tests.helpers.faulty_servers import (
     FaultyServer,

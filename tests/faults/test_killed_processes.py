@@ -16,8 +16,8 @@ import pytest
 from deploy.fleet import RunClient, launch
 from deploy.run_folder import RunFolder
 from learner.checkpoint import CheckpointStore
-from replay.access import socket_url
-from replay.shard import LOG_START, Shard
+from replay.servers.access import socket_url
+from replay.shards.shard import LOG_START, Shard
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import patient, until
 from tests.helpers.processes import is_alive

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from replay.records import log_order
 from replay.sampler import Sampler
-from replay.shard import LOG_START
+from replay.shards.records import log_order
+from replay.shards.shard import LOG_START
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import until
 from tests.helpers.faulty_servers import (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from replay.server_binary import SERVER_VARIABLE, in_wheels
+from replay.servers.binary import SERVER_VARIABLE, in_wheels
 from tests.helpers.deadline import PATIENCE
 from tests.helpers.servers import TEST_SERVER_VARIABLE
 

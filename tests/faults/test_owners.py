@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from replay.errors import StaleOwner
-from replay.records import Owner
 from replay.sampler import Sampler
-from replay.shard import LOG_START
-from replay.stored_shard import StoredShard
+from replay.shards.records import Owner
+from replay.shards.shard import LOG_START
+from replay.tools.stored_shard import StoredShard
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import patient, until
 from tests.helpers.faulty_servers import (
@@ -149,7 +149,7 @@ def test_owners_of_single_shards_follow_each_other_whichever_was_away(tmp_path: 
 def test_a_sign_of_life_lasts_as_long_as_its_owner_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replay.ownership.SIGN_EVERY_S", 0.0)
+    monkeypatch.setattr("replay.owner.ownership.SIGN_EVERY_S", 0.0)
     with faulty_servers(tmp_path) as servers:
         run = faulty_run(servers)
         run.fill(0, 60, actor=0)

@@ -67,7 +67,7 @@ def test_two_runs_share_full_servers(tmp_path: Path, caplog: pytest.LogCaptureFi
             assert metrics["replay/samples_per_insert"] > 3.5  # of 4: it drew as much as it may
             assert min(one.sizes) > 0  # there was always something to draw
             assert stored(one.run) == one.sampler.table.num_segments
-        assert said(caplog, "replay.eviction", "is over 90 % of its memory")
+        assert said(caplog, "replay.owner.eviction", "is over 90 % of its memory")
 
 
 def stored(run: Run) -> int:

@@ -9,15 +9,16 @@ import sys
 
 import atheris
 
+import replay.items.priority_index
+
 # Compiled modules, which atheris cannot instrument: so they come first.
-import replay.block_codec
-import replay.columns
-import replay.priority_index
-import replay.transitions  # noqa: F401
+import replay.segments.blocks
+import replay.segments.columns
+import replay.segments.returns  # noqa: F401
 
 with atheris.instrument_imports(include=["replay"]):
-    from replay.log_reader import LogReader
-    from replay.records import parse_entry
+    from replay.log.reader import LogReader
+    from replay.shards.records import parse_entry
     from tests.helpers.hostile_log import KINDS, HostileLog
     from tests.helpers.servers import SIGNATURE, fresh_run, make_shards, same_segment
 

@@ -9,11 +9,12 @@ import sys
 
 import atheris
 
+import replay.items.priority_index
+
 # Compiled modules, which atheris cannot instrument: so they come first.
-import replay.block_codec
-import replay.columns
-import replay.priority_index
-import replay.transitions  # noqa: F401
+import replay.segments.blocks
+import replay.segments.columns
+import replay.segments.returns  # noqa: F401
 
 with atheris.instrument_imports(include=["replay", "tests.helpers.block_fuzzing"]):
     from tests.helpers.block_fuzzing import StoredSegments

@@ -8,15 +8,16 @@ from typing import Any
 
 import atheris
 
+import replay.items.priority_index
+
 # Compiled modules, which atheris cannot instrument: so they come first.
-import replay.block_codec
-import replay.columns
-import replay.priority_index
-import replay.transitions  # noqa: F401
+import replay.segments.blocks
+import replay.segments.columns
+import replay.segments.returns  # noqa: F401
 
 with atheris.instrument_imports(include=["replay"]):
-    from replay.segment import encode
-    from replay.segment_header import HEADER_FIELDS
+    from replay.segments.codec import encode
+    from replay.segments.header import HEADER_FIELDS
     from tests.helpers.fuzzing import (
         check_decoding,
         packed,

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import lz4.block
 import numpy as np
 
-from replay.block_codec import decompress_scattered
-from replay.block_reader import SegmentsGone
-from replay.segment import encode
+from replay.batches.block_reader import SegmentsGone
+from replay.segments.blocks import decompress_scattered
+from replay.segments.codec import encode
 from replay.types import Segment
 from tests.helpers.samplers import Run, new_run
 from tests.helpers.servers import shared_urls

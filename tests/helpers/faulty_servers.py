@@ -15,10 +15,10 @@ import psutil
 import pytest
 import redis
 
-from replay.append_only_file import mend
 from replay.errors import WriterStopped
 from replay.sampler import Sampler
-from replay.shard import Shard
+from replay.servers.append_only_file import mend
+from replay.shards.shard import Shard
 from replay.types import Segment, SegmentIdentity
 from replay.writer import Writer
 from tests.helpers.deadline import patient, until

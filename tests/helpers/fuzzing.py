@@ -8,10 +8,10 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from replay.block_codec import START
 from replay.errors import SegmentError
-from replay.segment import decode_header, decode_with_header, encode
-from replay.segment_header import PREFIX, SegmentHeader
+from replay.segments.blocks import START
+from replay.segments.codec import decode_header, decode_with_header, encode
+from replay.segments.header import PREFIX, SegmentHeader
 from replay.types import Segment, SegmentIdentity
 from tests.helpers.segments import block_frames, cuts, cuts_start, forged, sealed
 

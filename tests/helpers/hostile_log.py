@@ -4,10 +4,10 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from replay.records import parse_entry
-from replay.segment import encode
-from replay.segment_header import MAX_STEPS
-from replay.shard import Shard
+from replay.segments.codec import encode
+from replay.segments.header import MAX_STEPS
+from replay.shards.records import parse_entry
+from replay.shards.shard import Shard
 from replay.types import Segment, SegmentIdentity, Signature
 from tests.helpers.fuzzing import log_fields
 from tests.helpers.segments import of_version

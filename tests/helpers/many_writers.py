@@ -29,8 +29,8 @@ from actors.config import EnvironmentConfig
 from deploy.bench.recorded import record
 from replay.config import ReplayConfig
 from replay.sampler import Sampler
-from replay.servers import EmbeddedServers
-from replay.shard import Shard
+from replay.servers.embedded import EmbeddedServers
+from replay.shards.shard import Shard
 from replay.types import Segment, SegmentIdentity, Signature
 from replay.writer import Writer
 from tests.helpers.server_statistics import commands, cpu_seconds, statistics, written_to_disk

@@ -16,8 +16,8 @@ from typing import Any
 
 from replay.config import ReplayConfig
 from replay.sampler import Sampler
-from replay.servers import EmbeddedServers
-from replay.shard import Shard
+from replay.servers.embedded import EmbeddedServers
+from replay.shards.shard import Shard
 from replay.types import Signature
 
 LOOKS, ROUNDS = 200, 5

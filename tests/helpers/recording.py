@@ -13,7 +13,7 @@ from actors.actor import Actor
 from actors.config import EnvironmentConfig
 from actors.environments import StepResult, VectorEnvironment, describe_environment
 from replay.config import ReplayConfig
-from replay.shard import Shard
+from replay.shards.shard import Shard
 from replay.types import Batch, Segment, SegmentIdentity, Signature
 from replay.writer import Writer
 from tests.helpers.acting import WeightsQueue, make_actor, weights

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from replay.config import ReplayConfig
-from replay.frame_store import HostFrameStore
+from replay.items.frame_store import HostFrameStore
 from replay.sampler import Sampler
-from replay.segment import encode
-from replay.segment_builder import SegmentBuilder
-from replay.servers import EmbeddedServers
-from replay.shard import Shard
+from replay.segments.builder import SegmentBuilder
+from replay.segments.codec import encode
+from replay.servers.embedded import EmbeddedServers
+from replay.shards.shard import Shard
 from replay.types import Batch, Segment, SegmentIdentity, Signature
 from tests.helpers.brute_force import BruteForceItem, RecordedStep, brute_force_items
 from tests.helpers.servers import fresh_run

@@ -8,9 +8,9 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from replay.block_codec import NUM_BYTES, START, STOP, decompress_scattered
 from replay.errors import CorruptSegment
-from replay.segment_header import CHECKED_PREFIX_BYTES, PREFIX, SegmentHeader
+from replay.segments.blocks import NUM_BYTES, START, STOP, decompress_scattered
+from replay.segments.header import CHECKED_PREFIX_BYTES, PREFIX, SegmentHeader
 from replay.types import Segment, SegmentIdentity, Signature
 from tests.helpers.streams import signature
 

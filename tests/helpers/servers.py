@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from replay.server_binary import in_wheels
-from replay.servers import EmbeddedServers
-from replay.shard import Shard
+from replay.servers.binary import in_wheels
+from replay.servers.embedded import EmbeddedServers
+from replay.shards.shard import Shard
 from replay.types import Segment, SegmentIdentity, Signature
 
 SIGNATURE = Signature(frame_shape=(6, 5), stack=4, n_step=3, num_actions=4)

@@ -19,8 +19,8 @@ import numpy as np
 import redis
 
 from replay.errors import StaleOwner
-from replay.records import LOG_START, log_order
 from replay.sampler import Sampler
+from replay.shards.records import LOG_START, log_order
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import until
 from tests.helpers.faulty_servers import (
@@ -145,7 +145,7 @@ class Soak:
         server.limit_file()
         # It notices at its next attempt to write, once a second.
         ingest_until(self.sampler, lambda: not server.refuses(), "the disk's room")
-        # As the guardian does (replay/append_only_file.py).
+        # As the guardian does (replay/servers/append_only_file.py).
         ingest_until(self.sampler, lambda: _begins_new_file(server), "a new file")
 
     def trim(self) -> None:

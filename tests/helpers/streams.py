@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from hypothesis import strategies as st
 
-from replay.segment_builder import SegmentBuilder
-from replay.transitions import n_step_returns, stack_positions
+from replay.segments.builder import SegmentBuilder
+from replay.segments.returns import n_step_returns, stack_positions
 from replay.types import Segment, Signature
 from tests.helpers.brute_force import BruteForceItem, RecordedStep
 
@@ -93,7 +93,7 @@ def items_of(
     reward_clip: float,
     life_loss_terminates: bool,
 ) -> list[BruteForceItem]:
-    """A segment's transitions by way of `replay.transitions`; `episode` is left 0."""
+    """A segment's transitions by way of `replay.segments.returns`; `episode` is left 0."""
     start = np.arange(segment.num_items)
     returns = n_step_returns(
         segment.rewards,

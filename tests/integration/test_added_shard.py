@@ -7,8 +7,8 @@ import pytest
 from deploy.cli.main import main
 from deploy.fleet import RunClient, connect
 from deploy.run_folder import RunFolder
-from replay.access import socket_url
-from replay.shard import LOG_START, Shard
+from replay.servers.access import socket_url
+from replay.shards.shard import LOG_START, Shard
 from tests.helpers.deadline import patient, until
 from tests.helpers.runs import follow, metric
 

@@ -8,9 +8,9 @@ import pytest
 from deploy.cli.main import main
 from deploy.fleet import RunClient, connect
 from deploy.run_folder import RunFolder
-from replay.records import Owner
 from replay.sampler import Sampler
-from replay.shard import LOG_START, Shard
+from replay.shards.records import Owner
+from replay.shards.shard import LOG_START, Shard
 from replay.types import Signature
 from tests.helpers.deadline import patient, until
 from tests.helpers.faulty_servers import FaultyServer

@@ -17,7 +17,7 @@ from learner.learner import LOOK_SECONDS, Learner, seconds_to_next_look
 from learner.telemetry import MetricsBoard, SpeedWindow
 from models.config import NetworkConfig
 from replay.config import ReplayConfig
-from replay.snapshot import RestoreReport
+from replay.owner.restore import RestoreReport
 from replay.types import Batch
 from tests.helpers.deadline import patient, until
 

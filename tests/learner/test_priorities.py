@@ -71,7 +71,7 @@ def test_what_actors_send_with_an_item_is_what_its_first_draw_makes_of_it() -> N
 
     (With a discount that leaves the target's mean inside of the support.)
     """
-    from replay.segment_builder import SegmentBuilder
+    from replay.segments.builder import SegmentBuilder
 
     network = dataclasses.replace(NETWORK, noisy=False, v_min=-30.0, v_max=30.0)
     step = _step(network=network, priority="absolute_td", double=False, num_threads=1)

@@ -21,8 +21,8 @@ from learner.train_step import TrainStep
 from models.config import NetworkConfig
 from replay.config import ReplayConfig
 from replay.sampler import Sampler
-from replay.servers import EmbeddedServers
-from replay.shard import Shard
+from replay.servers.embedded import EmbeddedServers
+from replay.shards.shard import Shard
 from replay.types import Segment, SegmentIdentity, Signature
 from replay.writer import Writer
 

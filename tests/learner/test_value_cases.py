@@ -9,7 +9,7 @@ import torch
 
 from learner import losses
 from models.q_network import NetworkOutput
-from replay.priorities import PRIORITY_EPSILON
+from replay.items.priorities import PRIORITY_EPSILON
 
 CASES = json.loads((Path(__file__).parent.parent / "golden" / "values.json").read_text())
 LOSSES = {"huber": "huber", "mse": "squared"}

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from replay.shard import Shard
+from replay.shards.shard import Shard
 from tests.helpers.servers import fresh_run, make_shards, server_programs
 
 

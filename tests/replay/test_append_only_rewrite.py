@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from replay.append_only_rewrite import rewrite_if_bloated
-from replay.servers import EmbeddedServers
+from replay.servers.append_only_rewrite import rewrite_if_bloated
+from replay.servers.embedded import EmbeddedServers
 from tests.helpers.access import client_of, files_with, said, seen_of_processes
 from tests.helpers.deadline import patient, until
 from tests.helpers.faulty_servers import FaultyServer, faulty_servers

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import redis
 
-from replay.archive import Archive, ArchiveError, export_run, import_run
-from replay.segment import decode
-from replay.stored_shard import StoredShard
-from replay.verification import verify
+from replay.segments.codec import decode
+from replay.tools.archive import Archive, ArchiveError, export_run, import_run
+from replay.tools.stored_shard import StoredShard
+from replay.tools.verification import verify
 from replay.writer import Writer
 from tests.helpers.samplers import Run, ingest_all, new_run, same_batches
 from tests.helpers.servers import fresh_run, server_programs, shared_urls

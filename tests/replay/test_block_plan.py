@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay.block_plan import plan_blocks
-from replay.segment import BLOCK_FRAMES
+from replay.batches.block_plan import plan_blocks
+from replay.segments.codec import BLOCK_FRAMES
 
 
 @given(

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from replay.cache_folder import is_private, is_removed_at_end, private_folder, users_folder
+from replay.segments.cache_folder import is_private, is_removed_at_end, private_folder, users_folder
 from tests.helpers.homeless import Homeless
 
 WHERE = """
 import replay.sampler
-from replay.compiled import cache_folder
+from replay.segments.compiled import cache_folder
 print(cache_folder())
 """
 
@@ -21,7 +21,7 @@ print(cache_folder())
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The temporary folder, in which nothing is yet."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("replay.cache_folder._removed_at_end", [])
+    monkeypatch.setattr("replay.segments.cache_folder._removed_at_end", [])
     private_folder.cache_clear()
     yield tmp_path
     private_folder.cache_clear()
@@ -75,11 +75,11 @@ def test_without_a_home_code_is_compiled_once(homeless: Homeless) -> None:
     assert done.returncode == 0, done.stderr
     folder = Path(done.stdout.strip())
     assert folder.parent.parent == homeless.temporary
-    compiled = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    compiled = {path: path.stat().st_mtime_ns for path in folder.parent.glob("*/*")}
     assert len(compiled) > 10
     assert homeless.run("-c", WHERE, NUMBA_CACHE_DIR="/proc/none", HOME="").stdout == done.stdout
     closed = homeless.temporary.parent / "closed"  # to everybody but root
     closed.mkdir(mode=0o700)
     assert homeless.run("-c", WHERE, HOME=str(closed / "home")).stdout == done.stdout
-    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == compiled
+    assert {path: path.stat().st_mtime_ns for path in folder.parent.glob("*/*")} == compiled
     assert list(homeless.work.iterdir()) == []

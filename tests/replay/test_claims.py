@@ -2,9 +2,9 @@
 
 import pytest
 
-from replay.claims import claim, release
 from replay.errors import ForeignRun, ShardFull
-from replay.shard import Shard
+from replay.shards.claims import claim, release
+from replay.shards.shard import Shard
 from tests.helpers.samplers import new_run
 from tests.helpers.servers import shared_urls
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from replay.archive import Archive, export_run, import_run
-from replay.inventory import take_inventory
-from replay.stored_shard import StoredShard
-from replay.verification import verify
+from replay.tools.archive import Archive, export_run, import_run
+from replay.tools.inventory import take_inventory
+from replay.tools.stored_shard import StoredShard
+from replay.tools.verification import verify
 from tests.helpers.deadline import until
 from tests.helpers.samplers import Run, ingest_all, new_run
 from tests.helpers.servers import fresh_run, server_programs

@@ -12,12 +12,12 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay import shard_tail
-from replay.eviction import HIGH_WATER, LOW_WATER
-from replay.frame_store import HostFrameStore
-from replay.items import ItemTable
-from replay.segment import decode_header, encode
-from replay.shard_tail import Memory
+from replay.items.frame_store import HostFrameStore
+from replay.items.table import ItemTable
+from replay.log import cursor
+from replay.log.cursor import Memory
+from replay.owner.eviction import HIGH_WATER, LOW_WATER
+from replay.segments.codec import decode_header, encode
 from replay.types import SegmentIdentity, Signature
 from replay.writer import Writer
 from tests.helpers.deadline import patient, until
@@ -234,8 +234,8 @@ def test_memory_is_looked_at_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
     run = new_run(shared_urls())
     sampler = run.sampler()
     looks: list[float] = []
-    memory = shard_tail._memory
-    monkeypatch.setattr(shard_tail, "_memory", lambda text: (looks.append(time.monotonic()), memory(text))[1])
+    memory = cursor._memory
+    monkeypatch.setattr(cursor, "_memory", lambda text: (looks.append(time.monotonic()), memory(text))[1])
     for _ in range(50):
         sampler.ingest()
     assert 3 <= len(looks) <= 3 * (2 + int(looks[-1] - looks[0]))

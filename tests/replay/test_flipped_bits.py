@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from replay.sampler import Sampler
-from replay.segment import decode_header, encode
+from replay.segments.codec import decode_header, encode
 from replay.types import SegmentIdentity
 from tests.helpers.faulty_servers import check_accounts
 from tests.helpers.samplers import Run, new_run

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay.frame_store import HostFrameStore
+from replay.items.frame_store import HostFrameStore
 
 SHAPE = (3, 5)
 FRAME_BYTES = 15

@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay import log_reader
 from replay.errors import ShardError, SignatureMismatch
-from replay.log_reader import LogReader, ReceivedSegment
-from replay.records import parse_entry, parse_ticket
-from replay.rejections import REJECTED
-from replay.segment_header import MAX_STEPS
+from replay.log.reader import LogReader, ReceivedSegment
+from replay.log.rejections import REJECTED
+from replay.segments.header import MAX_STEPS
+from replay.shards.records import parse_entry, parse_ticket
 from replay.types import SegmentIdentity
 from tests.helpers.faulty_servers import Scribe, quiet
 from tests.helpers.fuzzing import log_fields
@@ -193,10 +192,10 @@ class TestMemory:
             for _ in range(12):
                 hostile.put("good")
             pixels = SIGNATURE.frame_shape[0] * SIGNATURE.frame_shape[1]
-            monkeypatch.setattr(log_reader, "POLL_FRAMES_BYTES", 5 * (4 + 10) * pixels)
+            monkeypatch.setattr("replay.log.reader.POLL_FRAMES_BYTES", 5 * (4 + 10) * pixels)
             reader = reader_of(hostile)
             assert [len(reader.poll(100)) for _ in range(4)] == [5, 5, 2, 0]
-            monkeypatch.setattr(log_reader, "POLL_BYTES", 1)
+            monkeypatch.setattr("replay.log.reader.POLL_BYTES", 1)
             reader = reader_of(hostile)
             assert [len(reader.poll(100)) for _ in range(13)] == [1] * 12 + [0]
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay.errors import CorruptSegment, SegmentError
-from replay.segment import decode, decode_header, encode
-from replay.segment_header import HEADER_FIELDS, PREFIX
-from replay.shard import Shard
+from replay.segments.codec import decode, decode_header, encode
+from replay.segments.header import HEADER_FIELDS, PREFIX
+from replay.shards.shard import Shard
 from replay.types import Segment, SegmentIdentity
 from tests.helpers import servers
 from tests.helpers.fuzzing import (

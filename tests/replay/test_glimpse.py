@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from replay.glimpse import draw_transitions, item_masses
-from replay.inventory import take_inventory
+from replay.tools.inventory import take_inventory
+from replay.tools.preview import draw_transitions, item_masses
 from tests.helpers.samplers import new_run
 from tests.helpers.servers import shared_urls
 from tests.replay.test_inventory import filled, stored_shards

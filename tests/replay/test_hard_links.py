@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from replay.errors import ServerError
-from replay.folder_lock import lock_folder
-from replay.hard_links import unshare
-from replay.servers import EmbeddedServers
-from replay.shard import Shard
+from replay.servers.embedded import EmbeddedServers
+from replay.servers.folder_lock import lock_folder
+from replay.servers.hard_links import unshare
+from replay.shards.shard import Shard
 from tests.helpers.servers import fresh_run
 
 
@@ -54,7 +54,7 @@ def test_without_room_a_file_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.
 def test_a_lock_of_its_own_is_taken_once_the_shared_one_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("replay.folder_lock.WAIT_FOR_ALIVE_S", 0.0)
+    monkeypatch.setattr("replay.servers.folder_lock.WAIT_FOR_ALIVE_S", 0.0)
     original = tmp_path / "original"
     original.mkdir()
     held = lock_folder(original / "lock")

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from replay.config import ReplayConfig
-from replay.inspection import Counters
-from replay.log_reader import COUNTERS
+from replay.items.counters import Counters
+from replay.log.reader import COUNTERS
 from replay.sampler import Sampler
-from replay.shard import Shard
+from replay.shards.shard import Shard
 from replay.types import Signature
 from replay.writer import Writer, WriterCounters
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import redis
 
-from replay.inspection import summarise_priorities
-from replay.inventory import HEADER_BYTES, checkpoint_masses, take_inventory
-from replay.records import LogEntry
-from replay.stored_shard import StoredShard
+from replay.shards.records import LogEntry
+from replay.tools.inventory import HEADER_BYTES, checkpoint_masses, take_inventory
+from replay.tools.priority_summary import summarise_priorities
+from replay.tools.stored_shard import StoredShard
 from tests.helpers.samplers import Run, ingest_all, new_run
 from tests.helpers.servers import shared_urls
 

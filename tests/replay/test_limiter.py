@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay.errors import WriterStopped
-from replay.limiter import Allowance, Limiter, plan_allowance, stale_tickets
-from replay.log_reader import LogReader
-from replay.records import Ticket, TicketBook
-from replay.shard import LOG_START, Shard
-from replay.shard_tail import UNKNOWN_PENDING, Look
+from replay.log.cursor import UNKNOWN_PENDING, Look
+from replay.log.reader import LogReader
+from replay.owner.limiter import Allowance, Limiter, plan_allowance, stale_tickets
+from replay.shards.records import Ticket, TicketBook
+from replay.shards.shard import LOG_START, Shard
 from replay.types import SegmentIdentity
 from replay.writer import Writer
 from tests.helpers.deadline import until

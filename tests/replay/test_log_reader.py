@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from replay.log_reader import LogReader, ReceivedSegment
-from replay.segment import encode
-from replay.sequences import SeenSequences
-from replay.shard import LOG_START, Shard
+from replay.log.ledger import SeenSequences
+from replay.log.reader import LogReader, ReceivedSegment
+from replay.segments.codec import encode
+from replay.shards.shard import LOG_START, Shard
 from replay.types import Segment, SegmentIdentity
 from tests.helpers.fuzzing import log_fields
 from tests.helpers.servers import SIGNATURE, make_segment, same_segment

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from replay.priority_index import PriorityIndex, _draw
+from replay.items.priority_index import PriorityIndex, _draw
 
 MASSES = st.one_of(st.just(0.0), st.floats(1e-300, 1e300), st.sampled_from([1.0, 1e-10, 0.1, 3e38]))
 SETS = st.lists(st.lists(st.tuples(st.integers(0, 10**6), MASSES), min_size=1, max_size=8), max_size=20)

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from replay.errors import NotEnoughData
-from replay.read_only import ReadOnlySampler
+from replay.reader import ReadOnlySampler
 from replay.sampler import Sampler
 from replay.types import Segment, SegmentIdentity
 from replay.writer import Writer

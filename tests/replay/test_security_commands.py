@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import redis
 
-from replay.access import CLIENT_COMMANDS, client_rules
-from replay.archive import Archive, export_run, import_run
 from replay.errors import ShardError, StaleOwner
-from replay.inventory import take_inventory
-from replay.records import Owner
-from replay.segment import encode
-from replay.servers import EmbeddedServers
-from replay.shards import connect_shards
-from replay.stored_shard import StoredShard
-from replay.verification import verify
+from replay.segments.codec import encode
+from replay.servers.access import CLIENT_COMMANDS, client_rules
+from replay.servers.embedded import EmbeddedServers
+from replay.shards.connect import connect_shards
+from replay.shards.records import Owner
+from replay.tools.archive import Archive, export_run, import_run
+from replay.tools.inventory import take_inventory
+from replay.tools.stored_shard import StoredShard
+from replay.tools.verification import verify
 from replay.writer import Writer
 from tests.helpers.access import client_of
 from tests.helpers.deadline import until

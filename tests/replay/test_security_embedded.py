@@ -13,10 +13,10 @@ import psutil
 import pytest
 import redis
 
-from replay.access import CLIENT, CLIENT_COMMANDS
 from replay.errors import ServerError, ShardError, ShardUnavailable
-from replay.servers import EmbeddedServers
-from replay.shard import Shard
+from replay.servers.access import CLIENT, CLIENT_COMMANDS
+from replay.servers.embedded import EmbeddedServers
+from replay.shards.shard import Shard
 from replay.types import SegmentIdentity
 from tests.helpers.access import TwoMachines, client_of, files_with, said, seen_of_processes
 from tests.helpers.servers import MEMORY, server_programs
@@ -194,7 +194,7 @@ class TestOnTheNetwork:
 
 SERVE = """
 import sys
-from replay.servers import EmbeddedServers
+from replay.servers.embedded import EmbeddedServers
 folder, address = sys.argv[1:]
 with EmbeddedServers(folder, shards=1, append_fsync="always", maxmemory=0, listen=address) as servers:
     print(servers.urls[0], flush=True)

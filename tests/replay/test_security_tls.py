@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from replay.access import users
 from replay.errors import ShardError
-from replay.shard import Shard
+from replay.servers.access import users
+from replay.shards.shard import Shard
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import patient
 from tests.helpers.samplers import ingest_all, new_run

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay.block_codec import NUM_BYTES, decompress_scattered
 from replay.errors import CorruptSegment, ForeignSegment, SegmentError
-from replay.segment import decode, decode_header, encode, signature_mismatch
+from replay.segments.blocks import NUM_BYTES, decompress_scattered
+from replay.segments.codec import decode, decode_header, encode, signature_mismatch
 from replay.types import Segment
 from tests.helpers.segments import block_frames, cuts, cuts_start, make_segment, of_version
 from tests.helpers.streams import signature

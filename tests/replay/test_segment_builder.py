@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay.segment import decode, encode
-from replay.segment_builder import SegmentBuilder
+from replay.segments.builder import SegmentBuilder
+from replay.segments.codec import decode, encode
 from replay.types import Segment
 from tests.helpers.brute_force import BruteForceItem, RecordedStep, brute_force_items, split_episodes
 from tests.helpers.streams import (

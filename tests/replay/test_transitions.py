@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from replay.transitions import Returns, n_step_returns, stack_positions, stack_rows
+from replay.segments.returns import Returns, n_step_returns, stack_positions, stack_rows
 
 
 def returns(

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import redis
 
-from replay.inventory import checkpoint_masses
-from replay.segment import encode
-from replay.stored_shard import StoredShard
+from replay.segments.codec import encode
+from replay.tools.inventory import checkpoint_masses
+from replay.tools.stored_shard import StoredShard
+from replay.tools.verification import WRONG, verify
 from replay.types import SegmentIdentity
-from replay.verification import WRONG, verify
 from tests.helpers.samplers import Run, ingest_all
 from tests.helpers.servers import shared_urls
 from tests.replay.test_inventory import everything, filled, stored_shards

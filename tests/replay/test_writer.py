@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from replay.errors import ShardFull, ShardUnavailable, SignatureMismatch, WriterStopped
-from replay.limiter import Allowance, Limiter
-from replay.log_reader import LogReader
-from replay.segment import encode
-from replay.servers import EmbeddedServers
-from replay.shard import LOG_START, Shard
+from replay.log.reader import LogReader
+from replay.owner.limiter import Allowance, Limiter
+from replay.segments.codec import encode
+from replay.servers.embedded import EmbeddedServers
+from replay.shards.shard import LOG_START, Shard
 from replay.types import Segment, SegmentIdentity
 from replay.writer import Writer
 from tests.helpers.deadline import patient, until

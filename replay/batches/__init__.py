@@ -1,0 +1,1 @@
+"""Batches: drawn items and their observations."""

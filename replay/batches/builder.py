@@ -1,0 +1,87 @@
+"""Makes batches: leaves in proportion to their masses, and everything that a transition consists of."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replay.batches.observations import FrameReader, Observations, Places, SegmentsGone
+from replay.config import ReplayConfig
+from replay.items.priorities import Priorities
+from replay.items.table import ItemTable
+from replay.segments.returns import Returns, n_step_returns
+from replay.types import Batch
+
+
+class Drawer:
+    """Draws batches from a table; `forget` is told of what cannot be read, and takes it out of the table."""
+
+    def __init__(
+        self,
+        config: ReplayConfig,
+        table: ItemTable,
+        priorities: Priorities,
+        frames: FrameReader,
+        forget: Callable[[SegmentsGone], None],
+    ) -> None:
+        self._config, self._table, self._priorities = config, table, priorities
+        self._frames, self._forget = frames, forget
+
+    def draw(self, batch_size: int) -> Batch:
+        """One item from each of B equal strata of the total mass (Schaul et al., 2016).
+
+        Raises NotEnoughData when all there was turned out to be gone.
+        """
+        strata = np.arange(batch_size)
+        leaves = self._priorities.draw(strata, batch_size)
+        while True:
+            returns, places = self._windows(leaves)
+            try:
+                observations = self._frames.read(places)
+                break
+            except SegmentsGone as gone:
+                self._forget(gone)
+                lost = self._table.index.mass(leaves) == 0.0
+                leaves[lost] = self._priorities.draw(strata[lost], batch_size)
+        return self._batch(leaves, places.slots, returns, observations)
+
+    def _windows(self, leaves: NDArray[np.int64]) -> tuple[Returns, Places]:
+        """Returns of items and where their observations lie."""
+        table = self._table
+        slots = table.leaf_slots[leaves].astype(np.int64)
+        rows = table.slots[slots]
+        returns = n_step_returns(
+            table.rewards,
+            table.terminated,
+            table.truncated,
+            table.life_lost,
+            leaves,
+            rows["first_leaf"] + rows["num_steps"],
+            n_step=self._config.n_step,
+            gamma=self._config.gamma,
+            reward_clip=self._config.reward_clip,
+            life_loss_terminates=self._config.life_loss_terminates,
+        )
+        return returns, Places(slots, rows["lead"] + leaves - rows["first_leaf"], returns.steps)
+
+    def _batch(
+        self,
+        leaves: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        returns: Returns,
+        observations: Observations,
+    ) -> Batch:
+        table = self._table
+        probability, importance_weight = self._priorities.chances(leaves)
+        return Batch(
+            observation=observations.observation,
+            action=table.actions[leaves].astype(np.int64),
+            reward=returns.reward,
+            discount=returns.discount,
+            next_observation=observations.next_observation,
+            probability=probability,
+            importance_weight=importance_weight,
+            leaf=leaves,
+            generation=table.slots["generation"][slots],
+            weights_version=table.slots["weights_version"][slots],
+        )

@@ -1,0 +1,96 @@
+"""Frames of drawn items: out of the frame store, and from Redis for what it does not hold."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replay.batches.block_reader import BlockReader, SegmentsGone
+from replay.batches.buffers import BufferPool
+from replay.items.frame_store import FrameStore
+from replay.items.table import ItemTable
+from replay.log.cursor import ShardTail
+from replay.segments.returns import stack_rows
+from replay.types import Signature
+
+__all__ = ["FrameReader", "Observations", "Places", "SegmentsGone"]
+
+
+class Places(NamedTuple):
+    """Where the observations of B items end."""
+
+    slots: NDArray[np.int64]
+    """(B,) their segments' slots in the item table."""
+    newest: NDArray[np.int64]
+    """(B,) places of the observations' newest frames within their segments."""
+    steps: NDArray[np.int64]
+    """(B,) window lengths: the next observations' newest frames come so much later."""
+
+    def take(self, which: NDArray[np.bool_]) -> "Places":
+        """Those of some items."""
+        return Places(*(field[which] for field in self))
+
+
+class Observations(NamedTuple):
+    """Frames of B transitions, each (B, K, H, W)."""
+
+    observation: NDArray[np.uint8]
+    next_observation: NDArray[np.uint8]
+
+
+class FrameReader:
+    """Builds observations from the store and from Redis; both ways give the same bytes."""
+
+    def __init__(
+        self, table: ItemTable, store: FrameStore, tails: Sequence[ShardTail], signature: Signature
+    ) -> None:
+        self._table = table
+        self._store = store
+        self._stack, self._frame_shape = signature.stack, signature.frame_shape
+        self._blocks = BlockReader(table, tails, signature.stack)
+        self._buffers = BufferPool()
+        self.misses = 0
+        """Items whose frames were read from Redis because the store did not hold them."""
+
+    def read(self, places: Places) -> Observations:
+        """Observations of B items; raises SegmentsGone when some must come from Redis and cannot."""
+        unique, inverse = np.unique(places.slots, return_inverse=True)
+        rows = self._store.rows(self._table.slots["generation"][unique].tolist())
+        missed = np.array([found is None for found in rows])[inverse]
+        num_missed = int(np.count_nonzero(missed))
+        self.misses += num_missed
+        whole = self._buffers.take((2, len(missed), self._stack, *self._frame_shape))
+        if not num_missed:
+            self._from_store(whole, rows, inverse, places)
+            return Observations(whole[0], whole[1])
+        if num_missed < len(missed):
+            held = np.empty((2, len(missed) - num_missed, self._stack, *self._frame_shape), np.uint8)
+            self._from_store(held, rows, inverse[~missed], places.take(~missed))
+            whole[:, ~missed] = held
+        self._from_redis(whole, np.flatnonzero(missed), places.take(missed))
+        return Observations(whole[0], whole[1])
+
+    def _from_store(
+        self,
+        whole: NDArray[np.uint8],
+        rows: list[NDArray[np.int64] | None],
+        inverse: NDArray[np.int64],
+        places: Places,
+    ) -> None:
+        """Both observations (2, B, K, H, W) of items in the store; `inverse` says whose `rows` are theirs."""
+        none = np.empty(0, np.int64)
+        held = [none if found is None else found for found in rows]
+        first = np.cumsum([0, *map(len, held)])[inverse]
+        newest = np.concatenate([places.newest, places.newest + places.steps])
+        stacks = stack_rows(np.concatenate(held), np.tile(first, 2), newest, self._stack)
+        self._store.gather(stacks, whole.reshape(-1, *whole.shape[2:]))
+
+    def _from_redis(self, whole: NDArray[np.uint8], items: NDArray[np.int64], places: Places) -> None:
+        """Both observations of some items, into their places in `whole` (2, B, K, H, W)."""
+        self._blocks.fill(
+            whole.reshape(-1, *whole.shape[2:]),
+            np.concatenate([items, items + whole.shape[1]]),
+            np.tile(places.slots, 2),
+            np.concatenate([places.newest, places.newest + places.steps]),
+        )

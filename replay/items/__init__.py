@@ -1,0 +1,1 @@
+"""Items in memory: their table, priorities and frames."""

@@ -1,0 +1,23 @@
+"""What happened to a run's items since it began."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Counters:
+    """What happened since the run began; part of every checkpoint."""
+
+    inserted: int = 0
+    """Items ever inserted, each once."""
+    sampled: int = 0
+    """Items ever drawn."""
+    evicted: int = 0
+    """Items that left to make room or to free memory."""
+    missing: int = 0
+    """Segments that an index entry or a log entry named and Redis did not have."""
+    rejected: int = 0
+    """Indexed segments whose bytes turned out damaged when they were read again, or that could never fit."""
+    stale_updates: int = 0
+    """Priority updates for items that had left."""
+    refused_priorities: int = 0
+    """Priorities that were NaN, infinite or negative, from actors and learner."""

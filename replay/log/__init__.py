@@ -1,0 +1,1 @@
+"""The log of each shard, read once, in order."""

@@ -1,0 +1,229 @@
+"""One shard's log from where it was read to, and whether that is still as it was left."""
+
+import logging
+import re
+import time
+from collections import deque
+from collections.abc import Set
+from typing import Any, NamedTuple
+
+from redis import RedisError
+
+from replay.shards.pipeline import Request, pack
+from replay.shards.records import LOG_START, LogEntry, TicketBook, log_order, parse_row, parse_ticket
+from replay.shards.shard import Shard
+from replay.types import SegmentIdentity
+
+logger = logging.getLogger(__name__)
+
+UNKNOWN_PENDING = 2**62
+"""Items after what was read of a log that goes on: the owner has to read them before it allows more."""
+REREAD_ENTRIES = 4_096
+"""Entries asked for at once that were read before: most name segments that are known."""
+WARN_EVERY_S = 30.0
+MEMORY_FIELDS = (b"used_memory", b"mem_not_counted_for_evict", b"maxmemory")
+
+
+class Memory(NamedTuple):
+    """Bytes in a server that count against `maximum` (0: no limit)."""
+
+    used: int
+    maximum: int
+
+
+class Look(NamedTuple):
+    """What one look at a shard found."""
+
+    entries: list[LogEntry]
+    """What is new in its log; empty when it is not as it was left."""
+    as_left: bool
+    """The entry that was read last is where it was, and the server is the one that it was."""
+    book: TicketBook
+    owner: bytes | None
+    memory: Memory | None
+    """None: it was not asked for."""
+
+
+class ShardTail:
+    """Where the reader stands in one shard's log.
+
+    A server that lost the end of its file continues its log at an earlier place, under ids that may be the
+    same as before when its clock was set back, and has again what was deleted. So every look begins at the
+    entry that was read last, which must be there with the same segment; and the first look over a new line
+    asks whether the server is still the one it was: another may have lost anything (docs/decisions/0010).
+
+    Only the one who deletes entries can expect one to be there: for others `anchored` is off.
+    """
+
+    def __init__(self, shard: Shard, *, anchored: bool = True) -> None:
+        self.shard, self.link = shard, shard.new_link()
+        self._anchored = anchored
+        self.cursor = LOG_START
+        """Id of the last entry read."""
+        self.unindexed: deque[tuple[str, SegmentIdentity | None]] = deque()
+        """Entries that were read and not taken, oldest first: they leave with their neighbours."""
+        self._anchor: LogEntry | None = None
+        self._anchor_row: Any = None
+        self._known_opening = 0
+        self._server = ""
+        self._is_another = False
+        self._reread_to = LOG_START
+        self._warned_at = -WARN_EVERY_S
+        self._request = Request(b"", 0)
+        self._asks: tuple[object, ...] = ()
+        self._count = 0
+        self._book: tuple[Any, TicketBook] = ((), TicketBook(0, 0, ()))
+
+    def ask(self, count: int, *, memory: bool = False) -> None:
+        """Ask for up to `count` new entries, the tickets, the owner and perhaps the memory."""
+        if self.cursor != self._reread_to and self.was_read(self.cursor):
+            count = max(count, REREAD_ENTRIES)
+        self._count = count + (self._anchor is not None)
+        known = self.link.is_open and self.link.openings == self._known_opening
+        self._prepare(memory, with_server=not known)
+        self.link.ask(self._request)
+
+    def answer(self) -> Look:
+        """What was asked for; raises as `ShardLink.answer` does."""
+        answers = self.link.answer(self._request)
+        if self.link.openings != self._known_opening:
+            if not self._asks[1]:  # the line broke on the way, so the server may have been another before
+                self._prepare(bool(self._asks[0]), with_server=True)
+                answers = self.link.answer(self._request)
+            self._known_opening = self.link.openings
+        for refusal in answers[:3]:
+            if isinstance(refusal, RedisError):
+                raise self.shard.refusal(refusal)
+        (owner, reserved, allowed), tickets, rows, *further = answers
+        memory = _memory(further.pop(0)) if self._asks[0] else None
+        if self._asks[1]:
+            self._note_server(further.pop(0))
+        rows, as_left = self._new_rows(rows)
+        as_left = as_left and not self._is_another
+        entries = [parse_row(row) for row in rows] if as_left else []
+        ends = as_left and len(entries) < self._count - (self._anchor is not None)
+        book = self._parse_book(reserved, allowed, tickets)
+        return Look(entries, as_left, book if ends else book._replace(pending=UNKNOWN_PENDING), owner, memory)
+
+    def advance(self, entries: list[LogEntry]) -> None:
+        """Note that these entries were read."""
+        if entries:
+            self._anchor, self._anchor_row = entries[-1] if self._anchored else None, None
+            self.cursor = entries[-1].log_id
+
+    def forget(self, log_id: str) -> None:
+        """Note that an entry was deleted, so that it is not expected to be there."""
+        if self._anchor is not None and self._anchor.log_id == log_id:
+            self._anchor = self._anchor_row = None
+
+    def keep(self, identities: Set[SegmentIdentity]) -> None:
+        """Note that segments are there after all: entries of them that were not taken leave without them."""
+        self.unindexed = deque(
+            (log_id, None if name in identities else name) for log_id, name in self.unindexed
+        )
+
+    def warn(self, refusal: RedisError) -> None:
+        """Log why the server refused a write; once in a while, because each look tries again."""
+        if time.monotonic() - self._warned_at >= WARN_EVERY_S:
+            self._warned_at = time.monotonic()
+            logger.warning("%s", self.shard.refusal(refusal))
+
+    def was_read(self, log_id: str) -> bool:
+        """Whether the log is read again and had been read up to that entry before."""
+        return log_order(log_id) <= log_order(self._reread_to)
+
+    def rewind(self) -> None:
+        """Read the whole log again."""
+        self._reread_to = max(self._reread_to, self.cursor, key=log_order)
+        self._is_another = False
+        self.cursor, self._anchor, self._anchor_row = LOG_START, None, None
+        self.unindexed.clear()
+
+    def end_rereading(self) -> None:
+        """Note that all is read again: with a clock set back, what comes may have ids of before."""
+        self._reread_to = LOG_START
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """JSON-able."""
+        entry = self._anchor
+        anchor = None if entry is None else [entry.log_id, _names(entry.identity), *entry[2:]]
+        unindexed = [[log_id, _names(identity)] for log_id, identity in self.unindexed]
+        # With another server that was not read again yet, whoever goes on from here has to do that.
+        server = "" if self._is_another else self._server
+        return {"cursor": self.cursor, "anchor": anchor, "unindexed": unindexed, "server": server}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.cursor = str(state["cursor"])
+        self.unindexed = deque((str(log_id), _identity(name)) for log_id, name in state["unindexed"])
+        self._server = str(state.get("server", ""))
+        self._anchor = self._anchor_row = None
+        if state["anchor"] is not None and self._anchored:
+            log_id, name, *counts = state["anchor"]
+            self._anchor = LogEntry(str(log_id), _identity(name), *map(int, counts))
+
+    def _prepare(self, memory: bool, with_server: bool) -> None:
+        asks = (memory, with_server, self.cursor, self._anchor is not None, self._count)
+        if asks == self._asks:
+            return
+        shard, first = self.shard, self.cursor if self._anchor is not None else "(" + self.cursor
+        # Tickets before the log: a commit in between counts twice for a moment rather than not at all.
+        commands: list[tuple[str | int, ...]] = [
+            ("MGET", shard.owner_key, shard.reserved_key, shard.allowed_key),
+            ("HGETALL", shard.outstanding_key),
+            ("XRANGE", shard.log, first, "+", "COUNT", self._count),
+        ]
+        commands += [("INFO", "memory")] if memory else []
+        commands += [("INFO", "server")] if with_server else []
+        self._asks, self._request = asks, pack(*commands)
+
+    def _note_server(self, answer: Any) -> None:
+        """Compare the server with the one before; one that does not tell may be another each time."""
+        server = _run_id(answer)
+        if self.cursor != LOG_START and (not server or server != self._server):
+            self._is_another = True
+        self._server = server
+
+    def _new_rows(self, rows: list[Any]) -> tuple[list[Any], bool]:
+        """The rows after the anchor, and whether it was there."""
+        if self._anchor is None:
+            return rows, True
+        if not rows:
+            return [], False
+        if rows[0] != self._anchor_row:
+            if (
+                parse_row(rows[0])[:-1] != self._anchor[:-1]
+            ):  # a copy of a run may not know the writer's total
+                return [], False
+            self._anchor_row = rows[0]
+        return rows[1:], True
+
+    def _parse_book(self, reserved: bytes | None, allowed: bytes | None, flat: list[bytes]) -> TicketBook:
+        raw = (reserved, allowed, flat)
+        if raw != self._book[0]:
+            tickets = [parse_ticket(*pair) for pair in zip(flat[::2], flat[1::2], strict=True)]
+            outstanding = tuple(ticket for ticket in tickets if ticket is not None)
+            self._book = raw, TicketBook(self.shard.whole(reserved), self.shard.whole(allowed), outstanding)
+        return self._book[1]
+
+
+def _memory(answer: Any) -> Memory | None:
+    """Without the buffers that the server does not count as used; None where it does not tell."""
+    found = dict(re.findall(rb"^(\w+):(\d+)\r?$", answer, re.MULTILINE)) if isinstance(answer, bytes) else {}
+    used, uncounted, maximum = (int(found.get(field, 0)) for field in MEMORY_FIELDS)
+    return Memory(max(0, used - uncounted), maximum) if found else None
+
+
+def _run_id(answer: Any) -> str:
+    """What a server calls itself from its start to its end; "" where it does not tell."""
+    found = re.search(rb"^run_id:(\w+)", answer, re.MULTILINE) if isinstance(answer, bytes) else None
+    return found[1].decode() if found else ""
+
+
+def _names(identity: SegmentIdentity | None) -> list[int] | None:
+    return None if identity is None else list(identity)
+
+
+def _identity(name: Any) -> SegmentIdentity | None:
+    return None if name is None else SegmentIdentity(*map(int, name))

@@ -1,0 +1,167 @@
+"""Eviction: the oldest segments leave by number of items and bytes over all shards, and from a shard that
+fills up.
+"""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from redis import RedisError
+
+from replay.items.counters import Counters
+from replay.items.table import ItemTable
+from replay.log.cursor import WARN_EVERY_S, Memory, ShardTail
+from replay.shards.records import log_order
+from replay.types import SegmentIdentity
+
+HIGH_WATER = 0.90
+"""Share of a server's `maxmemory` above which its oldest segments leave."""
+LOW_WATER = 0.88
+"""Share down to which they leave."""
+CHECK_SECONDS = 1.0
+"""Longest time between two looks at a server's memory."""
+
+logger = logging.getLogger(__name__)
+
+Leaving = tuple[str, SegmentIdentity | None]
+"""A log entry's id, and the segment that goes with it (None: just the entry)."""
+
+
+class Departures:
+    """What has left the table and is still to be deleted from the shards; kept until a shard confirms it.
+
+    Deleted are the very entries that left, wherever they are in the log. With `deletes` off (for those who
+    only read) nothing is noted.
+    """
+
+    def __init__(self, tails: Sequence[ShardTail], *, deletes: bool) -> None:
+        self._tails, self._deletes = tails, deletes
+        self._waiting: defaultdict[int, list[Leaving]] = defaultdict(list)
+        self._told: dict[int, list[Leaving]] = {}
+
+    def note(self, shard: int, log_id: str, identity: SegmentIdentity | None) -> None:
+        """A log entry is to be deleted, and its segment unless `identity` is None.
+
+        Without an id just the segment is: if its log, which is read again, names it, that is noted then.
+        """
+        if self._deletes:
+            self._waiting[shard].append((log_id, identity))
+            self._tails[shard].forget(log_id)
+
+    def note_eviction(self, shard: int, log_id: str, identity: SegmentIdentity) -> None:
+        """The same for a segment that is evicted; entries before it that were never taken leave with it."""
+        unindexed = self._tails[shard].unindexed
+        while log_id and unindexed and log_order(unindexed[0][0]) < log_order(log_id):
+            self.note(shard, *unindexed.popleft())
+        self.note(shard, log_id, identity)
+
+    def forget(self, shard: int) -> None:
+        """A shard's log is not as it was left: what is to be deleted shows when it is read again."""
+        self._waiting.pop(shard, None)
+        self._told.pop(shard, None)
+
+    def flush(self, shards: Iterable[int]) -> None:
+        """Tell these shards to delete what has left; their answers are read with those of the next look."""
+        for shard in shards:
+            if shard in self._waiting and shard not in self._told:
+                leaving = self._told[shard] = self._waiting.pop(shard)
+                tail = self._tails[shard]
+                tail.link.tell(tail.shard.deletion(leaving), self._outcome(shard, leaving))
+
+    @property
+    def state(self) -> list[list[Any]]:
+        """JSON-able: shard, log id and identity of each that is not confirmed."""
+        parts = [*self._told.items(), *self._waiting.items()]
+        return [[shard, log_id, name and list(name)] for shard, part in parts for log_id, name in part]
+
+    def restore(self, state: Iterable[Sequence[Any]]) -> None:
+        """Take a state back; what is of a shard that is no more is forgotten."""
+        for shard, log_id, name in state:
+            if shard < len(self._tails):
+                self.note(int(shard), str(log_id), name and SegmentIdentity(*map(int, name)))
+
+    def _outcome(self, shard: int, leaving: list[Leaving]) -> Any:
+        def note(answers: Sequence[Any] | None) -> None:
+            if self._told.get(shard) is not leaving:
+                return
+            del self._told[shard]
+            refusals = [answer for answer in answers or () if isinstance(answer, RedisError)]
+            if refusals:
+                self._tails[shard].warn(refusals[0])
+            if refusals or answers is None:
+                self._waiting[shard] = leaving + self._waiting[shard]
+
+        return note
+
+
+class Eviction:
+    """Decides who leaves: out of the table at once, out of Redis by the next flush of `departures`.
+
+    So a draw never asks for what is already gone, and whatever happens between the two only leaves a segment
+    in Redis that a restart finds again.
+    """
+
+    def __init__(self, table: ItemTable, counters: Counters, departures: Departures) -> None:
+        self._table, self._counters, self._departures = table, counters, departures
+        self._checked_at: defaultdict[int, float] = defaultdict(lambda: float("-inf"))
+        self._bytes_since: defaultdict[int, int] = defaultdict(int)
+        self._maximum: defaultdict[int, int] = defaultdict(int)
+        self._left: defaultdict[int, int] = defaultdict(int)
+        self._warned_at: defaultdict[int, float] = defaultdict(lambda: float("-inf"))
+
+    def make_room(self, num_items: int, num_steps: int, num_bytes: int) -> None:
+        """Evict the oldest segments of all until one of this size fits."""
+        while not self._table.has_room(num_items, num_steps, num_bytes):
+            oldest = self._table.oldest()
+            if oldest is None:
+                raise ValueError(f"a segment of {num_items} items and {num_bytes} bytes can never fit")
+            self.evict(oldest)
+
+    def note_bytes(self, shard: int, num_bytes: int) -> None:
+        """Note that a shard holds so many bytes more."""
+        self._bytes_since[shard] += num_bytes
+
+    def due(self, shards: Iterable[int]) -> set[int]:
+        """Of which shards to ask the memory now: once a second, or sooner when 1 % of it came in."""
+        now = time.monotonic()
+        return {
+            shard
+            for shard in shards
+            if now - self._checked_at[shard] >= CHECK_SECONDS
+            or self._bytes_since[shard] > self._maximum[shard] // 100
+        }
+
+    def relieve(self, memories: Mapping[int, Memory | None]) -> None:
+        """Evict from the servers that are over the high-water mark, from what was asked of them."""
+        for shard, memory in memories.items():
+            if memory is None:
+                continue
+            self._checked_at[shard], self._bytes_since[shard] = time.monotonic(), 0
+            self._maximum[shard] = memory.maximum
+            if memory.maximum > 0 and memory.used > HIGH_WATER * memory.maximum:
+                # Other runs free their share. Whatever is missing then, the next look shows.
+                share = self._table.bytes_of(shard) / memory.used
+                self._free_bytes(shard, share * (memory.used - LOW_WATER * memory.maximum))
+
+    def _free_bytes(self, shard: int, num_bytes: float) -> None:
+        evicted = freed = 0
+        while freed <= num_bytes and (oldest := self._table.oldest(shard)) is not None:
+            freed += int(self._table.slots["num_bytes"][oldest])
+            evicted += self.evict(oldest)
+        if evicted:
+            self._checked_at[shard] = float("-inf")
+        self._left[shard] += evicted
+        if time.monotonic() - self._warned_at[shard] >= WARN_EVERY_S:
+            self._warned_at[shard], left = time.monotonic(), self._left.pop(shard)
+            what = f": its oldest {left} items leave" if left else ", and nothing of it can leave"
+            logger.warning("shard %d is over 90 %% of its memory%s", shard, what)
+
+    def evict(self, slot: int) -> int:
+        """Take a segment out of the table and note it for deletion; returns its number of items."""
+        shard, num_items = int(self._table.slots["shard"][slot]), int(self._table.slots["num_items"][slot])
+        self._departures.note_eviction(shard, self._table.log_ids[slot], self._table.identity(slot))
+        self._table.remove(slot)
+        self._counters.evicted += num_items
+        return num_items

@@ -1,0 +1,202 @@
+"""Keeps inserts and samples in step, by the algebra of Reverb's rate limiter (Cassirer et al., 2021).
+
+`Limiter` says what may be sampled and how much may be inserted; `Allowance` shares the inserts out among the
+shards, where writers wait for them with tickets.
+"""
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence, Set
+from typing import Any
+
+from redis import RedisError
+
+from replay.log.cursor import ShardTail
+from replay.shards.pipeline import pack
+from replay.shards.records import Ticket, TicketBook
+from replay.types import SegmentIdentity
+
+
+class Limiter:
+    """How far samples and inserts (both in items, cumulative) may be apart; pure arithmetic.
+
+    `samples_per_insert` is batch_size / update_period; `error_buffer` is in samples. Raises ValueError when
+    the buffer is so small that neither side might move.
+    """
+
+    def __init__(
+        self,
+        *,
+        min_size: int,
+        samples_per_insert: float,
+        batch_size: int,
+        error_buffer: float,
+        total_env_steps: int | None = None,
+    ) -> None:
+        least = (batch_size + samples_per_insert) / 2
+        if error_buffer < least:
+            raise ValueError(f"--replay.error-buffer {error_buffer:g} must be at least {least:g}")
+        self._min_size, self._batch_size = min_size, batch_size
+        self._samples_per_insert, self._error_buffer = samples_per_insert, error_buffer
+        self._total = total_env_steps
+        self._middle = min_size * samples_per_insert
+
+    def can_sample(self, inserts: int, samples: int) -> bool:
+        """Whether a batch may be drawn now."""
+        ahead = inserts * self._samples_per_insert - samples
+        return inserts >= self._min_size and ahead - self._batch_size >= self._middle - self._error_buffer
+
+    def max_inserts(self, samples: int) -> int:
+        """Items that may have been inserted in all, after so many samples; free below `min_size`."""
+        most = math.floor((samples + self._middle + self._error_buffer) / self._samples_per_insert)
+        return most if self._total is None else min(most, self._total)
+
+    def budget(self, inserts: int, samples: int, *, empty: bool) -> int:
+        """Items that may still be inserted; less than 0 where more were than should have been.
+
+        With `empty`, nothing is there that could be drawn: all was lost, or left for want of memory. Then no
+        sample would ever earn an insert, so one segment may come in whatever the ratio.
+        """
+        budget = self.max_inserts(samples) - inserts
+        ended = self._total is not None and inserts >= self._total
+        return max(budget, 1) if empty and not ended else budget
+
+    @property
+    def state(self) -> dict[str, float | int | None]:
+        """The settings, JSON-able: there is no other state."""
+        return {
+            "min_size": self._min_size,
+            "samples_per_insert": self._samples_per_insert,
+            "batch_size": self._batch_size,
+            "error_buffer": self._error_buffer,
+            "total_env_steps": self._total,
+        }
+
+
+class Allowance:
+    """The owner's hand on the shards' tickets."""
+
+    def __init__(self, tails: Sequence[ShardTail], limiter: Limiter) -> None:
+        self._tails, self._limiter = tails, limiter
+        self._largest = 0
+        self._turn = 0
+        self._planned: object = None
+
+    def refresh(
+        self,
+        books: Mapping[int, TicketBook],
+        inserted: int,
+        samples: int,
+        dead: Set[tuple[int, int]] = frozenset(),
+        *,
+        empty: bool = False,
+    ) -> None:
+        """Set what these shards allow, from their books and what was inserted (indexed) and sampled so far.
+
+        What was in a log after the tickets were read must be counted as inserted, or as pending in its book.
+        `dead` incarnations (actor, incarnation) lose their tickets; `empty` as for `Limiter.budget`. Nothing
+        is waited for: what did not come through shows in the next books.
+        """
+        seen = (books, inserted, samples, len(dead), empty)
+        if seen == self._planned:
+            return
+        stale = dict(zip(books, stale_tickets(list(books.values()), dead), strict=True))
+        kept = [_without(book, stale[shard]) for shard, book in books.items()]
+        self._largest = max([self._largest, *(ticket.items for book in kept for ticket in book.outstanding)])
+        budget = self._limiter.budget(inserted, samples, empty=empty)
+        ends = plan_allowance(kept, budget, largest=self._largest, first=self._turn)
+        self._turn += 1
+        for (shard, book), end in zip(books.items(), ends, strict=True):
+            self._apply(self._tails[shard], book, end, stale[shard])
+        self._planned = seen
+
+    def _apply(self, tail: ShardTail, book: TicketBook, end: int, stale: set[SegmentIdentity]) -> None:
+        shard = tail.shard
+        commands: list[tuple[str | int, ...]] = []
+        if stale:
+            commands.append(("HDEL", shard.outstanding_key, *map(str, stale)))
+        if end != book.allowed:
+            commands.append(("SET", shard.allowed_key, end))
+        if commands:
+            tail.link.tell(pack(*commands), lambda answers: self._note(tail, answers))
+
+    def _note(self, tail: ShardTail, answers: Sequence[Any] | None) -> None:
+        refusals = [answer for answer in answers or () if isinstance(answer, RedisError)]
+        if refusals:
+            # A full server refuses segments as well; the owner makes room and comes back here.
+            tail.warn(refusals[0])
+        if refusals or answers is None:
+            self._planned = None
+
+
+def stale_tickets(books: Sequence[TicketBook], dead: Set[tuple[int, int]]) -> list[set[SegmentIdentity]]:
+    """Per shard, the tickets that nobody will use: of dead incarnations, or left by a writer that went on.
+
+    A writer has one segment in hand, its segments' numbers rise, and its attempts at one are counted: of each
+    incarnation only the newest ticket is alive. Others were left on shards that could not be reached; counted
+    as in flight, they could keep their own writer waiting for ever.
+    """
+    newest: dict[tuple[int, int], tuple[int, int]] = {}
+    for ticket in (ticket for book in books for ticket in book.outstanding):
+        writer, order = ticket.identity[:2], (ticket.identity.seq, ticket.attempt)
+        newest[writer] = max(order, newest.get(writer, order))
+
+    def is_stale(ticket: Ticket) -> bool:
+        writer = ticket.identity[:2]
+        return writer in dead or (ticket.identity.seq, ticket.attempt) < newest[writer]
+
+    return [{t.identity for t in book.outstanding if is_stale(t)} for book in books]
+
+
+def plan_allowance(books: Sequence[TicketBook], budget: int, *, largest: int, first: int = 0) -> list[int]:
+    """The new `allowed` of each shard: at most `budget` further items come in, but for one segment a writer.
+
+    What counts against the budget: pending items, tickets that are covered already, and what was allowed to
+    writers to come. What remains serves the waiting tickets, in turns between the shards from shard `first`
+    on; then it is split evenly for writers to come, less what the last of them may overdraw (a segment of up
+    to `largest` items commits when any item of it is allowed). When tickets must wait, what nobody has
+    reserved is taken back, for the next plan to give: a writer may be using it at this moment.
+    """
+    lasts = [max([book.reserved, *(t.end or 0 for t in book.outstanding)]) for book in books]
+    unused = [max(0, book.allowed - last) for book, last in zip(books, lasts, strict=True)]
+    overdraw = max(0, largest - 1)
+    covered, waiting = _covered_and_waiting(books, first)
+    spare = budget - sum(book.pending for book in books) - covered
+    spare -= sum(items + overdraw for items in unused if items)
+    ends, overspent = [book.allowed for book in books], spare < 0
+    while waiting and spare > 0:
+        index, end, ticket = waiting.popleft()
+        ends[index] = max(ends[index], end)
+        spare -= ticket.items
+    if waiting or overspent:
+        return [min(end, last) for end, last in zip(ends, lasts, strict=True)]
+    for index in range(len(books)) if largest else ():
+        share = (max(0, spare) + (index - first) % len(books)) // len(books)
+        extra = share if unused[index] else share - overdraw
+        ends[index] = max(ends[index], lasts[index]) + extra if extra > 0 else ends[index]
+    return ends
+
+
+def _covered_and_waiting(
+    books: Sequence[TicketBook], first: int
+) -> tuple[int, deque[tuple[int, int, Ticket]]]:
+    """Items of the tickets that may commit, and (shard, end, ticket) of the others in order of service."""
+    covered = 0
+    waiting: list[tuple[int, int, int, int, Ticket]] = []
+    for index, book in enumerate(books):
+        turn = (index - first) % len(books)
+        for place, (end, ticket) in enumerate(sorted((_end(t, book), t) for t in book.outstanding)):
+            if end - ticket.items < book.allowed:
+                covered += ticket.items
+            else:
+                waiting.append((place, turn, index, end, ticket))
+    return covered, deque((index, end, ticket) for _, _, index, end, ticket in sorted(waiting))
+
+
+def _end(ticket: Ticket, book: TicketBook) -> int:
+    # Not noted yet: it was taken a moment ago, so it is the last one.
+    return ticket.end if ticket.end is not None else book.reserved
+
+
+def _without(book: TicketBook, stale: set[SegmentIdentity]) -> TicketBook:
+    return book._replace(outstanding=tuple(t for t in book.outstanding if t.identity not in stale))

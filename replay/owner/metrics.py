@@ -1,0 +1,46 @@
+"""A sampler's counters and sizes, under the run's metric names."""
+
+from replay.config import ReplayConfig
+from replay.items.counters import Counters
+from replay.log.rejections import REJECTED
+from replay.owner.indexer import Follower
+
+
+def metrics(
+    counters: Counters,
+    follower: Follower,
+    config: ReplayConfig,
+    *,
+    misses: int,
+) -> dict[str, float]:
+    """A sampler's counters and sizes under the run's metric names.
+
+    The ratio counts inserts after the warm-up only, and is 0 until there are any. Of all items that were
+    acknowledged, each is in `size`, `parked`, `evicted`, `lost` or `unread`, once the logs are read.
+    """
+    table, read, accounts = follower.table, follower.reader.counters, follower.reader.accounts
+    earning = counters.inserted - config.min_size
+    values = {
+        "samples_per_insert": counters.sampled / earning if earning > 0 else 0.0,
+        "size": table.size,
+        "fill": table.num_items / config.capacity,
+        "bytes": table.num_bytes,
+        "segments": table.num_segments,
+        "inserted": counters.inserted,
+        "sampled": counters.sampled,
+        "evicted": counters.evicted,
+        "parked": table.num_parked,
+        "parked_shards": len(follower.parking),
+        "lost": accounts.lost_items,
+        "unread": accounts.unread_items,
+        "duplicates": read["duplicates"],
+        "rejected": counters.rejected + sum(read[kind] for kind in REJECTED),
+        **{f"rejected_{kind}": read[kind] for kind in REJECTED},
+        "rejected_indexed": counters.rejected,
+        "missing": counters.missing + read["missing"],
+        "stale_updates": counters.stale_updates,
+        "refused_priorities": counters.refused_priorities,
+        "frame_store_bytes": table.store.bytes,
+        "frame_store_misses": misses,
+    }
+    return {f"replay/{name}": float(value) for name, value in values.items()}

@@ -1,0 +1,215 @@
+"""The item table in a checkpoint: which segments, where they lie, and their masses; never their frames."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replay.errors import SegmentError, ShardUnavailable
+from replay.items.counters import Counters
+from replay.items.table import FREE, SLOT, ItemTable
+from replay.owner.indexer import FILL_SEGMENTS, Follower, decode_as
+from replay.segments.codec import SegmentHeader
+from replay.types import Segment, SegmentIdentity
+
+
+@dataclass(frozen=True)
+class RestoreReport:
+    """How much of a checkpoint's replay was still there."""
+
+    exact: bool
+    """Draws go on bit for bit as they would have."""
+    dropped: int
+    """Items that are not there any more."""
+    items: int
+    """Items that can be drawn."""
+    missing_segments: int = 0
+    """Segments that their shards no longer hold."""
+    rejected_segments: int = 0
+    """Segments whose bytes are damaged or of another kind."""
+    parked: int = 0
+    """Items that wait for a shard which does not answer."""
+
+    @property
+    def difference(self) -> str:
+        """What is not as it was, for people."""
+        gone = f"{self.dropped} items are gone since"
+        waiting = f"{self.parked} items wait for a shard that does not answer"
+        parts = [waiting] if self.parked else []
+        return " and ".join([gone, *parts] if self.dropped or not parts else parts)
+
+
+def table_state(table: ItemTable) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """JSON-able values and arrays: one entry a segment, oldest first, and all items' masses in that order."""
+    slots = table.in_order()
+    rows = table.slots[slots]
+    document = {
+        "layout": _layout(table),
+        "head": table.head,
+        "next_generation": table.next_generation,
+        "max_mass": table.index.max_mass,
+        "log_ids": [table.log_ids[slot] for slot in slots.tolist()],
+    }
+    arrays: dict[str, NDArray[Any]] = {name: rows[name].copy() for name in SLOT.names or ()}
+    return document, arrays | {"masses": table.masses(table.item_leaves(slots))}
+
+
+class Restoration:
+    """Fills a follower's empty table from a checkpoint, reading the segments back from the shards.
+
+    With the layout of the checkpoint each segment comes to lie where it lay, gaps included, so that the sum
+    tree is the same; with another one (capacity, segment length or n-step changed) they are laid out anew,
+    the newest that fit. A shard that does not answer keeps its places, parked; where they cannot be reckoned
+    without the segments (another n-step) these come back as if they were new.
+    """
+
+    def __init__(
+        self,
+        follower: Follower,
+        counters: Counters,
+        document: Mapping[str, Any],
+        arrays: Mapping[str, NDArray[Any]],
+    ) -> None:
+        self._follower, self._table = follower, follower.table
+        self._counters = counters
+        self._document, self._masses = document, arrays["masses"]
+        self._rows = _rows(arrays)
+        self._starts = np.cumsum([0, *self._rows["num_items"].tolist()])
+        self._same_layout = document["layout"] == _layout(self._table)
+        self._same_columns = document["layout"][-1] == self._table.n_step
+        self._missing: list[int] = []
+        self._rejected: list[int] = []
+        self._gone: dict[int, list[int]] = {}
+        """Of each shard, rows that are not there and older than all that are."""
+        self._present: set[int] = set()
+        """Shards of which some segment is there."""
+
+    def run(self) -> RestoreReport:
+        """Restore; raises ValueError when the table is not empty."""
+        table, document, rows = self._table, self._document, self._rows
+        if table.num_segments:
+            raise ValueError("a checkpoint can only be restored into a sampler that has ingested nothing")
+        skip = 0 if self._same_layout else _first_that_fits(table, rows)
+        for i in range(skip):
+            self._evict(i)
+        for start in range(skip, len(rows), FILL_SEGMENTS):
+            self._restore_some(range(start, min(start + FILL_SEGMENTS, len(rows))))
+        self._settle_gone()
+        if not self._same_columns:
+            for shard in set(range(len(self._follower.tails))) - set(self._follower.live):
+                self._follower.tails[shard].rewind()
+        table.next_generation = int(document["next_generation"])
+        table.index.max_mass = float(document["max_mass"])
+        if self._same_layout:
+            table.head = int(document["head"])
+        self._counters.rejected += len(self._rejected)
+        dropped = int(rows["num_items"].sum()) - table.num_items
+        exact = self._same_layout and not dropped and not table.num_parked
+        gone = (len(self._missing), len(self._rejected))
+        return RestoreReport(exact, dropped, table.size, *gone, table.num_parked)
+
+    def _restore_some(self, chunk: range) -> None:
+        data: dict[int, bytes | None] = {}
+        for shard in range(len(self._follower.tails)):
+            own = [i for i in chunk if self._rows["shard"][i] == shard]
+            if own and shard not in self._follower.parking:
+                data.update(self._read(shard, own))
+        for i in chunk:
+            if i in data:
+                self._restore_one(i, data.pop(i))
+            elif self._rows["shard"][i] < len(self._follower.tails) and self._same_columns:
+                self._reserve(i)
+            else:  # a shard that this run no longer has
+                self._lose(i)
+
+    def _read(self, shard: int, rows: list[int]) -> dict[int, bytes | None]:
+        sizes = {_identity(self._rows[i]): int(self._rows["num_bytes"][i]) for i in rows}
+        try:
+            return dict(zip(rows, self._follower.reader.read_again(shard, sizes), strict=True))
+        except ShardUnavailable as error:
+            self._follower.park(shard, error)
+            return {}
+
+    def _restore_one(self, i: int, data: bytes | None) -> None:
+        row = self._rows[i]
+        found = None if data is None else decode_as(self._follower.reader, data, row)
+        if found is None:
+            self._missing.append(i)
+            self._note_gone(i)
+        elif isinstance(found, SegmentError):
+            self._rejected.append(i)
+            self._lose(i)
+        else:
+            self._present.add(int(row["shard"]))
+            self._put_back(i, *found)
+
+    def _note_gone(self, i: int) -> None:
+        shard = int(self._rows["shard"][i])
+        if shard in self._present:
+            self._counters.missing += 1
+            self._lose(i)
+        else:
+            self._gone.setdefault(shard, []).append(i)
+
+    def _settle_gone(self) -> None:
+        """The oldest of a shard were evicted since, if there are others; where nothing is, all is lost."""
+        for shard, rows in self._gone.items():
+            log_goes_on = shard in self._present or self._follower.has_log(shard)
+            for i in rows:
+                if log_goes_on:
+                    self._counters.evicted += int(self._rows["num_items"][i])
+                else:
+                    self._counters.missing += 1
+                    self._lose(i)
+
+    def _evict(self, i: int) -> None:
+        """A segment for which this table has no room."""
+        shard = int(self._rows["shard"][i])
+        self._counters.evicted += int(self._rows["num_items"][i])
+        if shard < len(self._follower.tails):
+            self._follower.departures.note_eviction(
+                shard, self._document["log_ids"][i], _identity(self._rows[i])
+            )
+
+    def _lose(self, i: int) -> None:
+        accounts = self._follower.reader.accounts
+        accounts.lose(_identity(self._rows[i]), int(self._rows["num_items"][i]), was_taken=True)
+
+    def _put_back(self, i: int, header: SegmentHeader, segment: Segment) -> None:
+        columns = self._table.num_columns(segment.num_items, segment.num_steps)
+        self._table.fill(self._reserve(i, columns), segment, header)
+
+    def _reserve(self, i: int, columns: int | None = None) -> int:
+        row = self._rows[i].copy()
+        if not self._same_layout:
+            row["first_leaf"] = FREE
+            row["num_steps"] = row["num_steps"] if columns is None else columns
+        masses = np.asarray(self._masses[self._starts[i] : self._starts[i + 1]], np.float64)
+        return self._table.reserve(row.item(), masses, self._document["log_ids"][i])
+
+
+def _layout(table: ItemTable) -> list[int]:
+    return [table.capacity, table.num_leaves, table.n_step]
+
+
+def _rows(arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+    rows = np.zeros(len(arrays["generation"]), SLOT)
+    for name in SLOT.names or ():
+        rows[name] = arrays[name]
+    return rows
+
+
+def _first_that_fits(table: ItemTable, rows: NDArray[Any]) -> int:
+    """Number of oldest segments to leave out so that the others fit a table of another layout."""
+    items = np.cumsum(rows["num_items"][::-1])
+    # An n-step raised back to what the data was written with brings columns back: reckon with the most there
+    # can be.
+    leaves = np.cumsum((rows["num_items"] + table.n_step - 1)[::-1])
+    fits = (items <= table.capacity) & (leaves < table.num_leaves)
+    return len(rows) - int(fits.sum())
+
+
+def _identity(row: Any) -> SegmentIdentity:
+    return SegmentIdentity(int(row["actor"]), int(row["incarnation"]), int(row["seq"]))

@@ -1,0 +1,1 @@
+"""Segments: how transitions are stored, byte by byte."""

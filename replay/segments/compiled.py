@@ -1,0 +1,43 @@
+"""numba's `njit`, with a place for the compiled code wherever this runs.
+
+numba keeps compiled code beside the source file, or else in the user's home, and raises where it can write to
+neither. Import `njit` from here: the folder is chosen on import, in every process, whoever started it.
+"""
+
+import os
+from pathlib import Path
+
+from numba import njit, types
+from numba.core import config
+
+from replay.segments.cache_folder import can_write, private_folder, users_folder
+
+__all__ = ["cache_folder", "njit", "types"]
+
+VARIABLE = "NUMBA_CACHE_DIR"
+BESIDE = Path(__file__).parent / "__pycache__"
+
+
+def cache_folder() -> Path:
+    """Where the code that is compiled goes."""
+    return Path(str(njit(cache=True)(_nothing).stats.cache_path))
+
+
+def _finds_a_place() -> bool:
+    """Whether numba does by itself; nothing is compiled."""
+    # Without a home it would make a folder named `~` in the current one.
+    if not can_write(BESIDE) and users_folder("XDG_CACHE_HOME", "~/.cache") is None:
+        return False
+    try:
+        njit(cache=True)(_nothing)
+    except (OSError, RuntimeError):
+        return False
+    return True
+
+
+def _nothing() -> None: ...
+
+
+if not _finds_a_place():
+    os.environ[VARIABLE] = str(private_folder())
+    config.reload_config()  # type: ignore[no-untyped-call]

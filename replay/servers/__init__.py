@@ -1,0 +1,1 @@
+"""Embedded Redis servers: starting them, watching them, ending them."""

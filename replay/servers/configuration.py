@@ -1,0 +1,127 @@
+"""The configuration file of one embedded server, and where it listens.
+
+No path of the run's folder is in it: a server works in its folder (ARGUMENTS in replay/servers/guardian.py).
+"""
+
+import errno
+import ipaddress
+import os
+import random
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from replay.errors import ServerError
+from replay.servers.access import guardian_user, users
+
+SOCKETS_PREFIX = "apexpert-"
+SOCKET_PATH_LIMIT = 100  # the kernel's is 107 bytes
+FIRST_PORT, LAST_PORT = 16400, 32000
+"""Below the ports that the kernel gives to outgoing connections: with those, a client that tries to come back
+to a server that is down could find itself connected to itself."""
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where one server listens: always on a socket of this machine, and on a node's address if `port`."""
+
+    socket: Path
+    address: str = ""
+    port: int = 0
+
+
+def configuration(
+    where: Listening,
+    *,
+    password: str,
+    guardian_password: str,
+    maxmemory: int,
+    append_fsync: str,
+) -> str:
+    """The text of server.conf for a server with its files in the folder that it works in."""
+    settings = {
+        "port": where.port,
+        "unixsocket": _quoted(where.socket),
+        "unixsocketperm": 700,
+        "protected-mode": "yes",
+        "daemonize": "no",
+        "maxmemory": maxmemory,
+        "maxmemory-policy": "noeviction",
+        "appendonly": "yes",
+        # With everysec a server answers before it writes while a sync is slow, and a killed one would
+        # lose acknowledged segments. With no, it always writes first, and the guardian syncs.
+        "appendfsync": "always" if append_fsync == "always" else "no",
+        # A power loss may cut the last command short; what was acknowledged before it is kept.
+        "aof-load-truncated": "yes",
+        "auto-aof-rewrite-min-size": "256mb",
+        "save": '""',
+    }
+    if where.address:
+        settings["bind"] = where.address
+    lines = [f"{name} {value}" for name, value in settings.items()]
+    return "\n".join([*lines, *users(password), guardian_user(guardian_password), ""])
+
+
+def socket_folder() -> Path:
+    """A new folder of this user alone: sockets' paths are short enough for the kernel, and fit into a URL."""
+    for parent in (tempfile.gettempdir(), "/tmp"):
+        short = len(os.fsencode(parent)) + len("/apexpert-12345678/999.sock") < SOCKET_PATH_LIMIT
+        if short and _is_text(parent):
+            return Path(tempfile.mkdtemp(prefix=SOCKETS_PREFIX, dir=parent))
+    raise ServerError(f"the temporary folder's path is too long for a socket: {tempfile.gettempdir()}")
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name is one in UTF-8, as a URL has it; other bytes are surrogates here."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def free_ports(address: str, count: int) -> list[int]:
+    """Ports of one of this machine's addresses on which nothing listens; raises ServerError.
+
+    The search begins at random, so that runs that start together do not meet.
+    """
+    if _is_wildcard(address):
+        raise ServerError(f"embedded servers listen on one address, not on all ({address})")
+    first = random.randrange(FIRST_PORT, LAST_PORT)
+    free: list[int] = []
+    for port in (*range(first, LAST_PORT), *range(FIRST_PORT, first)):
+        if len(free) < count and _is_free(address, port):
+            free.append(port)
+    if len(free) < count:
+        raise ServerError(f"no {count} free ports on {address} from {FIRST_PORT} to {LAST_PORT}")
+    return free
+
+
+def _is_wildcard(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_unspecified
+    except ValueError:
+        raise ServerError(f"embedded servers listen on an IP address, not on {address!r}") from None
+
+
+def _is_free(address: str, port: int) -> bool:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, port))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return False
+        reason = f"embedded servers cannot listen on {address}: {error.strerror}"
+        raise ServerError(f"{reason}; give --replay.urls") from None
+    return True
+
+
+def _quoted(path: Path) -> str:
+    """In double quotes, with whatever is not plain as \\xhh: any name of a file is bytes without a zero."""
+    plain = (
+        chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\x{byte:02x}"
+        for byte in os.fsencode(path)
+    )
+    return f'"{"".join(plain)}"'

@@ -1,0 +1,321 @@
+"""Embedded Redis servers: found, started below a guardian process, and stopped with their owner.
+
+Folder: lock (held while servers run here), password, record.json (who wrote the files), state.json (process
+ids), guardian.log, and shard-<i>/ with server.conf, server.log and the append-only file.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from replay.errors import ServerError, ServersStopped
+from replay.servers.access import GUARDIAN, network_url, socket_url
+from replay.servers.append_only_file import last_line
+from replay.servers.binary import ServerBinary, find_server
+from replay.servers.configuration import SOCKETS_PREFIX, Listening, configuration, free_ports, socket_folder
+from replay.servers.folder_lock import lock_folder
+from replay.servers.full_disk import with_room
+from replay.servers.guardian import ADD, CONFIGURATION, REMOVE, mark_of, shard_folder, write_atomically
+from replay.servers.hard_links import unshare
+from replay.servers.record import ServerRecord, whole_password
+
+__all__ = ["EmbeddedServers", "ServerBinary", "find_server"]
+
+T = TypeVar("T")
+
+START_LIMIT_S = 30.0
+LOAD_LIMIT_S = 900.0
+ADD_LIMIT_S = 10.0
+"""For a server that is added, which has nothing to load: whoever waits has others to care for."""
+STOP_LIMIT_S = 40.0
+REWRITE_SLACK = 64 * 1024**2
+"""Bytes of an append-only file above twice its data, with which a server starts and does not rewrite it."""
+
+
+class EmbeddedServers:
+    """`shards` Redis servers on UNIX sockets, with their files in `folder`; they end with this process.
+
+    With `listen` they are reached over the network too, at that address of this machine; nothing is
+    encrypted there (docs/security.md). `append_fsync` says how often files are synced to disk ("everysec" or
+    "always"), `maxmemory` is bytes a server, `server` the path of another program than find_server's;
+    `should_stop` is asked while they load, and while a full disk is waited for, `room_seconds` at most. A
+    server whose file exceeds twice its data by `rewrite_slack` bytes when it starts rewrites it, beside its
+    other work.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        shards: int,
+        append_fsync: str,
+        maxmemory: int,
+        server: str | None = None,
+        listen: str | None = None,
+        rewrite_slack: int = REWRITE_SLACK,
+        should_stop: Callable[[], bool] = lambda: False,
+        room_seconds: float = 0.0,
+    ) -> None:
+        self._folder, self._shards = Path(folder).resolve(), shards
+        self._append_fsync, self._maxmemory = append_fsync, maxmemory
+        self._server, self._listen, self._should_stop = server, listen, should_stop
+        self._record, self._rewrite_slack = ServerRecord(self._folder), rewrite_slack
+        self._room_seconds = room_seconds
+        self._guardian: subprocess.Popen[bytes] | None = None
+        self._places: list[Listening] = []
+        self._password = self._guardian_password = ""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    @property
+    def urls(self) -> list[str]:
+        """The servers' URLs, password included: not for logs."""
+        return [
+            network_url(place.address, place.port, self._password)
+            if place.port
+            else socket_url(str(place.socket), self._password)
+            for place in self._places
+        ]
+
+    @property
+    def pids(self) -> list[int | None]:
+        """Process ids of the servers now, None for one that is being started again."""
+        return list(self._state()["pids"])
+
+    @property
+    def guardian_pid(self) -> int | None:
+        """Process id of the guardian while the servers run."""
+        return self._guardian.pid if self._guardian else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the guardian runs, which starts servers again that die."""
+        return self._guardian is not None and self._guardian.poll() is None
+
+    def start(self) -> list[str]:
+        """Start the servers, wait until their data is loaded, and return their URLs.
+
+        Raises ServerError when the folder is in use or was written by a later server, or when a server does
+        not start; ServersStopped when `should_stop` says so.
+        """
+        if self._guardian is not None:
+            return self.urls
+        server = find_server(self._server, files_of=self._record.writer)
+        self._with_room(lambda: self._folder.mkdir(parents=True, exist_ok=True))
+        self._folder.chmod(0o700)
+        lock = lock_folder(self._folder / "lock")
+        try:
+            self._with_room(self._unshare)
+            self._record.check(server, self._shards)
+            self._clear_leftovers()
+            self._with_room(
+                lambda: self._record.write(version=server.version, kind=server.kind, shards=self._shards)
+            )
+            self._password = self._with_room(lambda: whole_password(self._folder))
+            self._guardian_password = secrets.token_urlsafe(32)
+            self._places = self._with_room(self._choose_places)
+            self._with_room(self._write_configurations)
+            self._guardian = self._with_room(lambda: self._start_guardian(server, lock))
+        finally:
+            os.close(lock)  # the guardian and the servers hold it now
+        try:
+            for index in range(self._shards):
+                self._wait_ready(index)
+        except BaseException:
+            self.stop()
+            raise
+        return self.urls
+
+    def stop(self) -> None:
+        """Shut the servers down, their files synced, and wait until they are gone; harmless when stopped."""
+        guardian, self._guardian = self._guardian, None
+        if guardian is None:
+            return
+        assert guardian.stdin is not None
+        with contextlib.suppress(OSError):
+            guardian.stdin.close()
+        try:
+            guardian.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            guardian.kill()  # the kernel then ends the servers
+            guardian.wait()
+
+    def restart(self, index: int) -> None:
+        """Stop one server gracefully and start it again: same socket, same files; waits until it answers.
+
+        Raises ServerError when it does not come back.
+        """
+        before = self._state()["pids"][index]
+        self._tell(str(index).encode())
+        self._poll(lambda: self._state()["pids"][index] not in (before, None), index, START_LIMIT_S)
+        self._wait_ready(index)
+
+    def add(self) -> str:
+        """Start one more server, wait until it answers, and return its URL.
+
+        Raises ServerError when it does not start, ServersStopped when `should_stop` says so.
+        """
+        index = self._shards
+        port = free_ports(self._listen, 1)[0] if self._listen else 0
+        socket = self._places[0].socket.with_name(f"{index}.sock")
+        told = False
+        self._places.append(Listening(socket, self._listen or "", port))
+        self._shards += 1
+        try:
+            self._write_configurations()
+            self._tell(ADD)
+            told = True
+            self._wait_ready(index, ADD_LIMIT_S)
+            self._record.write(shards=self._shards)
+        except BaseException:
+            self._shards -= 1
+            self._places.pop()
+            if told:
+                with contextlib.suppress(OSError, ServerError):
+                    self._tell(REMOVE)
+            raise
+        return self.urls[index]
+
+    def _tell(self, word: bytes) -> None:
+        if self._guardian is None or self._guardian.stdin is None:
+            raise ServerError("the embedded servers are not running")
+        self._guardian.stdin.write(word + b"\n")
+        self._guardian.stdin.flush()
+
+    def _state(self) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = json.loads((self._folder / "state.json").read_text())
+            # One that came with a copied folder tells of the original's servers and their sockets.
+            if state["folder"] == mark_of(self._folder):
+                return state
+        except (OSError, ValueError, KeyError):
+            pass
+        return {"pids": [None] * self._shards, "exits": [0] * self._shards}
+
+    def _with_room(self, write: Callable[[], T]) -> T:
+        return with_room(write, self._room_seconds, self._should_stop)
+
+    def _unshare(self) -> None:
+        """Have files of its own where it is a copy by hard links; `.rdb` files are never written into."""
+        unshare(path for path in self._folder.rglob("*") if path.suffix != ".rdb")
+
+    def _clear_leftovers(self) -> None:
+        """A guardian that was killed could not remove its sockets' folder."""
+        sockets = Path(self._state().get("sockets", ""))
+        if sockets.name.startswith(SOCKETS_PREFIX):
+            shutil.rmtree(sockets, ignore_errors=True)
+        (self._folder / "state.json").unlink(missing_ok=True)
+
+    def _choose_places(self) -> list[Listening]:
+        ports = free_ports(self._listen, self._shards) if self._listen else [0] * self._shards
+        sockets = socket_folder()
+        return [Listening(sockets / f"{i}.sock", self._listen or "", port) for i, port in enumerate(ports)]
+
+    def _write_configurations(self) -> None:
+        for index, place in enumerate(self._places):
+            folder = shard_folder(self._folder, index)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            text = configuration(
+                place,
+                password=self._password,
+                guardian_password=self._guardian_password,
+                maxmemory=self._maxmemory,
+                append_fsync=self._append_fsync,
+            )
+            # A file, because anybody on the machine can read a process' arguments.
+            write_atomically(folder / CONFIGURATION, text)
+
+    def _start_guardian(self, server: ServerBinary, lock: int) -> subprocess.Popen[bytes]:
+        arguments = {
+            "folder": self._folder,
+            "sockets": self._places[0].socket.parent,
+            "server": server.path,
+            "shards": self._shards,
+            "lock": lock,
+            "owner": os.getpid(),
+            "sync": int(self._append_fsync == "everysec"),
+            "slack": self._rewrite_slack,
+        }
+        flags = [f"--{name}={value}" for name, value in arguments.items()]
+        # -P: nothing of the current folder is imported. -S: no site packages, for a fast start.
+        command = [sys.executable, "-P", "-S", "-m", "replay.servers.guardian", *flags]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+        with (self._folder / "guardian.log").open("ab") as log:
+            guardian = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd=self._folder,
+                pass_fds=[lock],
+                start_new_session=True,  # Ctrl-C in the owner's terminal does not reach it
+            )
+        assert guardian.stdin is not None
+        with contextlib.suppress(OSError):  # if it has ended, whoever waits for the servers says so
+            guardian.stdin.write(f"{GUARDIAN} {self._guardian_password}\n".encode())
+            guardian.stdin.flush()
+        return guardian
+
+    def _wait_ready(self, index: int, limit_s: float = START_LIMIT_S) -> None:
+        """Wait until the server answers; while it loads its data that may take minutes."""
+        client = redis.Redis.from_url(
+            self.urls[index], socket_timeout=5.0, protocol=2, retry=Retry(NoBackoff(), 0)
+        )
+        exits, loading = sum(self._state()["exits"][index : index + 1]), False
+
+        def ready() -> bool:
+            nonlocal loading
+            try:
+                return bool(client.ping())
+            except redis.exceptions.BusyLoadingError:
+                loading = True
+            except redis.RedisError:
+                # A server that ended before it ever answered would only do so again.
+                if self._state()["exits"][index] > exits:
+                    raise self._failure(index) from None
+            return False
+
+        with contextlib.closing(client):
+            # The guardian notes the process a moment after it started, or when the disk has room for that.
+            self._poll((self._folder / "state.json").exists, index, max(limit_s, self._room_seconds))
+            self._poll(lambda: any(self.pids[index : index + 1]), index, limit_s)
+            self._poll(ready, index, lambda: LOAD_LIMIT_S if loading else limit_s)
+
+    def _poll(self, ready: Callable[[], bool], index: int, limit_s: float | Callable[[], float]) -> None:
+        began = time.monotonic()
+        while not ready():
+            assert self._guardian is not None
+            limit = limit_s() if callable(limit_s) else limit_s
+            if self._guardian.poll() is not None or time.monotonic() - began > limit:
+                raise self._failure(index)
+            if self._should_stop():
+                raise ServersStopped("told to stop before the embedded servers were ready")
+            time.sleep(0.005)
+
+    def _failure(self, index: int) -> ServerError:
+        """What the server wrote before it ended, or what its log, or that of a failed guardian, says last."""
+        path, reason = shard_folder(self._folder, index) / "server.log", ""
+        if self._guardian is not None and self._guardian.poll():
+            path = self._folder / "guardian.log"
+        else:
+            reason = "".join(self._state().get("reasons", [])[index : index + 1])
+        last = reason or last_line(path) or "nothing in its log"
+        return ServerError(f"embedded server {index} did not start: {last[:200]} (see {path})")

@@ -1,0 +1,338 @@
+"""The parent process of embedded Redis servers: `python -m replay.servers.guardian`, from EmbeddedServers.
+
+It starts the servers, starts one again that died, and stops them all, gracefully, when told to (SIGTERM) or
+when its owner is gone: then its standard input ends, or its parent is another process. Each server asks the
+kernel for a SIGTERM when the guardian dies, so that no way of killing leaves servers behind. What it imports
+needs the standard library only, to start in a few milliseconds.
+"""
+
+import argparse
+import ctypes
+import json
+import math
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from replay.servers.append_only_file import complains, last_line, was_full
+from replay.servers.append_only_rewrite import remove_leftovers, rewrite, rewrite_if_bloated
+
+PR_SET_PDEATHSIG = 1
+ADD, REMOVE = b"+", b"-"
+"""The commands to run one more server, whose configuration is there, and to end the last one for good; a
+number stops that one."""
+CONFIGURATION = "server.conf"
+ARGUMENTS = ["--port", "0", "--include", CONFIGURATION]
+"""Of a server in its folder. From version 7 on a path is a pattern to them, and if no file matches they start
+with defaults, open to everybody. With no file, or an empty one, this one ends: it has nowhere to listen."""
+MENDER = [sys.executable, "-P", "-S", "-m", "replay.servers.append_only_file"]
+POLL_S = 0.25
+STOP_LIMIT_S = 30.0
+SYNC_EVERY_S = 1.0
+LOOK_EVERY_S = 1.0  # at a server that cannot say yet how large its file is
+STABLE_S = 5.0
+"""A server that lived this long is started again at once; else after a delay that doubles."""
+LONGEST_DELAY_S = 5.0
+
+
+def shard_folder(folder: Path, index: int) -> Path:
+    """Where a shard's append-only file, configuration and log are."""
+    return folder / f"shard-{index}"
+
+
+def mark_of(folder: Path) -> list[int]:
+    """What tells a folder from its copies while its servers live: inode and device."""
+    status = folder.stat()
+    return [status.st_ino, status.st_dev]
+
+
+def write_atomically(path: Path, text: str, *, sync: bool = False) -> None:
+    """Replace a file's text as one step; the file is readable by its owner only.
+
+    With `sync` a power loss leaves the old text or the new one; else maybe an empty file.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@dataclass
+class Server:
+    """One server process and when to start it again."""
+
+    command: list[str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+    start_at: float = 0.0
+    delay: float = 0.0
+    exits: int = 0
+    """How often it ended without being told to."""
+    reason: str = ""
+    """What it wrote last before it did."""
+    told_to_stop: bool = False
+    look_at: float = 0.0
+    """When to ask for its file's size."""
+    mends: bool = False
+    """Its process is the one that mends its files: a large one takes long."""
+    log_size: int = 0
+    """Bytes of the log that were looked at."""
+    wants_rewrite: bool = False
+    """Its disk was full: another time would damage its file (replay/servers/append_only_file.py)."""
+
+    def start(self, lock: int) -> None:
+        """Start the process; it holds the folder's lock, so that nobody else starts beside a dying one."""
+        guardian = os.getpid()
+
+        def die_with_guardian() -> None:
+            if sys.platform == "linux":
+                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != guardian:  # it died before the line above
+                os._exit(1)
+
+        remove_leftovers(self.log.parent)
+        with self.log.open("ab") as log:
+            self.started_at, self.told_to_stop = time.monotonic(), False
+            self.look_at = self.started_at + POLL_S
+            self.log_size, self.wants_rewrite = log.tell(), False
+            self.process = subprocess.Popen(
+                [*MENDER, str(self.log.parent)] if self.mends else self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.log.parent,
+                pass_fds=[lock],
+                preexec_fn=die_with_guardian,
+            )
+
+    def reap(self) -> bool:
+        """Note that the process has ended; True when it has."""
+        if self.process is None or self.process.poll() is None:
+            return False
+        code, self.process = self.process.returncode, None
+        if self.mends and not code:
+            self.mends, self.delay, self.start_at = False, 0.0, time.monotonic()
+        elif not self.mends and not self.told_to_stop and complains(self.log):
+            self.mends, self.start_at = True, time.monotonic()
+        else:
+            self.mends = False
+            self.plan_start()
+        return True
+
+    def plan_start(self) -> None:
+        """Set when to start it next: at once after a restart or a long life, else later each time."""
+        now = time.monotonic()
+        if self.told_to_stop:
+            self.delay = 0.0
+        else:
+            self.exits += 1
+            self.reason = last_line(self.log)  # before another start writes there
+            stable = now - self.started_at > STABLE_S
+            self.delay = 0.0 if stable or self.exits == 1 else min(max(2 * self.delay, 0.1), LONGEST_DELAY_S)
+        self.start_at = now + self.delay
+
+    def stop(self, sign: int = signal.SIGTERM) -> None:
+        """Ask the process to end: SIGTERM is Redis' SHUTDOWN, with the append-only file synced."""
+        self.told_to_stop = True
+        if self.process is not None:
+            self.process.send_signal(sign)
+
+
+class Guardian:
+    """Runs the servers of `folder` until the owner is gone."""
+
+    def __init__(
+        self,
+        folder: Path,
+        sockets: Path,
+        server: str,
+        shards: int,
+        lock: int,
+        owner: int,
+        sync: int,
+        slack: int = 0,
+        user: str = "",
+    ) -> None:
+        """`user` (name and password) has a file rewritten that exceeds 2 x its data by `slack` bytes."""
+        self._folder, self._sockets, self._lock, self._owner = folder, sockets, lock, owner
+        self._stopping = self._untold = False
+        self._sync_at = time.monotonic() if sync else math.inf
+        self._server, self._slack, self._user = server, slack, user
+        self._folders: list[Path] = []
+        self._servers: list[Server] = []
+        for index in range(shards):
+            self._add(index)
+
+    def run(self) -> None:
+        """Guard until told to stop; then stop the servers and remove their sockets."""
+        wake = self._watch_signals()
+        try:
+            while not self._stopping:
+                if any([self._care_for(server) for server in self._servers]) or self._untold:
+                    self._write_state()
+                self._listen(wake)
+                for index, server in enumerate(self._servers):
+                    self._look_at_size(index, server)
+                    self._look_at_log(index, server)
+                if time.monotonic() >= self._sync_at:
+                    self._sync_files()
+        finally:
+            self._stop_servers()
+            shutil.rmtree(self._sockets, ignore_errors=True)
+            self._write_state()
+
+    def _add(self, index: int) -> None:
+        folder = shard_folder(self._folder, index)
+        self._folders.append(folder)
+        self._servers.append(Server([self._server, *ARGUMENTS], folder / "server.log"))
+
+    def _remove(self) -> None:
+        server = self._servers.pop()
+        self._folders.pop()
+        if server.process is not None:
+            server.process.kill()  # it never got to hold anything
+            server.process.wait()
+        self._write_state()
+
+    def _watch_signals(self) -> int:
+        """A descriptor that is readable after a signal, so that a child's end is seen at once."""
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        return reader
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
+
+    def _care_for(self, server: Server) -> bool:
+        """Reap and start again as needed; True when something changed."""
+        ended = server.reap()
+        if server.process is not None or time.monotonic() < server.start_at:
+            return ended
+        try:
+            server.start(self._lock)
+        except OSError as error:  # no memory or no processes left, for now
+            print(f"{server.command[0]}: {error}", file=sys.stderr, flush=True)
+            server.plan_start()
+        return True
+
+    def _look_at_size(self, index: int, server: Server) -> None:
+        """Once its data is loaded, have a server write a file anew that is well above the data."""
+        now = time.monotonic()
+        if server.process is None or server.mends or now < server.look_at:
+            return
+        known = rewrite_if_bloated(self._sockets / f"{index}.sock", self._user, self._slack)
+        server.look_at = math.inf if known else now + LOOK_EVERY_S
+
+    def _look_at_log(self, index: int, server: Server) -> None:
+        """Have a server that writes again after its disk was full begin a new file."""
+        if server.process is None or server.mends:
+            return
+        full, server.log_size = was_full(server.log, server.log_size)
+        server.wants_rewrite = server.wants_rewrite or full
+        if server.wants_rewrite:
+            server.wants_rewrite = not rewrite(self._sockets / f"{index}.sock", self._user)
+
+    def _listen(self, wake: int) -> None:
+        """Wait for a signal, a command or the owner's end, or until the next look at the clock."""
+        now = time.monotonic()
+        due = [server.start_at - now for server in self._servers if server.process is None]
+        readable, _, _ = select.select([0, wake], [], [], min([POLL_S, *(max(0.0, d) for d in due)]))
+        if wake in readable:
+            os.read(wake, 4096)
+        if 0 in readable:
+            text = os.read(0, 4096)
+            if not text:
+                self._stopping = True
+            for word in text.split():
+                if word == ADD:
+                    self._add(len(self._servers))
+                elif word == REMOVE:
+                    self._remove()
+                else:
+                    self._servers[int(word)].stop()
+        # A child of the owner may hold the pipe open; the parent's number tells as well.
+        if os.getppid() != self._owner:
+            self._stopping = True
+
+    def _sync_files(self) -> None:
+        """Bring what the servers have written to the disk (one file before version 7, several since)."""
+        for path in (path for folder in self._folders for path in folder.rglob("appendonly*")):
+            try:
+                descriptor = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            except FileNotFoundError:
+                continue  # rewritten meanwhile
+            except OSError as error:  # a full disk must not end the servers
+                print(f"{path}: {error}", file=sys.stderr, flush=True)
+        self._sync_at = time.monotonic() + SYNC_EVERY_S
+
+    def _stop_servers(self) -> None:
+        deadline = time.monotonic() + STOP_LIMIT_S
+        for server in self._servers:
+            server.stop()
+        for server in self._servers:
+            if server.process is None:
+                continue
+            try:
+                server.process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                server.stop(signal.SIGKILL)
+                server.process.wait()
+            server.process = None
+
+    def _write_state(self) -> None:
+        state = {
+            "guardian": os.getpid(),
+            "pids": [server.process.pid if server.process else None for server in self._servers],
+            "exits": [server.exits for server in self._servers],
+            "reasons": [server.reason for server in self._servers],
+            "sockets": str(self._sockets),
+            "folder": mark_of(self._folder),
+        }
+        try:
+            write_atomically(self._folder / "state.json", json.dumps(state))
+            self._untold = False
+        except OSError:  # a full disk must not end the servers
+            self._untold = True
+
+
+def main() -> None:
+    """Parse the arguments that EmbeddedServers gives, and guard."""
+    os.umask(0o077)
+    parser = argparse.ArgumentParser(prog="replay.servers.guardian", description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--sockets", type=Path, required=True)
+    parser.add_argument("--server", required=True)
+    for name in ("--shards", "--lock", "--owner", "--sync", "--slack"):
+        parser.add_argument(name, type=int, required=True)
+    user = os.read(0, 4096).decode().strip()  # no argument, which everybody on the machine may read
+    Guardian(**vars(parser.parse_args()), user=user).run()
+
+
+if __name__ == "__main__":
+    main()

