@@ -74,7 +74,7 @@ class Actor:
         start_env_steps: int = 0,
     ) -> None:
         """With `lockstep` each segment is followed by weights that know of it; `start_env_steps` counts the
-        items in the replay before this incarnation. Raises EnvironmentError."""
+        items in the replay before this incarnation. Raises EnvironmentSetupError."""
         num_envs = config.envs_per_actor
         self._config = config
         self._writer = writer

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from actors.config import EnvironmentConfig
 
 
-class EnvironmentError(Exception):
+class EnvironmentSetupError(Exception):
     """An environment cannot be made or does not fit; the message is one line that names the flag."""
 
 
@@ -79,7 +79,7 @@ def environment_seeds(seed: int, slot: int, incarnation: int, num_envs: int) -> 
 def make_environment(config: EnvironmentConfig, num_envs: int, seeds: NDArray[np.int64]) -> VectorEnvironment:
     """Make `num_envs` environments, one of (num_envs,) non-negative 31-bit `seeds` each.
 
-    Raises EnvironmentError when the game or environment is unknown or does not give uint8 frames.
+    Raises EnvironmentSetupError when the game or environment is unknown or does not give uint8 frames.
     """
     if seeds.shape != (num_envs,):
         raise ValueError(f"one seed an environment: {num_envs} environments, seeds of shape {seeds.shape}")
@@ -89,7 +89,7 @@ def make_environment(config: EnvironmentConfig, num_envs: int, seeds: NDArray[np
 
 
 def describe_environment(config: EnvironmentConfig) -> EnvironmentSpec:
-    """Frame shape and number of actions, found by making one environment; raises EnvironmentError."""
+    """Frame shape and number of actions, found by making one environment; raises EnvironmentSetupError."""
     environment = make_environment(config, 1, np.zeros(1, np.int64))
     try:
         return EnvironmentSpec(environment.frame_shape, environment.num_actions)
@@ -105,7 +105,7 @@ def list_games() -> list[str]:
 def normalise_game(name: str) -> str:
     """ROM name of a game written as `ms_pacman`, `MsPacman`, `ms-pacman` or `ALE/MsPacman-v5`.
 
-    Raises EnvironmentError with near matches.
+    Raises EnvironmentSetupError with near matches.
     """
 
     def letters(text: str) -> str:
@@ -117,7 +117,7 @@ def normalise_game(name: str) -> str:
         return games[letters(bare)]
     near = [games[match] for match in difflib.get_close_matches(letters(bare), games, n=3)]
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise EnvironmentError(f"--environment.game {name!r} is not an Atari game{hint}")
+    raise EnvironmentSetupError(f"--environment.game {name!r} is not an Atari game{hint}")
 
 
 class AtariEnvironment:
@@ -233,14 +233,16 @@ class GymnasiumEnvironment:
         space, actions = self._env.single_observation_space, self._env.single_action_space
         shape = space.shape or ()
         if space.dtype != np.uint8 or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))):
-            raise EnvironmentError(
+            raise EnvironmentSetupError(
                 f"--environment.env {name!r} gives {space.dtype} observations of shape {shape}; "
                 "frames must be uint8 of shape (H, W), (H, W, 1) or (H, W, 3)"
             )
         if not isinstance(actions, gymnasium.spaces.Discrete):
-            raise EnvironmentError(f"--environment.env {name!r} has actions {actions}; they must be discrete")
+            raise EnvironmentSetupError(
+                f"--environment.env {name!r} has actions {actions}; they must be discrete"
+            )
         if self._env.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
-            raise EnvironmentError(f"--environment.env {name!r} must declare autoreset_mode NEXT_STEP")
+            raise EnvironmentSetupError(f"--environment.env {name!r} must declare autoreset_mode NEXT_STEP")
         self._seeds = [int(seed) for seed in seeds]
         self._first_action = int(actions.start)
         self._ended = np.zeros(num_envs, bool)
@@ -284,7 +286,7 @@ class GymnasiumEnvironment:
 
 
 def _make_vector_env(name: str, num_envs: int) -> VectorEnv:
-    """The vector environment behind `--environment.env`; whatever stops it becomes one EnvironmentError."""
+    """The vector environment behind `--environment.env`; what stops it is an EnvironmentSetupError."""
     module_name, _, attribute = name.partition(":")
     try:
         if attribute.isidentifier():
@@ -300,9 +302,9 @@ def _make_vector_env(name: str, num_envs: int) -> VectorEnv:
                 env = gymnasium.make_vec(identity, num_envs, vectorization_mode="sync", vector_kwargs=mode)
     except (ImportError, AttributeError, TypeError, ValueError, gymnasium.error.Error) as error:
         reason = " ".join(str(error).split())
-        raise EnvironmentError(f"--environment.env {name!r} cannot be made: {reason}") from error
+        raise EnvironmentSetupError(f"--environment.env {name!r} cannot be made: {reason}") from error
     if not isinstance(env, VectorEnv):
-        raise EnvironmentError(
+        raise EnvironmentSetupError(
             f"--environment.env {name!r} gives {type(env).__name__}, not a gymnasium VectorEnv"
         )
     return env

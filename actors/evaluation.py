@@ -61,7 +61,7 @@ def evaluate(
     `recorder` is given one picture an env step of environment 0 in its first episode: RGB (210, 160, 3) of
     Atari games, else the grey frame (H, W). `window` shows the same episode of an Atari game as it is
     played, at its own speed, or raises NoWindow. `progress` is given each episode as it ends. Told to stop,
-    it returns the episodes that have ended. Raises EnvironmentError.
+    it returns the episodes that have ended. Raises EnvironmentSetupError.
     """
     remaining = episode_quotas(episodes, min(num_envs, episodes))
     seeds = environment_seeds(seed, EVALUATION_SLOT, 0, len(remaining))

@@ -23,7 +23,7 @@ from learner.config import LearnerConfig
 from learner.golden_case import UNREADABLE, CaseError, GoldenCase, one_line
 from learner.reference_noise import find_noise
 from learner.reference_statistics import reference_statistics
-from learner.train_step import NO_NOISE, Judged, TensorBatch, TrainStep, UpdateNoise
+from learner.train_step import NO_NOISE, NextValues, TensorBatch, TrainStep, UpdateNoise
 from models.dopamine import SOFT_MOE_SCALE, load_dopamine, to_dopamine
 from models.dopamine_options import (
     UnsupportedOption,
@@ -67,7 +67,7 @@ class CaseStep(TrainStep):
         return self.noise.judge
 
     def target(
-        self, data: TensorBatch, noise: UpdateNoise = NO_NOISE, judged: Judged | None = None
+        self, data: TensorBatch, noise: UpdateNoise = NO_NOISE, judged: NextValues | None = None
     ) -> Tensor:
         """The fixed target if there is one, else the train step's own."""
         return super().target(data, noise, judged) if self.fixed_target is None else self.fixed_target

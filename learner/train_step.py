@@ -53,7 +53,7 @@ class TensorBatch(NamedTuple):
     importance_weight: Tensor
 
 
-class Judged(NamedTuple):
+class NextValues(NamedTuple):
     """The target network's word on the next observations of some rows."""
 
     image: Tensor
@@ -66,12 +66,12 @@ class Judged(NamedTuple):
 
 
 @dataclass
-class Work:
+class SplitBatch:
     """A batch on its device, in one share a member of the team."""
 
     batch: Batch
     shares: list[TensorBatch]
-    judged: dict[int, Judged]
+    judged: dict[int, NextValues]
     """By share, as far as it was computed ahead."""
     noise_before: dict[int, Tensor]
     """States of these shares' generators before that."""
@@ -155,7 +155,7 @@ class TrainStep:
         self._judge_generators = [
             torch.Generator(self.device).manual_seed(int(seeds[1])) for _ in range(self._team.size)
         ]
-        self._ahead: Work | None = None
+        self._ahead: SplitBatch | None = None
         self._scale = 1.0
         """What the gradient is multiplied by."""
 
@@ -211,15 +211,15 @@ class TrainStep:
         return self.target_network.sample_noise(self._judge_generators[share], routed_rows=rows)
 
     @torch.no_grad()
-    def judge(self, data: TensorBatch, noise: Noise | None = None) -> Judged:
+    def judge(self, data: TensorBatch, noise: Noise | None = None) -> NextValues:
         """The target network's values of the next observations."""
         image = self._target.network.to_image(data.next_observation)
         output: NetworkOutput = self._target.network(image, noise)
-        return Judged(image, output.q_values, output.logits, output.quantiles, noise)
+        return NextValues(image, output.q_values, output.logits, output.quantiles, noise)
 
     @torch.no_grad()
     def target(
-        self, data: TensorBatch, noise: UpdateNoise = NO_NOISE, judged: Judged | None = None
+        self, data: TensorBatch, noise: UpdateNoise = NO_NOISE, judged: NextValues | None = None
     ) -> Tensor:
         """What the loss regresses to: (B, Z) distributions or quantiles, or (B,) values.
 
@@ -236,16 +236,16 @@ class TrainStep:
         support = self._target.network.support
         return losses.c51_target(judge.logits, action, data.reward, data.discount, support)
 
-    def _work_on(self, batch: Batch) -> Work:
+    def _work_on(self, batch: Batch) -> SplitBatch:
         """The work on this batch, with what was computed ahead if it is the batch that was expected."""
         if self._ahead is not None and self._ahead.batch is not batch:
             self._forget_ahead()
         work, self._ahead = self._ahead or self._work_of(batch), None
         return work
 
-    def _work_of(self, batch: Batch) -> Work:
+    def _work_of(self, batch: Batch) -> SplitBatch:
         columns = (column.chunk(self._team.size) for column in self.to_device(batch))
-        return Work(batch, [TensorBatch(*share) for share in zip(*columns, strict=True)], {}, {})
+        return SplitBatch(batch, [TensorBatch(*share) for share in zip(*columns, strict=True)], {}, {})
 
     def _look_ahead(self, batch: Batch | None) -> list[Callable[[], None]]:
         """Tasks that the next update will not have to do if they are done now, on its batch."""
@@ -266,11 +266,11 @@ class TrainStep:
                 self._judge_generators[share].set_state(state)
             self._ahead = None
 
-    def _judge_share(self, work: Work, share: int) -> Judged:
+    def _judge_share(self, work: SplitBatch, share: int) -> NextValues:
         noise = self.sample_judge_noise(share, len(work.batch.action))
         return self.judge(work.shares[share], noise and noise.rows(work.rows(share)))
 
-    def _differentiate(self, member: int, work: Work, noise: UpdateNoise, scale: float) -> SharePart:
+    def _differentiate(self, member: int, work: SplitBatch, noise: UpdateNoise, scale: float) -> SharePart:
         """One member's share: losses, and the gradient of `scale` times their weighted sum in its buffer."""
         data = work.shares[member]
         # Nothing here may keep what was judged: the passes to come want its place in the cache.

@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from replay.batches.builder import Drawer
+from replay.batches.builder import BatchBuilder
 from replay.batches.observations import FrameReader
 from replay.config import ReplayConfig
 from replay.errors import NotEnoughData, ShardUnavailable
@@ -15,7 +15,7 @@ from replay.items.frame_store import FrameStore, host_store
 from replay.items.priorities import Priorities
 from replay.items.table import item_table
 from replay.log.reader import LogReader
-from replay.owner.indexer import Follower
+from replay.owner.indexer import Indexer
 from replay.owner.metrics import metrics
 from replay.owner.restore import Restoration, RestoreReport
 from replay.shards.records import log_order
@@ -55,40 +55,42 @@ class ReadOnlySampler:
         self.table = item_table(config, store)
         self._priorities = Priorities(config, self.table, self.counters, seed)
         reader = LogReader(shards, run=run, signature=signature, anchored=False)
-        self._follower = Follower(reader, self.table, self._priorities, self.counters, owns=False)
-        self._frames = FrameReader(self.table, store, reader.tails, signature)
-        self._drawer = Drawer(config, self.table, self._priorities, self._frames, self._follower.forget)
+        self._indexer = Indexer(reader, self.table, self._priorities, self.counters, owns=False)
+        self._recovery = self._indexer.recovery
+        self._frames = FrameReader(self.table, store, reader.cursors, signature)
+        self._batches = BatchBuilder(
+            config, self.table, self._priorities, self._frames, self._recovery.forget
+        )
         self._heads_at = float("-inf")
 
     def ingest(self, limit: int = 256) -> int:
         """Index up to about `limit` new segments, drop what the owner evicted; returns the items added."""
-        looks = self._follower.look(limit)
-        added = self._follower.take(looks)
+        added = self._indexer.turn(limit).added
         if time.monotonic() - self._heads_at >= HEAD_SECONDS:
             self.drop_evicted()
         return added
 
     def drop_evicted(self) -> None:
         """Drop what lies before the logs' heads."""
-        for shard in self._follower.live:
+        for shard in self._recovery.live:
             try:
-                first = self._follower.tails[shard].shard.read_log(LOG_START, 1)
+                first = self._recovery.cursors[shard].shard.read_log(LOG_START, 1)
             except ShardUnavailable as error:
-                self._follower.park(shard, error)
+                self._recovery.park(shard, error)
                 continue
             head = log_order(first[0].log_id) if first else (2**63, 0)
             while (slot := self.table.oldest(shard)) is not None:
                 log_id = self.table.log_ids[slot]
                 if not log_id or log_order(log_id) >= head:
                     break
-                self._follower.eviction.evict(slot)
+                self._indexer.eviction.evict(slot)
         self._heads_at = time.monotonic()
 
     def sample(self) -> Batch:
         """Draw a batch as `Sampler.sample` does, without a limit; raises NotEnoughData without any items."""
         if not self.size:
             raise NotEnoughData("there is nothing to draw yet")
-        batch = self._drawer.draw(self.batch_size)
+        batch = self._batches.draw(self.batch_size)
         self.counters.sampled += self.batch_size
         return batch
 
@@ -99,18 +101,18 @@ class ReadOnlySampler:
 
     def metrics(self) -> dict[str, float]:
         """Counters and sizes under the run's metric names."""
-        return metrics(self.counters, self._follower, self.config, misses=self._frames.misses)
+        return metrics(self.counters, self._recovery, self.config, misses=self._frames.misses)
 
     def restore(self, document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> RestoreReport:
         """Take the priorities of a `Sampler`'s checkpoint; what came after it comes with `ingest`."""
-        self._follower.reader.restore(document["reader"])
+        self._indexer.restore_positions(document)
         for name, value in document["counters"].items():
             setattr(self.counters, name, value)
-        restoration = Restoration(self._follower, self.counters, document["table"], arrays)
+        restoration = Restoration(self._recovery, self.counters, document["table"], arrays)
         report = restoration.run()
         self._priorities.level()
         return report
 
     def close(self) -> None:
         """Close the connections."""
-        self._follower.close()
+        self._indexer.close()

@@ -5,14 +5,14 @@ Everything happens in the caller's thread (docs/decisions/0004); while a shard i
 its own waits for it to answer.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
-from replay.batches.builder import Drawer
+from replay.batches.builder import BatchBuilder
 from replay.batches.observations import FrameReader
 from replay.config import ReplayConfig
 from replay.errors import NotEnoughData, ShardError
@@ -20,14 +20,13 @@ from replay.items.counters import Counters
 from replay.items.frame_store import FrameStore, host_store
 from replay.items.priorities import Priorities
 from replay.items.table import item_table
-from replay.log.cursor import UNKNOWN_PENDING, Look
+from replay.log.cursor import Poll
 from replay.log.reader import LogReader
-from replay.owner.indexer import Follower
+from replay.owner.indexer import Indexer
 from replay.owner.limiter import Allowance, Limiter
 from replay.owner.metrics import metrics
 from replay.owner.ownership import Ownership
 from replay.owner.restore import Restoration, RestoreReport, table_state
-from replay.shards.pipeline import ShardLink
 from replay.shards.records import TicketBook
 from replay.shards.shard import Shard
 from replay.types import Batch, Signature
@@ -68,9 +67,12 @@ class Sampler:
         self._priorities = Priorities(config, self.table, self.counters, seed)
         self._shards = list(shards)
         reader = LogReader(self._shards, run=run, signature=signature)
-        self._follower = Follower(reader, self.table, self._priorities, self.counters, owns=True)
-        self._frames = FrameReader(self.table, self.store, reader.tails, signature)
-        self._drawer = Drawer(config, self.table, self._priorities, self._frames, self._follower.forget)
+        self._indexer = Indexer(reader, self.table, self._priorities, self.counters, owns=True)
+        self._recovery = self._indexer.recovery
+        self._frames = FrameReader(self.table, self.store, reader.cursors, signature)
+        self._batches = BatchBuilder(
+            config, self.table, self._priorities, self._frames, self._recovery.forget
+        )
         self._ownership = Ownership(self._shards)
         self.limiter = Limiter(
             min_size=config.min_size,
@@ -79,7 +81,7 @@ class Sampler:
             error_buffer=self._error_buffer(),
             total_env_steps=total_env_steps,
         )
-        self._allowance = Allowance(reader.tails, self.limiter)
+        self._allowance = Allowance(reader.cursors, self.limiter)
         self._dead: set[tuple[int, int]] = set()
 
     # What comes in
@@ -90,20 +92,16 @@ class Sampler:
         One round trip, to all shards at once, when nothing is new.
         """
         self._own()
-        follower = self._follower
-        looks = self._look(limit, memory=follower.eviction.due(follower.live))
-        added = follower.take(looks)
-        follower.eviction.relieve({shard: look.memory for shard, look in looks.items()})
-        self._follower.departures.flush(looks)
-        self._allow({shard: follower.book(shard, look) for shard, look in looks.items()})
-        return added
+        turn = self._indexer.turn(limit, self._check)
+        self._allow(turn.books)
+        return turn.added
 
     def rebuild(self) -> int:
         """Index all that the logs hold, for a run without a checkpoint; returns the number of items kept."""
         self._own()
         before = None
-        while before != self._follower.reader.cursors:
-            before = self._follower.reader.cursors
+        while before != self._indexer.positions:
+            before = self._indexer.positions
             self.ingest(REBUILD_SEGMENTS)
         return self.size
 
@@ -114,14 +112,9 @@ class Sampler:
         """
         self._own()
         self.mark_dead(dead)
-        books = {}
-        for shard, look in self._look(REBUILD_SEGMENTS).items():
-            new = [entry for entry in look.entries if not self._follower.reader.is_taken(entry)]
-            pending = sum(entry.num_items for entry in new) if look.as_left else UNKNOWN_PENDING
-            books[shard] = look.book._replace(pending=look.book.pending + pending)
-        self._follower.departures.flush(books)
+        books = self._indexer.books(REBUILD_SEGMENTS, self._check)
         self._allow(books)
-        self._follower.settle()
+        self._indexer.settle()
 
     def mark_dead(self, incarnations: Iterable[tuple[int, int]]) -> None:
         """Note (actor, incarnation) pairs that are dead: they never write again."""
@@ -130,14 +123,14 @@ class Sampler:
     def take_ownership(self) -> None:
         """Take the shards from whoever owns them; the first call that reaches out to them does it as well."""
         for shard, error in self._ownership.take().items():
-            self._follower.park(shard, error)
+            self._recovery.park(shard, error)
 
     def add_shard(self, shard: Shard) -> None:
         """Use one more shard from now on; its index must be the next one. Raises ValueError."""
         if shard.index != len(self._shards):
             raise ValueError(f"the next shard is number {len(self._shards)}, not {shard.index}")
         self._shards.append(shard)
-        self._follower.add_shard(shard)
+        self._indexer.add_shard(shard)
 
     # What goes out
 
@@ -154,7 +147,7 @@ class Sampler:
             raise NotEnoughData(
                 f"no batch of {self.batch_size} yet, with {self.inserted} inserted and {self.sampled} sampled"
             )
-        batch = self._drawer.draw(self.batch_size)
+        batch = self._batches.draw(self.batch_size)
         self.counters.sampled += self.batch_size
         return batch
 
@@ -200,7 +193,7 @@ class Sampler:
 
     def metrics(self) -> dict[str, float]:
         """Counters and sizes under the run's metric names."""
-        return metrics(self.counters, self._follower, self.config, misses=self._frames.misses)
+        return metrics(self.counters, self._recovery, self.config, misses=self._frames.misses)
 
     # Checkpoints
 
@@ -211,8 +204,7 @@ class Sampler:
             "table": table,
             "counters": asdict(self.counters),
             "random": self._priorities.random.bit_generator.state,
-            "reader": self._follower.reader.state,
-            "departures": self._follower.departures.state,
+            **self._indexer.state,
         }
         return document, arrays
 
@@ -225,34 +217,30 @@ class Sampler:
         """
         self._own()
         self._priorities.random.bit_generator.state = document["random"]
-        self._follower.reader.restore(document["reader"])
+        self._indexer.restore_positions(document)
         for name, value in document["counters"].items():
             setattr(self.counters, name, value)
-        report = Restoration(self._follower, self.counters, document["table"], arrays).run()
-        self._follower.departures.restore(document["departures"])
+        report = Restoration(self._recovery, self.counters, document["table"], arrays).run()
+        self._indexer.restore_deletions(document)
         self._priorities.level()
         self.refresh_allowance()
         return report
 
     def close(self) -> None:
         """Let the shards go and close the connections; nothing may be asked any more."""
-        self._ownership.leave(self._links(self._follower.live))
+        self._ownership.leave(self._indexer.pipelines())
         with suppress(ShardError):
-            self._follower.settle()
-        self._follower.close()
+            self._indexer.settle()
+        self._indexer.close()
 
     def _own(self) -> None:
         if not self._ownership.is_taken:
             self.take_ownership()
 
-    def _look(self, limit: int, memory: Iterable[int] = ()) -> dict[int, Look]:
-        looks = self._follower.look(limit, memory=set(memory))
-        self._ownership.check({shard: look.owner for shard, look in looks.items()})
-        self._ownership.show_life(self._links(looks))
-        return looks
-
-    def _links(self, shards: Iterable[int]) -> dict[int, ShardLink]:
-        return {shard: self._follower.tails[shard].link for shard in shards}
+    def _check(self, polls: Mapping[int, Poll]) -> None:
+        """Raise StaleOwner where another sampler has taken a shard; show the others that this one lives."""
+        self._ownership.check({shard: poll.owner for shard, poll in polls.items()})
+        self._ownership.show_life(self._indexer.pipelines(polls))
 
     def _allow(self, books: dict[int, TicketBook]) -> None:
         self._allowance.refresh(books, self.inserted, self.sampled, self._dead, empty=self.size == 0)

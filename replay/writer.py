@@ -32,17 +32,17 @@ class WriterCounters:
     retries: int = 0
 
 
-class _Parcel:
+class _EncodedSegment:
     """A segment on its way, encoded when it is first needed."""
 
     def __init__(self, segment: Segment, total: int, encoded: Callable[[], bytes]) -> None:
-        self.segment, self.total, self._encoded = segment, total, encoded
+        self.segment, self.total, self._encode = segment, total, encoded
         self.identity = segment.identity
 
     @cached_property
     def data(self) -> bytes:
         """Its bytes."""
-        return self._encoded()
+        return self._encode()
 
 
 class _Door:
@@ -135,77 +135,77 @@ class Writer:
         it. Raises SignatureMismatch when the shards hold data that this writer's cannot join.
         """
         total = self._total(segment)
-        parcel = _Parcel(segment, total, lambda: encode(segment, self._run, self._signature))
+        encoded = _EncodedSegment(segment, total, lambda: encode(segment, self._run, self._signature))
         self._release_left_tickets()
         if wait:
-            self._write_patiently(parcel)
+            self._write_patiently(encoded)
         else:
-            self._write_now(parcel)
+            self._write_now(encoded)
         self._turn = (self._turn + 1) % len(self._doors)
         self._written = (segment.identity[:2], total)
         self.counters.segments += 1
         self.counters.items += segment.num_items
-        self.counters.bytes += len(parcel.data)
-        return len(parcel.data)
+        self.counters.bytes += len(encoded.data)
+        return len(encoded.data)
 
     def _total(self, segment: Segment) -> int:
         """Items of this incarnation with this segment."""
         incarnation, items = self._written
         return segment.num_items + (items if incarnation == segment.identity[:2] else 0)
 
-    def _write_patiently(self, parcel: _Parcel) -> None:
+    def _write_patiently(self, encoded: _EncodedSegment) -> None:
         backoff, attempt = FIRST_WAIT_S, 0
         while True:
             index = self._pick()
             try:
-                self._reserve_and_commit(index, parcel, attempt)
+                self._reserve_and_commit(index, encoded, attempt)
                 return
             except (WriterStopped, ValueError):  # told to stop, or no segment that can be encoded
-                self._left_tickets.add((index, parcel.identity))
+                self._left_tickets.add((index, encoded.identity))
                 raise
             except (ShardUnavailable, ShardFull) as error:
-                self._leave(index, parcel, error)
+                self._leave(index, encoded, error)
                 attempt += 1
             backoff = self._pause(backoff)
 
-    def _write_now(self, parcel: _Parcel) -> None:
+    def _write_now(self, encoded: _EncodedSegment) -> None:
         error: ShardError | None = None
         first = self._pick()
         for index in (*range(first, len(self._doors)), *range(first)):
             try:
-                self._commit(index, parcel)
+                self._commit(index, encoded)
                 return
             except (ShardUnavailable, ShardFull) as refusal:
                 error = refusal
-                self._leave(index, parcel, refusal)
+                self._leave(index, encoded, refusal)
         assert error is not None
         raise error
 
-    def _reserve_and_commit(self, index: int, parcel: _Parcel, attempt: int) -> None:
+    def _reserve_and_commit(self, index: int, encoded: _EncodedSegment, attempt: int) -> None:
         shard, backoff = self._doors[index].shard, FIRST_WAIT_S
         ticket: int | None = None
         self._check_signature(index)
         while True:
             if ticket is None:
-                asked = shard.ask_ticket(parcel.identity, parcel.segment.num_items, attempt=attempt)
-                _ = parcel.data  # encoded while the ticket is on its way
+                asked = shard.ask_ticket(encoded.identity, encoded.segment.num_items, attempt=attempt)
+                _ = encoded.data  # encoded while the ticket is on its way
                 ticket, covered = shard.take_ticket(asked)
                 if covered:
                     break
-            allowed, held = shard.ticket_state(parcel.identity)
+            allowed, held = shard.ticket_state(encoded.identity)
             if not held:  # a server that lost its last second, or an owner that thought us dead
                 ticket = None
-            elif allowed > ticket - parcel.segment.num_items:
+            elif allowed > ticket - encoded.segment.num_items:
                 break
             backoff = self._pause(backoff)
-        self._commit(index, parcel)
+        self._commit(index, encoded)
 
-    def _commit(self, index: int, parcel: _Parcel) -> None:
+    def _commit(self, index: int, encoded: _EncodedSegment) -> None:
         self._check_signature(index)
-        door, segment = self._doors[index], parcel.segment
-        door.shard.commit(parcel.identity, parcel.data, segment.num_items, segment.num_steps, parcel.total)
+        door, segment = self._doors[index], encoded.segment
+        door.shard.commit(encoded.identity, encoded.data, segment.num_items, segment.num_steps, encoded.total)
         door.succeed()
-        self._left_tickets.discard((index, parcel.identity))
+        self._left_tickets.discard((index, encoded.identity))
 
     def _check_signature(self, index: int) -> None:
         door = self._doors[index]
@@ -220,10 +220,10 @@ class Writer:
         is_open = [index for index in order if self._doors[index].is_open]
         return is_open[0] if is_open else min(order, key=lambda index: self._doors[index].order)
 
-    def _leave(self, index: int, parcel: _Parcel, error: ShardError) -> None:
+    def _leave(self, index: int, encoded: _EncodedSegment, error: ShardError) -> None:
         """Use other shards for a while; the ticket here is given back when the shard can be used."""
         self._doors[index].fail(error)
-        self._left_tickets.add((index, parcel.identity))
+        self._left_tickets.add((index, encoded.identity))
         self.counters.retries += 1
         self._warn(error)
 

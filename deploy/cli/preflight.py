@@ -34,7 +34,7 @@ def with_checked_environment(config: Config) -> Config:
 
     Raises ConfigError when the environment cannot be made, or gives frames too small for the encoder.
     """
-    from actors.environments import EnvironmentError, describe_environment, normalise_game
+    from actors.environments import EnvironmentSetupError, describe_environment, normalise_game
 
     # A console script's import path lacks the folder it is called in, where a user's own environment is.
     import_path.search_also(import_path.users_folders())
@@ -43,7 +43,7 @@ def with_checked_environment(config: Config) -> Config:
             game = normalise_game(config.environment.game)
             config = with_values(config, environment__game=game)
         spec = describe_environment(config.environment)
-    except EnvironmentError as error:
+    except EnvironmentSetupError as error:
         hint = "" if "did you mean" in str(error) or config.environment.env else GAMES_HINT
         raise ConfigError(f"{error}{hint}") from None
     check_frame_shape(config, spec.frame_shape)

@@ -51,7 +51,7 @@ class ActorFleet:
         """Look at every actor, and bring their number to the target; gives the episodes that ended."""
         episodes = self._poll()
         now = time.monotonic()
-        self._bury(now)
+        self._reap(now)
         self._tell_of_waiting(now)
         for slot in surplus(self._running, self._state.target):
             self._dismiss(slot, now)
@@ -138,7 +138,7 @@ class ActorFleet:
         self._leaving[slot] = incarnation, handle, now + DRAIN_SECONDS
         self._backoff.pop(slot, None)
 
-    def _bury(self, now: float) -> None:
+    def _reap(self, now: float) -> None:
         for slot, (incarnation, handle) in list(self._running.items()):
             if handle.end is None:
                 continue

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from actors.environments import EnvironmentError
+from actors.environments import EnvironmentSetupError
 from deploy.fleet.handles import End, RoleHandle, kill_learner, start_learner
 from deploy.fleet.role import Assignment
 from deploy.fleet.scaling import Backoff
@@ -12,11 +12,11 @@ from replay.errors import SignatureMismatch, StaleOwner
 
 FAILURES = 5
 RESTORING_SECONDS, WAIT_SECONDS = 3.0, 0.2
-HOPELESS = (LearnerError, SignatureMismatch, EnvironmentError, StaleOwner)
+NOT_WORTH_RETRYING = (LearnerError, SignatureMismatch, EnvironmentSetupError, StaleOwner)
 """Errors that a new start would only repeat."""
 
 
-class LearnerSeat:
+class LearnerSlot:
     """Starts the learner, watches it and starts it again from its last checkpoint."""
 
     def __init__(
@@ -140,7 +140,7 @@ class LearnerSeat:
         self._handle = None
         self._backoff.failed(now)
         failures = self._backoff.failures
-        if isinstance(end.error, HOPELESS) or failures >= FAILURES:
+        if isinstance(end.error, NOT_WORTH_RETRYING) or failures >= FAILURES:
             self.outcome, self.message = "failed", end.reason
             return
         self._note(

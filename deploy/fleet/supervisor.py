@@ -25,7 +25,7 @@ from deploy.fleet.actor_fleet import ActorFleet
 from deploy.fleet.actor_metrics import FleetReport
 from deploy.fleet.cluster import LocalRay
 from deploy.fleet.evaluator import Evaluator
-from deploy.fleet.learner_seat import LearnerSeat
+from deploy.fleet.learner_seat import LearnerSlot
 from deploy.fleet.log import log_to
 from deploy.fleet.nodes import address_for_others, learner_gpus
 from deploy.fleet.role import Assignment
@@ -72,7 +72,7 @@ class Supervisor:
         self._fleet_state = FleetState(self._folder)
         self._telemetry = Telemetry(self._config, self._folder, self._ray_address)
         self._actors: ActorFleet | None = None
-        self._learner: LearnerSeat | None = None
+        self._learner: LearnerSlot | None = None
         self._evaluator: Evaluator | None = None
         self._servers: EmbeddedServers | None = None
         self._published = 0.0
@@ -153,7 +153,7 @@ class Supervisor:
         # Sockets are reached on this node alone.
         actors_node = node_id if any(url.startswith("unix:") for url in urls) else None
         self._actors = ActorFleet(assignment, self._fleet_state, node_id=actors_node, note=note)
-        self._learner = LearnerSeat(
+        self._learner = LearnerSlot(
             assignment,
             node_id=node_id,
             num_gpus=learner_gpus(config, node_id),

@@ -84,7 +84,7 @@ def evaluate_checkpoint(
     `without`: a part that is taken out of the network before, see `deploy.reports.ablation`; WithoutPart
     when it has none.
     A video that cannot be written ends nothing: see `EvaluationReport.video_failure`. Told to stop, it
-    reports on the games that have ended; ValueError when none has. EnvironmentError as from
+    reports on the games that have ended; ValueError when none has. EnvironmentSetupError as from
     `make_environment`.
     """
     policy = policy_of(config, checkpoint)

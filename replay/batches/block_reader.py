@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from replay.batches.block_plan import BlockPlan, plan_blocks
 from replay.errors import ShardUnavailable
 from replay.items.table import ItemTable
-from replay.log.cursor import ShardTail
+from replay.log.cursor import LogCursor
 from replay.segments.blocks import START, STOP, decompress_scattered
 from replay.shards.pipeline import Request, pack
 
@@ -48,9 +48,9 @@ class BlockReader:
     is still in the processor's cache; one shard's blocks by a thread of their own while the next one answers.
     """
 
-    def __init__(self, table: ItemTable, tails: Sequence[ShardTail], stack: int) -> None:
+    def __init__(self, table: ItemTable, cursors: Sequence[LogCursor], stack: int) -> None:
         self._table = table
-        self._tails = tails
+        self._cursors = cursors
         self._stack = stack
         self._threads = ThreadPoolExecutor(thread_name_prefix="blocks")
 
@@ -113,19 +113,19 @@ class BlockReader:
         asked = {}
         for shard in np.unique(shards).tolist():
             own = np.flatnonzero(shards == shard)
-            link, key = self._tails[shard].link, self._tails[shard].shard.segment_key
+            pipeline, key = self._cursors[shard].pipeline, self._cursors[shard].shard.segment_key
             request = pack(*[("GETRANGE", key(identities[i]), firsts[i], lasts[i]) for i in own.tolist()])
-            link.ask(request)
+            pipeline.ask(request)
             asked[shard] = own, request
         return asked
 
     def _answer(self, shard: int, request: Request) -> list[bytes]:
         """Bytes of one shard's ranges, b"" for those that are gone, or of which something else is kept."""
-        tail = self._tails[shard]
-        answers = tail.link.answer(request)
+        cursor = self._cursors[shard]
+        answers = cursor.pipeline.answer(request)
         for answer in answers:
             if not isinstance(answer, bytes) and not str(answer).startswith("WRONGTYPE"):
-                raise tail.shard.refusal(answer)
+                raise cursor.shard.refusal(answer)
         return [answer if isinstance(answer, bytes) else b"" for answer in answers]
 
 

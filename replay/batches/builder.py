@@ -13,7 +13,7 @@ from replay.segments.returns import Returns, n_step_returns
 from replay.types import Batch
 
 
-class Drawer:
+class BatchBuilder:
     """Draws batches from a table; `forget` is told of what cannot be read, and takes it out of the table."""
 
     def __init__(

@@ -10,7 +10,7 @@ from replay.batches.block_reader import BlockReader, SegmentsGone
 from replay.batches.buffers import BufferPool
 from replay.items.frame_store import FrameStore
 from replay.items.table import ItemTable
-from replay.log.cursor import ShardTail
+from replay.log.cursor import LogCursor
 from replay.segments.returns import stack_rows
 from replay.types import Signature
 
@@ -43,12 +43,12 @@ class FrameReader:
     """Builds observations from the store and from Redis; both ways give the same bytes."""
 
     def __init__(
-        self, table: ItemTable, store: FrameStore, tails: Sequence[ShardTail], signature: Signature
+        self, table: ItemTable, store: FrameStore, cursors: Sequence[LogCursor], signature: Signature
     ) -> None:
         self._table = table
         self._store = store
         self._stack, self._frame_shape = signature.stack, signature.frame_shape
-        self._blocks = BlockReader(table, tails, signature.stack)
+        self._blocks = BlockReader(table, cursors, signature.stack)
         self._buffers = BufferPool()
         self.misses = 0
         """Items whose frames were read from Redis because the store did not hold them."""

@@ -298,12 +298,12 @@ class ItemTable:
     def _place(self, columns: int) -> int | None:
         """First leaf for so many columns in one piece, or None where there is no room."""
         oldest = self.oldest()
-        tail = None if oldest is None else int(self.slots["first_leaf"][oldest])
-        if tail is None or self.head > tail:
+        cursor = None if oldest is None else int(self.slots["first_leaf"][oldest])
+        if cursor is None or self.head > cursor:
             if self.head + columns <= self.num_leaves:
                 return self.head
-            return 0 if columns <= (self.num_leaves if tail is None else tail) else None
-        return self.head if self.head + columns <= tail else None
+            return 0 if columns <= (self.num_leaves if cursor is None else cursor) else None
+        return self.head if self.head + columns <= cursor else None
 
     def _take_slot(self) -> int:
         if not self._free:

@@ -31,8 +31,8 @@ class Memory(NamedTuple):
     maximum: int
 
 
-class Look(NamedTuple):
-    """What one look at a shard found."""
+class Poll(NamedTuple):
+    """What one poll of a shard found."""
 
     entries: list[LogEntry]
     """What is new in its log; empty when it is not as it was left."""
@@ -44,21 +44,22 @@ class Look(NamedTuple):
     """None: it was not asked for."""
 
 
-class ShardTail:
+class LogCursor:
     """Where the reader stands in one shard's log.
 
     A server that lost the end of its file continues its log at an earlier place, under ids that may be the
-    same as before when its clock was set back, and has again what was deleted. So every look begins at the
-    entry that was read last, which must be there with the same segment; and the first look over a new line
-    asks whether the server is still the one it was: another may have lost anything (docs/decisions/0010).
+    same as before when its clock was set back, and has again what was deleted. So every poll begins at the
+    entry that was read last, which must be there with the same segment; and the first poll over a new
+    connection asks whether the server is still the one it was: another may have lost anything
+    (docs/decisions/0010).
 
     Only the one who deletes entries can expect one to be there: for others `anchored` is off.
     """
 
     def __init__(self, shard: Shard, *, anchored: bool = True) -> None:
-        self.shard, self.link = shard, shard.new_link()
+        self.shard, self.pipeline = shard, shard.new_pipeline()
         self._anchored = anchored
-        self.cursor = LOG_START
+        self.position = LOG_START
         """Id of the last entry read."""
         self.unindexed: deque[tuple[str, SegmentIdentity | None]] = deque()
         """Entries that were read and not taken, oldest first: they leave with their neighbours."""
@@ -76,21 +77,21 @@ class ShardTail:
 
     def ask(self, count: int, *, memory: bool = False) -> None:
         """Ask for up to `count` new entries, the tickets, the owner and perhaps the memory."""
-        if self.cursor != self._reread_to and self.was_read(self.cursor):
+        if self.position != self._reread_to and self.was_read(self.position):
             count = max(count, REREAD_ENTRIES)
         self._count = count + (self._anchor is not None)
-        known = self.link.is_open and self.link.openings == self._known_opening
+        known = self.pipeline.is_open and self.pipeline.openings == self._known_opening
         self._prepare(memory, with_server=not known)
-        self.link.ask(self._request)
+        self.pipeline.ask(self._request)
 
-    def answer(self) -> Look:
-        """What was asked for; raises as `ShardLink.answer` does."""
-        answers = self.link.answer(self._request)
-        if self.link.openings != self._known_opening:
+    def answer(self) -> Poll:
+        """What was asked for; raises as `ShardPipeline.answer` does."""
+        answers = self.pipeline.answer(self._request)
+        if self.pipeline.openings != self._known_opening:
             if not self._asks[1]:  # the line broke on the way, so the server may have been another before
                 self._prepare(bool(self._asks[0]), with_server=True)
-                answers = self.link.answer(self._request)
-            self._known_opening = self.link.openings
+                answers = self.pipeline.answer(self._request)
+            self._known_opening = self.pipeline.openings
         for refusal in answers[:3]:
             if isinstance(refusal, RedisError):
                 raise self.shard.refusal(refusal)
@@ -103,13 +104,13 @@ class ShardTail:
         entries = [parse_row(row) for row in rows] if as_left else []
         ends = as_left and len(entries) < self._count - (self._anchor is not None)
         book = self._parse_book(reserved, allowed, tickets)
-        return Look(entries, as_left, book if ends else book._replace(pending=UNKNOWN_PENDING), owner, memory)
+        return Poll(entries, as_left, book if ends else book._replace(pending=UNKNOWN_PENDING), owner, memory)
 
     def advance(self, entries: list[LogEntry]) -> None:
         """Note that these entries were read."""
         if entries:
             self._anchor, self._anchor_row = entries[-1] if self._anchored else None, None
-            self.cursor = entries[-1].log_id
+            self.position = entries[-1].log_id
 
     def forget(self, log_id: str) -> None:
         """Note that an entry was deleted, so that it is not expected to be there."""
@@ -123,7 +124,7 @@ class ShardTail:
         )
 
     def warn(self, refusal: RedisError) -> None:
-        """Log why the server refused a write; once in a while, because each look tries again."""
+        """Log why the server refused a write; once in a while, because each poll tries again."""
         if time.monotonic() - self._warned_at >= WARN_EVERY_S:
             self._warned_at = time.monotonic()
             logger.warning("%s", self.shard.refusal(refusal))
@@ -134,9 +135,9 @@ class ShardTail:
 
     def rewind(self) -> None:
         """Read the whole log again."""
-        self._reread_to = max(self._reread_to, self.cursor, key=log_order)
+        self._reread_to = max(self._reread_to, self.position, key=log_order)
         self._is_another = False
-        self.cursor, self._anchor, self._anchor_row = LOG_START, None, None
+        self.position, self._anchor, self._anchor_row = LOG_START, None, None
         self.unindexed.clear()
 
     def end_rereading(self) -> None:
@@ -151,11 +152,11 @@ class ShardTail:
         unindexed = [[log_id, _names(identity)] for log_id, identity in self.unindexed]
         # With another server that was not read again yet, whoever goes on from here has to do that.
         server = "" if self._is_another else self._server
-        return {"cursor": self.cursor, "anchor": anchor, "unindexed": unindexed, "server": server}
+        return {"cursor": self.position, "anchor": anchor, "unindexed": unindexed, "server": server}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken."""
-        self.cursor = str(state["cursor"])
+        self.position = str(state["cursor"])
         self.unindexed = deque((str(log_id), _identity(name)) for log_id, name in state["unindexed"])
         self._server = str(state.get("server", ""))
         self._anchor = self._anchor_row = None
@@ -164,10 +165,10 @@ class ShardTail:
             self._anchor = LogEntry(str(log_id), _identity(name), *map(int, counts))
 
     def _prepare(self, memory: bool, with_server: bool) -> None:
-        asks = (memory, with_server, self.cursor, self._anchor is not None, self._count)
+        asks = (memory, with_server, self.position, self._anchor is not None, self._count)
         if asks == self._asks:
             return
-        shard, first = self.shard, self.cursor if self._anchor is not None else "(" + self.cursor
+        shard, first = self.shard, self.position if self._anchor is not None else "(" + self.position
         # Tickets before the log: a commit in between counts twice for a moment rather than not at all.
         commands: list[tuple[str | int, ...]] = [
             ("MGET", shard.owner_key, shard.reserved_key, shard.allowed_key),
@@ -181,7 +182,7 @@ class ShardTail:
     def _note_server(self, answer: Any) -> None:
         """Compare the server with the one before; one that does not tell may be another each time."""
         server = _run_id(answer)
-        if self.cursor != LOG_START and (not server or server != self._server):
+        if self.position != LOG_START and (not server or server != self._server):
             self._is_another = True
         self._server = server
 

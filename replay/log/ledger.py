@@ -54,7 +54,7 @@ class Account:
         """Items that its writer had written by the last of them, by its own account."""
 
 
-class Accounts:
+class SegmentLedger:
     """What came of every segment that a log has named: taken, or lost; and what no log ever named to us.
 
     A segment that was lost may still turn up, in a shard that comes back or by a retry of its writer.
@@ -102,11 +102,11 @@ class Accounts:
     @property
     def state(self) -> dict[str, Any]:
         """JSON-able."""
-        accounts = {
+        ledger = {
             f"{actor}.{incarnation}": [account.seen.ranges, account.items, account.total]
             for (actor, incarnation), account in self._of.items()
         }
-        return {"writers": accounts, "lost": [[*identity, *what] for identity, what in self._lost.items()]}
+        return {"writers": ledger, "lost": [[*identity, *what] for identity, what in self._lost.items()]}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take a state back."""

@@ -1,4 +1,4 @@
-"""Reads what writers committed: looks at the logs, fetches segments, sorts out bad ones and copies."""
+"""Reads what writers committed: polls the logs, fetches segments, sorts out bad ones and copies."""
 
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -7,8 +7,8 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from replay.errors import SegmentError, ShardUnavailable, StrayEntry
-from replay.log.cursor import Look, ShardTail
-from replay.log.ledger import Accounts
+from replay.log.cursor import LogCursor, Poll
+from replay.log.ledger import SegmentLedger
 from replay.log.rejections import REJECTED, Rejections
 from replay.segments.codec import SegmentHeader, decode_body, decode_header
 from replay.segments.header import most_bytes
@@ -49,10 +49,10 @@ class LogReader:
     def __init__(
         self, shards: Sequence[Shard], *, run: str, signature: Signature, anchored: bool = True
     ) -> None:
-        """`anchored` as in ShardTail."""
-        self.tails = [ShardTail(shard, anchored=anchored) for shard in shards]
+        """`anchored` as in LogCursor."""
+        self.cursors = [LogCursor(shard, anchored=anchored) for shard in shards]
         self._run, self._signature, self._anchored = run, signature, anchored
-        self.accounts = Accounts()
+        self.ledger = SegmentLedger()
         self.repeats: list[tuple[int, LogEntry]] = []
         self.failures: dict[int, ShardUnavailable] = {}
         """Shards that did not answer, until somebody takes note."""
@@ -61,70 +61,70 @@ class LogReader:
         self._most_bytes = most_bytes(signature.frame_shape)
 
     @property
-    def cursors(self) -> list[str]:
+    def positions(self) -> list[str]:
         """Id of the last log entry read, per shard."""
-        return [tail.cursor for tail in self.tails]
+        return [cursor.position for cursor in self.cursors]
 
     def add_shard(self, shard: Shard) -> None:
         """Read one more shard from now on."""
-        self.tails.append(ShardTail(shard, anchored=self._anchored))
+        self.cursors.append(LogCursor(shard, anchored=self._anchored))
 
-    def look(
+    def poll(
         self, limit: int, shards: Iterable[int] | None = None, *, memory: Container[int] = ()
-    ) -> dict[int, Look]:
+    ) -> dict[int, Poll]:
         """What is new in these shards (all, if None), at most about `limit` log entries over all of them.
 
         All are asked before any answer is awaited. Those that do not answer are left out and noted in
         `failures`. Nothing is taken yet. `memory` says of which ones to ask how full they are.
         """
-        asked = list(range(len(self.tails)) if shards is None else shards)
+        asked = list(range(len(self.cursors)) if shards is None else shards)
         share = max(1, limit // max(1, len(asked)))
         for shard in asked:
-            self.tails[shard].ask(share, memory=shard in memory)
-        looks = {}
+            self.cursors[shard].ask(share, memory=shard in memory)
+        polls = {}
         for shard in asked:
             try:
-                looks[shard] = self.tails[shard].answer()
+                polls[shard] = self.cursors[shard].answer()
             except ShardUnavailable as error:
                 self.failures[shard] = error
-        return looks
+        return polls
 
-    def take(self, looks: Mapping[int, Look]) -> Iterator[ReceivedSegment]:
-        """The segments that the looks found, in log order, taking turns between the shards. Take them all.
+    def take(self, polls: Mapping[int, Poll]) -> Iterator[ReceivedSegment]:
+        """The segments that the polls found, in log order, taking turns between the shards. Take them all.
 
         Each is decoded when its turn comes, so that its frames are still in the processor's cache when they
         are copied. A shard that fails now is noted in `failures`, and nothing of it was taken.
         """
-        entries = {shard: self._within_memory(look.entries) for shard, look in looks.items() if look.entries}
+        entries = {shard: self._within_memory(poll.entries) for shard, poll in polls.items() if poll.entries}
         if not entries:
             return iter(())
         found = self._fetch(entries)
         for shard, rows in found.items():
-            self.tails[shard].advance(entries[shard])
+            self.cursors[shard].advance(entries[shard])
             self._keep_what_turned_up(shard, rows)
         turns = (row for row in chain.from_iterable(zip_longest(*found.values())) if row is not None)
         received = (self._take(*row) for row in turns)
         return (segment for segment in received if segment is not None)
 
-    def poll(self, limit: int) -> list[ReceivedSegment]:
+    def read(self, limit: int) -> list[ReceivedSegment]:
         """Look at all shards and take what is new; [] when there is nothing. Never blocks.
 
         Raises ShardUnavailable when a shard does not answer.
         """
-        received = list(self.take(self.look(limit)))
+        received = list(self.take(self.poll(limit)))
         for error in self.failures.values():
             raise error
         return received
 
     def read_again(self, shard: int, sizes: Mapping[SegmentIdentity, int]) -> list[bytes | None]:
         """Bytes of segments of these sizes, None for those that are gone; raises ShardUnavailable."""
-        link, request = self.tails[shard].link, self._request(shard, sizes)
-        link.ask(request)
-        return [_found(answer, self.tails[shard].shard) for answer in link.answer(request)]
+        pipeline, request = self.cursors[shard].pipeline, self._request(shard, sizes)
+        pipeline.ask(request)
+        return [_found(answer, self.cursors[shard].shard) for answer in pipeline.answer(request)]
 
     def is_taken(self, entry: LogEntry) -> bool:
         """Whether an entry is of a segment that was taken, and not lost since."""
-        return entry.identity is not None and self.accounts.is_taken(entry.identity)
+        return entry.identity is not None and self.ledger.is_taken(entry.identity)
 
     def decode(self, data: bytes) -> tuple[SegmentHeader, Segment]:
         """A segment of this run; raises SegmentError."""
@@ -134,14 +134,14 @@ class LogReader:
     @property
     def state(self) -> dict[str, Any]:
         """Where each shard was read to, what came of which segments, and the counters; JSON-able."""
-        tails = [tail.state for tail in self.tails]
-        return {"tails": tails, "accounts": self.accounts.state, "counters": dict(self.counters)}
+        cursors = [cursor.state for cursor in self.cursors]
+        return {"tails": cursors, "accounts": self.ledger.state, "counters": dict(self.counters)}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken; shards that it does not know are read from their beginning."""
-        for tail, known in zip(self.tails, state["tails"], strict=False):
-            tail.restore(known)
-        self.accounts.restore(state["accounts"])
+        for cursor, known in zip(self.cursors, state["tails"], strict=False):
+            cursor.restore(known)
+        self.ledger.restore(state["accounts"])
         self.counters.clear()
         self.counters.update(dict.fromkeys(COUNTERS, 0) | state["counters"])
 
@@ -163,15 +163,15 @@ class LogReader:
         wanted = {shard: self._wanted(rows) for shard, rows in entries.items()}
         requests = {shard: self._request(shard, sizes) for shard, sizes in wanted.items()}
         for shard, request in requests.items():
-            self.tails[shard].link.ask(request)
+            self.cursors[shard].pipeline.ask(request)
         found: dict[int, Rows] = {}
         for shard, rows in entries.items():
             try:
-                answers = self.tails[shard].link.answer(requests[shard])
+                answers = self.cursors[shard].pipeline.answer(requests[shard])
             except ShardUnavailable as error:
                 self.failures[shard] = error
                 continue
-            read = (_found(answer, self.tails[shard].shard) for answer in answers)
+            read = (_found(answer, self.cursors[shard].shard) for answer in answers)
             data = dict(zip(wanted[shard], read, strict=True))
             found[shard] = [(shard, row, data.get(row.identity) if row.identity else None) for row in rows]
         return found
@@ -179,8 +179,8 @@ class LogReader:
     def _keep_what_turned_up(self, shard: int, rows: Rows) -> None:
         """A segment that was named before it was there must not leave with the entries of that time."""
         there = {entry.identity for _, entry, data in rows if entry.identity and data is not None}
-        if turned_up := {identity for identity in there if self.accounts.is_lost(identity)}:
-            self.tails[shard].keep(turned_up)
+        if turned_up := {identity for identity in there if self.ledger.is_lost(identity)}:
+            self.cursors[shard].keep(turned_up)
 
     def _wanted(self, entries: list[LogEntry]) -> dict[SegmentIdentity, int]:
         """What to fetch, and the largest size that any entry says of it."""
@@ -192,14 +192,14 @@ class LogReader:
 
     def _request(self, shard: int, sizes: Mapping[SegmentIdentity, int]) -> Request:
         """Segments by one byte more than they should have: enough to see that more is there, however much."""
-        tail, most = self.tails[shard], self._most_bytes
-        keys = [(tail.shard.segment_key(identity), min(size, most)) for identity, size in sizes.items()]
+        cursor, most = self.cursors[shard], self._most_bytes
+        keys = [(cursor.shard.segment_key(identity), min(size, most)) for identity, size in sizes.items()]
         return pack(*[("GETRANGE", key, 0, size) for key, size in keys])
 
     def _take(self, shard: int, entry: LogEntry, data: bytes | None) -> ReceivedSegment | None:
         if self.is_taken(entry):
             self.repeats.append((shard, entry))
-            self.counters["duplicates"] += not self.tails[shard].was_read(entry.log_id)
+            self.counters["duplicates"] += not self.cursors[shard].was_read(entry.log_id)
             return None
         try:
             header, segment = self._decode(entry, data)
@@ -207,20 +207,20 @@ class LogReader:
             self._reject(shard, entry, error)
             return None
         assert data is not None
-        was_lost = self.accounts.take(segment.identity, segment.num_items, entry.total)
+        was_lost = self.ledger.take(segment.identity, segment.num_items, entry.total)
         self.counters["segments"] += 1
         self.counters["items"] += segment.num_items
         self.counters["bytes"] += len(data)
         return ReceivedSegment(shard, entry.log_id, len(data), header, segment, was_lost)
 
     def _reject(self, shard: int, entry: LogEntry, error: SegmentError | LookupError) -> None:
-        self.tails[shard].unindexed.append((entry.log_id, entry.identity))
+        self.cursors[shard].unindexed.append((entry.log_id, entry.identity))
         if entry.identity is not None:
-            self.accounts.lose(entry.identity, entry.num_items, was_taken=False)
-        if self.tails[shard].was_read(entry.log_id):
+            self.ledger.lose(entry.identity, entry.num_items, was_taken=False)
+        if self.cursors[shard].was_read(entry.log_id):
             return  # counted then
         if isinstance(error, SegmentError):
-            self._rejections.note(error, f"{self.tails[shard].shard!r}, log entry {entry.log_id}")
+            self._rejections.note(error, f"{self.cursors[shard].shard!r}, log entry {entry.log_id}")
         else:
             self.counters["missing"] += 1
 

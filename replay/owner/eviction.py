@@ -12,7 +12,7 @@ from redis import RedisError
 
 from replay.items.counters import Counters
 from replay.items.table import ItemTable
-from replay.log.cursor import WARN_EVERY_S, Memory, ShardTail
+from replay.log.cursor import WARN_EVERY_S, LogCursor, Memory
 from replay.shards.records import log_order
 from replay.types import SegmentIdentity
 
@@ -21,7 +21,7 @@ HIGH_WATER = 0.90
 LOW_WATER = 0.88
 """Share down to which they leave."""
 CHECK_SECONDS = 1.0
-"""Longest time between two looks at a server's memory."""
+"""Longest time between two polls of a server's memory."""
 
 logger = logging.getLogger(__name__)
 
@@ -29,15 +29,15 @@ Leaving = tuple[str, SegmentIdentity | None]
 """A log entry's id, and the segment that goes with it (None: just the entry)."""
 
 
-class Departures:
+class PendingDeletions:
     """What has left the table and is still to be deleted from the shards; kept until a shard confirms it.
 
     Deleted are the very entries that left, wherever they are in the log. With `deletes` off (for those who
     only read) nothing is noted.
     """
 
-    def __init__(self, tails: Sequence[ShardTail], *, deletes: bool) -> None:
-        self._tails, self._deletes = tails, deletes
+    def __init__(self, cursors: Sequence[LogCursor], *, deletes: bool) -> None:
+        self._cursors, self._deletes = cursors, deletes
         self._waiting: defaultdict[int, list[Leaving]] = defaultdict(list)
         self._told: dict[int, list[Leaving]] = {}
 
@@ -48,11 +48,11 @@ class Departures:
         """
         if self._deletes:
             self._waiting[shard].append((log_id, identity))
-            self._tails[shard].forget(log_id)
+            self._cursors[shard].forget(log_id)
 
     def note_eviction(self, shard: int, log_id: str, identity: SegmentIdentity) -> None:
         """The same for a segment that is evicted; entries before it that were never taken leave with it."""
-        unindexed = self._tails[shard].unindexed
+        unindexed = self._cursors[shard].unindexed
         while log_id and unindexed and log_order(unindexed[0][0]) < log_order(log_id):
             self.note(shard, *unindexed.popleft())
         self.note(shard, log_id, identity)
@@ -63,12 +63,12 @@ class Departures:
         self._told.pop(shard, None)
 
     def flush(self, shards: Iterable[int]) -> None:
-        """Tell these shards to delete what has left; their answers are read with those of the next look."""
+        """Tell these shards to delete what has left; their answers are read with those of the next poll."""
         for shard in shards:
             if shard in self._waiting and shard not in self._told:
                 leaving = self._told[shard] = self._waiting.pop(shard)
-                tail = self._tails[shard]
-                tail.link.tell(tail.shard.deletion(leaving), self._outcome(shard, leaving))
+                cursor = self._cursors[shard]
+                cursor.pipeline.tell(cursor.shard.deletion(leaving), self._outcome(shard, leaving))
 
     @property
     def state(self) -> list[list[Any]]:
@@ -79,7 +79,7 @@ class Departures:
     def restore(self, state: Iterable[Sequence[Any]]) -> None:
         """Take a state back; what is of a shard that is no more is forgotten."""
         for shard, log_id, name in state:
-            if shard < len(self._tails):
+            if shard < len(self._cursors):
                 self.note(int(shard), str(log_id), name and SegmentIdentity(*map(int, name)))
 
     def _outcome(self, shard: int, leaving: list[Leaving]) -> Any:
@@ -89,7 +89,7 @@ class Departures:
             del self._told[shard]
             refusals = [answer for answer in answers or () if isinstance(answer, RedisError)]
             if refusals:
-                self._tails[shard].warn(refusals[0])
+                self._cursors[shard].warn(refusals[0])
             if refusals or answers is None:
                 self._waiting[shard] = leaving + self._waiting[shard]
 
@@ -97,14 +97,14 @@ class Departures:
 
 
 class Eviction:
-    """Decides who leaves: out of the table at once, out of Redis by the next flush of `departures`.
+    """Decides who leaves: out of the table at once, out of Redis by the next flush of `pending_deletions`.
 
     So a draw never asks for what is already gone, and whatever happens between the two only leaves a segment
     in Redis that a restart finds again.
     """
 
-    def __init__(self, table: ItemTable, counters: Counters, departures: Departures) -> None:
-        self._table, self._counters, self._departures = table, counters, departures
+    def __init__(self, table: ItemTable, counters: Counters, pending_deletions: PendingDeletions) -> None:
+        self._table, self._counters, self._pending_deletions = table, counters, pending_deletions
         self._checked_at: defaultdict[int, float] = defaultdict(lambda: float("-inf"))
         self._bytes_since: defaultdict[int, int] = defaultdict(int)
         self._maximum: defaultdict[int, int] = defaultdict(int)
@@ -141,7 +141,7 @@ class Eviction:
             self._checked_at[shard], self._bytes_since[shard] = time.monotonic(), 0
             self._maximum[shard] = memory.maximum
             if memory.maximum > 0 and memory.used > HIGH_WATER * memory.maximum:
-                # Other runs free their share. Whatever is missing then, the next look shows.
+                # Other runs free their share. Whatever is missing then, the next poll shows.
                 share = self._table.bytes_of(shard) / memory.used
                 self._free_bytes(shard, share * (memory.used - LOW_WATER * memory.maximum))
 
@@ -161,7 +161,7 @@ class Eviction:
     def evict(self, slot: int) -> int:
         """Take a segment out of the table and note it for deletion; returns its number of items."""
         shard, num_items = int(self._table.slots["shard"][slot]), int(self._table.slots["num_items"][slot])
-        self._departures.note_eviction(shard, self._table.log_ids[slot], self._table.identity(slot))
+        self._pending_deletions.note_eviction(shard, self._table.log_ids[slot], self._table.identity(slot))
         self._table.remove(slot)
         self._counters.evicted += num_items
         return num_items

@@ -11,7 +11,7 @@ from typing import Any
 
 from redis import RedisError
 
-from replay.log.cursor import ShardTail
+from replay.log.cursor import LogCursor
 from replay.shards.pipeline import pack
 from replay.shards.records import Ticket, TicketBook
 from replay.types import SegmentIdentity
@@ -76,8 +76,8 @@ class Limiter:
 class Allowance:
     """The owner's hand on the shards' tickets."""
 
-    def __init__(self, tails: Sequence[ShardTail], limiter: Limiter) -> None:
-        self._tails, self._limiter = tails, limiter
+    def __init__(self, cursors: Sequence[LogCursor], limiter: Limiter) -> None:
+        self._cursors, self._limiter = cursors, limiter
         self._largest = 0
         self._turn = 0
         self._planned: object = None
@@ -107,24 +107,24 @@ class Allowance:
         ends = plan_allowance(kept, budget, largest=self._largest, first=self._turn)
         self._turn += 1
         for (shard, book), end in zip(books.items(), ends, strict=True):
-            self._apply(self._tails[shard], book, end, stale[shard])
+            self._apply(self._cursors[shard], book, end, stale[shard])
         self._planned = seen
 
-    def _apply(self, tail: ShardTail, book: TicketBook, end: int, stale: set[SegmentIdentity]) -> None:
-        shard = tail.shard
+    def _apply(self, cursor: LogCursor, book: TicketBook, end: int, stale: set[SegmentIdentity]) -> None:
+        shard = cursor.shard
         commands: list[tuple[str | int, ...]] = []
         if stale:
             commands.append(("HDEL", shard.outstanding_key, *map(str, stale)))
         if end != book.allowed:
             commands.append(("SET", shard.allowed_key, end))
         if commands:
-            tail.link.tell(pack(*commands), lambda answers: self._note(tail, answers))
+            cursor.pipeline.tell(pack(*commands), lambda answers: self._note(cursor, answers))
 
-    def _note(self, tail: ShardTail, answers: Sequence[Any] | None) -> None:
+    def _note(self, cursor: LogCursor, answers: Sequence[Any] | None) -> None:
         refusals = [answer for answer in answers or () if isinstance(answer, RedisError)]
         if refusals:
             # A full server refuses segments as well; the owner makes room and comes back here.
-            tail.warn(refusals[0])
+            cursor.warn(refusals[0])
         if refusals or answers is None:
             self._planned = None
 

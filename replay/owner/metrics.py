@@ -3,12 +3,12 @@
 from replay.config import ReplayConfig
 from replay.items.counters import Counters
 from replay.log.rejections import REJECTED
-from replay.owner.indexer import Follower
+from replay.owner.recovery import Recovery
 
 
 def metrics(
     counters: Counters,
-    follower: Follower,
+    recovery: Recovery,
     config: ReplayConfig,
     *,
     misses: int,
@@ -18,7 +18,7 @@ def metrics(
     The ratio counts inserts after the warm-up only, and is 0 until there are any. Of all items that were
     acknowledged, each is in `size`, `parked`, `evicted`, `lost` or `unread`, once the logs are read.
     """
-    table, read, accounts = follower.table, follower.reader.counters, follower.reader.accounts
+    table, read, ledger = recovery.table, recovery.reader.counters, recovery.reader.ledger
     earning = counters.inserted - config.min_size
     values = {
         "samples_per_insert": counters.sampled / earning if earning > 0 else 0.0,
@@ -30,9 +30,9 @@ def metrics(
         "sampled": counters.sampled,
         "evicted": counters.evicted,
         "parked": table.num_parked,
-        "parked_shards": len(follower.parking),
-        "lost": accounts.lost_items,
-        "unread": accounts.unread_items,
+        "parked_shards": len(recovery.availability),
+        "lost": ledger.lost_items,
+        "unread": ledger.unread_items,
         "duplicates": read["duplicates"],
         "rejected": counters.rejected + sum(read[kind] for kind in REJECTED),
         **{f"rejected_{kind}": read[kind] for kind in REJECTED},

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from replay.errors import ShardFull, ShardUnavailable, StaleOwner
-from replay.shards.pipeline import ShardLink, pack
+from replay.shards.pipeline import ShardPipeline, pack
 from replay.shards.records import Owner, parse_owner
 from replay.shards.shard import LIFE_SECONDS, Shard
 
@@ -16,7 +16,7 @@ SIGN_EVERY_S = LIFE_SECONDS / 15
 class Ownership:
     """An epoch in every shard, written by who takes them; the highest one is the owner's.
 
-    An owner looks before it evicts or allows (its look brings the note along), so that one which was paused
+    An owner polls before it evicts or allows (its poll brings the note along), so that one which was paused
     while another took over finds out first and ends. A Redis out of memory takes no note; then the new owner
     evicts without one, and notes it as soon as there is room. While it works it leaves a sign of life in all
     shards, so that nobody deletes a run that is only slow or waits.
@@ -66,26 +66,26 @@ class Ownership:
                 raise StaleOwner(f"{self._shards[shard]} belongs to a later sampler: this one ends")
             self._take(self._shards[shard])
 
-    def show_life(self, links: Mapping[int, ShardLink]) -> None:
+    def show_life(self, links: Mapping[int, ShardPipeline]) -> None:
         """Leave a sign of life in these shards, now and then; their answers come with later ones."""
         now = time.monotonic()
-        for shard, link in links.items():
+        for shard, pipeline in links.items():
             if now - self._signed_at[shard] >= SIGN_EVERY_S:
                 self._signed_at[shard] = now
                 sign = ("SET", self._shards[shard].alive_key, str(self._mine), "EX", LIFE_SECONDS)
-                link.tell(pack(sign), _ignore)
+                pipeline.tell(pack(sign), _ignore)
 
-    def leave(self, links: Mapping[int, ShardLink]) -> None:
+    def leave(self, links: Mapping[int, ShardPipeline]) -> None:
         """Take the signs of life back: this owner works no more."""
         if self.is_taken and not self._is_stale:
-            for shard, link in links.items():
-                link.tell(pack(("UNLINK", self._shards[shard].alive_key)), _ignore)
+            for shard, pipeline in links.items():
+                pipeline.tell(pack(("UNLINK", self._shards[shard].alive_key)), _ignore)
 
     def _take(self, shard: Shard) -> None:
         try:
             shard.take(self._mine)
         except (ShardFull, ShardUnavailable):
-            return  # the next look shows that it is not noted, or that the shard does not answer
+            return  # the next poll shows that it is not noted, or that the shard does not answer
 
 
 def _ignore(answers: object) -> None:

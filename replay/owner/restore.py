@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from replay.errors import SegmentError, ShardUnavailable
 from replay.items.counters import Counters
 from replay.items.table import FREE, SLOT, ItemTable
-from replay.owner.indexer import FILL_SEGMENTS, Follower, decode_as
+from replay.owner.recovery import FILL_SEGMENTS, Recovery, decode_as
 from replay.segments.codec import SegmentHeader
 from replay.types import Segment, SegmentIdentity
 
@@ -57,7 +57,7 @@ def table_state(table: ItemTable) -> tuple[dict[str, Any], dict[str, NDArray[Any
 
 
 class Restoration:
-    """Fills a follower's empty table from a checkpoint, reading the segments back from the shards.
+    """Fills an empty table from a checkpoint, reading the segments back from the shards.
 
     With the layout of the checkpoint each segment comes to lie where it lay, gaps included, so that the sum
     tree is the same; with another one (capacity, segment length or n-step changed) they are laid out anew,
@@ -67,12 +67,12 @@ class Restoration:
 
     def __init__(
         self,
-        follower: Follower,
+        recovery: Recovery,
         counters: Counters,
         document: Mapping[str, Any],
         arrays: Mapping[str, NDArray[Any]],
     ) -> None:
-        self._follower, self._table = follower, follower.table
+        self._recovery, self._table = recovery, recovery.table
         self._counters = counters
         self._document, self._masses = document, arrays["masses"]
         self._rows = _rows(arrays)
@@ -98,8 +98,8 @@ class Restoration:
             self._restore_some(range(start, min(start + FILL_SEGMENTS, len(rows))))
         self._settle_gone()
         if not self._same_columns:
-            for shard in set(range(len(self._follower.tails))) - set(self._follower.live):
-                self._follower.tails[shard].rewind()
+            for shard in set(range(len(self._recovery.cursors))) - set(self._recovery.live):
+                self._recovery.cursors[shard].rewind()
         table.next_generation = int(document["next_generation"])
         table.index.max_mass = float(document["max_mass"])
         if self._same_layout:
@@ -112,14 +112,14 @@ class Restoration:
 
     def _restore_some(self, chunk: range) -> None:
         data: dict[int, bytes | None] = {}
-        for shard in range(len(self._follower.tails)):
+        for shard in range(len(self._recovery.cursors)):
             own = [i for i in chunk if self._rows["shard"][i] == shard]
-            if own and shard not in self._follower.parking:
+            if own and shard not in self._recovery.availability:
                 data.update(self._read(shard, own))
         for i in chunk:
             if i in data:
                 self._restore_one(i, data.pop(i))
-            elif self._rows["shard"][i] < len(self._follower.tails) and self._same_columns:
+            elif self._rows["shard"][i] < len(self._recovery.cursors) and self._same_columns:
                 self._reserve(i)
             else:  # a shard that this run no longer has
                 self._lose(i)
@@ -127,14 +127,14 @@ class Restoration:
     def _read(self, shard: int, rows: list[int]) -> dict[int, bytes | None]:
         sizes = {_identity(self._rows[i]): int(self._rows["num_bytes"][i]) for i in rows}
         try:
-            return dict(zip(rows, self._follower.reader.read_again(shard, sizes), strict=True))
+            return dict(zip(rows, self._recovery.reader.read_again(shard, sizes), strict=True))
         except ShardUnavailable as error:
-            self._follower.park(shard, error)
+            self._recovery.park(shard, error)
             return {}
 
     def _restore_one(self, i: int, data: bytes | None) -> None:
         row = self._rows[i]
-        found = None if data is None else decode_as(self._follower.reader, data, row)
+        found = None if data is None else decode_as(self._recovery.reader, data, row)
         if found is None:
             self._missing.append(i)
             self._note_gone(i)
@@ -156,7 +156,7 @@ class Restoration:
     def _settle_gone(self) -> None:
         """The oldest of a shard were evicted since, if there are others; where nothing is, all is lost."""
         for shard, rows in self._gone.items():
-            log_goes_on = shard in self._present or self._follower.has_log(shard)
+            log_goes_on = shard in self._present or self._recovery.has_log(shard)
             for i in rows:
                 if log_goes_on:
                     self._counters.evicted += int(self._rows["num_items"][i])
@@ -168,14 +168,14 @@ class Restoration:
         """A segment for which this table has no room."""
         shard = int(self._rows["shard"][i])
         self._counters.evicted += int(self._rows["num_items"][i])
-        if shard < len(self._follower.tails):
-            self._follower.departures.note_eviction(
+        if shard < len(self._recovery.cursors):
+            self._recovery.pending_deletions.note_eviction(
                 shard, self._document["log_ids"][i], _identity(self._rows[i])
             )
 
     def _lose(self, i: int) -> None:
-        accounts = self._follower.reader.accounts
-        accounts.lose(_identity(self._rows[i]), int(self._rows["num_items"][i]), was_taken=True)
+        ledger = self._recovery.reader.ledger
+        ledger.lose(_identity(self._rows[i]), int(self._rows["num_items"][i]), was_taken=True)
 
     def _put_back(self, i: int, header: SegmentHeader, segment: Segment) -> None:
         columns = self._table.num_columns(segment.num_items, segment.num_steps)

@@ -45,7 +45,7 @@ class Probe:
                 return
 
 
-class Parking:
+class ShardAvailability:
     """Which of a sampler's shards are out of reach."""
 
     def __init__(self) -> None:

@@ -38,7 +38,7 @@ def pack(*commands: Command) -> Request:
     return Request(b"".join(packed), len(commands))
 
 
-class ShardLink:
+class ShardPipeline:
     """One connection to a shard, opened when needed and opened again when it breaks.
 
     A refusal by the server is an answer (an exception object in its place), because others follow it.

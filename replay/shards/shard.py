@@ -17,7 +17,7 @@ import redis
 from replay.errors import ShardError, SignatureMismatch, StaleOwner
 from replay.segments.codec import signature_mismatch
 from replay.shards.connection import Connection
-from replay.shards.pipeline import Command, Request, ShardLink, pack
+from replay.shards.pipeline import Command, Request, ShardPipeline, pack
 from replay.shards.records import (
     LOG_START,
     LogEntry,
@@ -94,9 +94,9 @@ class Shard:
         """The key of a segment's bytes."""
         return f"{self._prefix}seg:{identity}"
 
-    def new_link(self) -> ShardLink:
+    def new_pipeline(self) -> ShardPipeline:
         """A line of one's own to this shard."""
-        return ShardLink(self._connection)
+        return ShardPipeline(self._connection)
 
     def ping(self) -> None:
         """Return once the server answers."""
@@ -202,7 +202,7 @@ class Shard:
         outstanding = tuple(ticket for ticket in tickets if ticket is not None)
         return TicketBook(self.whole(reserved), self.whole(allowed), outstanding)
 
-    # The owner's side; what it does all the time goes over a ShardLink
+    # The owner's side; what it does all the time goes over a ShardPipeline
 
     def set_allowed(self, end: int) -> None:
         """Allow the commit of tickets that begin before `end`."""
@@ -335,11 +335,11 @@ class Shard:
             ) from None
 
     @property
-    def _link(self) -> ShardLink:
+    def _link(self) -> ShardPipeline:
         """This thread's line for writing."""
         if not hasattr(self._own, "link"):
-            self._own.link = self.new_link()
-        link: ShardLink = self._own.link
+            self._own.link = self.new_pipeline()
+        link: ShardPipeline = self._own.link
         return link
 
     def _transaction(self, *commands: Command) -> Request:

@@ -44,7 +44,7 @@ def test_stopped_while_it_waits_for_allowance_an_actor_loses_nothing(shards) -> 
     assert not thread.is_alive()
     reader = LogReader(shards, run="run", signature=SIGNATURE)
     received = []
-    until(lambda: not received.extend(new := reader.poll(1000)) and not new, "the log's end")
+    until(lambda: not received.extend(new := reader.read(1000)) and not new, "the log's end")
     segments = sorted((r.segment for r in received), key=lambda s: s.identity)
     assert [s.identity.seq for s in segments] == list(range(len(segments)))
     for env in range(3):

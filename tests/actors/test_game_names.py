@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from actors.config import EnvironmentConfig
-from actors.environments import EnvironmentError as ActorsEnvironmentError
-from actors.environments import list_games, make_environment, normalise_game
+from actors.environments import EnvironmentSetupError, list_games, make_environment, normalise_game
 
 
 @pytest.mark.parametrize(
@@ -21,7 +20,7 @@ def test_every_game_normalises_to_itself() -> None:
 
 @pytest.mark.parametrize(("name", "hint"), [("pongg", "did you mean pong"), ("xyzzy", "not an Atari game")])
 def test_an_unknown_game_is_one_line_that_names_the_flag(name, hint) -> None:
-    with pytest.raises(ActorsEnvironmentError, match=hint) as caught:
+    with pytest.raises(EnvironmentSetupError, match=hint) as caught:
         make_environment(EnvironmentConfig(game=name), 1, np.zeros(1, np.int64))
     assert "--environment.game" in str(caught.value)
     assert "\n" not in str(caught.value)

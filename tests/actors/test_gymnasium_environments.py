@@ -6,8 +6,7 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 from actors.config import EnvironmentConfig
-from actors.environments import EnvironmentError as ActorsEnvironmentError
-from actors.environments import describe_environment, make_environment
+from actors.environments import EnvironmentSetupError, describe_environment, make_environment
 from tests.helpers.catch import Catch
 
 
@@ -156,7 +155,7 @@ def not_a_vector_env(num_envs):
     ],
 )
 def test_what_does_not_fit_is_one_line_that_names_the_flag(name, reason) -> None:
-    with pytest.raises(ActorsEnvironmentError, match=reason) as caught:
+    with pytest.raises(EnvironmentSetupError, match=reason) as caught:
         make(name)
     assert "--environment.env" in str(caught.value)
     assert "\n" not in str(caught.value)

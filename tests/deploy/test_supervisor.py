@@ -15,7 +15,7 @@ from actors.episodes import Episode
 from deploy.fleet import actor_fleet, handles, launch, learner_seat, supervisor, telemetry
 from deploy.fleet.actor_fleet import ActorFleet
 from deploy.fleet.handles import RoleHandle
-from deploy.fleet.learner_seat import LearnerSeat
+from deploy.fleet.learner_seat import LearnerSlot
 from deploy.fleet.run_state import FleetState
 from deploy.fleet.supervisor import Supervisor
 from deploy.run_folder import RunFolder
@@ -144,7 +144,7 @@ def test_a_learner_that_cannot_run_is_given_up(shared_ray, monkeypatch, kind, st
 
     monkeypatch.setattr(learner_seat, "start_learner", start_learner)
     monkeypatch.setattr("deploy.fleet.scaling.BACKOFF_FIRST", 0.01)
-    seat = LearnerSeat(None, node_id="", num_gpus=0, dead=set, note=lambda text: None)
+    seat = LearnerSlot(None, node_id="", num_gpus=0, dead=set, note=lambda text: None)
     until(lambda: seat.step() or bool(seat.outcome), "giving up", 20 * starts)
     assert seat.outcome == "failed"
     assert f"{kind} one" in seat.message
@@ -156,10 +156,10 @@ def test_a_learner_that_cannot_run_is_given_up(shared_ray, monkeypatch, kind, st
 def seat_of(shared_ray, monkeypatch):
     """Makes (seat, its notes, calls while it waits) whose learner is an `Idle` of that name."""
 
-    def make(name: str, obeys: bool) -> tuple[LearnerSeat, list[str], list[int]]:
+    def make(name: str, obeys: bool) -> tuple[LearnerSlot, list[str], list[int]]:
         monkeypatch.setattr(learner_seat, "start_learner", lambda *_: start(Idle, name, obeys))
         notes: list[str] = []
-        seat = LearnerSeat(None, node_id="", num_gpus=0, dead=set, note=notes.append)
+        seat = LearnerSlot(None, node_id="", num_gpus=0, dead=set, note=notes.append)
         until(lambda: seat.step() or bool(notes), "the first heartbeat")
         assert notes == [f"{name} has a note"], "what a learner tells reaches people, once"
         return seat, notes, []

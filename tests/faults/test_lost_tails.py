@@ -127,9 +127,9 @@ def test_deletions_alone_are_lost_with_the_tail(tmp_path: Path, sampler_restarts
         run = faulty_run(servers, segment_steps=8, capacity=160)
         sampler, scribe = run.sampler(), Scribe(run, 800)
         scribe.write(40)
-        flush = sampler._follower.departures.flush
+        flush = sampler._indexer.pending_deletions.flush
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sampler._follower.departures, "flush", lambda shards: None)
+            patch.setattr(sampler._indexer.pending_deletions, "flush", lambda shards: None)
             quiet(sampler)
         size = servers[0].size
         flush(range(len(servers)))
@@ -163,7 +163,7 @@ def test_ids_of_before_name_other_segments_now(tmp_path: Path, way: str) -> None
         scribe.write(30)
         with pytest.MonkeyPatch.context() as patch:
             if way == "refresh_allowance":  # then what has left waits to be deleted
-                patch.setattr(sampler._follower.departures, "flush", lambda shards: None)
+                patch.setattr(sampler._indexer.pending_deletions, "flush", lambda shards: None)
             quiet(sampler)
         before = {entry.log_id: entry.identity for entry in run.shards[0].read_log(LOG_START, 1000)}
         come_back_cut(servers[0], size)
@@ -171,7 +171,7 @@ def test_ids_of_before_name_other_segments_now(tmp_path: Path, way: str) -> None
         after = {entry.log_id: entry.identity for entry in run.shards[0].read_log(LOG_START, 1000)}
         assert len([log_id for log_id in before if after.get(log_id) not in (None, before[log_id])]) > 10
         if way == "refresh_allowance":
-            assert sampler._follower.departures.state
+            assert sampler._indexer.pending_deletions.state
             sampler.refresh_allowance()
         while sampler.ingest(3):  # a few at a time: some leave before they are named again
             draws(run, sampler, 1)

@@ -55,14 +55,14 @@ def one_input(data: bytes) -> None:
 def check(reader: LogReader, hostile: HostileLog, limit: int) -> None:
     """Read everything and compare it with what was put there."""
     received, before = [], None
-    while before != reader.cursors:
-        before = reader.cursors
-        received += reader.poll(limit)
+    while before != reader.positions:
+        before = reader.positions
+        received += reader.read(limit)
     assert len(received) == len(hostile.good)
     assert all(same_segment(one.segment, put) for one, put in zip(received, hostile.good, strict=True))
     counted = {name: n for name, n in reader.counters.items() if n and name not in ("items", "bytes")}
     assert counted == dict(hostile.expected), (counted, hostile.expected)
-    assert (reader.accounts.lost_items, reader.accounts.unread_items) == (hostile.lost, 0)
+    assert (reader.ledger.lost_items, reader.ledger.unread_items) == (hostile.lost, 0)
 
 
 if __name__ == "__main__":

@@ -4,22 +4,19 @@ import pytest
 
 from deploy.monitor.metrics import read_metrics
 from learner.checkpoint import CheckpointStore
-from tests.helpers.catch_rate import SETTINGS, THRESHOLD, score
+from tests.helpers.catch_rate import SETTINGS, THRESHOLD, evaluations
 from tests.helpers.deadline import PATIENCE, patient
 from tests.helpers.runs import metric
 
 
 @pytest.mark.timeout(900 * PATIENCE)
 def test_catch_is_learned_to_eight_tenths_of_the_optimum(start_run):
-    """By greedy games of the last checkpoint; `tests.helpers.catch_rate` says how often it fails wrongly.
-
-    30 of 30 of its runs ended at 0.99 or more, and a later one at 0.71: three seeds may try.
-    """
+    """By greedy games of the best checkpoint; `tests.helpers.catch_rate` says how often it fails wrongly."""
     scores = []
-    for seed in (1, 2, 3):
+    for seed in (1, 2):
         client, folder = start_run(**SETTINGS, run__seed=seed)
         status = client.wait_finished(patient(280))
-        scores.append(score(status))
+        scores.append(max(evaluations(status, folder)))
         if scores[-1] >= THRESHOLD:
             break
     assert scores[-1] >= THRESHOLD, scores

@@ -212,7 +212,7 @@ def test_a_run_frees_its_share_of_what_is_too_much() -> None:
     for actor in range(20):
         run.fill(0, 100, actor=actor)
     ingest_all(sampler)
-    table, eviction = sampler.table, sampler._follower.eviction
+    table, eviction = sampler.table, sampler._indexer.eviction
     own = table.bytes_of(0)
     assert own == table.num_bytes > 0 == table.bytes_of(1)
     too_much = 0.3 * own
@@ -233,9 +233,9 @@ def test_a_run_frees_its_share_of_what_is_too_much() -> None:
 def test_memory_is_looked_at_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
     run = new_run(shared_urls())
     sampler = run.sampler()
-    looks: list[float] = []
+    polls: list[float] = []
     memory = cursor._memory
-    monkeypatch.setattr(cursor, "_memory", lambda text: (looks.append(time.monotonic()), memory(text))[1])
+    monkeypatch.setattr(cursor, "_memory", lambda text: (polls.append(time.monotonic()), memory(text))[1])
     for _ in range(50):
         sampler.ingest()
-    assert 3 <= len(looks) <= 3 * (2 + int(looks[-1] - looks[0]))
+    assert 3 <= len(polls) <= 3 * (2 + int(polls[-1] - polls[0]))

@@ -60,9 +60,9 @@ def reader_of(hostile: HostileLog) -> LogReader:
 
 def read_all(reader: LogReader, limit: int) -> list[ReceivedSegment]:
     received, before = [], None
-    while before != reader.cursors:
-        before = reader.cursors
-        received += reader.poll(limit)
+    while before != reader.positions:
+        before = reader.positions
+        received += reader.read(limit)
     return received
 
 
@@ -93,7 +93,7 @@ def test_every_kind_is_told_apart_and_the_rest_is_read(
     assert all(same_segment(one.segment, put) for one, put in zip(received, hostile.good, strict=True))
     counted = {name: n for name, n in reader.counters.items() if n and name not in ("items", "bytes")}
     assert counted == dict(hostile.expected)
-    assert (reader.accounts.lost_items, reader.accounts.unread_items) == (hostile.lost, 0)
+    assert (reader.ledger.lost_items, reader.ledger.unread_items) == (hostile.lost, 0)
 
 
 @settings(deadline=None, max_examples=25)
@@ -194,10 +194,10 @@ class TestMemory:
             pixels = SIGNATURE.frame_shape[0] * SIGNATURE.frame_shape[1]
             monkeypatch.setattr("replay.log.reader.POLL_FRAMES_BYTES", 5 * (4 + 10) * pixels)
             reader = reader_of(hostile)
-            assert [len(reader.poll(100)) for _ in range(4)] == [5, 5, 2, 0]
+            assert [len(reader.read(100)) for _ in range(4)] == [5, 5, 2, 0]
             monkeypatch.setattr("replay.log.reader.POLL_BYTES", 1)
             reader = reader_of(hostile)
-            assert [len(reader.poll(100)) for _ in range(13)] == [1] * 12 + [0]
+            assert [len(reader.read(100)) for _ in range(13)] == [1] * 12 + [0]
 
 
 class TestOtherKeys:

@@ -40,7 +40,7 @@ def test_each_counter_of_a_sampler_is_told(sampler: Sampler, name: str) -> None:
 @pytest.mark.parametrize("kind", sorted(set(COUNTERS) - SIZES))
 def test_so_is_each_of_its_reader(sampler: Sampler, kind: str) -> None:
     name = f"replay/{kind}" if kind in ("duplicates", "missing") else f"replay/rejected_{kind}"
-    sampler._follower.reader.counters[kind] += 1_000
+    sampler._recovery.reader.counters[kind] += 1_000
     assert sampler.metrics()[name] == 1_000
 
 

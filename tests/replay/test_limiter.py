@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replay.errors import WriterStopped
-from replay.log.cursor import UNKNOWN_PENDING, Look
+from replay.log.cursor import UNKNOWN_PENDING, Poll
 from replay.log.reader import LogReader
 from replay.owner.limiter import Allowance, Limiter, plan_allowance, stale_tickets
 from replay.shards.records import Ticket, TicketBook
@@ -127,10 +127,10 @@ class SimShard:
     allowed: int = 0
     book: dict[SegmentIdentity, Ticket] = field(default_factory=dict)
     log: list[SegmentIdentity] = field(default_factory=list)
-    cursor: int = 0
+    position: int = 0
 
     def snapshot(self) -> TicketBook:
-        pending = (len(self.log) - self.cursor) * SEGMENT
+        pending = (len(self.log) - self.position) * SEGMENT
         return TicketBook(self.reserved, self.allowed, tuple(self.book.values()), pending)
 
 
@@ -199,10 +199,10 @@ class World:
 
     def ingest(self, count: int) -> None:
         for shard in self.shards:
-            for identity in shard.log[shard.cursor : shard.cursor + count]:
+            for identity in shard.log[shard.position : shard.position + count]:
                 self.inserted += SEGMENT if identity not in self.seen else 0
                 self.seen.add(identity)
-            shard.cursor = min(len(shard.log), shard.cursor + count)
+            shard.position = min(len(shard.log), shard.position + count)
 
     def plan(self) -> None:
         books = [shard.snapshot() for shard in self.shards]
@@ -292,7 +292,7 @@ def test_real_tickets_keep_the_ratio(shards: list[Shard], run_name: str) -> None
     """Writers in threads, one killed with its ticket in hand; the owner here samples as fast as it may."""
     rules = limiter(64, 4.0, 32, 100.0, total_env_steps=1200)
     reader = LogReader(shards, run=run_name, signature=SIGNATURE)
-    allowance = Allowance(reader.tails, rules)
+    allowance = Allowance(reader.cursors, rules)
     stop = threading.Event()
     num_writers, inserted, samples = 4, 0, 0
 
@@ -313,13 +313,13 @@ def test_real_tickets_keep_the_ratio(shards: list[Shard], run_name: str) -> None
 
     def owner() -> bool:
         nonlocal inserted, samples
-        looks = reader.look(4)
-        inserted += sum(received.segment.num_items for received in reader.take(looks))
+        polls = reader.poll(4)
+        inserted += sum(received.segment.num_items for received in reader.take(polls))
         assert inserted <= rules.max_inserts(samples) + num_writers * SEGMENT
         if rules.can_sample(inserted, samples):
             samples += 32
             assert inserted * 4.0 - samples >= 64 * 4.0 - 100
-        allowance.refresh(books_of(looks), inserted, samples, {(9, 0)})
+        allowance.refresh(books_of(polls), inserted, samples, {(9, 0)})
         return inserted >= 1200
 
     try:
@@ -332,8 +332,8 @@ def test_real_tickets_keep_the_ratio(shards: list[Shard], run_name: str) -> None
     assert 1200 <= logged <= 1200 + num_writers * SEGMENT
 
 
-def books_of(looks: Mapping[int, Look]) -> dict[int, TicketBook]:
-    return {shard: look.book for shard, look in looks.items()}
+def books_of(polls: Mapping[int, Poll]) -> dict[int, TicketBook]:
+    return {shard: poll.book for shard, poll in polls.items()}
 
 
 def test_backlog_is_not_granted_again(shards: list[Shard], run_name: str) -> None:
@@ -343,15 +343,15 @@ def test_backlog_is_not_granted_again(shards: list[Shard], run_name: str) -> Non
     waiting = SegmentIdentity(1, 0, 0)
     ticket, _ = shards[1].reserve(waiting, SEGMENT)
     reader = LogReader(shards, run=run_name, signature=SIGNATURE)
-    allowance = Allowance(reader.tails, limiter(3000))
-    looks = reader.look(100)
-    assert [look.book.pending for look in looks.values()] == [UNKNOWN_PENDING, 0]
-    reader.take(looks)
-    allowance.refresh(books_of(looks), 400, 0)
+    allowance = Allowance(reader.cursors, limiter(3000))
+    polls = reader.poll(100)
+    assert [poll.book.pending for poll in polls.values()] == [UNKNOWN_PENDING, 0]
+    reader.take(polls)
+    allowance.refresh(books_of(polls), 400, 0)
     assert settled(reader, shards[1]) <= ticket - SEGMENT  # there is more: it cannot know how much
-    looks = reader.look(1000)
-    reader.take(looks)
-    allowance.refresh(books_of(looks), 2400, 0)
+    polls = reader.poll(1000)
+    reader.take(polls)
+    allowance.refresh(books_of(polls), 2400, 0)
     assert settled(reader, shards[1]) > ticket - SEGMENT
 
 
@@ -361,7 +361,7 @@ def test_one_segment_may_come_where_nothing_is_left_to_draw(shards: list[Shard],
     edge = limiter().max_inserts(0)
 
     def granted(rules: Limiter, *, empty: bool) -> int:
-        Allowance(reader.tails, rules).refresh(books_of(reader.look(10)), edge, 0, empty=empty)
+        Allowance(reader.cursors, rules).refresh(books_of(reader.poll(10)), edge, 0, empty=empty)
         ends = zip(shards, tickets, strict=True)
         return sum(settled(reader, shard) > end - SEGMENT for shard, end in ends)
 
@@ -372,22 +372,22 @@ def test_one_segment_may_come_where_nothing_is_left_to_draw(shards: list[Shard],
 
 def settled(reader: LogReader, shard: Shard) -> int:
     """What a shard allows once it has heard everything."""
-    for tail in reader.tails:
-        tail.link.settle()
+    for cursor in reader.cursors:
+        cursor.pipeline.settle()
     return shard.allowed()
 
 
 def test_nothing_new_sends_nothing(shards: list[Shard], run_name: str) -> None:
     shards[0].reserve(SegmentIdentity(0, 0, 0), SEGMENT)
     reader = LogReader(shards, run=run_name, signature=SIGNATURE)
-    allowance = Allowance(reader.tails, limiter())
+    allowance = Allowance(reader.cursors, limiter())
     for _ in range(3):  # to rest
-        allowance.refresh(books_of(reader.look(10)), 0, 0)
+        allowance.refresh(books_of(reader.poll(10)), 0, 0)
 
     def reads() -> list[int]:
         return [int(shard._client.info("stats")["total_reads_processed"]) for shard in shards]
 
     before = reads()
     for _ in range(10):
-        allowance.refresh(books_of(reader.look(10)), 0, 0)
+        allowance.refresh(books_of(reader.poll(10)), 0, 0)
     assert [after - start for after, start in zip(reads(), before, strict=True)] == [11, 11]  # and the INFO

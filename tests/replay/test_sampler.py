@@ -142,8 +142,8 @@ def test_updates_that_cannot_be_used(urls: list[str]) -> None:
     assert (sampler.table.index.masses() == before).all()
     assert sampler.metrics()["replay/refused_priorities"] == 8
     table = sampler.table
-    tail = int(table.slots["first_leaf"][0] + table.slots["num_items"][0])  # a column that starts no item
-    leaves = [tail, -1, table.num_leaves, int(batch.leaf[0])]
+    cursor = int(table.slots["first_leaf"][0] + table.slots["num_items"][0])  # a column that starts no item
+    leaves = [cursor, -1, table.num_leaves, int(batch.leaf[0])]
     sampler.update_priorities(leaves, [0, 0, 0, int(batch.generation[0]) + 9], [5.0] * 4)
     assert sampler.metrics()["replay/stale_updates"] == 4
     run.fill(1, 32, actor=1, end=0.0)

@@ -190,7 +190,7 @@ def test_full_server_says_so_and_can_be_emptied(program: str, tmp_path: Path) ->
         entries = shard.read_log(LOG_START, 1000)
         assert shard.tickets().reserved == 0
         shard.drop_outstanding([ONE])
-        link = shard.new_link()
+        link = shard.new_pipeline()
         request = shard.deletion([entry[:2] for entry in entries[: len(entries) // 2]])
         assert not any(isinstance(answer, Exception) for answer in link.answer(request))
         shard.commit(ONE, b"x", 1, 1)

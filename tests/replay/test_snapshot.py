@@ -74,7 +74,7 @@ def test_it_goes_on_exactly(
     report = restored.restore(*state)
     assert report == RestoreReport(exact=True, dropped=0, items=sampler.size)
     # Both are to find the same logs: one of them deletes nothing.
-    monkeypatch.setattr(sampler._follower.departures, "_deletes", False)
+    monkeypatch.setattr(sampler._indexer.pending_deletions, "_deletes", False)
     for first in (6, 12):
         for one, other in zip(train(sampler, 10), train(restored, 10), strict=True):
             assert same_batches(one, other)

@@ -121,7 +121,7 @@ class Evicting(StoredShard):
     """Evicts some segments right before they are fetched, as a live run's owner may."""
 
     def fetch(self, *given: Any) -> list[bytes | None]:
-        link, entries = self.new_link(), self.read_log("0-0", 3)
+        link, entries = self.new_pipeline(), self.read_log("0-0", 3)
         link.answer(self.deletion([entry[:2] for entry in entries]))
         link.close()
         return super().fetch(*given)

@@ -89,7 +89,7 @@ class TestAllowed:
         segments = [make_segment(seq) for seq in range(5)]
         sizes = [writer.write(segment) for segment in segments]
         assert logged(shards) == [[1, 3], [0, 2, 4]]
-        received = LogReader(shards, run=run_name, signature=SIGNATURE).poll(100)
+        received = LogReader(shards, run=run_name, signature=SIGNATURE).read(100)
         for one in received:
             assert same_segment(one.segment, segments[one.segment.identity.seq])
         assert sizes == [len(encode(segment, run_name, SIGNATURE)) for segment in segments]
@@ -154,12 +154,12 @@ class TestAllowed:
     ) -> None:
         rules = Limiter(min_size=8, samples_per_insert=1.0, batch_size=4, error_buffer=4.0)
         reader = LogReader(shards, run=run_name, signature=SIGNATURE)
-        allowance = Allowance(reader.tails, rules)
+        allowance = Allowance(reader.cursors, rules)
 
         def refresh(*dead: tuple[int, int]) -> None:
-            allowance.refresh({i: look.book for i, look in reader.look(10).items()}, 0, 0, set(dead))
-            for tail in reader.tails:
-                tail.link.settle()
+            allowance.refresh({i: poll.book for i, poll in reader.poll(10).items()}, 0, 0, set(dead))
+            for cursor in reader.cursors:
+                cursor.pipeline.settle()
 
         for seq in range(2):  # 12 items may come in; two tickets take all, and their writers die
             shards[seq].reserve(SegmentIdentity(seq, 0, 0), 8)
@@ -191,7 +191,7 @@ class TestFaults:
         writer.write(segment)
         assert logged(shards) == [[0], [0]]
         reader = LogReader(shards, run=run_name, signature=SIGNATURE)
-        (received,) = reader.poll(10)
+        (received,) = reader.read(10)
         assert same_segment(received.segment, segment)
         assert [(shard, entry.identity) for shard, entry in reader.repeats] == [(1, segment.identity)]
         assert reader.counters["items"] == 8

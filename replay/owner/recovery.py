@@ -1,0 +1,245 @@
+"""Keeps the item table right whatever happens to shards: silent, started again, without what they had."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from replay.batches.observations import SegmentsGone
+from replay.errors import SegmentError, ShardUnavailable
+from replay.items.counters import Counters
+from replay.items.table import FREE, ItemTable
+from replay.log.cursor import LogCursor, Poll
+from replay.log.reader import LogReader
+from replay.owner.eviction import PendingDeletions
+from replay.segments.codec import SegmentHeader
+from replay.shards.availability import ShardAvailability
+from replay.shards.records import LOG_START
+from replay.types import Segment, SegmentIdentity
+
+logger = logging.getLogger(__name__)
+
+FILL_SEGMENTS = 128
+"""Segments read back at once: some 4 to 10 MB of encoded and 64 MB of decoded frames."""
+
+
+class Recovery:
+    """Parks the segments of shards that do not answer, and decides what is left of them afterwards.
+
+    When a shard answers again and its log is as it was left, its segments are back at once. Otherwise its log
+    is read again from the head: a segment that is named there is back, with the priorities it had; a segment
+    that is not is dropped and counted as lost; a segment that was evicted before is deleted once more.
+    """
+
+    def __init__(
+        self, reader: LogReader, table: ItemTable, counters: Counters, pending_deletions: PendingDeletions
+    ) -> None:
+        self.reader, self.table, self.pending_deletions = reader, table, pending_deletions
+        self._counters = counters
+        self.availability = ShardAvailability()
+        self._returning: set[int] = set()
+        """Shards that answer again and may have parked segments."""
+        self._unconfirmed: dict[int, dict[int, int]] = {}
+        """Of each shard whose log is read again: slots, with generations, that it has not named yet."""
+
+    @property
+    def cursors(self) -> list[LogCursor]:
+        """One a shard."""
+        return self.reader.cursors
+
+    @property
+    def live(self) -> list[int]:
+        """Shards that answer, as far as is known."""
+        return [shard for shard in range(len(self.cursors)) if shard not in self.availability]
+
+    def park(self, shard: int, error: ShardUnavailable) -> None:
+        """Leave a shard alone, and what it holds undrawn, until it answers."""
+        self.cursors[shard].pipeline.close()
+        self.availability.park(self.cursors[shard].shard, error)
+        self.table.park(shard)
+
+    def park_failed(self) -> list[int]:
+        """Park the shards that the reader found silent."""
+        failures, self.reader.failures = self.reader.failures, {}
+        for shard, error in failures.items():
+            self.park(shard, error)
+        return list(failures)
+
+    def note_returned(self) -> None:
+        """Take note of the shards that answer again."""
+        self._returning.update(self.availability.returned())
+
+    def rewind(self, shard: int) -> None:
+        """Read a shard's log again from its head: until then nothing that it held is sure."""
+        # After each start of a server; whether anything is lost shows at the end.
+        logger.info(
+            "%r was started again or is not as it was left: its log is read again", self.cursors[shard].shard
+        )
+        self.cursors[shard].rewind()
+        self.pending_deletions.forget(shard)
+        own = (self.table.slots["shard"] == shard) & (self.table.slots["generation"] != FREE)
+        slots = np.flatnonzero(own)
+        for slot in slots.tolist():  # by an id of before another segment may be named now
+            self.table.log_ids[slot] = ""
+        generations = self.table.slots["generation"][slots]
+        self._unconfirmed[shard] = dict(zip(slots.tolist(), generations.tolist(), strict=True))
+
+    def resolve(self, polls: dict[int, Poll]) -> None:
+        """Decide, once what `polls` found was taken, about repeated entries and what may be back or lost.
+
+        A shard that failed meanwhile is taken out of `polls`.
+        """
+        self._resolve_repeats()
+        for shard in self.park_failed():
+            polls.pop(shard, None)
+        if self._returning or self._unconfirmed:
+            self._welcome(polls)
+
+    def forget(self, gone: SegmentsGone) -> None:
+        """Drop segments that cannot be read, and park shards that do not answer."""
+        for shard, error in gone.silent.items():
+            self.park(shard, error)
+        for slot in (*gone.missing, *gone.corrupt):
+            self.lose(slot)
+        self._counters.missing += len(gone.missing)
+        self._counters.rejected += len(gone.corrupt)
+
+    def lose(self, slot: int) -> None:
+        """Drop a segment that is gone or damaged."""
+        num_items = int(self.table.slots["num_items"][slot])
+        self.reader.ledger.lose(self.table.identity(slot), num_items, was_taken=True)
+        self.table.remove(slot)
+
+    def has_log(self, shard: int) -> bool:
+        """Whether a shard's log has entries; False where it does not answer."""
+        try:
+            return bool(self.cursors[shard].shard.read_log(LOG_START, 1))
+        except ShardUnavailable as error:
+            self.park(shard, error)
+            return False
+
+    def _is_unconfirmed(self, slot: int, shard: int) -> bool:
+        """Whether the shard's log is being read again and has not named this segment of it yet."""
+        row = self.table.slots[slot]
+        generation = self._unconfirmed.get(shard, {}).get(slot)
+        return generation is not None and generation == row["generation"] and shard == row["shard"]
+
+    def _resolve_repeats(self) -> None:
+        """Decide about entries of segments that were taken before."""
+        repeats, self.reader.repeats = self.reader.repeats, []
+        for shard, entry in repeats:
+            slot = self.table.slot_of.get(entry.identity) if entry.identity is not None else None
+            if slot is None:  # evicted, which its server has forgotten; or a copy of such a one
+                self.pending_deletions.note(shard, entry.log_id, entry.identity)
+            elif self.table.slots["shard"][slot] == shard:
+                self._named_again(slot, shard, entry.log_id)
+            elif self._may_come_from(slot):
+                self.pending_deletions.note(
+                    int(self.table.slots["shard"][slot]), self.table.log_ids[slot], entry.identity
+                )
+                self.table.move(slot, shard, entry.log_id)
+                self._returning.add(shard)
+            else:
+                self.pending_deletions.note(shard, entry.log_id, entry.identity)
+
+    def _named_again(self, slot: int, shard: int, log_id: str) -> None:
+        """A shard's log names a segment that it holds: by the one entry of it, or by another."""
+        if not self.table.log_ids[slot]:
+            self._unconfirmed.get(shard, {}).pop(slot, None)
+            self.table.log_ids[slot] = log_id
+            self._returning.add(shard)
+        elif self.table.log_ids[slot] != log_id:
+            self.pending_deletions.note(shard, log_id, None)
+
+    def _may_come_from(self, slot: int) -> bool:
+        """Whether nobody knows if a segment's shard still has it, so that a copy elsewhere is welcome."""
+        home = int(self.table.slots["shard"][slot])
+        return bool(self.table.parked[slot]) or self._is_unconfirmed(slot, home)
+
+    def _welcome(self, polls: Mapping[int, Poll]) -> None:
+        """Bring back what shards hold that answer, and drop what their logs do not name any more."""
+        for shard in self._returning & polls.keys():
+            if polls[shard].as_left:
+                self._bring_back(shard)
+        for shard in self._unconfirmed.keys() & polls.keys():
+            if polls[shard].as_left and self.is_at_the_end(shard, polls[shard]):
+                self._drop_unnamed(shard)
+
+    def is_at_the_end(self, shard: int, poll: Poll) -> bool:
+        """Whether a poll saw the end of a log, and all of it was taken."""
+        last = poll.entries[-1].log_id if poll.entries else self.cursors[shard].position
+        return not poll.book.pending and self.cursors[shard].position == last
+
+    def _bring_back(self, shard: int) -> None:
+        """Unpark what the shard is known to hold; what was not read yet is read, some at a time."""
+        parked = self.table.parked & (self.table.slots["shard"] == shard)
+        slots = [slot for slot in np.flatnonzero(parked).tolist() if not self._is_unconfirmed(slot, shard)]
+        self.table.unpark([slot for slot in slots if len(self.table.blocks[slot])])
+        unread = [slot for slot in slots if not len(self.table.blocks[slot])]
+        unread.sort(key=self.table.slots["generation"].__getitem__)
+        try:
+            self._fill(shard, unread[:FILL_SEGMENTS])
+        except ShardUnavailable as error:
+            self.park(shard, error)
+        if len(unread) <= FILL_SEGMENTS:
+            self._returning.discard(shard)
+
+    def _fill(self, shard: int, slots: list[int]) -> None:
+        """Read segments whose places a checkpoint gave while their shard did not answer."""
+        sizes = {self.table.identity(slot): int(self.table.slots["num_bytes"][slot]) for slot in slots}
+        gone = []
+        for slot, data in zip(slots, self.reader.read_again(shard, sizes), strict=True):
+            found = None if data is None else decode_as(self.reader, data, self.table.slots[slot])
+            if isinstance(found, tuple):
+                self.table.fill(slot, found[1], found[0])
+            elif found is None:
+                gone.append(slot)
+            else:
+                self._counters.rejected += 1
+                self.lose(slot)
+        self._let_go(shard, gone)
+
+    def _let_go(self, shard: int, gone: list[int]) -> None:
+        """Take segments out that their shard does not have.
+
+        Those that were not read since a checkpoint, and are older than all that are there, were evicted after
+        it; the others are lost.
+        """
+        there = (self.table.slots["shard"] == shard) & (self.table.slots["generation"] != FREE)
+        there[gone] = False
+        generations = self.table.slots["generation"]
+        has_log = self.cursors[shard].position != LOG_START
+        oldest = int(generations[there].min()) if there.any() else self.table.next_generation * has_log
+        for slot in gone:
+            if not len(self.table.blocks[slot]) and generations[slot] < oldest:
+                self._counters.evicted += int(self.table.slots["num_items"][slot])
+                self.table.remove(slot)
+            else:
+                self._counters.missing += 1
+                self.lose(slot)
+
+    def _drop_unnamed(self, shard: int) -> None:
+        unnamed = [slot for slot in self._unconfirmed[shard] if self._is_unconfirmed(slot, shard)]
+        del self._unconfirmed[shard]
+        self.cursors[shard].end_rereading()
+        for slot in unnamed:
+            # Its key may be there without an entry (docs/decisions/0010).
+            self.pending_deletions.note(shard, "", self.table.identity(slot))
+        missing = self._counters.missing
+        self._let_go(shard, unnamed)
+        if lost := self._counters.missing - missing:
+            logger.warning("%r has lost %d segments", self.cursors[shard].shard, lost)
+
+
+def decode_as(reader: LogReader, data: bytes, row: Any) -> tuple[SegmentHeader, Segment] | SegmentError:
+    """The segment that a row of the table is of, or what is wrong with it."""
+    try:
+        header, segment = reader.decode(data)
+    except SegmentError as error:
+        return error
+    identity = SegmentIdentity(int(row["actor"]), int(row["incarnation"]), int(row["seq"]))
+    same = (segment.num_items, segment.lead) == (row["num_items"], row["lead"])
+    if segment.identity != identity or not same or segment.num_steps < row["num_steps"]:
+        return SegmentError(f"segment {segment.identity} is not the one that was there")
+    return header, segment
