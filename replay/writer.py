@@ -187,12 +187,12 @@ class Writer:
         self._check_signature(index)
         while True:
             if ticket is None:
-                asked = shard.ask_ticket(encoded.identity, encoded.segment.num_items, attempt=attempt)
+                asked = shard.writing.ask_ticket(encoded.identity, encoded.segment.num_items, attempt=attempt)
                 _ = encoded.data  # encoded while the ticket is on its way
-                ticket, covered = shard.take_ticket(asked)
+                ticket, covered = shard.writing.take_ticket(asked)
                 if covered:
                     break
-            allowed, held = shard.ticket_state(encoded.identity)
+            allowed, held = shard.writing.ticket_state(encoded.identity)
             if not held:  # a server that lost its last second, or an owner that thought us dead
                 ticket = None
             elif allowed > ticket - encoded.segment.num_items:
@@ -203,7 +203,9 @@ class Writer:
     def _commit(self, index: int, encoded: _EncodedSegment) -> None:
         self._check_signature(index)
         door, segment = self._doors[index], encoded.segment
-        door.shard.commit(encoded.identity, encoded.data, segment.num_items, segment.num_steps, encoded.total)
+        door.shard.writing.commit(
+            encoded.identity, encoded.data, segment.num_items, segment.num_steps, encoded.total
+        )
         door.succeed()
         self._left_tickets.discard((index, encoded.identity))
 
@@ -211,7 +213,7 @@ class Writer:
         door = self._doors[index]
         if not door.checked:
             door.shard.check_meta(self._signature, writes=True)
-            door.shard.keep_one_line()  # thousands of writers may be connected
+            door.shard.writing.keep_one_line()  # thousands of writers may be connected
             door.checked = True
 
     def _pick(self) -> int:
@@ -233,7 +235,7 @@ class Writer:
             if not door.is_open:
                 continue
             try:
-                door.shard.drop_outstanding([identity])
+                door.shard.writing.drop_outstanding([identity])
             except ShardError as error:
                 door.fail(error)
                 self._warn(error)

@@ -55,7 +55,7 @@ def open_shards(config: Config) -> Iterator[list[Shard]]:
         try:
             shards = [Shard(url, run=RUN, index=index) for index, url in enumerate(urls)]
             for shard in shards:
-                shard.set_allowed(UNLIMITED)
+                shard.owning.set_allowed(UNLIMITED)
             yield shards
             for shard in shards:
                 shard.close()

@@ -116,7 +116,7 @@ class Servers:
         self._setup, self.urls, self._folder = setup, urls, folder
         self.shards = [Shard(url, run=RUN, index=index) for index, url in enumerate(urls)]
         for shard in self.shards:
-            shard.set_allowed(UNLIMITED)
+            shard.owning.set_allowed(UNLIMITED)
 
     def close(self) -> None:
         """Close the connections."""
@@ -163,14 +163,14 @@ class Servers:
                     encoded[id(recorded)] = encode(recorded, RUN, signature)
                 data = _renamed(encoded[id(recorded)], segment, signature)
                 shard = self.shards[place % len(self.shards)]
-                shard.commit(segment.identity, data, segment.num_items, segment.num_steps)
+                shard.writing.commit(segment.identity, data, segment.num_items, segment.num_steps)
                 filled += segment.num_items
             pass_number += 1
         return filled
 
     def used_bytes(self) -> int:
         """Memory of all servers, all overheads counted."""
-        return sum(shard.memory()[0] for shard in self.shards)
+        return sum(shard.administration.memory()[0] for shard in self.shards)
 
     def disk_bytes(self) -> int:
         """Bytes of all append-only files."""
@@ -179,7 +179,7 @@ class Servers:
     def count_commands(self, into: Counter[str]) -> None:
         """Add what the servers did since they started."""
         for shard in self.shards:
-            for name, (calls, microseconds) in shard.command_stats().items():
+            for name, (calls, microseconds) in shard.administration.command_stats().items():
                 into[f"{name} calls"] += calls
                 into[f"{name} usec"] += microseconds
 

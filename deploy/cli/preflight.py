@@ -143,7 +143,7 @@ def check_urls(urls: tuple[str, ...], *, all_needed: bool = True) -> None:
     missing = None if all_needed else _warn_of_missing
     try:
         for shard in connect_shards(urls, run="preflight", retry_seconds=ANSWER_SECONDS, missing=missing):
-            version = str(shard.info()["version"])
+            version = str(shard.administration.info()["version"])
             shard.close()
             if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < OLDEST_REDIS:
                 raise ConfigError(f"--replay.urls {shard.address}: Redis {version}; 6.2 or later is needed")

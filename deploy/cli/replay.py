@@ -22,7 +22,7 @@ from deploy.cli.replay_source import Source, opened
 from deploy.cli.targets import check_target
 from deploy.config import ConfigError
 from deploy.run_folder import RunBusy
-from replay.shards.shard import LIFE_SECONDS
+from replay.shards.owning import LIFE_SECONDS
 
 ACTIONS = ("verify", "frames", "delete", "export", "import_")
 
@@ -193,7 +193,7 @@ def _delete(source: Source, *, sure: bool) -> int:
             f"--delete: the keys of {source.run} belong to another folder than this one, which is a copy:"
             f" delete them from there, or by name alone: {by_name}"
         )
-    segments = sum(int(shard.info()["log_length"]) for shard in source.shards)
+    segments = sum(int(shard.administration.info()["log_length"]) for shard in source.shards)
     where = ", ".join(shard.address for shard in source.shards)
     question = f"Delete all of the replay of {source.run} ({segments:,} segments in {where})?"
     if not sure and not _agreed(question):

@@ -46,7 +46,7 @@ class Source:
             return False
         identity = self.folder.identity
         own = {"", "" if identity is None else identity.id}
-        return any(shard.folder_id() not in own for shard in self.shards)
+        return any(shard.administration.folder_id() not in own for shard in self.shards)
 
     def checkpoint(self) -> "Checkpoint | None":
         """The newest whole checkpoint, if there is any; broken ones are told on stderr."""

@@ -72,7 +72,7 @@ def summarise(
 
 
 def _shard(shard: StoredShard, segments: NDArray[Any]) -> dict[str, Any]:
-    info, book, signature = shard.info(), shard.tickets(), shard.signature()
+    info, book, signature = shard.administration.info(), shard.tickets(), shard.signature()
     return {
         "shard": shard.index,
         "address": info["address"],

@@ -68,7 +68,7 @@ class PendingDeletions:
             if shard in self._waiting and shard not in self._told:
                 leaving = self._told[shard] = self._waiting.pop(shard)
                 cursor = self._cursors[shard]
-                cursor.pipeline.tell(cursor.shard.deletion(leaving), self._outcome(shard, leaving))
+                cursor.pipeline.tell(cursor.shard.owning.deletion(leaving), self._outcome(shard, leaving))
 
     @property
     def state(self) -> list[list[Any]]:

@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from replay.errors import ShardFull, ShardUnavailable, StaleOwner
+from replay.shards.owning import LIFE_SECONDS
 from replay.shards.pipeline import ShardPipeline, pack
 from replay.shards.records import Owner, parse_owner
-from replay.shards.shard import LIFE_SECONDS, Shard
+from replay.shards.shard import Shard
 
 SIGN_EVERY_S = LIFE_SECONDS / 15
 
@@ -39,7 +40,7 @@ class Ownership:
         epochs = [0]
         for shard in self._shards:
             try:
-                epochs.append(shard.owner().epoch)
+                epochs.append(shard.owning.owner().epoch)
             except ShardUnavailable as error:
                 failures[shard.index] = error
         # Not before the clock: a shard that is away now may have a later epoch than those that are here.
@@ -83,7 +84,7 @@ class Ownership:
 
     def _take(self, shard: Shard) -> None:
         try:
-            shard.take(self._mine)
+            shard.owning.take(self._mine)
         except (ShardFull, ShardUnavailable):
             return  # the next poll shows that it is not noted, or that the shard does not answer
 

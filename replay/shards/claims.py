@@ -31,12 +31,12 @@ def claim(shards: Sequence[Shard], folder_id: str, *, new: bool) -> None:
 
 def _take(shard: Shard, folder_id: str, *, new: bool) -> bool:
     """Whether this call has noted the folder; ForeignRun when it must not."""
-    held = shard.folder_id()
-    if not held and new and shard.is_used():
+    held = shard.administration.folder_id()
+    if not held and new and shard.administration.is_used():
         raise ForeignRun(f"{shard.address} holds a run of that name", shard)
-    if not held and shard.claim(folder_id):
+    if not held and shard.administration.claim(folder_id):
         return True
-    if (held or shard.folder_id()) != folder_id:
+    if (held or shard.administration.folder_id()) != folder_id:
         raise ForeignRun(f"{shard.address} holds a run of that name, of another folder", shard)
     return False
 
@@ -45,6 +45,6 @@ def release(shards: Sequence[Shard]) -> None:
     """Take back what `claim` has noted for a run that does not start after all."""
     for shard in shards:
         try:
-            shard.unclaim()
+            shard.administration.unclaim()
         except ShardUnavailable:
             continue

@@ -41,7 +41,7 @@ def connect_shards(
 
 def _server_id(shard: Shard) -> str:
     try:
-        run_id = shard.info()["run_id"]
+        run_id = shard.administration.info()["run_id"]
     except ShardUnavailable:
         raise
     except ShardError:

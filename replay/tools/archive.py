@@ -90,7 +90,7 @@ def _write_files(
 ) -> tuple[Archived, dict[str, Any]]:
     archived, seen = Archived(), set[SegmentIdentity]()
     files: dict[str, Any] = {}
-    total, done = sum(int(shard.info()["log_length"]) for shard in shards), 0
+    total, done = sum(int(shard.administration.info()["log_length"]) for shard in shards), 0
     for place, shard in enumerate(shards):
         paths = _paths(folder, place)
         with ExitStack() as stack:

@@ -24,7 +24,7 @@ class StoredShard(Shard):
 
     def signature(self) -> Signature | None:
         """The signature that the data here was noted with, None where no writer or owner has been."""
-        encoded = self.call(lambda: self._client.get(self._meta))
+        encoded = self.call(lambda: self.client.get(self.meta_key))
         return None if encoded is None else self._parse_signature(encoded)
 
     def entries(self, page: int = 1000) -> Iterator[list[LogEntry]]:
@@ -49,12 +49,12 @@ class StoredShard(Shard):
 
     def exist(self, identities: Sequence[SegmentIdentity]) -> list[bool]:
         """Whether segments are stored, whatever the log says."""
-        found = self._pipelined(identities, lambda pipe, identity: pipe.exists(self.segment_key(identity)))
+        found = self.pipelined(identities, lambda pipe, identity: pipe.exists(self.segment_key(identity)))
         return [bool(count) for count in found]
 
     def has_owner_at_work(self) -> bool:
         """Whether a sampler that owns the run gave a sign of life here within LIFE_SECONDS, and goes on."""
-        return bool(self.call(lambda: self._client.exists(self.alive_key)))
+        return bool(self.call(lambda: self.client.exists(self.alive_key)))
 
     def put(self, entries: Sequence[LogEntry], segments: Sequence[bytes]) -> None:
         """Append segments under given log ids, which must be later than all that are here; one transaction.
@@ -63,7 +63,7 @@ class StoredShard(Shard):
         """
 
         def write() -> None:
-            with self._client.pipeline(transaction=True) as pipe:
+            with self.client.pipeline(transaction=True) as pipe:
                 for entry, data in zip(entries, segments, strict=True):
                     pipe.set(f"{self._prefix}seg:{entry.identity}", data)
                     pipe.xadd(self.log, entry_fields(entry._replace(num_bytes=len(data))), id=entry.log_id)
@@ -79,11 +79,11 @@ class StoredShard(Shard):
         """Remove every key of the run from this server; returns how many there were. No MULTI."""
         names = self._names()
         chunks = [names[start : start + UNLINK_KEYS] for start in range(0, len(names), UNLINK_KEYS)]
-        return sum(self._pipelined(chunks, lambda pipe, chunk: pipe.unlink(*chunk)))
+        return sum(self.pipelined(chunks, lambda pipe, chunk: pipe.unlink(*chunk)))
 
     def _names(self) -> list[str]:
         def scan() -> list[str]:
-            found = self._client.scan_iter(match=f"{self._prefix}*", count=SCAN_COUNT)
+            found = self.client.scan_iter(match=f"{self._prefix}*", count=SCAN_COUNT)
             return sorted({name.decode(errors="replace") for name in found})
 
         return self.call(scan)

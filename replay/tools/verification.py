@@ -66,7 +66,7 @@ def verify(
     Sound on a live run too: what is evicted or comes in meanwhile is no fault. Raises ShardError.
     """
     found, seen = Verification(), set[SegmentIdentity]()
-    total = sum(int(shard.info()["log_length"]) for shard in shards)
+    total = sum(int(shard.administration.info()["log_length"]) for shard in shards)
     done = 0
     for shard in shards:
         keys = shard.keys()  # before the log: every key here is named by a log that is read later

@@ -34,7 +34,7 @@ def test_stopped_while_it_waits_for_allowance_an_actor_loses_nothing(shards) -> 
     actor = make_actor(writer=writer)
     watch = Watch(actor)
     for shard in shards:
-        shard.set_allowed(50)  # a hundred items in all, then the actor has to wait
+        shard.owning.set_allowed(50)  # a hundred items in all, then the actor has to wait
     thread = threading.Thread(target=actor.run, args=(stop.is_set,), daemon=True)
     thread.start()
     until(lambda: actor.metrics()["actors/waiting_share"] > 0.5 and writer.counters.items >= 90, "a wait")

@@ -166,8 +166,8 @@ def test_verify_counts_what_is_wrong(folder: RunFolder, capsys: pytest.CaptureFi
         assert second is not None
         whole = shard.fetch([first])[0]
         assert whole is not None
-        shard.commit(first, whole[:-3] + b"abc", 1, 1)
-        shard.unlink([second])
+        shard.writing.commit(first, whole[:-3] + b"abc", 1, 1)
+        shard.owning.unlink([second])
     code, out, err = call(capsys, folder.path, "--verify")
     assert code == 1
     assert "2 things are wrong" in err

@@ -213,7 +213,9 @@ def test_a_server_that_came_back_meanwhile_is_noted_when_there_is_room(disk: Pat
         fill(filler)
         os.kill(before, signal.SIGKILL)
         until(lambda: {p.pid for p in guardian.children()} - {before}, "another process")
-        Shard(started.urls[0], run="r", index=0).info()  # answers some time after it was to be noted
+        Shard(
+            started.urls[0], run="r", index=0
+        ).administration.info()  # answers some time after it was to be noted
         assert started.pids == [before]
         filler.unlink()
         until(lambda: started.pids != [before], "a note of it")

@@ -68,7 +68,7 @@ def test_out_of_memory_with_the_limiter_at_its_edge(
         check_accounts(run, sampler, scribe.acknowledged, lost=0, unread=0, parked=0, inserted=2_000)
         assert sampler.metrics()["replay/evicted"] > 500
         assert said(caplog, "replay.owner.eviction", "is over 90 % of its memory: its oldest", "items leave")
-        assert all(shard.memory()[0] < 12 * MEGABYTE for shard in run.shards)
+        assert all(shard.administration.memory()[0] < 12 * MEGABYTE for shard in run.shards)
 
 
 @pytest.mark.parametrize("program", sorted(server_programs()))
@@ -83,13 +83,13 @@ def test_an_owner_that_starts_on_full_servers(
         with pytest.raises(ShardFull):
             scribe.write()
         quiet(first)  # it has read everything, and dies before it can evict
-        state, before = first.state(), run.shards[0].owner()
+        state, before = first.state(), run.shards[0].owning.owner()
         for server in servers:
             fill_up(server)
         second = run.sampler()
         report = second.restore(*state)
         assert report.items + int(second.metrics()["replay/evicted"]) == first.inserted
-        ingest_until(second, lambda: all(shard.owner() > before for shard in run.shards), "its notes")
+        ingest_until(second, lambda: all(shard.owning.owner() > before for shard in run.shards), "its notes")
         with scribe.writing():
             ingest_until(second, lambda: scribe.done, "the rest", 60.0)
         check_accounts(run, second, scribe.acknowledged, lost=0, unread=0)
@@ -134,4 +134,4 @@ def test_a_full_disk_is_waited_for_and_the_other_shard_is_used(
 
 
 def stored(run: Run) -> int:
-    return sum(len(shard._client.keys("*:seg:*")) for shard in run.shards)
+    return sum(len(shard.client.keys("*:seg:*")) for shard in run.shards)

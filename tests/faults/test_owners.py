@@ -74,19 +74,19 @@ def test_an_owner_that_was_paused_ends_before_it_evicts_or_allows(tmp_path: Path
             assert old.stdout is not None
             until(lambda: "inserted" in (old.stdout.readline() if old.stdout else ""), "the first owner")
             os.kill(old.pid, signal.SIGSTOP)
-            owned = run.shards[0].owner()
+            owned = run.shards[0].owning.owner()
             new = run.sampler(batch_size=16)
             new.rebuild()
-            assert run.shards[1].owner() == run.shards[0].owner() > owned
+            assert run.shards[1].owning.owner() == run.shards[0].owning.owner() > owned
             scribe.write(20)  # more than the old one would keep
             new.sample()
             new.refresh_allowance()
-            before = logs(run), [shard.allowed() for shard in run.shards]
+            before = logs(run), [shard.owning.allowed() for shard in run.shards]
             os.kill(old.pid, signal.SIGCONT)
             last = old.stdout.read().strip().splitlines()[-1]
             assert old.wait(patient(20)) == 0
         assert "belongs to a later sampler: this one ends" in last
-        assert (logs(run), [shard.allowed() for shard in run.shards]) == before
+        assert (logs(run), [shard.owning.allowed() for shard in run.shards]) == before
         quiet(new)
         check_accounts(run, new, scribe.acknowledged, lost=0, unread=0)
 
@@ -115,14 +115,14 @@ def test_the_later_of_two_wins_even_while_a_shard_is_away(tmp_path: Path) -> Non
         run.fill(1, 60, actor=1)
         old, new = run.sampler(), run.sampler()
         quiet(old)
-        owned = run.shards[0].owner()
+        owned = run.shards[0].owning.owner()
         servers[1].freeze()
         quiet(old)
         new.rebuild()  # takes the first shard only
         assert new.size == 60
         servers[1].thaw()
         ingest_until(new, lambda: new.size == 120, "the other one")
-        assert run.shards[1].owner() == run.shards[0].owner() > owned
+        assert run.shards[1].owning.owner() == run.shards[0].owning.owner() > owned
         with pytest.raises(StaleOwner):
             ingest_until(old, lambda: False, "its end")
 
@@ -142,7 +142,7 @@ def test_owners_of_single_shards_follow_each_other_whichever_was_away(tmp_path: 
         last.rebuild()
         servers[1].start()
         ingest_until(last, lambda: last.size == 120, "the other shard, which somebody took alone before")
-        assert run.shards[0].owner() == run.shards[1].owner()
+        assert run.shards[0].owning.owner() == run.shards[1].owning.owner()
         check_accounts(run, last, run.segments, lost=0, parked=0)
 
 
@@ -187,13 +187,13 @@ def test_a_note_that_is_lost_with_a_files_end_is_written_again(tmp_path: Path) -
         size = servers[0].size
         sampler = run.sampler()
         quiet(sampler)
-        note = run.shards[0].owner()
+        note = run.shards[0].owning.owner()
         servers[0].kill()
         servers[0].cut(size)
         servers[0].start()
-        assert run.shards[0].owner() == Owner()
+        assert run.shards[0].owning.owner() == Owner()
         ingest_until(sampler, lambda: sampler.size == 60, "the shard")
-        assert run.shards[0].owner() == note
+        assert run.shards[0].owning.owner() == note
         quiet(sampler)
 
 

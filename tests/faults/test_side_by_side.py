@@ -72,4 +72,4 @@ def test_two_runs_share_full_servers(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 def stored(run: Run) -> int:
     """Segments of this run in both servers."""
-    return sum(len(shard._client.keys(f"apexpert:{{{run.name}:*:seg:*")) for shard in run.shards)
+    return sum(len(shard.client.keys(f"apexpert:{{{run.name}:*:seg:*")) for shard in run.shards)

@@ -164,7 +164,7 @@ class StoredSegments:
         choices = Choices(data)
         victim = self.segments[choices.number(len(self.segments))]
         shard = self.run.shards[self.run.shard_of[victim.identity]]
-        key, client = shard.segment_key(victim.identity), shard._client
+        key, client = shard.segment_key(victim.identity), shard.client
         encoded = encode(victim, self.run.name, self.run.signature)
         wanted = [self._a_place(choices, victim) for _ in range(1 + choices.number(6))]
         client.delete(key)
@@ -184,7 +184,7 @@ class StoredSegments:
     def close(self) -> None:
         """Delete the run's keys."""
         for shard in self.run.shards:
-            shard._client.unlink(*shard._client.scan_iter(f"apexpert:{{{self.run.name}:*", count=10_000))
+            shard.client.unlink(*shard.client.scan_iter(f"apexpert:{{{self.run.name}:*", count=10_000))
         self.sampler.close()
 
     def _a_place(self, choices: Choices, victim: Segment) -> tuple[Segment, int]:

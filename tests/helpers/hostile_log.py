@@ -47,7 +47,7 @@ class HostileLog:
 
     def __init__(self, shard: Shard, run: str, signature: Signature = SIGNATURE) -> None:
         self.shard, self.run, self.signature = shard, run, signature
-        self.client = shard._client
+        self.client = shard.client
         self.log = f"apexpert:{{{run}:{shard.index}}}:log"
         self.expected: Counter[str] = Counter()
         self.lost = 0
@@ -136,7 +136,7 @@ class HostileLog:
         return make_segment(self._seq, actor=ACTOR, signature=signature)
 
     def _commit(self, segment: Segment, data: bytes, expected: str) -> None:
-        self.shard.commit(segment.identity, data, segment.num_items, segment.num_steps)
+        self.shard.writing.commit(segment.identity, data, segment.num_items, segment.num_steps)
         self.expected[expected] += 1
         self.lost += segment.num_items if expected not in ("segments", "duplicates") else 0
 

@@ -129,7 +129,7 @@ def write_for(
 def _writer(urls: Sequence[str], signature: Signature, actor: int) -> Writer:
     shards = [Shard(url, run=RUN, index=index) for index, url in enumerate(urls)]
     for shard in shards:
-        shard.allowed()  # connects
+        shard.owning.allowed()  # connects
     return Writer(shards, run=RUN, signature=signature, first_shard=actor)
 
 
@@ -183,7 +183,7 @@ def _owner(load: Load, urls: Sequence[str], replay: ReplayConfig, signature: Sig
     shards = [Shard(url, run=RUN, index=index) for index, url in enumerate(urls)]
     if not load.owner:
         for shard in shards:
-            shard.set_allowed(UNLIMITED)
+            shard.owning.set_allowed(UNLIMITED)
         return None
     options: dict[str, Any] = {"batch_size": 32, "samples_per_insert": 1e-9, "seed": 0}
     sampler = Sampler(replay, shards, run=RUN, signature=signature, **options)

@@ -95,7 +95,7 @@ class Run:
         """Commit segments to one shard."""
         for segment in segments:
             encoded = encode(segment, self.name, data or self.signature)
-            self.shards[shard].commit(segment.identity, encoded, segment.num_items, segment.num_steps)
+            self.shards[shard].writing.commit(segment.identity, encoded, segment.num_items, segment.num_steps)
             self.shard_of.setdefault(segment.identity, shard)
 
     def fill(self, shard: int, steps: int, *, actor: int, seed: int = 0, **chances: Any) -> list[Segment]:

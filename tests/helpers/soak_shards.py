@@ -265,7 +265,7 @@ class Soak:
 
     def _stored(self) -> set[tuple[int, str]]:
         """Shard and name of every segment that is there."""
-        keys = [(shard.index, key) for shard in self.run.shards for key in shard._client.keys("*:seg:*")]
+        keys = [(shard.index, key) for shard in self.run.shards for key in shard.client.keys("*:seg:*")]
         return {(shard, key.decode().rpartition(":")[2]) for shard, key in keys}
 
     def _indexed(self) -> set[tuple[int, str]]:

@@ -119,5 +119,5 @@ def second_owner_ends(client: RunClient, folder: RunFolder, urls: tuple[str, ...
     assert ended["state"] == "failed"
     assert "belongs to a later sampler: this one ends" in ended["message"]
     assert ended["message"].count("\n") == 0
-    assert len({shard.owner() for shard in shards} - {Owner()}) == 1, "it took nothing back"
+    assert len({shard.owning.owner() for shard in shards} - {Owner()}) == 1, "it took nothing back"
     second.close()

@@ -11,7 +11,7 @@ from tests.helpers.servers import shared_urls
 
 def test_a_new_run_takes_shards_and_its_folder_keeps_them(shards: list[Shard]) -> None:
     claim(shards, "mine", new=True)
-    assert {shard.folder_id() for shard in shards} == {"mine"}
+    assert {shard.administration.folder_id() for shard in shards} == {"mine"}
     claim(shards, "mine", new=False)
 
 
@@ -20,7 +20,9 @@ def test_another_folder_is_refused_and_changes_nothing(shards: list[Shard]) -> N
     for new in (True, False):
         with pytest.raises(ForeignRun, match=shards[1].address):
             claim(shards, "other", new=new)
-        assert [shard.folder_id() for shard in shards] == ["", "mine"], "what was taken is given back"
+        assert [shard.administration.folder_id() for shard in shards] == ["", "mine"], (
+            "what was taken is given back"
+        )
 
 
 def test_a_new_run_is_refused_where_anything_of_its_name_is_though_nobody_noted_a_folder(
@@ -32,34 +34,34 @@ def test_a_new_run_is_refused_where_anything_of_its_name_is_though_nobody_noted_
     with pytest.raises(ForeignRun):
         claim(run.shards, "mine", new=True)
     claim(run.shards, "mine", new=False)
-    assert {shard.folder_id() for shard in run.shards} == {"mine"}
+    assert {shard.administration.folder_id() for shard in run.shards} == {"mine"}
 
 
 def test_of_two_new_runs_at_once_one_gets_the_shards(shards: list[Shard]) -> None:
     """Both have looked before either has taken."""
-    other = shards[0].claim
+    other = shards[0].administration.claim
 
     def late(folder_id: str) -> bool:
         other("quicker")
         return other(folder_id)
 
-    shards[0].claim = late  # type: ignore[method-assign]
+    shards[0].administration.claim = late  # type: ignore[method-assign]
     with pytest.raises(ForeignRun):
         claim(shards, "slower", new=True)
-    assert [shard.folder_id() for shard in shards] == ["quicker", ""]
+    assert [shard.administration.folder_id() for shard in shards] == ["quicker", ""]
 
 
 def test_what_a_run_took_that_does_not_start_is_free_again(shards: list[Shard]) -> None:
     claim(shards, "mine", new=True)
     release(shards)
     claim(shards, "other", new=True)
-    assert {shard.folder_id() for shard in shards} == {"other"}
+    assert {shard.administration.folder_id() for shard in shards} == {"other"}
 
 
 def test_a_shard_that_does_not_answer_is_left_out(shards: list[Shard], run_name: str) -> None:
     gone = Shard("redis://127.0.0.1:1", run=run_name, index=2, retry_seconds=0.1)
     claim([*shards, gone], "mine", new=False)
-    assert {shard.folder_id() for shard in shards} == {"mine"}
+    assert {shard.administration.folder_id() for shard in shards} == {"mine"}
 
 
 def test_a_full_shard_keeps_its_folder_and_refuses_no_owner(
@@ -72,7 +74,7 @@ def test_a_full_shard_keeps_its_folder_and_refuses_no_owner(
 
     claim(shards[:1], "mine", new=True)
     for shard in shards:
-        monkeypatch.setattr(shard, "claim", full)
+        monkeypatch.setattr(shard.administration, "claim", full)
     claim(shards, "mine", new=False)
     with pytest.raises(ForeignRun):
         claim(shards, "other", new=False)
@@ -87,4 +89,4 @@ def test_what_was_noted_is_taken_back_after_any_error(
     monkeypatch.setattr(shards[1], "claim", interrupted)
     with pytest.raises(KeyboardInterrupt):
         claim(shards, "mine", new=True)
-    assert shards[0].folder_id() == ""
+    assert shards[0].administration.folder_id() == ""

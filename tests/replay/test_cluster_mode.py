@@ -72,9 +72,9 @@ def test_a_shards_whole_life(url: str, tmp_path: Path) -> None:
     for shard in run.shards:
         shard.check_meta(run.signature)
         identity = next(iter(run.segments))._replace(seq=999)
-        shard.reserve(identity, 5)
-        shard.ticket_state(identity)
-        shard.drop_outstanding([identity])
+        shard.writing.reserve(identity, 5)
+        shard.writing.ticket_state(identity)
+        shard.writing.drop_outstanding([identity])
     sampler.refresh_allowance()
     stored = stored_shards(run)
     assert take_inventory(stored).items == sampler.size

@@ -161,7 +161,7 @@ def test_by_bytes_the_oldest_of_the_full_shard_leave(
     finally:
         stop.set()
         thread.join(patient(10))
-    used, maximum = run.shards[0].memory()
+    used, maximum = run.shards[0].administration.memory()
     assert maximum == 24 * 1024**2
     assert used < maximum
     assert "over 90 %" in caplog.text

@@ -33,7 +33,7 @@ def run() -> Iterator[Run]:
         run.write(segments[shard::2], shard)
     yield run
     for one in run.shards:
-        one._client.unlink(*one._client.scan_iter(f"apexpert:{{{run.name}:*", count=10_000))
+        one.client.unlink(*one.client.scan_iter(f"apexpert:{{{run.name}:*", count=10_000))
 
 
 def layout(run: Run, identity: SegmentIdentity) -> tuple[int, int]:
@@ -46,7 +46,7 @@ def flip(run: Run, identity: SegmentIdentity, byte: int, bit: int) -> None:
     """Flip a bit of a stored segment, in the server."""
     shard = run.shards[run.shard_of[identity]]
     key, place = shard.segment_key(identity), 8 * byte + bit
-    shard._client.setbit(key, place, not shard._client.getbit(key, place))
+    shard.client.setbit(key, place, not shard.client.getbit(key, place))
 
 
 def flip_in_every_byte(run: Run) -> tuple[set[SegmentIdentity], set[SegmentIdentity]]:

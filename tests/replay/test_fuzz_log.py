@@ -205,7 +205,7 @@ class TestOtherKeys:
     @given(META | HOSTILE_META)
     def test_any_signature_is_taken_or_refused_in_a_sentence(self, meta: bytes) -> None:
         with hostile_run() as hostile:
-            hostile.client.set(hostile.shard._meta, meta)
+            hostile.client.set(hostile.shard.meta_key, meta)
             said = refusal(lambda: hostile.shard.check_meta(SIGNATURE))
         assert "\n" not in said
         assert not said or "start a new run" in said or "never raised" in said
@@ -240,7 +240,7 @@ class TestOtherKeys:
         with hostile_run() as hostile:
             shard = hostile.shard
             hostile.client.mset({shard.log: "x", shard.outstanding_key: "x"})
-            hostile.client.hset(shard._meta, "a", "b")
+            hostile.client.hset(shard.meta_key, "a", "b")
             for call in (
                 lambda: shard.read_log("0-0", 5),
                 shard.tickets,

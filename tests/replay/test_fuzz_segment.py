@@ -132,8 +132,8 @@ def test_every_flipped_bit_is_caught_by_byte_ranges_from_a_server() -> None:
     """The header by GETRANGE, and each block alone: the part with the bit is refused, the others right."""
     (shard,) = servers.make_shards(1)
     identity = SegmentIdentity(3, 1, 12)
-    shard.commit(identity, ENCODED, SEGMENT.num_items, 11)
-    key, client = f"{shard._prefix}seg:{identity}", shard._client
+    shard.writing.commit(identity, ENCODED, SEGMENT.num_items, 11)
+    key, client = f"{shard._prefix}seg:{identity}", shard.client
     parts = [(0, cuts_start(HEADER)), *cuts(HEADER)]
     assert parts[-1][1] == len(ENCODED)
     assert len(parts) > 2

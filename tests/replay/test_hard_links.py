@@ -74,11 +74,13 @@ def test_servers_on_a_copy_leave_the_originals_data_alone(tmp_path: Path) -> Non
 
     run, original = fresh_run(), tmp_path / "original"
     with servers(original) as up:
-        assert Shard(up.urls[0], run=run, index=0).claim("original")
+        assert Shard(up.urls[0], run=run, index=0).administration.claim("original")
     copy = copy_by_links(original, tmp_path / "copy")
     with servers(copy) as up:
         shard = Shard(up.urls[0], run=run, index=0)
-        assert shard.folder_id() == "original"
-        shard.unclaim()
+        assert shard.administration.folder_id() == "original"
+        shard.administration.unclaim()
         with servers(original) as others:
-            assert Shard(others.urls[0], run=run, index=0).folder_id() == "original", "both can be up"
+            assert Shard(others.urls[0], run=run, index=0).administration.folder_id() == "original", (
+                "both can be up"
+            )

@@ -306,7 +306,7 @@ def test_real_tickets_keep_the_ratio(shards: list[Shard], run_name: str) -> None
                 return
             seq += 1
 
-    shards[0].reserve(SegmentIdentity(9, 0, 0), SEGMENT)  # never committed: this incarnation dies
+    shards[0].writing.reserve(SegmentIdentity(9, 0, 0), SEGMENT)  # never committed: this incarnation dies
     threads = [threading.Thread(target=act, args=(actor,)) for actor in range(num_writers)]
     for thread in threads:
         thread.start()
@@ -339,9 +339,9 @@ def books_of(polls: Mapping[int, Poll]) -> dict[int, TicketBook]:
 def test_backlog_is_not_granted_again(shards: list[Shard], run_name: str) -> None:
     """Committed segments that the owner has not read yet count, however many they are."""
     for seq in range(300):
-        shards[0].commit(SegmentIdentity(0, 0, seq), b"x", SEGMENT, SEGMENT)
+        shards[0].writing.commit(SegmentIdentity(0, 0, seq), b"x", SEGMENT, SEGMENT)
     waiting = SegmentIdentity(1, 0, 0)
-    ticket, _ = shards[1].reserve(waiting, SEGMENT)
+    ticket, _ = shards[1].writing.reserve(waiting, SEGMENT)
     reader = LogReader(shards, run=run_name, signature=SIGNATURE)
     allowance = Allowance(reader.cursors, limiter(3000))
     polls = reader.poll(100)
@@ -356,7 +356,7 @@ def test_backlog_is_not_granted_again(shards: list[Shard], run_name: str) -> Non
 
 
 def test_one_segment_may_come_where_nothing_is_left_to_draw(shards: list[Shard], run_name: str) -> None:
-    tickets = [shard.reserve(SegmentIdentity(0, 0, i), SEGMENT)[0] for i, shard in enumerate(shards)]
+    tickets = [shard.writing.reserve(SegmentIdentity(0, 0, i), SEGMENT)[0] for i, shard in enumerate(shards)]
     reader = LogReader(shards, run=run_name, signature=SIGNATURE)
     edge = limiter().max_inserts(0)
 
@@ -374,18 +374,18 @@ def settled(reader: LogReader, shard: Shard) -> int:
     """What a shard allows once it has heard everything."""
     for cursor in reader.cursors:
         cursor.pipeline.settle()
-    return shard.allowed()
+    return shard.owning.allowed()
 
 
 def test_nothing_new_sends_nothing(shards: list[Shard], run_name: str) -> None:
-    shards[0].reserve(SegmentIdentity(0, 0, 0), SEGMENT)
+    shards[0].writing.reserve(SegmentIdentity(0, 0, 0), SEGMENT)
     reader = LogReader(shards, run=run_name, signature=SIGNATURE)
     allowance = Allowance(reader.cursors, limiter())
     for _ in range(3):  # to rest
         allowance.refresh(books_of(reader.poll(10)), 0, 0)
 
     def reads() -> list[int]:
-        return [int(shard._client.info("stats")["total_reads_processed"]) for shard in shards]
+        return [int(shard.client.info("stats")["total_reads_processed"]) for shard in shards]
 
     before = reads()
     for _ in range(10):

@@ -22,7 +22,7 @@ def reader(shards: list[Shard], run_name: str) -> LogReader:
 
 def put(shard: Shard, segment: Segment, run: str) -> bytes:
     data = encode(segment, run, SIGNATURE)
-    shard.commit(segment.identity, data, segment.num_items, segment.num_steps)
+    shard.writing.commit(segment.identity, data, segment.num_items, segment.num_steps)
     return data
 
 
@@ -61,7 +61,7 @@ class TestReading:
 
     def test_two_round_trips_a_shard(self, reader: LogReader, shards: list[Shard], run_name: str) -> None:
         def commands() -> list[int]:
-            return [int(shard._client.info("stats")["total_reads_processed"]) for shard in shards]
+            return [int(shard.client.info("stats")["total_reads_processed"]) for shard in shards]
 
         reads = []
         for turn in range(5):
@@ -131,7 +131,7 @@ class TestRejection:
         data = bytearray(encode(segment, run_name, SIGNATURE))
         data[len(data) // 2] ^= 1
         put(shards[0], make_segment(0), run_name)
-        shards[0].commit(segment.identity, bytes(data), segment.num_items, segment.num_steps)
+        shards[0].writing.commit(segment.identity, bytes(data), segment.num_items, segment.num_steps)
         put(shards[0], make_segment(2), run_name)
         assert sequence(reader.read(10)) == [(0, 0), (0, 2)]
         assert reader.counters["corrupt"] == 1
@@ -145,7 +145,7 @@ class TestRejection:
         small = replace(SIGNATURE, stack=2)
         segment = make_segment(1, signature=small)
         data = encode(segment, run_name, small)
-        shards[0].commit(segment.identity, data, segment.num_items, segment.num_steps)
+        shards[0].writing.commit(segment.identity, data, segment.num_items, segment.num_steps)
         assert reader.read(10) == []
         assert (reader.counters["run"], reader.counters["signature"]) == (1, 1)
 
@@ -156,7 +156,7 @@ class TestRejection:
         segment = make_segment(1)
         said = {"identity": segment.identity, "num_items": segment.num_items, "num_steps": segment.num_steps}
         said[field] = SegmentIdentity(0, 0, 2) if field == "identity" else said[field] + 1  # type: ignore[operator]
-        shards[0].commit(data=encode(segment, run_name, SIGNATURE), **said)  # type: ignore[arg-type]
+        shards[0].writing.commit(data=encode(segment, run_name, SIGNATURE), **said)  # type: ignore[arg-type]
         assert reader.read(10) == []
         assert reader.counters["stray"] == 1
 
@@ -165,14 +165,14 @@ class TestRejection:
     ) -> None:
         put(shards[0], make_segment(0), run_name)
         put(shards[0], make_segment(1), run_name)
-        shards[0].unlink([SegmentIdentity(0, 0, 0)])
+        shards[0].owning.unlink([SegmentIdentity(0, 0, 0)])
         assert sequence(reader.read(10)) == [(0, 1)]
         assert reader.counters["missing"] == 1
         put(shards[1], make_segment(0), run_name)  # its writer was not told, and tries again
         assert sequence(reader.read(10)) == [(1, 0)]
 
     def test_entry_that_is_not_ours(self, reader: LogReader, shards: list[Shard], run_name: str) -> None:
-        shards[0]._client.xadd(f"apexpert:{{{run_name}:0}}:log", {"what": "ever"})
+        shards[0].client.xadd(f"apexpert:{{{run_name}:0}}:log", {"what": "ever"})
         put(shards[0], make_segment(0), run_name)
         assert sequence(reader.read(10)) == [(0, 0)]
         assert reader.counters["stray"] == 1
@@ -181,7 +181,7 @@ class TestRejection:
         self, reader: LogReader, shards: list[Shard], run_name: str
     ) -> None:
         bad = make_segment(0)
-        shards[0].commit(bad.identity, b"garbage", bad.num_items, bad.num_steps)
+        shards[0].writing.commit(bad.identity, b"garbage", bad.num_items, bad.num_steps)
         assert reader.read(10) == []
         assert reader.ledger.lost_items == 8
         put(shards[1], bad, run_name)
@@ -193,7 +193,7 @@ class TestRejection:
     ) -> None:
         for seq, total in ((0, 8), (3, 32)):
             segment = make_segment(seq)
-            shards[0].commit(
+            shards[0].writing.commit(
                 segment.identity,
                 encode(segment, run_name, SIGNATURE),
                 segment.num_items,
@@ -212,15 +212,15 @@ class TestRejection:
         segment, log = make_segment(3), f"apexpert:{{{run_name}:0}}:log"
         row = log_fields(segment.identity, 8, 10, 500)
         for beyond in ({"n": 2**13 + 1}, {"s": 2**13 + 2**10}, {"t": 2**15 + 1}):
-            shards[0]._client.xadd(log, row | beyond)
+            shards[0].client.xadd(log, row | beyond)
         assert reader.read(10) == []
         assert (reader.counters["stray"], reader.ledger.lost_items) == (3, 0)
-        shards[0]._client.xadd(log, row | {"n": 2**13, "s": 2**13, "t": 2**15})
+        shards[0].client.xadd(log, row | {"n": 2**13, "s": 2**13, "t": 2**15})
         assert reader.read(10) == []
         ledger = reader.ledger
         assert (reader.counters["missing"], ledger.lost_items, ledger.unread_items) == (1, 2**13, 0)
         data = encode(segment, run_name, SIGNATURE)
-        shards[0].commit(segment.identity, data, segment.num_items, segment.num_steps, 32)
+        shards[0].writing.commit(segment.identity, data, segment.num_items, segment.num_steps, 32)
         assert sequence(reader.read(10)) == [(0, 3)]
         assert (ledger.lost_items, ledger.unread_items) == (0, 24)
         assert all(name is None for _, name in reader.cursors[0].unindexed)

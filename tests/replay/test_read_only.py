@@ -153,14 +153,14 @@ def test_many_read_at_once_and_none_becomes_the_owner(urls: list[str]) -> None:
     run.fill(0, 60, actor=0)
     owner = run.sampler()
     ingest_all(owner)
-    notes = [shard.owner() for shard in run.shards]
+    notes = [shard.owning.owner() for shard in run.shards]
     readers = [reader_of(run, seed=seed) for seed in range(5)]
     for reader in readers:
         while reader.ingest():
             pass
         run.check(reader, reader.sample())  # type: ignore[arg-type]
     owner.ingest()
-    assert [shard.owner() for shard in run.shards] == notes
+    assert [shard.owning.owner() for shard in run.shards] == notes
 
 
 def test_what_vanishes_while_it_is_drawn_is_drawn_anew(urls: list[str], tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_what_vanishes_while_it_is_drawn_is_drawn_anew(urls: list[str], tmp_path
     reader = reader_of(run)
     while reader.ingest():
         pass
-    run.shards[0].unlink([segment.identity for segment in gone])
+    run.shards[0].owning.unlink([segment.identity for segment in gone])
     for _ in range(5):
         batch = reader.sample()
         run.check(reader, batch)  # type: ignore[arg-type]

@@ -263,7 +263,7 @@ def use_up(sampler: Sampler) -> int:
 def test_allowance_of_dead_writers_is_taken_back(urls: list[str]) -> None:
     run = new_run(urls, min_size=64, error_buffer=0.0)
     sampler = run.sampler(batch_size=8, samples_per_insert=2.0)
-    run.shards[0].reserve(SegmentIdentity(3, 1, 0), 16)
+    run.shards[0].writing.reserve(SegmentIdentity(3, 1, 0), 16)
     sampler.refresh_allowance()
     assert len(run.shards[0].tickets().outstanding) == 1
     sampler.refresh_allowance(dead={(3, 1)})

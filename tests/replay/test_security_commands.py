@@ -56,7 +56,7 @@ def whole_cycle(urls: Sequence[str]) -> Run:
     sampler = run.sampler(store_bytes=0)
     segments = run.fill(0, 60, actor=0)
     write_with_tickets(run)
-    run.shards[1].commit(segments[0].identity, encode(segments[0], run.name, run.signature), 16, 18)
+    run.shards[1].writing.commit(segments[0].identity, encode(segments[0], run.name, run.signature), 16, 18)
     ingest_all(sampler)
     run.check(sampler, sampler.sample())
     state = sampler.state()
@@ -67,7 +67,7 @@ def whole_cycle(urls: Sequence[str]) -> Run:
     again = run.sampler(store_bytes=0)
     again.restore(*state)
     with pytest.raises(StaleOwner):
-        run.shards[0].take(Owner(1, "stale"))
+        run.shards[0].owning.take(Owner(1, "stale"))
     look_from_outside(run)
     return run
 
@@ -77,12 +77,12 @@ def write_with_tickets(run: Run) -> None:
     writer = Writer(run.shards, run=run.name, signature=run.signature)
     first, *others = run.record(random_stream(1, 90, frame_shape=FRAME_SHAPE), actor=1)
     for shard in run.shards:
-        shard.set_allowed(0)
+        shard.owning.set_allowed(0)
     waiting = threading.Thread(target=writer.write, args=(first,))
     waiting.start()
     until(lambda: writer.counters.waited_s > 0, "a writer that waits")
     for shard in run.shards:
-        shard.set_allowed(10**9)
+        shard.owning.set_allowed(10**9)
     waiting.join()
     for segment in others:
         writer.write(segment)
@@ -96,7 +96,7 @@ def look_from_outside(run: Run) -> None:
     for shard in shards:
         shard.signature()
         assert all(shard.exist(list(shard.keys().segments)))
-        shard.info()
+        shard.administration.info()
         shard.delete()
         assert not any(shard.keys())
 
@@ -142,20 +142,20 @@ def everything_once(urls: Sequence[str], folder: Path) -> bool:
     """
     for shard in connect_shards(urls, run="once"):
         shard.ping()
-        shard.info()
+        shard.administration.info()
     run = new_run(urls, capacity=60)
     sampler = run.sampler(store_bytes=0)
     sampler.take_ownership()
     with pytest.raises(StaleOwner):
-        run.shards[0].take(Owner(1, "stale"))
+        run.shards[0].owning.take(Owner(1, "stale"))
     sampler.ingest()
     writer = Writer(run.shards, run=run.name, signature=run.signature)
     segments = run.record(random_stream(1, 200, frame_shape=FRAME_SHAPE), actor=1)
     for segment in segments:
         writer.write(segment, wait=False)
-    run.shards[0].reserve(segments[0].identity, 16)
-    run.shards[0].ticket_state(segments[0].identity)
-    run.shards[0].drop_outstanding([segments[0].identity])
+    run.shards[0].writing.reserve(segments[0].identity, 16)
+    run.shards[0].writing.ticket_state(segments[0].identity)
+    run.shards[0].writing.drop_outstanding([segments[0].identity])
     ingest_all(sampler)
     assert sampler.metrics()["replay/evicted"] > 0
     sampler.refresh_allowance()

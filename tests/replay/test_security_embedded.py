@@ -78,7 +78,7 @@ class TestOnSockets:
     def test_the_password_is_in_its_file_alone(self, servers: EmbeddedServers, folder: Path) -> None:
         password = (folder / "password").read_bytes()
         assert len(password) >= 40
-        Shard(servers.urls[0], run="r", index=0).commit(ONE, b"x", 1, 1)
+        Shard(servers.urls[0], run="r", index=0).writing.commit(ONE, b"x", 1, 1)
         assert files_with(password, folder) == [folder / "password"]
         assert b"--" in b"".join(seen_of_processes("cmdline"))  # they can be read
         assert not any(password in text for text in seen_of_processes("cmdline"))
@@ -113,7 +113,7 @@ class TestOnSockets:
             for command in ("ping", "info", "config get *"):
                 assert answer in said(client, command), (user, secret)
         with pytest.raises(ShardError, match="refuses the user or password"):
-            Shard(f"unix://apexpert:wrong@{path}", run="r", index=0).allowed()
+            Shard(f"unix://apexpert:wrong@{path}", run="r", index=0).owning.allowed()
 
     def test_a_restart_and_a_second_start_keep_the_rules_and_the_data(
         self, program: str, tmp_path: Path
@@ -121,7 +121,7 @@ class TestOnSockets:
         for commits in (1, 2):
             with embedded(tmp_path, program) as servers:
                 shard = Shard(servers.urls[0], run="r", index=0)
-                shard.commit(SegmentIdentity(0, 0, commits), b"x", 1, 1)
+                shard.writing.commit(SegmentIdentity(0, 0, commits), b"x", 1, 1)
                 servers.restart(0)
                 assert len(shard.read_log("0-0", 10)) == commits
                 with client_of(servers.urls[0]) as client:
@@ -135,11 +135,11 @@ class TestOnTheNetwork:
         assert ports(listening) == expected
         assert {url["username"] for url in urls} == {CLIENT}
         for shard in (Shard(url, run="r", index=i) for i, url in enumerate(listening.urls)):
-            shard.commit(ONE, b"x", 1, 1)
+            shard.writing.commit(ONE, b"x", 1, 1)
             assert shard.fetch([ONE]) == [b"x"]
         elsewhere = listening.urls[0].replace(OWN_ADDRESS, "127.0.0.1")
         with pytest.raises(ShardUnavailable, match="refused"):
-            Shard(elsewhere, run="r", index=0, retry_seconds=0.1).allowed()
+            Shard(elsewhere, run="r", index=0, retry_seconds=0.1).owning.allowed()
 
     def test_wrong_users_and_commands_are_refused(self, listening: EmbeddedServers) -> None:
         place = redis.connection.parse_url(listening.urls[0])
@@ -155,7 +155,7 @@ class TestOnTheNetwork:
 
     def test_a_killed_server_comes_back_on_its_port(self, listening: EmbeddedServers) -> None:
         shard = Shard(listening.urls[1], run="killed", index=1)
-        shard.commit(ONE, b"x", 1, 1)
+        shard.writing.commit(ONE, b"x", 1, 1)
         psutil.Process(listening.pids[1]).kill()
         assert shard.fetch([ONE]) == [b"x"]
 

@@ -62,7 +62,7 @@ def running(servers: EmbeddedServers) -> list[int]:
 def fill(shard: Shard, count: int) -> set[SegmentIdentity]:
     identities = {SegmentIdentity(0, 0, seq) for seq in range(count)}
     for identity in identities:
-        shard.commit(identity, b"x" * 100, 1, 1)
+        shard.writing.commit(identity, b"x" * 100, 1, 1)
     return identities
 
 
@@ -203,7 +203,7 @@ class TestKills:
             def write() -> None:
                 while not enough.is_set():
                     identity = SegmentIdentity(0, 0, len(acknowledged))
-                    shard.commit(identity, os.urandom(3000), 1, 1)
+                    shard.writing.commit(identity, os.urandom(3000), 1, 1)
                     acknowledged.append(identity)
 
             writer = threading.Thread(target=write)
@@ -305,7 +305,7 @@ class TestRefusals:
         monkeypatch.setenv("PATH", str(Path(server_programs()["redis62"]).parent))
         settings = {"shards": 1, "append_fsync": "everysec", "maxmemory": 2**26}
         with EmbeddedServers(tmp_path / "old", **settings) as servers:
-            version = Shard(servers.urls[0], run="r", index=0).info()["version"]
+            version = Shard(servers.urls[0], run="r", index=0).administration.info()["version"]
             assert str(version).startswith("6.2")
         embedded(tmp_path / "new", "valkey", shards=1).__enter__().stop()
         with EmbeddedServers(tmp_path / "new", **settings):

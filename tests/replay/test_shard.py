@@ -28,7 +28,7 @@ def names(shard: Shard) -> list[SegmentIdentity | None]:
 class TestCommands:
     def test_committed_segment_is_logged_and_stored_as_one(self, shards: list[Shard]) -> None:
         shard = shards[0]
-        shard.commit(ONE, b"0123456789", 4, 6)
+        shard.writing.commit(ONE, b"0123456789", 4, 6)
         (entry,) = shard.read_log(LOG_START, 10)
         assert entry[1:] == (ONE, 4, 6, 10, 0)
         assert shard.read_log(entry.log_id, 10) == []
@@ -39,7 +39,7 @@ class TestCommands:
     def test_log_is_read_in_order_and_by_count(self, shards: list[Shard]) -> None:
         identities = [SegmentIdentity(0, 0, seq) for seq in range(20)]
         for identity in identities:
-            shards[0].commit(identity, b"x", 1, 1)
+            shards[0].writing.commit(identity, b"x", 1, 1)
         first = shards[0].read_log(LOG_START, 7)
         rest = shards[0].read_log(first[-1].log_id, 100)
         assert [entry.identity for entry in first + rest] == identities
@@ -47,29 +47,29 @@ class TestCommands:
 
     def test_tickets_are_cumulative_and_end_with_the_commit(self, shards: list[Shard]) -> None:
         shard = shards[0]
-        assert shard.allowed() == 0
-        assert shard.reserve(ONE, 5) == (5, False)
-        assert shard.reserve(TWO, 7, attempt=3) == (12, False)
+        assert shard.owning.allowed() == 0
+        assert shard.writing.reserve(ONE, 5) == (5, False)
+        assert shard.writing.reserve(TWO, 7, attempt=3) == (12, False)
         assert set(shard.tickets().outstanding) == {Ticket(ONE, 5, 0, 5), Ticket(TWO, 7, 3, 12)}
-        shard.set_allowed(9)
-        assert shard.ticket_state(TWO) == (9, True)
-        shard.commit(ONE, b"x", 5, 5)
+        shard.owning.set_allowed(9)
+        assert shard.writing.ticket_state(TWO) == (9, True)
+        shard.writing.commit(ONE, b"x", 5, 5)
         assert shard.tickets() == (12, 9, (Ticket(TWO, 7, 3, 12),), 0)
-        shard.drop_outstanding([TWO])
-        assert shard.ticket_state(TWO) == (9, False)
+        shard.writing.drop_outstanding([TWO])
+        assert shard.writing.ticket_state(TWO) == (9, False)
         assert shard.tickets() == (12, 9, (), 0)
 
     def test_owner_is_who_took_it_last(self, shards: list[Shard]) -> None:
         shard, first, second = shards[0], Owner(1, "a"), Owner(2, "b")
-        assert shard.owner() == Owner()
-        shard.take(first)
-        shard.take(first)
-        shard.take(second)
-        assert shard.owner() == second
+        assert shard.owning.owner() == Owner()
+        shard.owning.take(first)
+        shard.owning.take(first)
+        shard.owning.take(second)
+        assert shard.owning.owner() == second
         for stale in (first, Owner(2, "c")):
             with pytest.raises(StaleOwner):
-                shard.take(stale)
-        assert shard.owner() == second
+                shard.owning.take(stale)
+        assert shard.owning.owner() == second
 
     @pytest.mark.parametrize(
         "fields",
@@ -88,14 +88,14 @@ class TestCommands:
     def test_foreign_log_entry_has_no_identity(
         self, shards: list[Shard], run_name: str, fields: dict[str, str]
     ) -> None:
-        shards[0]._client.xadd(f"apexpert:{{{run_name}:0}}:log", fields)
+        shards[0].client.xadd(f"apexpert:{{{run_name}:0}}:log", fields)
         (entry,) = shards[0].read_log(LOG_START, 10)
         assert entry[1:] == (None, 0, 0, 0, 0)
 
     def test_memory_and_info(self, shards: list[Shard], program: str) -> None:
-        used, limit = shards[0].memory()
+        used, limit = shards[0].administration.memory()
         assert 0 < used < limit
-        info = shards[0].info()
+        info = shards[0].administration.info()
         assert (info["server"], info["log_length"]) == (program.removesuffix("62"), 0)
         assert str(info["version"]).startswith("6.2" if program == "redis62" else ("8.", "9."))
 
@@ -116,7 +116,7 @@ class TestSignature:
             shard.check_meta(SIGNATURE)
 
     def test_unreadable_signature_is_an_error_in_one_line(self, shards: list[Shard], run_name: str) -> None:
-        shards[0]._client.set(f"apexpert:{{{run_name}:0}}:meta", b'{"stack": []')
+        shards[0].client.set(f"apexpert:{{{run_name}:0}}:meta", b'{"stack": []')
         with pytest.raises(ShardError, match="unreadable"):
             shards[0].check_meta(SIGNATURE)
 
@@ -142,7 +142,7 @@ class TestConnection:
     def test_unreachable_server_is_bounded_and_keeps_secrets(self, url: str) -> None:
         shard = Shard(url, run="r", index=0, retry_seconds=0.3)
         with pytest.raises(ShardUnavailable) as caught:
-            shard.allowed()
+            shard.owning.allowed()
         assert shard.retries > 0
         for text in (str(caught.value), repr(caught.value), repr(shard), shard.address):
             assert "S3cret" not in text
@@ -158,18 +158,18 @@ class TestConnection:
         thread = threading.Thread(target=shorten)
         thread.start()
         with pytest.raises(ShardUnavailable):
-            shard.allowed()
+            shard.owning.allowed()
         thread.join()
 
     def test_wrong_password_is_refused_at_once(self, program: str) -> None:
         url = "unix://:Wr0ng@" + shared_urls(program)[0].partition("@")[2]
         with pytest.raises(ShardError, match="refuses the user or password") as caught:
-            Shard(url, run="r", index=0, retry_seconds=60).allowed()
+            Shard(url, run="r", index=0, retry_seconds=60).owning.allowed()
         assert "Wr0ng" not in str(caught.value)
 
     def test_url_cannot_turn_bytes_into_text(self, program: str) -> None:
         shard = Shard(shared_urls(program)[0] + "?decode_responses=True", run="bytes", index=0)
-        shard.commit(ONE, b"\xff\x00", 1, 1)
+        shard.writing.commit(ONE, b"\xff\x00", 1, 1)
         assert shard.fetch([ONE]) == [b"\xff\x00"]
 
 
@@ -182,18 +182,18 @@ def test_full_server_says_so_and_can_be_emptied(program: str, tmp_path: Path) ->
 
         def fill() -> None:
             for seq in range(1000):
-                shard.commit(SegmentIdentity(0, 0, seq), os.urandom(50_000), 8, 8)
+                shard.writing.commit(SegmentIdentity(0, 0, seq), os.urandom(50_000), 8, 8)
 
         with pytest.raises(ShardFull, match=r"is full: [ -~]*$"):
             fill()
         # Everything that makes room, or looks, works in a full server.
         entries = shard.read_log(LOG_START, 1000)
         assert shard.tickets().reserved == 0
-        shard.drop_outstanding([ONE])
+        shard.writing.drop_outstanding([ONE])
         link = shard.new_pipeline()
-        request = shard.deletion([entry[:2] for entry in entries[: len(entries) // 2]])
+        request = shard.owning.deletion([entry[:2] for entry in entries[: len(entries) // 2]])
         assert not any(isinstance(answer, Exception) for answer in link.answer(request))
-        shard.commit(ONE, b"x", 1, 1)
+        shard.writing.commit(ONE, b"x", 1, 1)
         shard.close()
 
 
@@ -219,8 +219,8 @@ def test_tcp_server_of_the_users_own(program: str, tmp_path: Path) -> None:
         try:
             url = f"redis://:pw@127.0.0.1:{port}"
             shards = connect_shards([f"{url}/0", f"{url}/1"], run="r")
-            shards[0].commit(ONE, b"zero", 1, 1)
-            shards[1].commit(ONE, b"one", 1, 1)
+            shards[0].writing.commit(ONE, b"zero", 1, 1)
+            shards[1].writing.commit(ONE, b"one", 1, 1)
             assert [shard.fetch([ONE]) for shard in shards] == [[b"zero"], [b"one"]]
             with pytest.raises(ShardError, match="same server and database"):
                 connect_shards([url, f"redis://:pw@localhost:{port}/0"], run="r")
@@ -230,10 +230,10 @@ def test_tcp_server_of_the_users_own(program: str, tmp_path: Path) -> None:
 
 def test_interrupted_connections_are_transparent(shards: list[Shard], program: str) -> None:
     shard = shards[0]
-    shard.commit(ONE, b"x", 1, 1)
+    shard.writing.commit(ONE, b"x", 1, 1)
     other = Shard(shared_urls(program)[0], run="other", index=0)
     for _ in range(5):
-        assert other._client.client_kill_filter(_id=shard._client.client_id()) == 1
+        assert other.client.client_kill_filter(_id=shard.client.client_id()) == 1
         assert shard.fetch([ONE]) == [b"x"]
 
 
@@ -241,7 +241,7 @@ def test_stopped_server_is_waited_for(program: str, tmp_path: Path) -> None:
     path = server_programs()[program]
     with EmbeddedServers(tmp_path, shards=1, append_fsync="always", maxmemory=0, server=path) as servers:
         shard = Shard(servers.urls[0], run="r", index=0)
-        shard.commit(ONE, b"x", 1, 1)
+        shard.writing.commit(ONE, b"x", 1, 1)
         pid = servers.pids[0]
         assert pid is not None
         os.kill(pid, signal.SIGKILL)

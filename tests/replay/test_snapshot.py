@@ -54,7 +54,7 @@ def make_holes(run: Run, sampler: Sampler) -> None:
     """The newest segment and one before it disappear from Redis, and the sampler finds out."""
     for slot in sampler.table.in_order()[[-1, -4]].tolist():
         shard, identity = int(sampler.table.slots["shard"][slot]), sampler.table.identity(slot)
-        run.shards[shard].unlink([identity])
+        run.shards[shard].owning.unlink([identity])
     before = sampler.metrics()["replay/missing"]
     while sampler.metrics()["replay/missing"] < before + 2:
         train(sampler, 1)

@@ -65,20 +65,20 @@ def other_run(run: Run, client: Any) -> None:
     """A segment of another run under this run's key."""
     segment = replace(run.segments[first(run)], identity=SegmentIdentity(77, 0, 0))
     data = encode(segment, "another", run.signature)
-    run.shards[0].commit(segment.identity, data, segment.num_items, segment.num_steps)
+    run.shards[0].writing.commit(segment.identity, data, segment.num_items, segment.num_steps)
 
 
 def nan_priorities(run: Run, client: Any) -> None:
     raw = np.full(run.segments[first(run)].num_items, np.nan, np.float32)
     segment = replace(run.segments[first(run)], identity=SegmentIdentity(77, 0, 0), priorities=raw)
     data = encode(segment, run.name, run.signature)
-    run.shards[0].commit(segment.identity, data, segment.num_items, segment.num_steps)
+    run.shards[0].writing.commit(segment.identity, data, segment.num_items, segment.num_steps)
 
 
 def wrong_count(run: Run, client: Any) -> None:
     segment = replace(run.segments[first(run)], identity=SegmentIdentity(77, 0, 0))
     data = encode(segment, run.name, run.signature)
-    run.shards[0].commit(segment.identity, data, segment.num_items + 1, segment.num_steps)
+    run.shards[0].writing.commit(segment.identity, data, segment.num_items + 1, segment.num_steps)
 
 
 FAULTS: dict[str, tuple[str, Callable[[Run, Any], object]]] = {

@@ -29,7 +29,7 @@ def make_writer(
 
 def allow(shards: list[Shard], end: int = FREE) -> None:
     for shard in shards:
-        shard.set_allowed(end)
+        shard.owning.set_allowed(end)
 
 
 def logged(shards: list[Shard]) -> list[list[int]]:
@@ -59,12 +59,12 @@ def test_a_writer_keeps_one_connection_a_shard(tmp_path: Path) -> None:
     try:
         watch = [Shard(url, run="one", index=index) for index, url in enumerate(urls)]
         allow(watch)
-        before = [shard._client.info("clients")["connected_clients"] for shard in watch]
+        before = [shard.client.info("clients")["connected_clients"] for shard in watch]
         shards = [Shard(url, run="one", index=index) for index, url in enumerate(urls)]
         writer = make_writer(shards, "one")
         for seq in range(4):
             writer.write(make_segment(seq))
-        after = [shard._client.info("clients")["connected_clients"] for shard in watch]
+        after = [shard.client.info("clients")["connected_clients"] for shard in watch]
         assert [now - then for now, then in zip(after, before, strict=True)] == [1, 1]
     finally:
         servers.stop()
@@ -100,16 +100,16 @@ class TestAllowed:
 
     def test_waits_until_any_item_is_allowed(self, shards: list[Shard], run_name: str) -> None:
         writer = make_writer(shards[:1], run_name)
-        shards[0].set_allowed(1)
+        shards[0].owning.set_allowed(1)
         writer.write(make_segment(0))  # (0, 8] begins before 1
-        shards[0].set_allowed(8)
+        shards[0].owning.set_allowed(8)
         with in_background(
             lambda: writer.write(make_segment(1))
         ) as thread:  # (8, 16] does not begin before 8
             until(lambda: writer.counters.waited_s > 0.05, "a writer that waits")
             assert thread.is_alive()
             assert logged(shards)[0] == [0]
-            shards[0].set_allowed(9)
+            shards[0].owning.set_allowed(9)
         assert logged(shards)[0] == [0, 1]
 
     def test_without_an_owner_nothing_comes_in(self, shards: list[Shard], run_name: str) -> None:
@@ -132,14 +132,14 @@ class TestAllowed:
         assert all(shard.tickets().outstanding == () for shard in shards)
 
     def test_ticket_that_the_server_lost_is_taken_again(self, shards: list[Shard], run_name: str) -> None:
-        shards[0].reserve(SegmentIdentity(8, 0, 0), 10_000)
+        shards[0].writing.reserve(SegmentIdentity(8, 0, 0), 10_000)
         writer = make_writer(shards[:1], run_name)
         with in_background(lambda: writer.write(make_segment(0))):
             until(lambda: two_tickets(shards[0]), "a ticket")
             names = [f"apexpert:{{{run_name}:0}}:{name}" for name in ("reserved", "outstanding", "allowed")]
-            shards[0]._client.delete(*names)
+            shards[0].client.delete(*names)
             until(lambda: shards[0].tickets().reserved == 8, "another ticket")
-            shards[0].set_allowed(1)
+            shards[0].owning.set_allowed(1)
         assert logged(shards)[0] == [0]
 
     def test_data_that_cannot_join_is_refused(self, shards: list[Shard], run_name: str) -> None:
@@ -162,9 +162,9 @@ class TestAllowed:
                 cursor.pipeline.settle()
 
         for seq in range(2):  # 12 items may come in; two tickets take all, and their writers die
-            shards[seq].reserve(SegmentIdentity(seq, 0, 0), 8)
+            shards[seq].writing.reserve(SegmentIdentity(seq, 0, 0), 8)
         refresh()
-        assert [shard.allowed() for shard in shards] == [8, 8]
+        assert [shard.owning.allowed() for shard in shards] == [8, 8]
         writer = make_writer(shards, run_name)
         with in_background(lambda: writer.write(make_segment(0, incarnation=1))) as thread:
             until(lambda: two_tickets(shards[0]), "a ticket")
@@ -180,13 +180,13 @@ class TestFaults:
         self, shards: list[Shard], run_name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         allow(shards)
-        commit = shards[0].commit
+        commit = shards[0].writing.commit
 
         def unanswered(*arguments: object) -> None:
             commit(*arguments)  # type: ignore[arg-type]
             raise ShardUnavailable("the answer was lost")
 
-        monkeypatch.setattr(shards[0], "commit", unanswered)
+        monkeypatch.setattr(shards[0].writing, "commit", unanswered)
         writer, segment = make_writer(shards, run_name), make_segment(0)
         writer.write(segment)
         assert logged(shards) == [[0], [0]]
@@ -231,7 +231,7 @@ class TestFaults:
 
         writer = make_writer(shards, run_name)
         with monkeypatch.context() as patch:
-            patch.setattr(shards[0], "commit", down)
+            patch.setattr(shards[0].writing, "commit", down)
             writer.write(make_segment(0))
         assert logged(shards) == [[], [0]]
         assert len(shards[0].tickets().outstanding) == 1
@@ -249,11 +249,11 @@ class TestFaults:
             tmp_path, shards=1, append_fsync="everysec", maxmemory=6 * 1024**2, server=path
         ) as servers:
             shard = Shard(servers.urls[0], run=run_name, index=0)
-            shard.set_allowed(FREE)
+            shard.owning.set_allowed(FREE)
 
             def fill() -> None:
                 for seq in range(1000):
-                    shard.commit(SegmentIdentity(9, 0, seq), os.urandom(20_000), 8, 8)
+                    shard.writing.commit(SegmentIdentity(9, 0, seq), os.urandom(20_000), 8, 8)
 
             with pytest.raises(ShardFull):
                 fill()
@@ -270,7 +270,9 @@ class TestFaults:
                 until(lambda: writer.counters.retries > 3, "attempts")
                 assert thread.is_alive()
                 entries = shard.read_log(LOG_START, 1000)
-                shard.unlink([entry.identity for entry in entries[: len(entries) // 2] if entry.identity])
+                shard.owning.unlink(
+                    [entry.identity for entry in entries[: len(entries) // 2] if entry.identity]
+                )
             assert shard.read_log(LOG_START, 1000)[-1].identity == last.identity
             assert shard.tickets().outstanding == ()
 

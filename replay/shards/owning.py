@@ -1,0 +1,80 @@
+"""What a shard's one owner does; what it does all the time goes over a ShardPipeline."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import redis
+
+from replay.errors import StaleOwner
+from replay.shards.pipeline import Request, pack
+from replay.shards.records import Owner, parse_owner
+from replay.types import SegmentIdentity
+
+if TYPE_CHECKING:
+    from replay.shards.shard import Shard
+
+LIFE_SECONDS = 300
+"""For so long a run counts as live after its owner's last sign of life, the `alive` key."""
+NAMES_PER_COMMAND = 256
+"""Keys or entries deleted by one command, so that none holds the server up for long."""
+
+
+class ShardOwning:
+    """A shard for its owner."""
+
+    def __init__(self, shard: "Shard") -> None:
+        self._shard = shard
+
+    def allowed(self) -> int:
+        """The end up to which the owner allows commits (0: no owner has been here)."""
+        return self._shard.whole(self._shard.call(lambda: self._shard.client.get(self._shard.allowed_key)))
+
+    def set_allowed(self, end: int) -> None:
+        """Allow the commit of tickets that begin before `end`."""
+        self._shard.call(lambda: self._shard.client.set(self._shard.allowed_key, end))
+
+    def deletion(self, entries: Sequence[tuple[str, SegmentIdentity | None]]) -> Request:
+        """Deletes log entries, and the segments named with them.
+
+        Segments leave before their entries: cut short, it leaves entries without a segment (counted as
+        missing), never segments that nobody knows. Just these, and no MULTI: a full Redis refuses it.
+        """
+        keys = [self._shard.segment_key(identity) for _, identity in entries if identity is not None]
+        log_ids = [log_id for log_id, _ in entries if log_id]
+        unlinks = [("UNLINK", *part) for part in _parts(keys)]
+        return pack(*unlinks, *[("XDEL", self._shard.log, *part) for part in _parts(log_ids)])
+
+    def unlink(self, identities: Iterable[SegmentIdentity]) -> None:
+        """Delete segments, whatever the log says."""
+        self._shard.pipelined(
+            list(identities), lambda pipe, identity: pipe.unlink(self._shard.segment_key(identity))
+        )
+
+    def owner(self) -> Owner:
+        """Who owns this shard."""
+        return self._shard.call(lambda: parse_owner(self._shard.client.get(self._shard.owner_key)))
+
+    def take(self, owner: Owner) -> None:
+        """Note who owns this shard from now on, and lives; raises StaleOwner when somebody later has it."""
+
+        def note() -> bool:
+            with self._shard.client.pipeline(transaction=True) as pipe:
+                pipe.watch(self._shard.owner_key)
+                held = parse_owner(pipe.get(self._shard.owner_key))
+                if held != owner and held.epoch >= owner.epoch:
+                    raise StaleOwner(f"{self._shard} belongs to a later sampler: this one ends")
+                pipe.multi()
+                pipe.set(self._shard.owner_key, str(owner))
+                pipe.set(self._shard.alive_key, str(owner), ex=LIFE_SECONDS)
+                try:
+                    pipe.execute()
+                except redis.WatchError:
+                    return False
+                return True
+
+        while not self._shard.call(note):
+            pass
+
+
+def _parts(names: Sequence[str]) -> list[Sequence[str]]:
+    return [names[start : start + NAMES_PER_COMMAND] for start in range(0, len(names), NAMES_PER_COMMAND)]
