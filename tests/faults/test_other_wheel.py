@@ -13,10 +13,13 @@ from tests.helpers.servers import TEST_SERVER_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 FAULTS = ("dead_shards", "full_shards", "holes", "lost_tails", "owners", "side_by_side")
-REPLAY = ("append_only_rewrite", "security_embedded", "servers", "shard")
-FILES = [f"tests/faults/test_{name}.py" for name in FAULTS] + [
-    f"tests/replay/test_{name}.py" for name in REPLAY
-]
+REPLAY = (
+    "servers/test_append_only_rewrite",
+    "servers/test_security_embedded",
+    "servers/test_embedded",
+    "shards/test_shard",
+)
+FILES = [f"tests/faults/test_{name}.py" for name in FAULTS] + [f"tests/replay/{name}.py" for name in REPLAY]
 
 
 @pytest.mark.faults_long

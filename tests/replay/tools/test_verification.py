@@ -15,7 +15,7 @@ from replay.tools.verification import WRONG, verify
 from replay.types import SegmentIdentity
 from tests.helpers.samplers import Run, ingest_all
 from tests.helpers.servers import shared_urls
-from tests.replay.test_inventory import everything, filled, stored_shards
+from tests.helpers.stored_runs import everything, filled, stored_shards
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from replay.tools.verification import verify
 from replay.writer import Writer
 from tests.helpers.samplers import Run, ingest_all, new_run, same_batches
 from tests.helpers.servers import fresh_run, server_programs, shared_urls
+from tests.helpers.stored_runs import everything, filled, stored_shards
 from tests.helpers.streams import FRAME_SHAPE, random_stream
-from tests.replay.test_inventory import everything, filled, stored_shards
 
 
 @pytest.fixture(scope="module")

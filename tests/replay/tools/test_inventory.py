@@ -1,7 +1,5 @@
 """What is stored, read from outside, against what was written; and how uneven draws are, by hand."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 import redis
@@ -9,40 +7,14 @@ import redis
 from replay.shards.records import LogEntry
 from replay.tools.inventory import HEADER_BYTES, checkpoint_masses, take_inventory
 from replay.tools.priority_summary import summarise_priorities
-from replay.tools.stored_shard import StoredShard
-from tests.helpers.samplers import Run, ingest_all, new_run
+from tests.helpers.samplers import ingest_all, new_run
 from tests.helpers.servers import shared_urls
+from tests.helpers.stored_runs import everything, filled, stored_shards
 
 
 @pytest.fixture(scope="module")
 def urls() -> list[str]:
     return shared_urls()[:2]
-
-
-def stored_shards(run: Run) -> list[StoredShard]:
-    return [StoredShard(url, run=run.name, index=i, retry_seconds=5.0) for i, url in enumerate(run.urls)]
-
-
-def everything(urls: Sequence[str]) -> dict[tuple[int, bytes], object]:
-    """All keys of the servers with their contents."""
-    found: dict[tuple[int, bytes], object] = {}
-    for place, url in enumerate(urls):
-        with redis.Redis.from_url(url) as client:
-            for name in client.scan_iter(match="apexpert:*"):
-                last = name.rpartition(b":")[2]
-                read = {b"log": client.xrange, b"outstanding": client.hgetall}.get(last, client.get)
-                found[place, name] = read(name)
-    return found
-
-
-def filled(urls: Sequence[str]) -> Run:
-    run = new_run(urls)
-    for actor in range(4):
-        segments = run.fill(actor % 2, 50 + actor, actor=actor)
-        assert len(segments) > 2
-    for shard in run.shards:
-        shard.check_meta(run.signature)
-    return run
 
 
 def test_it_counts_what_was_written_and_nothing_of_another_run(urls: list[str]) -> None:

@@ -25,7 +25,7 @@ from tests.helpers.samplers import Run, ingest_all, new_run
 from tests.helpers.servers import MEMORY, admit_tester, server_programs, url_of_tester
 from tests.helpers.streams import FRAME_SHAPE, random_stream
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "security.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "security.md"
 NOT_OURS = {"auth", "config", "config|resetstat"}
 """What a connection begins with (an ACL does not ask about it), and this test's own command."""
 TOLD_ONLY = {"xdel"}

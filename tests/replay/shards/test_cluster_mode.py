@@ -15,7 +15,7 @@ from replay.tools.verification import verify
 from tests.helpers.deadline import until
 from tests.helpers.samplers import Run, ingest_all, new_run
 from tests.helpers.servers import fresh_run, server_programs
-from tests.replay.test_inventory import stored_shards
+from tests.helpers.stored_runs import stored_shards
 
 EVERY_SLOT = ("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
 

@@ -9,7 +9,7 @@ from replay.tools.inventory import take_inventory
 from replay.tools.preview import draw_transitions, item_masses
 from tests.helpers.samplers import new_run
 from tests.helpers.servers import shared_urls
-from tests.replay.test_inventory import filled, stored_shards
+from tests.helpers.stored_runs import filled, stored_shards
 
 
 @pytest.fixture(scope="module")

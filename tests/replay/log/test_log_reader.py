@@ -80,7 +80,7 @@ class TestReading:
 
 
 class TestRepeats:
-    """What was taken before is told to the owner, who decides (tests/replay/test_follower.py)."""
+    """What was taken before is told to the owner, who decides (tests/replay/owner)."""
 
     def repeated(self, reader: LogReader) -> list[tuple[int, int]]:
         found, reader.repeats = reader.repeats, []
