@@ -24,7 +24,7 @@ from learner.ranks import singular_values, srank
 from learner.reference_statistics import statistics_of
 from learner.spread import spread
 from learner.train_step import TensorBatch, TrainStep
-from models.moe_output import MoEOutput
+from models.mixtures.output import MoEOutput
 from models.q_network import NetworkOutput
 from replay.types import Batch
 

@@ -17,8 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from learner.config import ScalarLoss
 from learner.losses import sample_losses
-from models.noisy import Noise
 from models.q_network import NetworkOutput, QNetwork
+from models.values.noisy import Noise
 
 MAX_NUMBERS = 128 * 1024**2
 """Float32 numbers that `max_samples` lets the gradients of all samples take (512 MiB)."""

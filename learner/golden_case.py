@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.dopamine_options import count, number
+from models.reference.options import count, number
 from replay.types import Batch
 
 BATCH_ARRAYS = ("action", "reward", "terminal", "loss_weight")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from models.experts import Experts
+from models.mixtures.experts import Experts
 from models.q_network import QNetwork
 
 

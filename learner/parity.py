@@ -24,8 +24,9 @@ from learner.golden_case import UNREADABLE, CaseError, GoldenCase, one_line
 from learner.reference_noise import find_noise
 from learner.reference_statistics import reference_statistics
 from learner.train_step import NO_NOISE, NextValues, TensorBatch, TrainStep, UpdateNoise
-from models.dopamine import SOFT_MOE_SCALE, load_dopamine, to_dopamine
-from models.dopamine_options import (
+from models.q_network import NetworkOutput
+from models.reference.dopamine import SOFT_MOE_SCALE, load_dopamine, to_dopamine
+from models.reference.options import (
     UnsupportedOption,
     count,
     is_double,
@@ -34,8 +35,7 @@ from models.dopamine_options import (
     number,
     scalar_loss,
 )
-from models.noisy import Noise
-from models.q_network import NetworkOutput
+from models.values.noisy import Noise
 
 ABSOLUTE_TOLERANCE = 1e-4
 RELATIVE_TOLERANCE = 1e-3

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.noisy import LayerNoise, Noise
 from models.q_network import QNetwork
+from models.values.noisy import LayerNoise, Noise
 
 Key = NDArray[np.uint32]
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))

@@ -15,9 +15,9 @@ from learner.dormancy import dormant_features, feature_norm, feature_variances
 from learner.empirical_ntk import empirical_ntk, sample_gradients
 from learner.losses import sample_losses
 from learner.ranks import count_above, singular_values
-from models.moe_output import MoEOutput
-from models.noisy import Noise
+from models.mixtures.output import MoEOutput
 from models.q_network import NetworkOutput, QNetwork
+from models.values.noisy import Noise
 
 THRESHOLDS = (0.0, 0.001, 0.01)
 

@@ -22,8 +22,8 @@ from learner.thread_team import ThreadTeam
 from models.arrays import flatten
 from models.config import NetworkConfig
 from models.memory import keep_freed_memory
-from models.noisy import Noise
 from models.q_network import NetworkOutput, build_network
+from models.values.noisy import Noise
 from replay.types import Batch
 
 

@@ -7,13 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from models.config import NetworkConfig, is_imported
-from models.encoders import ImpalaEncoder, NatureEncoder, build_encoder
-from models.head_output import HeadOutput
-from models.heads import OutputLayer, build_head
-from models.imported import ImportedEncoder
-from models.moe_output import MoEOutput
-from models.noisy import LayerNoise, Noise, draw_factors
-from models.tokens import Tokenizer
+from models.encoders.build import build_encoder
+from models.encoders.impala import ImpalaEncoder
+from models.encoders.nature import NatureEncoder
+from models.imported.modules import ImportedEncoder
+from models.mixtures.head_output import HeadOutput
+from models.mixtures.heads import build_head
+from models.mixtures.output import MoEOutput
+from models.mixtures.tokens import Tokenizer
+from models.values.noisy import LayerNoise, Noise, draw_factors
+from models.values.output import OutputLayer
 
 
 class NetworkOutput(NamedTuple):

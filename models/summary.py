@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.arrays import num_parameters
-from models.experts import Experts
-from models.heads import MoEHead
-from models.noisy import Noise
+from models.mixtures.experts import Experts
+from models.mixtures.heads import MoEHead
 from models.q_network import QNetwork
+from models.values.noisy import Noise
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from actors.policy import Policy
 from deploy.config import Config
 from deploy.reports.games import play_games
-from models.heads import MoEHead
-from models.moe_output import MoEOutput
-from models.noisy import Noise
-from models.soft_moe import SoftMoE
-from models.sparse_moe import TopKMoE
+from models.mixtures.heads import MoEHead
+from models.mixtures.output import MoEOutput
+from models.mixtures.soft_moe import SoftMoE
+from models.mixtures.sparse_moe import TopKMoE
+from models.values.noisy import Noise
 
 PARTS = ("mixture", "residual")
 STATE_GAMES = 8

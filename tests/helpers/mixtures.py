@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from models.noisy import Noise
+from models.values.noisy import Noise
 
 
 def randomise(layer: nn.Module, generator: torch.Generator) -> nn.Module:

@@ -14,8 +14,8 @@ import torch
 from learner import losses, parity, reference_statistics, train_step
 from learner.golden_case import CaseError, GoldenCase
 from learner.optimizer import FlatAdam
-from models.dopamine import SOFT_MOE_SCALE
 from models.q_network import QNetwork
+from models.reference.dopamine import SOFT_MOE_SCALE
 
 FOLDER = Path(__file__).parent.parent / "golden"
 DQN, NOISY, STATISTICS = (

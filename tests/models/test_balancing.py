@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.balancing import entropy_loss, importance_loss, load_loss
+from models.mixtures.balancing import entropy_loss, importance_loss, load_loss
 
 
 def _probabilities(seed=0, batch=3, tokens=7, experts=4):

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from models.config import NetworkConfig
-from models.dopamine import SOFT_MOE_SCALE, build_dopamine, load_dopamine, to_dopamine
 from models.q_network import build_network
+from models.reference.dopamine import SOFT_MOE_SCALE, build_dopamine, load_dopamine, to_dopamine
 
 FOLDER = Path(__file__).parent.parent / "golden"
 SHAPE = (2, 44, 44)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from models.dopamine_options import UnsupportedOption, is_double, network_config, scalar_loss
+from models.reference.options import UnsupportedOption, is_double, network_config, scalar_loss
 
 DQN = {"kind": "dqn", "moe_type": "SOFTMOE", "num_actions": 3}
 RAINBOW = {**DQN, "kind": "rainbow"}

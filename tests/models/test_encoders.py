@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from models.config import NetworkConfig
-from models.encoders import Convolution, build_encoder, max_pool
+from models.encoders.build import build_encoder
+from models.encoders.convolution import Convolution, max_pool
 from models.geometry import same_padding, smallest_image
 from models.initializers import initialize_
 from models.q_network import build_network

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.config import NetworkConfig
-from models.experts import Experts, slots_per_expert
+from models.mixtures.experts import Experts, slots_per_expert
 from models.q_network import build_network
 
 SLOTS = [

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from models.config import MOE_HEADS, NetworkConfig
-from models.heads import MoEHead, build_head
+from models.mixtures.heads import MoEHead, build_head
 
 
 def head_of(head: str, **changes) -> MoEHead:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.noisy import LayerNoise, Noise, NoisyLinear, draw_factors
+from models.values.noisy import LayerNoise, Noise, NoisyLinear, draw_factors
 
 
 def _layer():

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.noisy import LayerNoise, Noise
-from models.soft_moe import SoftMoE
+from models.mixtures.soft_moe import SoftMoE
+from models.values.noisy import LayerNoise, Noise
 from tests.helpers.mixtures import assert_same_gradients, expert_output, randomise
 
 

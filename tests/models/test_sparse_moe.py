@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.balancing import LossWeights, load_loss
-from models.noisy import LayerNoise, Noise
-from models.sparse_moe import TopKMoE
+from models.mixtures.balancing import LossWeights, load_loss
+from models.mixtures.sparse_moe import TopKMoE
+from models.values.noisy import LayerNoise, Noise
 from tests.helpers.mixtures import assert_same_gradients, expert_output, randomise
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.config import NetworkConfig
-from models.tokens import Tokenizer, combine_tokens, combined_size, position_tokens
+from models.mixtures.tokens import Tokenizer, combine_tokens, combined_size, position_tokens
 
 FEATURES = torch.arange(12.0).view(1, 2, 2, 3)
 """Two channels on two rows and three columns."""

@@ -6,10 +6,10 @@ Shapes: B batch, T tokens, D token width, E experts, S slots of an expert, H hid
 import torch
 from torch import Tensor, nn
 
-from models.experts import Experts, slots_per_expert
 from models.initializers import lecun_normal_
-from models.moe_output import MoEOutput
-from models.noisy import Noise
+from models.mixtures.experts import Experts, slots_per_expert
+from models.mixtures.output import MoEOutput
+from models.values.noisy import Noise
 
 NORM_FLOOR = 1e-6
 """Added to a norm before dividing by it, as in the reference code."""

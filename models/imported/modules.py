@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from models.config import NetworkConfig
-from models.head_output import HeadOutput
-from models.noisy import Noise
-from models.tokens import combine_tokens, combined_size
+from models.mixtures.head_output import HeadOutput
+from models.mixtures.tokens import combine_tokens, combined_size
+from models.values.noisy import Noise
 
 
 class _OwnModule(nn.Module):

@@ -6,11 +6,11 @@ Shapes: B batch, T tokens, D token width, E experts, S slots of an expert, H hid
 import torch
 from torch import Tensor, nn
 
-from models.balancing import NO_LOSSES, LossWeights, entropy_loss, importance_loss, load_loss
-from models.experts import Experts, slots_per_expert
 from models.initializers import lecun_normal_
-from models.moe_output import MoEOutput
-from models.noisy import Noise
+from models.mixtures.balancing import NO_LOSSES, LossWeights, entropy_loss, importance_loss, load_loss
+from models.mixtures.experts import Experts, slots_per_expert
+from models.mixtures.output import MoEOutput
+from models.values.noisy import Noise
 
 
 class TopKMoE(nn.Module):

@@ -1,47 +1,18 @@
-"""What stands between the tokens and the values: a head, then the output layer."""
+"""Heads: from tokens (B, T, D) to features (B, F)."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.balancing import LossWeights
-from models.config import HEADS, Initializer, NetworkConfig, is_imported
-from models.head_output import HeadOutput
-from models.imported import ImportedHead
-from models.initializers import initialize_
-from models.noisy import LayerNoise, Noise, NoisyLinear
-from models.soft_moe import SoftMoE
-from models.sparse_moe import TopKMoE
-from models.tokens import combine_tokens, combined_size
-
-
-class Linear(nn.Module):
-    """Dense layer with zero bias, with the call signature of `NoisyLinear`."""
-
-    def __init__(
-        self, in_features: int, out_features: int, generator: torch.Generator, initializer: Initializer
-    ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.bias = nn.Parameter(torch.zeros(out_features))
-        initialize_(self.weight, in_features, out_features, generator, initializer)
-
-    def forward(self, inputs: Tensor, noise: LayerNoise | None = None) -> Tensor:
-        """(B, in) to (B, out), in the dtype of the inputs; there is no noise to use."""
-        return functional.linear(inputs, self.weight.to(inputs.dtype), self.bias.to(inputs.dtype))
-
-
-def build_linear(
-    in_features: int,
-    out_features: int,
-    sigma: float | None,
-    generator: torch.Generator,
-    initializer: Initializer,
-) -> Linear | NoisyLinear:
-    """A noisy layer where `sigma` is given, else a plain one."""
-    if sigma is None:
-        return Linear(in_features, out_features, generator, initializer)
-    return NoisyLinear(in_features, out_features, sigma, generator)
+from models.config import HEADS, NetworkConfig, is_imported
+from models.imported.modules import ImportedHead
+from models.mixtures.balancing import LossWeights
+from models.mixtures.head_output import HeadOutput
+from models.mixtures.soft_moe import SoftMoE
+from models.mixtures.sparse_moe import TopKMoE
+from models.mixtures.tokens import combine_tokens, combined_size
+from models.values.linear import build_linear
+from models.values.noisy import Noise
 
 
 class MoEHead(nn.Module):
@@ -174,47 +145,3 @@ def build_head(
         return PooledHead(config, num_tokens, width)
     kind = DenseHead if config.head == "dense" else MoEHead
     return kind(config, num_tokens, width, sigma=sigma, generator=generator)
-
-
-class OutputLayer(nn.Module):
-    """Features (B, F) to (B, A, Z), one linear map; Z (`num_atoms`) counts atoms, quantiles, or is 1.
-
-    With dueling streams (Wang et al., 2016) the first Z outputs are the state's value and the rest the
-    advantages; the streams have no hidden layer of their own, and share the noise of their inputs, as in the
-    reference code.
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        num_actions: int,
-        num_atoms: int,
-        *,
-        dueling: bool,
-        sigma: float | None,
-        generator: torch.Generator,
-        initializer: Initializer,
-    ) -> None:
-        super().__init__()
-        self.dueling = dueling
-        self.num_atoms = num_atoms
-        out_features = (num_actions + dueling) * num_atoms
-        self.noise_sizes = None if sigma is None else (in_features, out_features)
-        self.linear = build_linear(in_features, out_features, sigma, generator, initializer)
-        if dueling and sigma is None:
-            # Two kernels of different fan-out, as two separate layers would have them.
-            for part in torch.split(self.linear.weight, [num_atoms, num_actions * num_atoms]):
-                initialize_(part, in_features, len(part), generator, initializer)
-
-    def forward(self, features: Tensor, noise: LayerNoise | None) -> Tensor:
-        """(B, F) to float32 (B, A, Z).
-
-        A single number an action is computed in float32: bfloat16 has steps of 0.008 between 1 and 2, and
-        actions whose values differ by less would be the same. Means over atoms or quantiles are fine enough.
-        """
-        inputs = features.float() if self.num_atoms == 1 else features
-        outputs: Tensor = self.linear(inputs, noise).float().view(len(features), -1, self.num_atoms)
-        if not self.dueling:
-            return outputs
-        value, advantage = outputs[:, :1], outputs[:, 1:]
-        return value + advantage - advantage.mean(dim=1, keepdim=True)

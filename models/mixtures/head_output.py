@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from models.moe_output import MoEOutput
+from models.mixtures.output import MoEOutput
 
 
 class HeadOutput(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.initializers import fan_in_uniform_, xavier_uniform_
-from models.noisy import LayerNoise
+from models.values.noisy import LayerNoise
 
 
 def slots_per_expert(num_tokens: int, num_experts: int, capacity_factor: float) -> int:

@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.dopamine_options import Options, count, kind, network_config
-from models.encoders import Convolution, ImpalaEncoder
-from models.heads import DenseHead, MoEHead
-from models.noisy import NoisyLinear
+from models.encoders.convolution import Convolution
+from models.encoders.impala import ImpalaEncoder
+from models.mixtures.heads import DenseHead, MoEHead
+from models.mixtures.soft_moe import SoftMoE
 from models.q_network import QNetwork, build_network
-from models.soft_moe import SoftMoE
+from models.reference.options import Options, count, kind, network_config
+from models.values.noisy import NoisyLinear
 
 Arrays = dict[str, NDArray[np.float32]]
 NOISY_NAMES = {

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.config import Combine, NetworkConfig
-from models.encoders import Convolution
+from models.encoders.convolution import Convolution
 
 
 class Tokenizer(nn.Module):

@@ -1,0 +1,1 @@
+"""From feature maps to tokens, through experts, to features."""

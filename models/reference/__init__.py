@@ -1,0 +1,1 @@
+"""The paper's reference code: its options and its parameters."""
