@@ -21,7 +21,7 @@ from deploy.bench import end_to_end, learner, limits
 from deploy.config import Config, with_values
 from deploy.metadata import hardware
 from deploy.presets import get_preset
-from learner.precision import choose_device
+from learner.update.precision import choose_device
 
 PRESETS = ("paper-rainbow", "paper-dqn", "der", "apex", "laptop")
 PRECISIONS = ("float32", "bfloat16")

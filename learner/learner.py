@@ -16,10 +16,10 @@ import torch
 from learner.checkpoint import CheckpointStore, with_prefix
 from learner.checkpoint_writer import CheckpointWriter, Snapshot
 from learner.config import LearnerConfig
-from learner.diagnostics import Diagnostics
+from learner.diagnostics.diagnostics import Diagnostics
 from learner.errors import LearnerError
 from learner.telemetry import MetricsBoard, SpeedWindow
-from learner.train_step import TrainStep, UpdateResult
+from learner.update.train_step import TrainStep, UpdateResult
 from models.arrays import Weights
 from models.config import NetworkConfig
 from replay.config import ReplayConfig

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from models.config import NetworkConfig, is_imported
 from models.encoders.build import build_encoder
 from models.encoders.impala import ImpalaEncoder
+from models.encoders.imported import ImportedEncoder
 from models.encoders.nature import NatureEncoder
-from models.imported.modules import ImportedEncoder
 from models.mixtures.head_output import HeadOutput
 from models.mixtures.heads import build_head
 from models.mixtures.output import MoEOutput

@@ -13,9 +13,9 @@ from actors.environments import EnvironmentSpec, describe_environment
 from deploy.bench import limits
 from deploy.config import Config, to_json, with_values
 from deploy.presets import PRESETS
-from learner.diagnostics import Diagnostics
-from learner.spread import ROWS
-from learner.train_step import TrainStep
+from learner.diagnostics.diagnostics import Diagnostics
+from learner.diagnostics.spread import ROWS
+from learner.update.train_step import TrainStep
 from replay.types import Batch
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from actors.environments import describe_environment
 from deploy.bench import limits
 from deploy.config import Config, to_json, with_values
-from learner.precision import choose_device, choose_dtype
+from learner.update.precision import choose_device, choose_dtype
 from models.config import MOE_HEADS
 from models.memory import keep_freed_memory
 from models.q_network import NetworkOutput, build_network

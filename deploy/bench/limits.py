@@ -15,7 +15,7 @@ import torch
 from actors.environments import EnvironmentSpec, describe_environment, environment_seeds, make_environment
 from actors.policy import Policy
 from deploy.config import Config
-from learner.train_step import TrainStep
+from learner.update.train_step import TrainStep
 from replay.types import Batch
 
 WARM_CALLS = 5

@@ -190,7 +190,7 @@ class LearnerProcess(Role):
 
     def _build(self, checkpoints: Any, sampler: "Sampler") -> "Learner":
         from learner.learner import Learner
-        from learner.train_step import TrainStep
+        from learner.update.train_step import TrainStep
 
         config, signature = self._config, self._signature()
         train_step = TrainStep(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.monitor.events import Events, correlation_image
-from learner.diagnosis_files import read_arrays
+from learner.diagnostics.files import read_arrays
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 
 from deploy.monitor.metrics import read_metrics
 from deploy.reports.curves import CurveError
-from learner.diagnosis_files import array_files, read_arrays
+from learner.diagnostics.files import array_files, read_arrays
 
 PREFIX = "diagnostics/"
 X = "diagnostics/env_steps"

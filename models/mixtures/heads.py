@@ -5,9 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.config import HEADS, NetworkConfig, is_imported
-from models.imported.modules import ImportedHead
 from models.mixtures.balancing import LossWeights
 from models.mixtures.head_output import HeadOutput
+from models.mixtures.imported import ImportedHead
 from models.mixtures.soft_moe import SoftMoE
 from models.mixtures.sparse_moe import TopKMoE
 from models.mixtures.tokens import combine_tokens, combined_size

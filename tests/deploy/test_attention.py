@@ -19,8 +19,8 @@ from deploy.reports.diagnostics_plot import PANELS, belongs, draw_diagnostics
 from deploy.reports.watcher import Moments
 from deploy.run_folder import RunFolder
 from learner.checkpoint import CheckpointStore, with_prefix
-from learner.diagnosis_files import save_arrays
-from learner.diagnostics import Diagnostics
+from learner.diagnostics.diagnostics import Diagnostics
+from learner.diagnostics.files import save_arrays
 from models.config import NetworkConfig
 from models.q_network import build_network
 

@@ -18,7 +18,7 @@ from deploy.monitor.metrics import MetricsSink
 from deploy.presets import LAPTOP
 from deploy.run_folder import RunFolder
 from learner.checkpoint import CheckpointStore
-from learner.diagnosis_files import save_arrays
+from learner.diagnostics.files import save_arrays
 
 
 @pytest.fixture

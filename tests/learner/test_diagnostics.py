@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from learner import diagnosis, diagnostics
 from learner.checkpoint import CheckpointStore
 from learner.config import LearnerConfig
-from learner.diagnosis_files import array_files, read_arrays
-from learner.diagnostics import Diagnostics
-from learner.golden_case import GoldenCase
+from learner.diagnostics import diagnosis, diagnostics
+from learner.diagnostics.diagnostics import Diagnostics
+from learner.diagnostics.files import array_files, read_arrays
+from learner.diagnostics.reference_statistics import reference_statistics
 from learner.learner import Learner
-from learner.parity import build_step
-from learner.reference_statistics import reference_statistics
-from learner.train_step import TrainStep
+from learner.parity.golden_case import GoldenCase
+from learner.parity.parity import build_step
+from learner.update.train_step import TrainStep
 from models.config import NetworkConfig
 from replay.config import ReplayConfig
 from replay.types import Batch
@@ -247,7 +247,7 @@ def test_only_the_updates_of_the_period_are_looked_at(tmp_path):
 
 
 def test_the_cost_is_a_metric_and_is_logged_once(tmp_path, monkeypatch, caplog):
-    caplog.set_level(logging.INFO, logger="learner.diagnostics")
+    caplog.set_level(logging.INFO, logger="learner.diagnostics.diagnostics")
     now = [100.0]
     monkeypatch.setattr(diagnostics.time, "monotonic", lambda: now[0])
     step, batch, written = make_step(), make_batch(np.random.default_rng(1)), []

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from learner import empirical_ntk
-from learner.empirical_ntk import SampleGradients, max_samples, sample_gradients
-from learner.losses import sample_losses
+from learner.diagnostics import empirical_ntk
+from learner.diagnostics.empirical_ntk import SampleGradients, max_samples, sample_gradients
+from learner.update.losses import sample_losses
 from models.config import NetworkConfig
 from models.q_network import NetworkOutput, build_network
 

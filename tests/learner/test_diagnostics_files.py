@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from learner import diagnosis_files
-from learner.diagnosis_files import array_files, array_path, read_arrays, save_arrays
+from learner.diagnostics import files as diagnosis_files
+from learner.diagnostics.files import array_files, array_path, read_arrays, save_arrays
 
 
 def test_files_are_thinned_out_over_the_whole_training(tmp_path, monkeypatch):

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from learner import dormancy, gates, norms, ranks, reference_statistics
-from learner.diagnosis import dormant_shares, td_error_statistics, td_errors
+from learner.diagnostics import dormancy, gates, norms, ranks, reference_statistics
+from learner.diagnostics.diagnosis import dormant_shares, td_error_statistics, td_errors
 from models.config import NetworkConfig
 from models.q_network import NetworkOutput, build_network
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from learner.golden_case import GoldenCase
-from learner.parity import INPUTS, report
+from learner.parity.golden_case import GoldenCase
+from learner.parity.parity import INPUTS, report
 
 FOLDER = Path(__file__).parent.parent / "golden"
 CASES = sorted(path.stem for path in FOLDER.glob("*.npz"))

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from learner import losses
+from learner.update import losses
 
 SUPPORT = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
 finite = st.floats(-50, 50, allow_nan=False, width=32)

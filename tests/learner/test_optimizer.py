@@ -5,8 +5,8 @@ import math
 import torch
 
 from learner.config import LearnerConfig
-from learner.flat_parameters import named_views, pack
-from learner.optimizer import FlatAdam
+from learner.update.flat_parameters import named_views, pack
+from learner.update.optimizer import FlatAdam
 from models.config import NetworkConfig
 from models.q_network import build_network
 

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from learner import losses, parity, reference_statistics, train_step
-from learner.golden_case import CaseError, GoldenCase
-from learner.optimizer import FlatAdam
+from learner.diagnostics import reference_statistics
+from learner.parity import parity
+from learner.parity.golden_case import CaseError, GoldenCase
+from learner.update import losses, train_step
+from learner.update.optimizer import FlatAdam
 from models.q_network import QNetwork
 from models.reference.dopamine import SOFT_MOE_SCALE
 
@@ -331,7 +333,7 @@ def test_the_command(tmp_path):
     wrong = _write(tmp_path / "wrong.npz", mean_loss=np.array(0.5))
 
     def run(*paths):
-        command = [sys.executable, "-m", "learner.parity", *map(str, paths)]
+        command = [sys.executable, "-m", "learner.parity.parity", *map(str, paths)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     result = run(wrong, good)

@@ -10,8 +10,8 @@ import torch
 from deploy.checks import check
 from deploy.config import ConfigError, with_values
 from deploy.presets import PRESETS
-from learner.losses import c51_loss, quantile_loss
-from learner.priorities import sample_priorities
+from learner.update.losses import c51_loss, quantile_loss
+from learner.update.priorities import sample_priorities
 from models.q_network import NetworkOutput
 from replay.types import Signature
 from tests.learner.test_train_step import NETWORK, SHAPE, _batch, _step

@@ -17,7 +17,7 @@ import torch
 from learner.checkpoint import CheckpointStore
 from learner.config import LearnerConfig
 from learner.learner import Learner
-from learner.train_step import TrainStep
+from learner.update.train_step import TrainStep
 from models.config import NetworkConfig
 from replay.config import ReplayConfig
 from replay.sampler import Sampler

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from learner.diagnostics import Diagnostics
-from learner.ranks import singular_values, srank
-from learner.spread import ROWS, deviation_over_rms, spread
+from learner.diagnostics.diagnostics import Diagnostics
+from learner.diagnostics.ranks import singular_values, srank
+from learner.diagnostics.spread import ROWS, deviation_over_rms, spread
 from tests.learner.test_diagnostics import SIZE, make_batch, make_step
 
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from learner.thread_team import ThreadTeam
+from learner.update.thread_team import ThreadTeam
 from tests.helpers.deadline import patient
 
 

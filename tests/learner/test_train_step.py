@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from learner.config import LearnerConfig
-from learner.precision import choose_dtype
-from learner.train_step import TrainStep
+from learner.update.precision import choose_dtype
+from learner.update.train_step import TrainStep
 from models.arrays import load
 from models.config import NetworkConfig
 from models.q_network import build_network

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from learner.config import LearnerConfig
-from learner.train_step import TrainStep
+from learner.update.train_step import TrainStep
 from models.config import NetworkConfig
 from replay.types import Batch
 from tests.helpers.arms import AGENTS, ARMS

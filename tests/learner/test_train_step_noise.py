@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from learner.config import LearnerConfig
-from learner.train_step import TrainStep
+from learner.update.train_step import TrainStep
 from models.config import NetworkConfig
 from replay.types import Batch
 

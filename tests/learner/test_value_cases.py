@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from learner import losses
+from learner.update import losses
 from models.q_network import NetworkOutput
 from replay.items.priorities import PRIORITY_EPSILON
 

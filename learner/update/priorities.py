@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from learner.config import PriorityKind
-from learner.losses import of_action
+from learner.update.losses import of_action
 from models.q_network import NetworkOutput
 
 
@@ -18,7 +18,7 @@ def sample_priorities(
 ) -> Tensor:
     """Raw priorities (B,), not negative, of the samples whose losses (B,) are given.
 
-    `output`, `action` (B,) and `target` are those of `learner.losses`, `support` (Z,) is C51's. `loss` is the
+    `output`, `action` (B,) and `target` are those of the losses, `support` (Z,) is C51's. `loss` is the
     reference's (Dopamine). `kl` takes the target's entropy off the cross-entropy, whose floor it is: then a
     sample that is learned has next to none. `absolute_td` is the size of the error of the mean, as Ape-X's
     actors send it with new items (Horgan et al., 2018).

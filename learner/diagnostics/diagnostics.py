@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from learner.diagnosis import Before, diagnose, look_before, spread_of
-from learner.diagnosis_files import save_arrays
-from learner.spread import ROWS
-from learner.train_step import TrainStep
+from learner.diagnostics.diagnosis import Before, diagnose, look_before, spread_of
+from learner.diagnostics.files import save_arrays
+from learner.diagnostics.spread import ROWS
+from learner.update.train_step import TrainStep
 from replay.types import Batch
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ T = TypeVar("T")
 class Diagnostics:
     """Watches updates, every `period`-th of them closely (0: none); belongs to the learner's thread.
 
-    Its arrays go to a file below `folder` (`learner.diagnosis_files`): `entk` float32 (rows, rows),
+    Its arrays go to a file below `folder` (`learner.diagnostics.files`): `entk` float32 (rows, rows),
     `dispatch_share` and `combine_share` float32 (E,), `update` and `env_steps` int64 (). A file that cannot
     be written is logged and left out; a diagnosis that fails is logged and is the last one: training goes on.
     """

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.config import LearnerConfig
-from learner.golden_case import UNREADABLE, CaseError, GoldenCase, one_line
-from learner.reference_noise import find_noise
-from learner.reference_statistics import reference_statistics
-from learner.train_step import NO_NOISE, NextValues, TensorBatch, TrainStep, UpdateNoise
+from learner.diagnostics.reference_statistics import reference_statistics
+from learner.parity.golden_case import UNREADABLE, CaseError, GoldenCase, one_line
+from learner.parity.reference_noise import find_noise
+from learner.update.train_step import NO_NOISE, NextValues, TensorBatch, TrainStep, UpdateNoise
 from models.q_network import NetworkOutput
 from models.reference.dopamine import SOFT_MOE_SCALE, load_dopamine, to_dopamine
 from models.reference.options import (
@@ -255,8 +255,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(document), flush=True)
         status = max(status, 1 if document["over_tolerance"] else 0)
     return status
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)  # The same rounding on every machine.
-    sys.exit(main())

@@ -15,15 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learner.dormancy import EncoderActivity, dormant_neurons, head_activity
-from learner.empirical_ntk import SampleGradients, empirical_ntk, max_samples, sample_gradients
-from learner.gates import combine_entropy, dispatch_entropy, dropped_token_share, expert_shares
-from learner.losses import of_action, sample_losses
-from learner.norms import expert_gradient_norms, norms_by_part
-from learner.ranks import singular_values, srank
-from learner.reference_statistics import statistics_of
-from learner.spread import spread
-from learner.train_step import TensorBatch, TrainStep
+from learner.diagnostics.dormancy import EncoderActivity, dormant_neurons, head_activity
+from learner.diagnostics.empirical_ntk import SampleGradients, empirical_ntk, max_samples, sample_gradients
+from learner.diagnostics.gates import combine_entropy, dispatch_entropy, dropped_token_share, expert_shares
+from learner.diagnostics.norms import expert_gradient_norms, norms_by_part
+from learner.diagnostics.ranks import singular_values, srank
+from learner.diagnostics.reference_statistics import statistics_of
+from learner.diagnostics.spread import spread
+from learner.update.losses import of_action, sample_losses
+from learner.update.train_step import TensorBatch, TrainStep
 from models.mixtures.output import MoEOutput
 from models.q_network import NetworkOutput
 from replay.types import Batch
@@ -133,7 +133,7 @@ def _add_all(diagnosis: Diagnosis, train_step: TrainStep, before: Before, kernel
 
 
 def spread_of(train_step: TrainStep, observations: NDArray[np.uint8]) -> dict[str, float]:
-    """`learner.spread.spread` of the online network over uint8 observations (N, K, H, W)."""
+    """`learner.diagnostics.spread.spread` of the online network over uint8 observations (N, K, H, W)."""
     states = torch.from_numpy(observations).to(train_step.device)
     return _alone(train_step, lambda: spread(train_step.online_network, states))
 

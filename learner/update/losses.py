@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from learner.config import ScalarLoss
-from learner.quantile_regression import loss_and_slope
+from learner.update.quantile_regression import loss_and_slope
 from models.q_network import NetworkOutput
 
 

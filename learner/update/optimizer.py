@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from learner.config import LearnerConfig
-from learner.flat_parameters import ALIGNMENT, named_views
+from learner.update.flat_parameters import ALIGNMENT, named_views
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learner import losses
 from learner.config import LearnerConfig
-from learner.flat_parameters import named_views, pack
-from learner.optimizer import FlatAdam
-from learner.precision import ComputeCopy, choose_device, choose_dtype
-from learner.priorities import sample_priorities
-from learner.thread_team import ThreadTeam
+from learner.update import losses
+from learner.update.flat_parameters import named_views, pack
+from learner.update.optimizer import FlatAdam
+from learner.update.precision import ComputeCopy, choose_device, choose_dtype
+from learner.update.priorities import sample_priorities
+from learner.update.thread_team import ThreadTeam
 from models.arrays import flatten
 from models.config import NetworkConfig
 from models.memory import keep_freed_memory
@@ -32,7 +32,7 @@ class UpdateResult:
     """What one update saw: before the weights moved."""
 
     priorities: NDArray[np.float32]
-    """(B,) raw priorities, see `learner.priorities`; not weighted."""
+    """(B,) raw priorities, see `learner.update.priorities`; not weighted."""
     loss: float
     """Mean of importance weight times loss, plus the experts' balancing losses; not finite if something
     broke, and then no weight was changed."""

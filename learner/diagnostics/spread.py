@@ -7,7 +7,7 @@ standard deviation is a percent of their root mean square, and all of their rank
 import torch
 from torch import Tensor
 
-from learner.ranks import singular_values_of_gram, srank
+from learner.diagnostics.ranks import singular_values_of_gram, srank
 from models.q_network import QNetwork
 
 ROWS = 512
@@ -21,7 +21,7 @@ def spread(network: QNetwork, observations: Tensor) -> dict[str, float]:
 
     `spread/<part>` of `encoder`, `features` (what enters the output layer) and `q`: the standard deviation
     over the states over the root mean square, each over all entries; from 0 (all states alike) to about 1.
-    `srank_wide` and `srank_centred`: effective rank (`learner.ranks.srank`) of the features, and of what is
+    `srank_wide` and `srank_centred`: effective rank (`srank` in ranks.py) of the features, and of what is
     left of them without their mean; `spread_rows` is N.
     """
     parts = [_parts_of(network, chunk) for chunk in torch.split(observations, CHUNK)]

@@ -11,18 +11,15 @@ is reproducible by the network's seed. Actors take over parameters alone: a buff
 """
 
 import importlib
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from models.config import NetworkConfig
-from models.mixtures.head_output import HeadOutput
-from models.mixtures.tokens import combine_tokens, combined_size
-from models.values.noisy import Noise
 
 
-class _OwnModule(nn.Module):
+class ImportedModule(nn.Module):
     """The user's module `inner`, with errors that name the flag it came by."""
 
     def __init__(
@@ -69,45 +66,3 @@ class _OwnModule(nn.Module):
 
 def _in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-class ImportedEncoder(_OwnModule):
-    """A user's encoder behind the interface of the built-in ones."""
-
-    def __init__(
-        self, config: NetworkConfig, observation_shape: tuple[int, int, int], generator: torch.Generator
-    ) -> None:
-        super().__init__("encoder", config, (observation_shape[0],), generator)
-        self._in_channels = observation_shape[0]
-        self.channels = self.probe(observation_shape, (4,))[1]
-
-    def positions(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the feature map for an image of `height` x `width`."""
-        shape = self.probe((self._in_channels, height, width), (4,))
-        return shape[2], shape[3]
-
-    def forward(self, image: Tensor, scale: float) -> Tensor:
-        """Features (B, C, h, w) of the image (B, K, H, W) times `scale`."""
-        return cast(Tensor, self.inner(image * scale))
-
-
-class ImportedHead(_OwnModule):
-    """A user's head behind the interface of the built-in ones."""
-
-    noise_sizes: tuple[int, int] | None = None
-    router_shape: tuple[int, int] | None = None
-
-    def __init__(
-        self, config: NetworkConfig, num_tokens: int, width: int, generator: torch.Generator
-    ) -> None:
-        super().__init__("head", config, (num_tokens, width), generator)
-        self._combine = config.combine
-        shape: tuple[Any, ...] = self.probe((num_tokens, width), (2, 3))
-        is_vector = len(shape) == 2
-        self.out_features = int(shape[1] if is_vector else combined_size(shape[1], shape[2], config.combine))
-
-    def forward(self, tokens: Tensor, noise: Noise | None) -> HeadOutput:
-        """Tokens (B, T, D) to features (B, F)."""
-        result = cast(Tensor, self.inner(tokens))
-        features = result if result.ndim == 2 else combine_tokens(result, self._combine)
-        return HeadOutput(features, features, None)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from learner.config import ScalarLoss
-from learner.losses import sample_losses
+from learner.update.losses import sample_losses
 from models.q_network import NetworkOutput, QNetwork
 from models.values.noisy import Noise
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from learner.config import ScalarLoss
-from learner.dormancy import dormant_features, feature_norm, feature_variances
-from learner.empirical_ntk import empirical_ntk, sample_gradients
-from learner.losses import sample_losses
-from learner.ranks import count_above, singular_values
+from learner.diagnostics.dormancy import dormant_features, feature_norm, feature_variances
+from learner.diagnostics.empirical_ntk import empirical_ntk, sample_gradients
+from learner.diagnostics.ranks import count_above, singular_values
+from learner.update.losses import sample_losses
 from models.mixtures.output import MoEOutput
 from models.q_network import NetworkOutput, QNetwork
 from models.values.noisy import Noise

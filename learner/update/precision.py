@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from learner.flat_parameters import pack, views
+from learner.update.flat_parameters import pack, views
 from models.q_network import QNetwork
 
 

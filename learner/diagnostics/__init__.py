@@ -1,0 +1,1 @@
+"""Diagnostics of a network while it learns."""

@@ -1,0 +1,1 @@
+"""Our networks and updates beside the reference code's."""

@@ -1,0 +1,11 @@
+"""`python -m learner.parity`."""
+
+import sys
+
+import torch
+
+from learner.parity.parity import main
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)  # The same rounding on every machine.
+    sys.exit(main())

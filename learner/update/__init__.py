@@ -1,0 +1,1 @@
+"""One update: losses, gradient, optimizer, priorities."""
