@@ -18,9 +18,9 @@ import torch
 
 from actors.environments import describe_environment
 from deploy.bench import end_to_end, learner, limits
-from deploy.config import Config, with_values
-from deploy.metadata import hardware
-from deploy.presets import get_preset
+from deploy.run.config import Config, with_values
+from deploy.run.metadata import hardware
+from deploy.run.presets import get_preset
 from learner.update.precision import choose_device
 
 PRESETS = ("paper-rainbow", "paper-dqn", "der", "apex", "laptop")

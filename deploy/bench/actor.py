@@ -5,7 +5,7 @@ from typing import Any
 from actors.environments import describe_environment
 from deploy.bench import limits
 from deploy.bench.local_replay import make_actor, open_shards
-from deploy.config import Config, to_json
+from deploy.run.config import Config, to_json
 
 
 def run(config: Config, *, seconds: float = 10.0) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import numpy as np
 
 from actors.environments import EnvironmentSpec, describe_environment
 from deploy.bench import limits
-from deploy.config import Config, to_json, with_values
-from deploy.presets import PRESETS
+from deploy.run.config import Config, to_json, with_values
+from deploy.run.presets import PRESETS
 from learner.diagnostics.diagnostics import Diagnostics
 from learner.diagnostics.spread import ROWS
 from learner.update.train_step import TrainStep

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from deploy.bench import limits
-from deploy.config import Config, to_json, with_values
-from deploy.presets import get_preset
-from deploy.run_folder import RunFolder
+from deploy.run.config import Config, to_json, with_values
+from deploy.run.folder import RunFolder
+from deploy.run.presets import get_preset
 
 WARM_UP = 3_000
 """Items inserted before the first update."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from actors.environments import describe_environment
 from deploy.bench import limits
-from deploy.config import Config, to_json, with_values
+from deploy.run.config import Config, to_json, with_values
 from learner.update.precision import choose_device, choose_dtype
 from models.config import MOE_HEADS
 from models.memory import keep_freed_memory

@@ -14,7 +14,7 @@ import torch
 
 from actors.environments import EnvironmentSpec, describe_environment, environment_seeds, make_environment
 from actors.policy import Policy
-from deploy.config import Config
+from deploy.run.config import Config
 from learner.update.train_step import TrainStep
 from replay.types import Batch
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from actors.actor import Actor
 from actors.environments import EnvironmentSpec
 from deploy.bench.limits import make_train_step
-from deploy.config import Config
+from deploy.run.config import Config
 from models.arrays import Weights
 from replay.servers.embedded import EmbeddedServers
 from replay.shards.shard import Shard

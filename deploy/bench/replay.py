@@ -17,7 +17,7 @@ from deploy.bench import replay_parts
 from deploy.bench.recorded import GAMES, Recording, record
 from deploy.bench.replay_setup import BenchmarkError, Setup
 from deploy.bench.replay_tail import tail
-from deploy.config import Config, to_json
+from deploy.run.config import Config, to_json
 
 __all__ = ["GAMES", "PARTS", "BenchmarkError", "record_games", "run"]
 

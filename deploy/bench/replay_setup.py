@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deploy.bench.local_replay import RUN, UNLIMITED
 from deploy.bench.recorded import Recording
-from deploy.config import Config
+from deploy.run.config import Config
 from replay.items.frame_store import HostFrameStore
 from replay.sampler import Sampler
 from replay.segments.codec import decode_header, encode

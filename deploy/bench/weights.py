@@ -9,8 +9,8 @@ from typing import Any
 
 from actors.environments import describe_environment
 from deploy.bench import limits
-from deploy.config import Config, to_json
 from deploy.fleet.weights_cost import measure_on_own_ray
+from deploy.run.config import Config, to_json
 
 
 def run(config: Config, *, seconds: float = 4.0) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import tyro
 
 from deploy.cli.errors import CommandFailed, UsageError
 from deploy.cli.parsing import parse
-from deploy.config import Config, ConfigError
-from deploy.run_folder import RunFolder
+from deploy.run.config import Config, ConfigError
+from deploy.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from deploy.reports.bands import Bands

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import tyro
 
-from deploy.checks import without_passwords
 from deploy.cli import summary
 from deploy.cli.errors import CommandFailed, UsageError
 from deploy.cli.parsing import as_typed
 from deploy.cli.preflight import with_checked_environment
 from deploy.cli.train import TrainArguments, config_of, parse_config
-from deploy.config import Config, ConfigError, from_json, to_json
+from deploy.run.checks import without_passwords
+from deploy.run.config import Config, ConfigError, from_json, to_json
 
 WHAT = ("actor", "replay", "learner", "head", "diagnostics", "weights", "end-to-end")
 LEAST_ITEMS = 1_000

@@ -8,8 +8,6 @@ from typing import Annotated, Any
 
 import tyro
 
-from deploy import run_folder
-from deploy.checks import MOST_ACTORS, check
 from deploy.cli import summary
 from deploy.cli.errors import CommandFailed
 from deploy.cli.follow import Interrupts, RunClient
@@ -18,8 +16,10 @@ from deploy.cli.parsing import parse
 from deploy.cli.preflight import check_urls, named_urls
 from deploy.cli.renamed import check_not_renamed, renamed
 from deploy.cli.train import commands_for, fleet_errors
-from deploy.config import Config, ConfigError, with_shard, with_values
-from deploy.run_folder import FINAL_STATES, RunError, RunFolder
+from deploy.run import folder as run_folder
+from deploy.run.checks import MOST_ACTORS, check
+from deploy.run.config import Config, ConfigError, with_shard, with_values
+from deploy.run.folder import FINAL_STATES, RunError, RunFolder
 
 STALE_SECONDS = 30.0
 STOP_SECONDS = 300.0

@@ -16,8 +16,8 @@ import psutil
 
 from deploy.cli.parsing import parse
 from deploy.cli.summary import gigabytes
-from deploy.metadata import cpu_name, gpus
-from deploy.run_folder import RunFolder
+from deploy.run.folder import RunFolder
+from deploy.run.metadata import cpu_name, gpus
 
 SOCKET_PATH_BYTES = 107
 """Longest path of a UNIX socket on Linux."""

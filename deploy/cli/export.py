@@ -8,7 +8,7 @@ from deploy.cli.errors import CommandFailed
 from deploy.cli.parsing import parse
 from deploy.cli.targets import check_target
 from deploy.cli.trained import TrainedName, open_trained
-from deploy.config import ConfigError
+from deploy.run.config import ConfigError
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def export(argv: Sequence[str]) -> int:
     """Write the file; gives the exit code."""
     arguments = parse(ExportArguments, argv, command="export")
     trained = open_trained(arguments.run, arguments.runs_dir, best=arguments.best)
-    from deploy.model_file import SUFFIX, Model, save_model
+    from deploy.run.model_file import SUFFIX, Model, save_model
 
     target = Path(arguments.output or f"{trained.name}{SUFFIX}")
     if target.suffix != SUFFIX:

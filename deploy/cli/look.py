@@ -14,8 +14,8 @@ from deploy.cli.follow import Interrupts
 from deploy.cli.parsing import parse
 from deploy.cli.targets import check_target
 from deploy.cli.trained import TrainedName, open_trained
-from deploy.config import ConfigError, with_values
-from deploy.run_folder import RunFolder
+from deploy.run.config import ConfigError, with_values
+from deploy.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from actors.episodes import Episode

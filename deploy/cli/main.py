@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import NamedTuple
 
-from deploy import import_path
 from deploy.cli.output import open_closed_streams, unfailing
+from deploy.run import import_path
 
 
 class Command(NamedTuple):
@@ -112,10 +112,10 @@ def run_command(name: str, argv: Sequence[str]) -> int:
     """Run one subcommand; expected errors become one line on stderr and their exit code."""
     # Before anything of ours is imported: PYTHONPATH may name a folder with a `models` of its own.
     import_path.search_ours_first()
-    from deploy.checks import near_matches
     from deploy.cli.errors import CommandFailed, UsageError
-    from deploy.config import ConfigError
-    from deploy.run_folder import RunError
+    from deploy.run.checks import near_matches
+    from deploy.run.config import ConfigError
+    from deploy.run.folder import RunError
 
     if name not in COMMANDS:
         hint = near_matches(name, COMMANDS) or f"; commands are {', '.join(COMMANDS)}"
@@ -135,7 +135,7 @@ def run_command(name: str, argv: Sequence[str]) -> int:
 
 def fail(message: str, code: int) -> int:
     """Say in one line on stderr what is wrong; gives `code`."""
-    from deploy.checks import hide_password
+    from deploy.run.checks import hide_password
 
     # Below the command line `run.seed` is a field; typed it is `--seed`.
     line = hide_password(" ".join(message.split()).replace("--run.", "--"))

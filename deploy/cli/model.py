@@ -12,8 +12,8 @@ from deploy.cli.errors import UsageError
 from deploy.cli.parsing import as_typed
 from deploy.cli.preflight import with_checked_environment
 from deploy.cli.train import TrainArguments, config_of, parse_config
-from deploy.config import Config, ConfigError
-from deploy.presets import DEFAULT, PRESETS
+from deploy.run.config import Config, ConfigError
+from deploy.run.presets import DEFAULT, PRESETS
 from models.config import NetworkConfig
 
 if TYPE_CHECKING:

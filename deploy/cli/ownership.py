@@ -3,9 +3,9 @@
 import contextlib
 from collections.abc import Iterator
 
-from deploy.config import Config, ConfigError
-from deploy.identity import FILE, Identity, device_to_note
-from deploy.run_folder import RunFolder
+from deploy.run.config import Config, ConfigError
+from deploy.run.folder import RunFolder
+from deploy.run.identity import FILE, Identity, device_to_note
 from replay.errors import ForeignRun, ShardError
 from replay.shards.claims import claim, release
 from replay.shards.shard import Shard

@@ -9,9 +9,9 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
-from deploy.checks import near_matches
 from deploy.cli.errors import UsageError
-from deploy.config import describe_type
+from deploy.run.checks import near_matches
+from deploy.run.config import describe_type
 
 T = TypeVar("T")
 

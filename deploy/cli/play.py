@@ -13,7 +13,7 @@ from deploy.cli.look import print_episode
 from deploy.cli.parsing import parse
 from deploy.cli.targets import check_target
 from deploy.cli.trained import Trained, TrainedName, open_trained
-from deploy.config import ConfigError
+from deploy.run.config import ConfigError
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
-from deploy import import_path
-from deploy.checks import check_frame_shape
-from deploy.config import Config, ConfigError, with_values
+from deploy.run import import_path
+from deploy.run.checks import check_frame_shape
+from deploy.run.config import Config, ConfigError, with_values
 from models.config import is_imported
 
 GAMES_HINT = "; allowed are the games of ale-py, such as pong, breakout, ms_pacman or MsPacman"

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from deploy.run_folder import RunError, RunFolder
+from deploy.run.folder import RunError, RunFolder
 
 
 def renamed(folder: RunFolder) -> str:

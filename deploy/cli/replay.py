@@ -20,8 +20,8 @@ from deploy.cli.parsing import parse
 from deploy.cli.preflight import named_urls
 from deploy.cli.replay_source import Source, opened
 from deploy.cli.targets import check_target
-from deploy.config import ConfigError
-from deploy.run_folder import RunBusy
+from deploy.run.config import ConfigError
+from deploy.run.folder import RunBusy
 from replay.shards.owning import LIFE_SECONDS
 
 ACTIONS = ("verify", "frames", "delete", "export", "import_")

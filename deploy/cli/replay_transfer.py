@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deploy.checks import without_passwords
 from deploy.cli.errors import CommandFailed
 from deploy.cli.preflight import urls_of_environment
 from deploy.cli.replay_source import Source, connected, find, new_run, served
-from deploy.config import ConfigError, to_json, with_values
-from deploy.run_folder import RunBusy, RunFolder
+from deploy.run.checks import without_passwords
+from deploy.run.config import ConfigError, to_json, with_values
+from deploy.run.folder import RunBusy, RunFolder
 from learner.checkpoint import MANIFEST, Checkpoint, CheckpointStore
 from learner.errors import CheckpointError
 from replay.tools.archive import Archive, ArchiveError, export_run, import_run

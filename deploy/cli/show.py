@@ -12,7 +12,7 @@ from deploy.cli.follow import Interrupts
 from deploy.cli.parsing import parse
 from deploy.cli.targets import check_target
 from deploy.cli.trained import TrainedName, open_trained
-from deploy.config import Config, ConfigError
+from deploy.run.config import Config, ConfigError
 from models.config import MOE_HEADS, is_imported
 
 if TYPE_CHECKING:

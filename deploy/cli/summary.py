@@ -9,9 +9,9 @@ from typing import Any
 
 import psutil
 
-from deploy.checks import hide_password
-from deploy.config import Config, leaves
 from deploy.monitor.bands import GREEDY, greedy_return
+from deploy.run.checks import hide_password
+from deploy.run.config import Config, leaves
 
 BYTES_PER_STEP = 680
 """Compressed bytes of one 84x84 env step of a busy game (Ms. Pacman) in Redis; Pong needs a quarter."""

@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from deploy.config import ConfigError
+from deploy.run.config import ConfigError
 
 
 def check_target(flag: str, file: Path) -> None:

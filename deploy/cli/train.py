@@ -10,8 +10,6 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from deploy import presets
-from deploy.checks import check, hide_password
 from deploy.cli import summary
 from deploy.cli.errors import CommandFailed, UsageError
 from deploy.cli.follow import FORCED_CODE, Forced, Interrupts, RunClient, follow
@@ -24,8 +22,10 @@ from deploy.cli.preflight import (
     with_urls_of_environment,
     with_urls_of_today,
 )
-from deploy.config import Config, ConfigError, RunConfig, with_values
-from deploy.run_folder import RunFolder
+from deploy.run import presets
+from deploy.run.checks import check, hide_password
+from deploy.run.config import Config, ConfigError, RunConfig, with_values
+from deploy.run.folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from deploy.checks import near_matches
 from deploy.cli.errors import CommandFailed
 from deploy.cli.preflight import with_checked_environment
-from deploy.config import Config, ConfigError
-from deploy.run_folder import RunFolder
+from deploy.run.checks import near_matches
+from deploy.run.config import Config, ConfigError
+from deploy.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from learner.checkpoint import Checkpoint
@@ -47,7 +47,7 @@ def open_trained(name: str, runs_dir: str, *, best: bool) -> Trained:
 
     Raises ConfigError, RunNotFound or CommandFailed when it is not there, or its environment is not.
     """
-    from deploy.model_file import BUNDLED, SUFFIX, bundled_models, load_model
+    from deploy.run.model_file import BUNDLED, SUFFIX, bundled_models, load_model
 
     if not name.startswith(BUNDLED) and not name.endswith(SUFFIX):
         folder = RunFolder.open(name, runs_dir)

@@ -8,14 +8,14 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
-from deploy import import_path
-from deploy.config import Config
 from deploy.fleet import cluster, nodes
 from deploy.fleet.cluster import LocalRay
 from deploy.fleet.errors import FleetError
 from deploy.fleet.farewell import TERMINATED_SECONDS, write_farewell
 from deploy.fleet.run_state import FleetState, forget_ray, load_ray, path_at_start, save_ray
-from deploy.run_folder import FINAL_STATES, RunFolder
+from deploy.run import import_path
+from deploy.run.config import Config
+from deploy.run.folder import FINAL_STATES, RunFolder
 
 ANSWER_SECONDS, START_SECONDS, GONE_SECONDS = 5.0, 120.0, 10.0
 LOOK_SECONDS = 0.25

@@ -28,10 +28,10 @@ import ray
 from ray import _raylet
 from ray._private import ray_constants, worker
 
-from deploy import import_path
-from deploy.checks import MOST_ACTORS
 from deploy.fleet import keeper
 from deploy.fleet.errors import FleetError, WrongFlag
+from deploy.run import import_path
+from deploy.run.checks import MOST_ACTORS
 
 NAMESPACE = "apexpert"
 OBJECT_STORE_BYTES = 256 * 1024**2

@@ -8,7 +8,7 @@ from typing import Any
 
 from actors.episodes import Episode
 from deploy.monitor.metrics import UnfailingFile
-from deploy.run_folder import LEGS, RunFolder
+from deploy.run.folder import LEGS, RunFolder
 
 NOW, RESTORED = "progress/env_steps", "progress/restored_env_steps"
 

@@ -9,12 +9,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from deploy import import_path
 from deploy.fleet.log import log_to
 from deploy.fleet.nodes import only_on
 from deploy.fleet.role import Assignment
 from deploy.fleet.telemetry import Telemetry
-from deploy.run_folder import RunFolder
+from deploy.run import import_path
+from deploy.run.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 

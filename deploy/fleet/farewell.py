@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import psutil
 
-from deploy.run_folder import EVALUATING, FINAL_STATES, RunFolder
+from deploy.run.folder import EVALUATING, FINAL_STATES, RunFolder
 
 logger = logging.getLogger(__name__)
 

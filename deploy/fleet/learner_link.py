@@ -19,10 +19,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from deploy import import_path
 from deploy.fleet.errors import LearnerDied
 from deploy.fleet.role import Assignment, Report
 from deploy.fleet.weight_store import FlatWeights
+from deploy.run import import_path
 
 logger = logging.getLogger(__name__)
 

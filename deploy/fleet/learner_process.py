@@ -17,10 +17,10 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
-from deploy.checks import without_passwords
-from deploy.config import to_json
 from deploy.fleet.farewell import TERMINATED_SECONDS, TRIED_SECONDS, has_ended, write_farewell
 from deploy.fleet.role import LEARNER_PATIENCE_SECONDS, Assignment, Report, Role
+from deploy.run.checks import without_passwords
+from deploy.run.config import to_json
 
 if TYPE_CHECKING:
     from learner.learner import Learner

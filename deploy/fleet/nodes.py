@@ -4,8 +4,8 @@ from typing import Any
 
 import ray
 
-from deploy.config import Config
 from deploy.fleet.errors import WrongFlag
+from deploy.run.config import Config
 
 
 def here() -> str:

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from deploy import import_path
-from deploy.config import Config
 from deploy.fleet.log import log_to
-from deploy.run_folder import RunFolder
+from deploy.run import import_path
+from deploy.run.config import Config
+from deploy.run.folder import RunFolder
 from replay.shards.shard import Shard
 from replay.types import Signature
 

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Collection
 
 from deploy.fleet.cluster import LocalRay
-from deploy.run_folder import RunFolder
+from deploy.run.folder import RunFolder
 
 FLEET, RAY, PATH = "fleet.json", "ray.json", "path"
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import ray
 
-from deploy.config import Config, with_shard, with_values
 from deploy.fleet.actor_fleet import ActorFleet
 from deploy.fleet.actor_metrics import FleetReport
 from deploy.fleet.cluster import LocalRay
@@ -32,7 +31,8 @@ from deploy.fleet.role import Assignment
 from deploy.fleet.run_state import FleetState, forget_ray, load_ray
 from deploy.fleet.telemetry import Telemetry
 from deploy.fleet.weight_store import create_weight_store
-from deploy.run_folder import EVALUATING, FINAL_STATES, RunBusy, RunFolder
+from deploy.run.config import Config, with_shard, with_values
+from deploy.run.folder import EVALUATING, FINAL_STATES, RunBusy, RunFolder
 from replay.errors import ServerError, ServersStopped
 from replay.servers.embedded import EmbeddedServers
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from actors.episodes import Episode
-from deploy.checks import hide_password
-from deploy.config import Config
 from deploy.fleet.actor_metrics import TOTALS, FleetReport, Growing, fleet_metrics
 from deploy.fleet.episode_log import EpisodeLog
 from deploy.fleet.recent_episodes import RecentEpisodes
 from deploy.monitor.metrics import MetricsSink
-from deploy.run_folder import FINAL_STATES, RunFolder
+from deploy.run.checks import hide_password
+from deploy.run.config import Config
+from deploy.run.folder import FINAL_STATES, RunFolder
 
 logger = logging.getLogger(__name__)
 

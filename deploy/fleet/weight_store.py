@@ -16,9 +16,9 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from deploy.checks import MOST_ACTORS
 from deploy.fleet.log import log_to
 from deploy.fleet.nodes import only_on
+from deploy.run.checks import MOST_ACTORS
 
 if TYPE_CHECKING:
     from models.arrays import Weights

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from actors.policy import Policy
-from deploy.config import Config
 from deploy.reports.games import play_games
+from deploy.run.config import Config
 from models.mixtures.heads import MoEHead
 from models.mixtures.output import MoEOutput
 from models.mixtures.soft_moe import SoftMoE

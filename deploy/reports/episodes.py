@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deploy.config import Config
 from deploy.monitor.metrics import read_metrics
-from deploy.run_folder import FINAL_STATES, LEGS, RunFolder
+from deploy.run.config import Config
+from deploy.run.folder import FINAL_STATES, LEGS, RunFolder
 
 FLEET = "fleet.json"
 """Where the fleet notes how many incarnations each actor slot has had."""

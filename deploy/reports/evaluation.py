@@ -8,11 +8,11 @@ from typing import Any
 
 from actors.episodes import Episode
 from actors.policy import Policy
-from deploy.config import Config
 from deploy.reports.ablation import ablate
 from deploy.reports.games import play_games
 from deploy.reports.statistics import ScoreSummary, summarise
 from deploy.reports.video import VideoWriter
+from deploy.run.config import Config
 from learner.checkpoint import Checkpoint, network_tensors
 from models.arrays import Weights, flatten
 from models.config import NetworkConfig, with_current_names

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from deploy.config import Config, to_json
 from deploy.reports.published import ENCODERS, WINDOW, NotPublished, PublishedCurve, published_curve
+from deploy.run.config import Config, to_json
 
 DEFAULT_AGENT = "rainbow"
 

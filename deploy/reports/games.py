@@ -4,7 +4,7 @@ from typing import Any
 
 from actors.episodes import Episode
 from actors.evaluation import Player, evaluate
-from deploy.config import Config
+from deploy.run.config import Config
 
 
 def play_games(config: Config, player: Player, *, episodes: int, seed: int, **options: Any) -> list[Episode]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from deploy.checks import near_matches
 from deploy.reports.statistics import score_key
+from deploy.run.checks import near_matches
 
 WINDOW = 250_000
 """Env steps of one published iteration: 1M frames."""

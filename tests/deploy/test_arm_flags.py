@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from deploy.checks import check
 from deploy.cli.errors import UsageError
 from deploy.cli.train import TrainArguments, config_of, parse_config
-from deploy.config import ConfigError, flag_of, with_values
-from deploy.presets import LAPTOP, PAPER_DQN, PAPER_RAINBOW, fitted
+from deploy.run.checks import check
+from deploy.run.config import ConfigError, flag_of, with_values
+from deploy.run.presets import LAPTOP, PAPER_DQN, PAPER_RAINBOW, fitted
 from models.config import NetworkConfig
 from tests.helpers.arms import ARMS
 

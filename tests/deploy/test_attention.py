@@ -11,13 +11,13 @@ import torch
 from actors.environments import describe_environment
 from deploy.bench.limits import make_train_step, random_batch
 from deploy.cli.main import main
-from deploy.config import Config, with_values
 from deploy.reports.attention import Maps, NothingToShow, attention_of, token_edges
 from deploy.reports.attention_pictures import FilmFrames, Moment, heat_picture, share_picture
 from deploy.reports.curves import CurveError
 from deploy.reports.diagnostics_plot import PANELS, belongs, draw_diagnostics
 from deploy.reports.watcher import Moments
-from deploy.run_folder import RunFolder
+from deploy.run.config import Config, with_values
+from deploy.run.folder import RunFolder
 from learner.checkpoint import CheckpointStore, with_prefix
 from learner.diagnostics.diagnostics import Diagnostics
 from learner.diagnostics.files import save_arrays

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from deploy.presets import LAPTOP
 from deploy.reports.band_power import power
 from deploy.reports.bands import compare, compare_window, document, window_of
 from deploy.reports.bands_plot import draw_bands
 from deploy.reports.episodes import CutEpisodes, EpisodeRecord, RunEpisodes, count_cut, keep, read_episodes
 from deploy.reports.published import PublishedCurve, published_curve
+from deploy.run.presets import LAPTOP
 
 W = 250_000
 CURVE = PublishedCurve(

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from deploy.cli.main import main
-from deploy.config import Config, with_values
-from deploy.presets import DER, LAPTOP, PAPER_DQN, PAPER_RAINBOW
 from deploy.reports.expectation import agent_of
-from deploy.run_folder import RunFolder
+from deploy.run.config import Config, with_values
+from deploy.run.folder import RunFolder
+from deploy.run.presets import DER, LAPTOP, PAPER_DQN, PAPER_RAINBOW
 
 W = 250_000
 BOXING = with_values(LAPTOP, environment__game="Boxing", run__name="r", run__runs_dir="runs")

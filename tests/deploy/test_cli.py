@@ -18,12 +18,12 @@ import deploy.fleet
 from deploy.cli.follow import Forced, Interrupts
 from deploy.cli.main import COMMANDS, main
 from deploy.cli.summary import config_lines, disk_estimate, num_parameters
-from deploy.config import Config, to_json, with_values
 from deploy.fleet import nodes
 from deploy.fleet.errors import FleetError, WrongFlag
-from deploy.import_path import ROOT
-from deploy.presets import LAPTOP, PAPER_RAINBOW, PRESETS
-from deploy.run_folder import RunFolder
+from deploy.run.config import Config, to_json, with_values
+from deploy.run.folder import RunFolder
+from deploy.run.import_path import ROOT
+from deploy.run.presets import LAPTOP, PAPER_RAINBOW, PRESETS
 
 METRICS = {
     "progress/env_steps": 6_000.0,

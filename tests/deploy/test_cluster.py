@@ -15,7 +15,7 @@ import pytest
 import models
 from deploy.fleet import cluster, keeper
 from deploy.fleet.cluster import LocalRay
-from deploy.import_path import ROOT
+from deploy.run.import_path import ROOT
 from tests.helpers.deadline import patient, until
 
 CONNECT = """
@@ -30,20 +30,20 @@ print(json.dumps([ray.cluster_resources()["CPU"], os.environ["RAY_AUTH_MODE"]]))
 FROM_THE_USERS_FOLDER = """
 import json, os, sys
 import ray
-from deploy import import_path
+from deploy.run import import_path
 from deploy.fleet import cluster
 from deploy.fleet.role import Assignment, Role
 
 class Probe(Role):
     def look(self):
         import models, select, users_environment
-        from deploy.run_folder import RunFolder
+        from deploy.run.folder import RunFolder
         files = models.__file__, select.__file__, sys.modules["deploy"].__file__
         return *files, users_environment.make(3), os.nice(0)
 
 local = cluster.LocalRay.parse(json.loads(sys.argv[1]))
 cluster.connect(local.address, local)
-from deploy.presets import LAPTOP
+from deploy.run.presets import LAPTOP
 assignment = Assignment(LAPTOP, sys.argv[2], (), None, import_path.users_folders())
 probe = ray.remote(num_cpus=0)(Probe).remote(assignment, "probe", patience=1.0)
 print(json.dumps(ray.get(probe.look.remote())))

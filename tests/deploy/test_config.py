@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.checks import RULES, check, hide_password, smallest_error_buffer, without_passwords
-from deploy.config import (
+from deploy.run.checks import RULES, check, hide_password, smallest_error_buffer, without_passwords
+from deploy.run.config import (
     Config,
     ConfigError,
     flag_of,
@@ -18,7 +18,7 @@ from deploy.config import (
     to_json,
     with_values,
 )
-from deploy.presets import LAPTOP, PAPER_DQN, PRESETS
+from deploy.run.presets import LAPTOP, PAPER_DQN, PRESETS
 
 URLS = ("redis://a:1", "redis://b:1")
 

@@ -4,11 +4,11 @@ import pytest
 from rich.console import Console as RichConsole
 
 from deploy.cli.summary import end_lines
-from deploy.config import with_values
 from deploy.monitor.console import Console, duration, line, render, seconds_left
-from deploy.presets import LAPTOP
 from deploy.reports.expectation import agent_of, expectation
 from deploy.reports.published import published_curve
+from deploy.run.config import with_values
+from deploy.run.presets import LAPTOP
 
 METRICS = {
     "progress/env_steps": 250.0,

@@ -9,10 +9,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from deploy.bench import diagnostics as bench
-from deploy.config import with_values
 from deploy.monitor.events import CELL_PIXELS, correlation_image
 from deploy.monitor.metrics import MetricsSink, read_metrics
-from deploy.presets import LAPTOP
+from deploy.run.config import with_values
+from deploy.run.presets import LAPTOP
 from learner.diagnostics.files import save_arrays
 
 KERNEL = np.array([[4.0, 6.0, -2.0], [6.0, 9.0, 0.0], [-2.0, 0.0, 1.0]], np.float32)

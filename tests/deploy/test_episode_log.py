@@ -14,7 +14,7 @@ from deploy.fleet.telemetry import Telemetry
 from deploy.monitor import metrics
 from deploy.monitor.metrics import read_metrics
 from deploy.reports.episodes import read_episodes
-from deploy.run_folder import RunFolder
+from deploy.run.folder import RunFolder
 from tests.helpers.runs import catch_config
 
 

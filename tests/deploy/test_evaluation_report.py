@@ -7,8 +7,8 @@ import torch
 
 from actors.config import EnvironmentConfig
 from deploy.cli.main import main
-from deploy.config import Config, with_values
 from deploy.reports.evaluation import evaluate_checkpoint, online_network_of
+from deploy.run.config import Config, with_values
 from learner.checkpoint import CheckpointStore, with_prefix
 from models.config import NetworkConfig
 from models.q_network import build_network

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import ray
 
-from deploy.config import with_values
 from deploy.fleet import evaluator
 from deploy.fleet.actor_metrics import FleetReport
 from deploy.fleet.evaluator import Evaluator
 from deploy.fleet.role import Assignment
 from deploy.fleet.telemetry import Telemetry
 from deploy.monitor.metrics import read_metrics
-from deploy.run_folder import RunFolder
+from deploy.run.config import with_values
+from deploy.run.folder import RunFolder
 from learner.checkpoint import CheckpointStore
 from tests.helpers.deadline import patient, until
 from tests.helpers.runs import catch_config

@@ -15,7 +15,7 @@ from deploy.fleet import RunClient, client, farewell
 from deploy.fleet.cluster import LocalRay
 from deploy.fleet.errors import FleetError
 from deploy.fleet.farewell import write_farewell
-from deploy.run_folder import RunFolder
+from deploy.run.folder import RunFolder
 from learner.checkpoint import CheckpointStore
 from tests.helpers.runs import catch_config
 

@@ -14,7 +14,7 @@ from deploy.fleet.log import log_to
 from deploy.fleet.run_state import FleetState
 from deploy.fleet.telemetry import Telemetry
 from deploy.monitor.metrics import read_metrics
-from deploy.run_folder import RunFolder
+from deploy.run.folder import RunFolder
 from tests.helpers.runs import catch_config
 
 BEFORE = {

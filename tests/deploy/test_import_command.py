@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.cli.main import main
-from deploy.run_folder import RunFolder
+from deploy.run.folder import RunFolder
 from replay.tools.archive import Archive, Archived
 from tests.helpers.runs import catch_config
 

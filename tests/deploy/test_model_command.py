@@ -6,8 +6,8 @@ import pytest
 
 from deploy.bench import head
 from deploy.cli.main import main
-from deploy.config import with_values
-from deploy.presets import LAPTOP
+from deploy.run.config import with_values
+from deploy.run.presets import LAPTOP
 
 
 def test_the_network_is_printed_with_flags_and_their_aliases(capsys):

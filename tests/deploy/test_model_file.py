@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deploy import model_file
 from deploy.cli import play
 from deploy.cli.main import main
-from deploy.config import with_values
-from deploy.model_file import Model, load_model, save_model
+from deploy.run import model_file
+from deploy.run.config import with_values
+from deploy.run.model_file import Model, load_model, save_model
 from learner.checkpoint import CheckpointStore
 from tests.deploy.test_attention import run_folder
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from deploy.cli.ownership import claim_new, claim_resumed
-from deploy.config import Config, ConfigError
-from deploy.run_folder import RunFolder
+from deploy.run.config import Config, ConfigError
+from deploy.run.folder import RunFolder
 from tests.helpers.runs import catch_config
 from tests.helpers.servers import fresh_run, shared_urls
 

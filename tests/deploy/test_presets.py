@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy.checks import check
 from deploy.cli.train import TrainArguments
-from deploy.config import Config, ConfigError, with_values
-from deploy.presets import DEFAULT, PRESETS, fitted, get_preset
+from deploy.run.checks import check
+from deploy.run.config import Config, ConfigError, with_values
+from deploy.run.presets import DEFAULT, PRESETS, fitted, get_preset
 
 NAMES = (
     "paper-rainbow", "paper-dqn", "paper-dqn-nature", "der", "apex", "laptop",

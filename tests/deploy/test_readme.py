@@ -16,8 +16,8 @@ from deploy.cli.errors import UsageError
 from deploy.cli.main import COMMANDS
 from deploy.cli.parsing import flags_of, parse
 from deploy.cli.train import TrainArguments, config_of, parse_config
-from deploy.config import ConfigError
-from deploy.presets import LAPTOP, PRESETS
+from deploy.run.config import ConfigError
+from deploy.run.presets import LAPTOP, PRESETS
 from replay.config import ReplayConfig
 from replay.items.counters import Counters
 from replay.log.reader import COUNTERS

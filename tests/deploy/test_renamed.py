@@ -10,13 +10,13 @@ import ray
 
 import deploy.fleet
 from deploy.cli.main import main
-from deploy.config import with_values
 from deploy.fleet import cluster
 from deploy.fleet.client import connect
 from deploy.fleet.run_state import save_ray
 from deploy.monitor.metrics import MetricsSink
-from deploy.presets import LAPTOP
-from deploy.run_folder import RunFolder
+from deploy.run.config import with_values
+from deploy.run.folder import RunFolder
+from deploy.run.presets import LAPTOP
 from learner.checkpoint import CheckpointStore
 from learner.diagnostics.files import save_arrays
 

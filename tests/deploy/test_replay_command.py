@@ -15,7 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from deploy.cli.main import main
-from deploy.run_folder import RunFolder
+from deploy.run.folder import RunFolder
 from learner.checkpoint import CheckpointStore, with_prefix
 from replay.servers.embedded import EmbeddedServers
 from replay.shards.shard import Shard

@@ -15,10 +15,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from deploy import run_folder
-from deploy.config import with_values
-from deploy.presets import LAPTOP
-from deploy.run_folder import RunBusy, RunError, RunExists, RunFolder, RunNotFound, list_runs
+from deploy.run import folder as run_folder
+from deploy.run.config import with_values
+from deploy.run.folder import RunBusy, RunError, RunExists, RunFolder, RunNotFound, list_runs
+from deploy.run.presets import LAPTOP
 
 
 def create(tmp_path: Path, name: str = "") -> RunFolder:
@@ -58,7 +58,7 @@ def test_runs_that_start_in_the_same_second_get_names_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both have found the name free before either has made its folder."""
-    monkeypatch.setattr("deploy.run_folder.time.strftime", lambda form: "20260101-000000")
+    monkeypatch.setattr("deploy.run.folder.time.strftime", lambda form: "20260101-000000")
     monkeypatch.setattr(Path, "exists", lambda path: False)
     names = [create(tmp_path).name for _ in range(3)]
     assert names == [f"laptop-pong-20260101-000000{end}" for end in ("", "-2", "-3")]

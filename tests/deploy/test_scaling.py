@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from deploy.fleet.run_state import FleetState
 from deploy.fleet.scaling import Backoff, missing, surplus
-from deploy.run_folder import RunFolder
+from deploy.run.folder import RunFolder
 
 
 @given(st.sets(st.integers(0, 20)), st.integers(0, 20))

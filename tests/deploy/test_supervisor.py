@@ -18,7 +18,7 @@ from deploy.fleet.handles import RoleHandle
 from deploy.fleet.learner_seat import LearnerSlot
 from deploy.fleet.run_state import FleetState
 from deploy.fleet.supervisor import Supervisor
-from deploy.run_folder import RunFolder
+from deploy.run.folder import RunFolder
 from learner.errors import LearnerError
 from replay.errors import ServersStopped
 from tests.helpers.deadline import patient, until

@@ -6,10 +6,10 @@ import pytest
 import ray
 
 from deploy.bench import weights as bench
-from deploy.config import with_values
 from deploy.fleet.weight_store import StoredWeights, WeightPublisher, create_weight_store
 from deploy.fleet.weights_cost import measure
-from deploy.presets import LAPTOP
+from deploy.run.config import with_values
+from deploy.run.presets import LAPTOP
 from models.arrays import Weights
 from tests.helpers.deadline import until
 

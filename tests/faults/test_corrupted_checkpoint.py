@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.run_folder import RunFolder
+from deploy.run.folder import RunFolder
 from learner.checkpoint import CheckpointStore
 from tests.helpers.commands import Trained
 from tests.helpers.runs import metric

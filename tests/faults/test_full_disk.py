@@ -19,7 +19,7 @@ import pytest
 
 from deploy.fleet import RunClient, launch
 from deploy.monitor.metrics import read_metrics
-from deploy.run_folder import RunFolder
+from deploy.run.folder import RunFolder
 from learner.checkpoint import CheckpointStore
 from replay.errors import ServersStopped
 from replay.servers import embedded as embedded_servers

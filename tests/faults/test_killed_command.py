@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.run_folder import RunFolder
+from deploy.run.folder import RunFolder
 from learner.checkpoint import Checkpoint, CheckpointStore
 from tests.helpers.commands import NAME, SHORT, Started, Terminal
 from tests.helpers.deadline import patient, until

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from deploy.fleet import RunClient, launch
-from deploy.run_folder import RunFolder
+from deploy.run.folder import RunFolder
 from learner.checkpoint import CheckpointStore
 from replay.servers.access import socket_url
 from replay.shards.shard import LOG_START, Shard

@@ -15,7 +15,7 @@ import sys, time
 from pathlib import Path
 from deploy.fleet import launch
 from deploy.fleet.client import RunClient
-from deploy.run_folder import RunFolder
+from deploy.run.folder import RunFolder
 from tests.helpers.runs import catch_config
 
 let_go = RunClient._let_go

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from deploy.run_folder import RunFolder
+from deploy.run.folder import RunFolder
 from learner.checkpoint import CheckpointStore
 from tests.helpers.commands import APEXPERT, NAME, SHORT, Started, Terminal
 from tests.helpers.deadline import patient, until

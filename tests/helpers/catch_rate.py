@@ -19,7 +19,7 @@ from typing import Any
 
 from deploy.fleet import launch
 from deploy.monitor.metrics import read_metrics
-from deploy.run_folder import RunFolder
+from deploy.run.folder import RunFolder
 from tests.helpers.deadline import patient
 from tests.helpers.runs import catch_config, metric
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.fleet.run_state import load_ray
-from deploy.run_folder import RunFolder
+from deploy.run.folder import RunFolder
 from tests.helpers.deadline import patient, until
 from tests.helpers.rays import without_ray_settings
 from tests.helpers.runs import CATCH, flags

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from deploy.run_folder import RunFolder
+from deploy.run.folder import RunFolder
 
 
 def processes_of(folder: RunFolder, ray_folder: str) -> dict[int, str]:

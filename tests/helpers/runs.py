@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from deploy.checks import check
-from deploy.config import Config, from_json, with_values
 from deploy.fleet import RunClient
+from deploy.run.checks import check
+from deploy.run.config import Config, from_json, with_values
 from tests.helpers.deadline import patient
 
 CATCH: dict[str, dict[str, Any]] = {

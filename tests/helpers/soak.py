@@ -20,11 +20,11 @@ from typing import Any
 
 import psutil
 
-from deploy.config import with_values
 from deploy.fleet import RunClient, launch
 from deploy.fleet.learner_seat import FAILURES
 from deploy.fleet.scaling import STEADY_SECONDS
-from deploy.run_folder import RunFolder
+from deploy.run.config import with_values
+from deploy.run.folder import RunFolder
 from tests.helpers import soak_shards
 from tests.helpers.deadline import patient
 from tests.helpers.runs import catch_config, follow, metric

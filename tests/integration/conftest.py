@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from deploy.config import Config
 from deploy.fleet import RunClient, launch
-from deploy.run_folder import RunFolder
+from deploy.run.config import Config
+from deploy.run.folder import RunFolder
 from tests.helpers.faulty_servers import FaultyServer, faulty_servers
 from tests.helpers.runs import catch_config
 from tests.helpers.tls import a_free_port

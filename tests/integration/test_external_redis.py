@@ -15,7 +15,7 @@ import ray
 import redis
 
 from deploy.cli.main import main
-from deploy.run_folder import RunFolder
+from deploy.run.folder import RunFolder
 from tests.helpers.access import files_with, seen_of_processes
 from tests.helpers.deadline import until
 from tests.helpers.runs import CATCH, flags

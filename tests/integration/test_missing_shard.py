@@ -7,7 +7,7 @@ import pytest
 
 from deploy.cli.main import main
 from deploy.fleet import RunClient, connect
-from deploy.run_folder import RunFolder
+from deploy.run.folder import RunFolder
 from replay.sampler import Sampler
 from replay.shards.records import Owner
 from replay.shards.shard import LOG_START, Shard

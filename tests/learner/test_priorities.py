@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from deploy.checks import check
-from deploy.config import ConfigError, with_values
-from deploy.presets import PRESETS
+from deploy.run.checks import check
+from deploy.run.config import ConfigError, with_values
+from deploy.run.presets import PRESETS
 from learner.update.losses import c51_loss, quantile_loss
 from learner.update.priorities import sample_priorities
 from models.q_network import NetworkOutput

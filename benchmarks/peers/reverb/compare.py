@@ -25,7 +25,7 @@ import numpy as np
 from deploy.bench import replay
 from deploy.bench.end_to_end import default_config
 from deploy.bench.recorded import Recording
-from deploy.config import to_json
+from deploy.run.config import to_json
 
 FIELDS = ("frames", "newest", "first", "actions", "rewards", "terminated")
 ROWS = (

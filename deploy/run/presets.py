@@ -7,8 +7,8 @@ says what deviates. Fields that none of them names have the defaults of their da
 from typing import Any
 
 from actors.config import ActorConfig, EnvironmentConfig, ExplorationConfig
-from deploy.checks import ONLY_WITH_HEADS, near_matches
-from deploy.config import Config, ConfigError, RunConfig, with_values
+from deploy.run.checks import ONLY_WITH_HEADS, near_matches
+from deploy.run.config import Config, ConfigError, RunConfig, with_values
 from learner.config import LearnerConfig
 from models.config import NetworkConfig
 from replay.config import ReplayConfig

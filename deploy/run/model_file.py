@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from deploy.config import Config, ConfigError, from_json, to_json, with_values
+from deploy.run.config import Config, ConfigError, from_json, to_json, with_values
 from learner.checkpoint import Checkpoint, network_tensors, with_prefix
 
 FORMAT, VERSION, SUFFIX = "apexpert-model", 1, ".safetensors"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from deploy.config import Config, ConfigError, flag_of, leaves, with_values
+from deploy.run.config import Config, ConfigError, flag_of, leaves, with_values
 from models.config import ENCODERS, HEADS, MOE_HEADS, NetworkConfig, is_imported
 from models.geometry import LAYERS, smallest_image
 

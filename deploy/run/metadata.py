@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from deploy.checks import hide_password
+from deploy.run.checks import hide_password
 
 PACKAGES = (
     "apexpert",
@@ -42,7 +42,7 @@ def collect() -> dict[str, Any]:
 
 def commit() -> str | None:
     """Commit of the source checkout, with `+` behind it when files differ; None when there is none."""
-    source = Path(__file__).resolve().parent.parent
+    source = Path(__file__).resolve().parents[2]
     if not (source / ".git").exists():
         return None
     head = _output(["git", "-C", str(source), "rev-parse", "HEAD"])

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Self
 
-from deploy.checks import near_matches, without_passwords
-from deploy.config import Config, ConfigError, from_json, to_json, with_values
-from deploy.identity import FILE, Identity, drawn_for, noted_in
-from deploy.metadata import collect
+from deploy.run.checks import near_matches, without_passwords
+from deploy.run.config import Config, ConfigError, from_json, to_json, with_values
+from deploy.run.identity import FILE, Identity, drawn_for, noted_in
+from deploy.run.metadata import collect
 from replay.servers.hard_links import is_own_lock, unshare
 
 LAST_WORDS = ".last-words"
