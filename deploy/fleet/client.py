@@ -235,7 +235,7 @@ def _start_supervisor(folder: RunFolder, local: LocalRay | None) -> Any:
     except RayError as error:
         with contextlib.suppress(RayError):
             ray.kill(supervisor, no_restart=True)
-        raise FleetError(f"the supervisor does not start: {' '.join(str(error).split())[:300]}") from error
+        raise FleetError(f"the supervisor does not start: {nodes.reason(error)}") from error
     return supervisor
 
 

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError
 
 from deploy.fleet.log import log_to
-from deploy.fleet.nodes import only_on
+from deploy.fleet.nodes import only_on, reason
 from deploy.fleet.role import Assignment
 from deploy.fleet.telemetry import Telemetry
 from deploy.run import import_path
@@ -121,7 +121,7 @@ class Evaluator:
         try:
             report = ray.get(task)
         except RayError as error:
-            self._telemetry.note(f"evaluation failed: {' '.join(str(error).split())[:200]}")
+            self._telemetry.note(f"evaluation failed: {reason(error)}")
             return False
         if report is None:
             return True

@@ -1,8 +1,9 @@
-"""The nodes of the Ray that a run is on, and what the configuration asks of them."""
+"""The nodes of the Ray that a run is on, what the configuration asks of them, and why a call there failed."""
 
 from typing import Any
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 
 from deploy.fleet.errors import WrongFlag
 from deploy.run.config import Config
@@ -41,3 +42,11 @@ def learner_gpus(config: Config, node_id: str) -> float:
 def only_on(node_id: str) -> Any:
     """Ray's scheduling strategy for what has to be on that node."""
     return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
+
+
+def reason(error: RayError) -> str:
+    """Why a call on Ray failed, in one line: what the code there raised, without what Ray says around it."""
+    cause = error.cause if isinstance(error, RayTaskError) else None
+    if cause is None:
+        return " ".join(str(error).split())[:300]
+    return f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:300]

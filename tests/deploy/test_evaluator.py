@@ -112,7 +112,7 @@ def test_a_last_evaluation_whose_process_died_is_made_once_more(setup):
 def test_one_that_always_fails_holds_up_no_end(setup):
     made = setup(fail)
     made.evaluator.finish(lambda: False)
-    assert made.notes().count("these games cannot be played") == 2
+    assert made.notes().count("evaluation failed: ValueError: these games cannot be played'") == 2
     assert made.evaluations() == []
 
 

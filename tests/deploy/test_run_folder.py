@@ -160,7 +160,7 @@ def test_readers_never_see_half_a_document(tmp_path: Path) -> None:
     folder = create(tmp_path, "mine")
     folder.write_json("state.json", {"text": "x" * 20_000, "n": 0})
     writer = (
-        "import sys; from pathlib import Path; from deploy.run_folder import RunFolder\n"
+        "import sys; from pathlib import Path; from deploy.run.folder import RunFolder\n"
         "folder = RunFolder(Path(sys.argv[1]))\n"
         "for n in range(1, 101): folder.write_json('state.json', {'text': 'x' * 20_000, 'n': n})"
     )
@@ -189,7 +189,7 @@ def test_a_command_line_with_a_password_is_saved_without_it(
 
 
 HOLD = (
-    "import sys; from pathlib import Path; from deploy.run_folder import RunFolder\n"
+    "import sys; from pathlib import Path; from deploy.run.folder import RunFolder\n"
     "with RunFolder(Path(sys.argv[1])).lock():\n"
     "    print('held', flush=True); sys.stdin.read()"
 )

@@ -150,7 +150,7 @@ def test_without_room_for_a_second_file_everything_stays(tmp_path: Path) -> None
     content = b"*1\r\n$5\r\nMULTI\r\n" + bytes(9) + b"*1\r\n$4\r\nEXEC\r\n" * 10_000
     file.write_bytes(content)
     code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000));"
-    code += " import sys; from replay.append_only_file import main; sys.exit(main())"
+    code += " import sys; from replay.servers.append_only_file import main; sys.exit(main())"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 1
     assert "cannot be mended: File too large" in done.stdout

@@ -333,7 +333,7 @@ def test_the_command(tmp_path):
     wrong = _write(tmp_path / "wrong.npz", mean_loss=np.array(0.5))
 
     def run(*paths):
-        command = [sys.executable, "-m", "learner.parity.parity", *map(str, paths)]
+        command = [sys.executable, "-m", "learner.parity", *map(str, paths)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     result = run(wrong, good)

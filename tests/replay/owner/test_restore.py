@@ -124,7 +124,7 @@ def test_what_is_gone_is_dropped(urls: list[str], tmp_path: Any) -> None:
     gone = list(run.segments)[2:9:3]
     damaged = list(run.segments)[11]
     for identity in gone:
-        run.shards[run.shard_of[identity]].unlink([identity])
+        run.shards[run.shard_of[identity]].owning.unlink([identity])
     client = redis.Redis.from_url(urls[run.shard_of[damaged]])
     client.setrange(f"apexpert:{{{run.name}:{run.shard_of[damaged]}}}:seg:{damaged}", 40, b"\x00\x01")
     restored = run.sampler()

@@ -86,7 +86,7 @@ def test_what_was_noted_is_taken_back_after_any_error(
     def interrupted(folder_id: str) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shards[1], "claim", interrupted)
+    monkeypatch.setattr(shards[1].administration, "claim", interrupted)
     with pytest.raises(KeyboardInterrupt):
         claim(shards, "mine", new=True)
     assert shards[0].administration.folder_id() == ""

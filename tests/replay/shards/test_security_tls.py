@@ -63,7 +63,7 @@ def refusal(url: str) -> str:
     """What a shard says at once, in one line without the password."""
     began = time.monotonic()
     with pytest.raises(ShardError) as caught:
-        Shard(url, run="r", index=0, retry_seconds=patient(20.0)).allowed()
+        Shard(url, run="r", index=0, retry_seconds=patient(20.0)).owning.allowed()
     text = str(caught.value)
     assert time.monotonic() - began < patient(10)
     assert "\n" not in text

@@ -48,7 +48,7 @@ def test_copies_gone_and_damaged_ones_are_told(urls: list[str]) -> None:
     run = filled(urls)
     names = list(run.segments)
     run.write([run.segments[names[0]]], 1 - run.shard_of[names[0]])
-    run.shards[run.shard_of[names[1]]].unlink([names[1]])
+    run.shards[run.shard_of[names[1]]].owning.unlink([names[1]])
     with redis.Redis.from_url(urls[run.shard_of[names[2]]]) as client:
         prefix = f"apexpert:{{{run.name}:{run.shard_of[names[2]]}}}"
         data = client.get(f"{prefix}:seg:{names[2]}")

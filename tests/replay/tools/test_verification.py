@@ -122,7 +122,7 @@ class Evicting(StoredShard):
 
     def fetch(self, *given: Any) -> list[bytes | None]:
         link, entries = self.new_pipeline(), self.read_log("0-0", 3)
-        link.answer(self.deletion([entry[:2] for entry in entries]))
+        link.answer(self.owning.deletion([entry[:2] for entry in entries]))
         link.close()
         return super().fetch(*given)
 
