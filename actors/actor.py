@@ -151,7 +151,7 @@ class Actor:
     def metrics(self) -> dict[str, float]:
         """Rates over the last seconds and totals of this incarnation; may be called from any thread.
 
-        How the fleet's numbers are made of them is in `deploy.fleet.actor_metrics`, a rule for each name.
+        `deploy.fleet.reporting.actor_metrics` has a rule for each name: how the fleet's number is made of it.
         """
         weights = self._weights
         return {

@@ -35,7 +35,7 @@ def shared_ray() -> Iterator[str]:
     """One Ray for all tests of this process, which is connected to it; gives its address."""
     import ray
 
-    from deploy.fleet import cluster
+    from deploy.fleet.ray import cluster
 
     local = cluster.start_local()
     cluster.connect(local.address, local)

@@ -4,7 +4,7 @@ from typing import Any
 
 from actors.environments import describe_environment
 from deploy.bench import limits
-from deploy.bench.local_replay import make_actor, open_shards
+from deploy.bench.replay.local_replay import make_actor, open_shards
 from deploy.run.config import Config, to_json
 
 

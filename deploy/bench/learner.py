@@ -5,7 +5,7 @@ from typing import Any
 
 from actors.environments import EnvironmentSpec, describe_environment
 from deploy.bench import limits
-from deploy.bench.local_replay import RUN, make_actor, open_shards, signature_of
+from deploy.bench.replay.local_replay import RUN, make_actor, open_shards, signature_of
 from deploy.run.config import Config, to_json, with_values
 from replay.sampler import Sampler
 from replay.shards.shard import Shard

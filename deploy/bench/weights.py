@@ -9,7 +9,7 @@ from typing import Any
 
 from actors.environments import describe_environment
 from deploy.bench import limits
-from deploy.fleet.weights_cost import measure_on_own_ray
+from deploy.fleet.processes.weights_cost import measure_on_own_ray
 from deploy.run.config import Config, to_json
 
 

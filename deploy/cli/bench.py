@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from deploy.cli import summary
 from deploy.cli.errors import CommandFailed, UsageError
 from deploy.cli.parsing import as_typed
-from deploy.cli.preflight import with_checked_environment
-from deploy.cli.train import TrainArguments, config_of, parse_config
+from deploy.cli.run import summary
+from deploy.cli.run.preflight import with_checked_environment
+from deploy.cli.run.train import TrainArguments, config_of, parse_config
 from deploy.run.checks import without_passwords
 from deploy.run.config import Config, ConfigError, from_json, to_json
 
@@ -102,7 +102,8 @@ def _what(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 def _benchmark(what: str, options: BenchOptions) -> Callable[[Config], dict[str, Any]]:
     given: dict[str, Any] = {"seconds": options.seconds} if options.seconds else {}
-    from deploy.bench import actor, diagnostics, end_to_end, head, learner, replay, weights
+    from deploy.bench import actor, diagnostics, end_to_end, head, learner, weights
+    from deploy.bench.replay import replay
 
     def whole(config: Config) -> dict[str, Any]:
         try:

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import psutil
 
 from deploy.cli.parsing import parse
-from deploy.cli.summary import gigabytes
+from deploy.cli.run.summary import gigabytes
 from deploy.run.folder import RunFolder
 from deploy.run.metadata import cpu_name, gpus
 

@@ -25,37 +25,47 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command("deploy.cli.train", "train", "start a run: apexpert train --preset laptop --game Pong"),
-    "resume": Command(
-        "deploy.cli.train", "resume", "go on with a run from its newest checkpoint, replay included"
+    "train": Command(
+        "deploy.cli.run.train", "train", "start a run: apexpert train --preset laptop --game Pong"
     ),
-    "status": Command("deploy.cli.control", "status", "show how a run is doing (--follow keeps showing)"),
-    "scale": Command("deploy.cli.control", "scale", "change the number of actors of a running run"),
-    "stop": Command("deploy.cli.control", "stop", "end a run cleanly, with a checkpoint"),
-    "list": Command("deploy.cli.control", "list_runs", "list the runs under --runs-dir"),
+    "resume": Command(
+        "deploy.cli.run.train", "resume", "go on with a run from its newest checkpoint, replay included"
+    ),
+    "status": Command("deploy.cli.run.control", "status", "show how a run is doing (--follow keeps showing)"),
+    "scale": Command("deploy.cli.run.control", "scale", "change the number of actors of a running run"),
+    "stop": Command("deploy.cli.run.control", "stop", "end a run cleanly, with a checkpoint"),
+    "list": Command("deploy.cli.run.control", "list_runs", "list the runs under --runs-dir"),
     "evaluate": Command(
-        "deploy.cli.look", "evaluate", "play full games with a run's newest checkpoint (--video)"
+        "deploy.cli.network.look", "evaluate", "play full games with a run's newest checkpoint (--video)"
     ),
     "plot": Command(
-        "deploy.cli.look", "plot", "draw the learning curves of runs (--diagnostics: what explains them)"
+        "deploy.cli.network.look",
+        "plot",
+        "draw the learning curves of runs (--diagnostics: what explains them)",
     ),
     "bands": Command(
-        "deploy.cli.bands", "bands", "set a run beside published seeds of its game and agent (--power)"
+        "deploy.cli.network.bands",
+        "bands",
+        "set a run beside published seeds of its game and agent (--power)",
     ),
     "show": Command(
-        "deploy.cli.show", "show", "draw what each expert looks at in a game, as a sheet and an mp4"
+        "deploy.cli.network.show", "show", "draw what each expert looks at in a game, as a sheet and an mp4"
     ),
     "play": Command(
-        "deploy.cli.play", "play", "watch a run's newest checkpoint play, in a window or as an mp4"
+        "deploy.cli.network.play", "play", "watch a run's newest checkpoint play, in a window or as an mp4"
     ),
-    "export": Command("deploy.cli.export", "export", "write a run's network as one file that plays anywhere"),
+    "export": Command(
+        "deploy.cli.network.export", "export", "write a run's network as one file that plays anywhere"
+    ),
     "model": Command(
-        "deploy.cli.model",
+        "deploy.cli.network.model",
         "model",
         "print the network of a preset and flags: layers, tokens, parameters, FLOPs",
     ),
     "replay": Command(
-        "deploy.cli.replay", "replay", "look at a run's replay (--verify, --frames, --export, --delete)"
+        "deploy.cli.replay.replay",
+        "replay",
+        "look at a run's replay (--verify, --frames, --export, --delete)",
     ),
     "bench": Command("deploy.cli.bench", "bench", "measure this machine: actor, learner or end-to-end"),
     "doctor": Command(

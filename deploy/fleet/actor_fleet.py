@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any
 
 from actors.episodes import Episode
-from deploy.fleet.actor_metrics import FleetReport, totals
-from deploy.fleet.handles import RoleHandle, start_actor
-from deploy.fleet.role import Assignment
+from deploy.fleet.processes.handles import RoleHandle, start_actor
+from deploy.fleet.processes.role import Assignment
+from deploy.fleet.reporting.actor_metrics import FleetReport, totals
 from deploy.fleet.run_state import FleetState
 from deploy.fleet.scaling import Backoff, missing, surplus
 

@@ -8,10 +8,10 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
-from deploy.fleet import cluster, nodes
-from deploy.fleet.cluster import LocalRay
 from deploy.fleet.errors import FleetError
 from deploy.fleet.farewell import TERMINATED_SECONDS, write_farewell
+from deploy.fleet.ray import cluster, nodes
+from deploy.fleet.ray.cluster import LocalRay
 from deploy.fleet.run_state import FleetState, forget_ray, load_ray, path_at_start, save_ray
 from deploy.run import import_path
 from deploy.run.config import Config

@@ -9,10 +9,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from deploy.fleet.log import log_to
-from deploy.fleet.nodes import only_on, reason
-from deploy.fleet.role import Assignment
-from deploy.fleet.telemetry import Telemetry
+from deploy.fleet.processes.role import Assignment
+from deploy.fleet.ray.nodes import only_on, reason
+from deploy.fleet.reporting.log import log_to
+from deploy.fleet.reporting.telemetry import Telemetry
 from deploy.run import import_path
 from deploy.run.folder import RunFolder
 

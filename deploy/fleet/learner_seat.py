@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 
 from actors.environments import EnvironmentSetupError
-from deploy.fleet.handles import End, RoleHandle, kill_learner, start_learner
-from deploy.fleet.role import Assignment
+from deploy.fleet.processes.handles import End, RoleHandle, kill_learner, start_learner
+from deploy.fleet.processes.role import Assignment
 from deploy.fleet.scaling import Backoff
 from learner.errors import CheckpointNotWritten, LearnerError
 from replay.errors import SignatureMismatch, StaleOwner

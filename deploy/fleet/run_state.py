@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Collection
 
-from deploy.fleet.cluster import LocalRay
+from deploy.fleet.ray.cluster import LocalRay
 from deploy.run.folder import RunFolder
 
 FLEET, RAY, PATH = "fleet.json", "ray.json", "path"

@@ -21,16 +21,16 @@ from typing import Any
 import ray
 
 from deploy.fleet.actor_fleet import ActorFleet
-from deploy.fleet.actor_metrics import FleetReport
-from deploy.fleet.cluster import LocalRay
 from deploy.fleet.evaluator import Evaluator
 from deploy.fleet.learner_seat import LearnerSlot
-from deploy.fleet.log import log_to
-from deploy.fleet.nodes import address_for_others, learner_gpus
-from deploy.fleet.role import Assignment
+from deploy.fleet.processes.role import Assignment
+from deploy.fleet.processes.weight_store import create_weight_store
+from deploy.fleet.ray.cluster import LocalRay
+from deploy.fleet.ray.nodes import address_for_others, learner_gpus
+from deploy.fleet.reporting.actor_metrics import FleetReport
+from deploy.fleet.reporting.log import log_to
+from deploy.fleet.reporting.telemetry import Telemetry
 from deploy.fleet.run_state import FleetState, forget_ray, load_ray
-from deploy.fleet.telemetry import Telemetry
-from deploy.fleet.weight_store import create_weight_store
 from deploy.run.config import Config, with_shard, with_values
 from deploy.run.folder import EVALUATING, FINAL_STATES, RunBusy, RunFolder
 from replay.errors import ServerError, ServersStopped

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 from actors.config import EnvironmentConfig
 from deploy.monitor.bands import BANDS, GREEDY, RETURN
 from deploy.monitor.metrics import read_metrics
-from deploy.reports.published import ENCODERS, NotPublished, published_curve
+from deploy.reports.seeds.published import ENCODERS, NotPublished, published_curve
 from deploy.reports.statistics import human_scores, score_key
 
 NUM_FRAMES = "progress/num_frames"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from actors.config import ExplorationConfig
-from deploy.fleet.actor_metrics import RULES, TOTALS, FleetReport, fleet_metrics, totals
+from deploy.fleet.reporting.actor_metrics import RULES, TOTALS, FleetReport, fleet_metrics, totals
 from replay.shards.shard import Shard
 from replay.types import Signature
 from replay.writer import Writer

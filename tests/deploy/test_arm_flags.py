@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deploy.cli.errors import UsageError
-from deploy.cli.train import TrainArguments, config_of, parse_config
+from deploy.cli.run.train import TrainArguments, config_of, parse_config
 from deploy.run.checks import check
 from deploy.run.config import ConfigError, flag_of, with_values
 from deploy.run.presets import LAPTOP, PAPER_DQN, PAPER_RAINBOW, fitted

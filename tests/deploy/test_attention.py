@@ -11,11 +11,11 @@ import torch
 from actors.environments import describe_environment
 from deploy.bench.limits import make_train_step, random_batch
 from deploy.cli.main import main
-from deploy.reports.attention import Maps, NothingToShow, attention_of, token_edges
-from deploy.reports.attention_pictures import FilmFrames, Moment, heat_picture, share_picture
 from deploy.reports.curves import CurveError
 from deploy.reports.diagnostics_plot import PANELS, belongs, draw_diagnostics
-from deploy.reports.watcher import Moments
+from deploy.reports.experts.attention import Maps, NothingToShow, attention_of, token_edges
+from deploy.reports.experts.attention_pictures import FilmFrames, Moment, heat_picture, share_picture
+from deploy.reports.experts.watcher import Moments
 from deploy.run.config import Config, with_values
 from deploy.run.folder import RunFolder
 from learner.checkpoint import CheckpointStore, with_prefix
@@ -189,7 +189,7 @@ def test_a_film_that_the_disk_has_no_room_for_costs_no_sheet(tmp_path, capsys):
 def test_show_plays_nothing_for_a_file_that_it_could_not_write(tmp_path, capsys, monkeypatch, kind, flag):
     folder = run_folder(tmp_path, num_experts=2)
     (folder.videos / f"experts-update-000000056.{kind}").mkdir()
-    monkeypatch.setattr("deploy.cli.show._play", lambda *_: pytest.fail("it plays"))
+    monkeypatch.setattr("deploy.cli.network.show._play", lambda *_: pytest.fail("it plays"))
     assert main(["show", "seen", "--runs-dir", str(tmp_path), flag]) == 2
     err = capsys.readouterr().err
     assert err.startswith("apexpert: --output: ")

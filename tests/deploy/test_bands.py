@@ -6,11 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from deploy.reports.band_power import power
-from deploy.reports.bands import compare, compare_window, document, window_of
-from deploy.reports.bands_plot import draw_bands
-from deploy.reports.episodes import CutEpisodes, EpisodeRecord, RunEpisodes, count_cut, keep, read_episodes
-from deploy.reports.published import PublishedCurve, published_curve
+from deploy.reports.seeds.band_power import power
+from deploy.reports.seeds.bands import compare, compare_window, document, window_of
+from deploy.reports.seeds.bands_plot import draw_bands
+from deploy.reports.seeds.episodes import (
+    CutEpisodes,
+    EpisodeRecord,
+    RunEpisodes,
+    count_cut,
+    keep,
+    read_episodes,
+)
+from deploy.reports.seeds.published import PublishedCurve, published_curve
 from deploy.run.presets import LAPTOP
 
 W = 250_000

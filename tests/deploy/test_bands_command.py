@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deploy.cli.main import main
-from deploy.reports.expectation import agent_of
+from deploy.reports.seeds.expectation import agent_of
 from deploy.run.config import Config, with_values
 from deploy.run.folder import RunFolder
 from deploy.run.presets import DER, LAPTOP, PAPER_DQN, PAPER_RAINBOW

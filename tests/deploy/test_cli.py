@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 import deploy.fleet
-from deploy.cli.follow import Forced, Interrupts
 from deploy.cli.main import COMMANDS, main
-from deploy.cli.summary import config_lines, disk_estimate, num_parameters
-from deploy.fleet import nodes
+from deploy.cli.run.follow import Forced, Interrupts
+from deploy.cli.run.summary import config_lines, disk_estimate, num_parameters
 from deploy.fleet.errors import FleetError, WrongFlag
+from deploy.fleet.ray import nodes
 from deploy.run.config import Config, to_json, with_values
 from deploy.run.folder import RunFolder
 from deploy.run.import_path import ROOT
@@ -96,8 +96,8 @@ class ScriptedRun:
 @pytest.fixture(autouse=True)
 def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("deploy.cli.follow.PERIOD_SECONDS", 0.01)
-    monkeypatch.setattr("deploy.cli.preflight.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("deploy.cli.run.follow.PERIOD_SECONDS", 0.01)
+    monkeypatch.setattr("deploy.cli.run.preflight.ANSWER_SECONDS", 0.2)
     return tmp_path
 
 
@@ -386,7 +386,7 @@ def test_a_stop_that_a_new_supervisor_has_forgotten_is_repeated(
 def test_a_run_that_is_not_heard_of_any_more_is_exit_1(
     launched: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("deploy.cli.follow.LOST_SECONDS", 0.3)
+    monkeypatch.setattr("deploy.cli.run.follow.LOST_SECONDS", 0.3)
     launched(ScriptedRun([status("running", time=1.0), status("running", time=2.0)]))
     code, _, err = run_line(capsys, "train", "--name", "r")
     assert code == 1
@@ -397,7 +397,7 @@ def test_a_clock_that_is_set_loses_no_run(
     launched: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The statuses' times are those of another hour, and jump; but they go on."""
-    monkeypatch.setattr("deploy.cli.follow.LOST_SECONDS", 30.0)
+    monkeypatch.setattr("deploy.cli.run.follow.LOST_SECONDS", 30.0)
     times = (5.0, 6.0, 9e9, 9e9 + 1, 7.0)
     launched(ScriptedRun([*(status("running", time=at) for at in times), status("finished")]))
     assert run_line(capsys, "train", "--name", "r")[0] == 0
@@ -578,7 +578,7 @@ def test_runs_elsewhere_are_named_by_path(
     folder = RunFolder.open("r", elsewhere)
     folder.write_json("status.json", status("running"))
     launched(ScriptedRun([], after_stop=[status("stopped")]))
-    monkeypatch.setattr("deploy.cli.control._wait_for_end", lambda folder: status("stopped"))
+    monkeypatch.setattr("deploy.cli.run.control._wait_for_end", lambda folder: status("stopped"))
     for command in (["stop", "r"], ["scale", "r", "--actors", "2"]):
         _, out, _ = run_line(capsys, *command, "--runs-dir", str(elsewhere))
         assert f" '{elsewhere}/r'" in out, "without --runs-dir the name alone would not be found"
@@ -740,7 +740,7 @@ def test_redis_urls_come_from_the_environment_unless_they_are_given(
     launched: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = launched(ScriptedRun([status("finished")]))
-    monkeypatch.setattr("deploy.cli.preflight.check_urls", lambda urls, **_: None)
+    monkeypatch.setattr("deploy.cli.run.preflight.check_urls", lambda urls, **_: None)
     monkeypatch.setenv("APEXPERT_REDIS_URLS", "redis://:one@a:1  redis://:two@b:1")
     out = run_line(capsys, "train", "--name", "a")[1]
     assert calls[0][0].replay.urls == ("redis://:one@a:1", "redis://:two@b:1")
@@ -794,7 +794,7 @@ def test_interrupts_count_and_give_the_handlers_back() -> None:
 def test_a_signal_that_comes_to_the_process_and_to_its_group_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A closed terminal, `timeout`: the second must not force the end; one that comes later does."""
     now = [10.0]
-    monkeypatch.setattr("deploy.cli.follow.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("deploy.cli.run.follow.time.monotonic", lambda: now[0])
     with Interrupts() as interrupts:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGHUP)

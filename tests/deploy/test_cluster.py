@@ -13,15 +13,15 @@ import psutil
 import pytest
 
 import models
-from deploy.fleet import cluster, keeper
-from deploy.fleet.cluster import LocalRay
+from deploy.fleet.ray import cluster, keeper
+from deploy.fleet.ray.cluster import LocalRay
 from deploy.run.import_path import ROOT
 from tests.helpers.deadline import patient, until
 
 CONNECT = """
 import json, os, sys
 import ray
-from deploy.fleet import cluster
+from deploy.fleet.ray import cluster
 local = cluster.LocalRay.parse(json.loads(sys.argv[1]))
 cluster.connect(local.address, local)
 print(json.dumps([ray.cluster_resources()["CPU"], os.environ["RAY_AUTH_MODE"]]))
@@ -31,8 +31,8 @@ FROM_THE_USERS_FOLDER = """
 import json, os, sys
 import ray
 from deploy.run import import_path
-from deploy.fleet import cluster
-from deploy.fleet.role import Assignment, Role
+from deploy.fleet.ray import cluster
+from deploy.fleet.processes.role import Assignment, Role
 
 class Probe(Role):
     def look(self):
@@ -51,7 +51,7 @@ print(json.dumps(ray.get(probe.look.remote())))
 
 START = """
 import dataclasses, json, signal
-from deploy.fleet import cluster
+from deploy.fleet.ray import cluster
 print(json.dumps(dataclasses.asdict(cluster.start_local())), flush=True)
 signal.pause()
 """
@@ -59,7 +59,7 @@ signal.pause()
 
 TERMINATED = """
 import json, os, signal, sys
-from deploy.fleet import cluster
+from deploy.fleet.ray import cluster
 signal.signal(signal.SIGTERM, lambda *_: print("mine", flush=True))
 local = cluster.LocalRay.parse(json.loads(sys.argv[1]))
 cluster.connect(local.address, local)

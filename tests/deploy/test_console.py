@@ -3,10 +3,10 @@ import io
 import pytest
 from rich.console import Console as RichConsole
 
-from deploy.cli.summary import end_lines
+from deploy.cli.run.summary import end_lines
 from deploy.monitor.console import Console, duration, line, render, seconds_left
-from deploy.reports.expectation import agent_of, expectation
-from deploy.reports.published import published_curve
+from deploy.reports.seeds.expectation import agent_of, expectation
+from deploy.reports.seeds.published import published_curve
 from deploy.run.config import with_values
 from deploy.run.presets import LAPTOP
 

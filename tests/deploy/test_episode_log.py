@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from actors.episodes import Episode
-from deploy.fleet.actor_metrics import FleetReport
-from deploy.fleet.episode_log import EpisodeLog
-from deploy.fleet.telemetry import Telemetry
+from deploy.fleet.reporting.actor_metrics import FleetReport
+from deploy.fleet.reporting.episode_log import EpisodeLog
+from deploy.fleet.reporting.telemetry import Telemetry
 from deploy.monitor import metrics
 from deploy.monitor.metrics import read_metrics
-from deploy.reports.episodes import read_episodes
+from deploy.reports.seeds.episodes import read_episodes
 from deploy.run.folder import RunFolder
 from tests.helpers.runs import catch_config
 

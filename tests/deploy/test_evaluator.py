@@ -12,10 +12,10 @@ import pytest
 import ray
 
 from deploy.fleet import evaluator
-from deploy.fleet.actor_metrics import FleetReport
 from deploy.fleet.evaluator import Evaluator
-from deploy.fleet.role import Assignment
-from deploy.fleet.telemetry import Telemetry
+from deploy.fleet.processes.role import Assignment
+from deploy.fleet.reporting.actor_metrics import FleetReport
+from deploy.fleet.reporting.telemetry import Telemetry
 from deploy.monitor.metrics import read_metrics
 from deploy.run.config import with_values
 from deploy.run.folder import RunFolder

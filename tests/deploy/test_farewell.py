@@ -12,9 +12,9 @@ import ray
 from ray.exceptions import RayError
 
 from deploy.fleet import RunClient, client, farewell
-from deploy.fleet.cluster import LocalRay
 from deploy.fleet.errors import FleetError
 from deploy.fleet.farewell import write_farewell
+from deploy.fleet.ray.cluster import LocalRay
 from deploy.run.folder import RunFolder
 from learner.checkpoint import CheckpointStore
 from tests.helpers.runs import catch_config
@@ -129,7 +129,7 @@ def test_a_run_counts_as_at_work_until_its_last_word_is_said(folder: RunFolder) 
 
 def test_the_learners_process_needs_no_ray() -> None:
     """It would take a second of each start, and it has to work where Ray is gone."""
-    code = "import sys, deploy.fleet.learner_process; sys.exit('ray' in sys.modules)"
+    code = "import sys, deploy.fleet.processes.learner_process; sys.exit('ray' in sys.modules)"
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
 

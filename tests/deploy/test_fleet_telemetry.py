@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from actors.episodes import Episode
-from deploy.fleet.actor_metrics import FleetReport
-from deploy.fleet.log import log_to
+from deploy.fleet.reporting.actor_metrics import FleetReport
+from deploy.fleet.reporting.log import log_to
+from deploy.fleet.reporting.telemetry import Telemetry
 from deploy.fleet.run_state import FleetState
-from deploy.fleet.telemetry import Telemetry
 from deploy.monitor.metrics import read_metrics
 from deploy.run.folder import RunFolder
 from tests.helpers.runs import catch_config

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from deploy.cli import play
 from deploy.cli.main import main
+from deploy.cli.network import play
 from deploy.run import model_file
 from deploy.run.config import with_values
 from deploy.run.model_file import Model, load_model, save_model

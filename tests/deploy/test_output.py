@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deploy.cli import output
-from deploy.cli.follow import Interrupts
+from deploy.cli.run.follow import Interrupts
 
 BROKEN = OSError(errno.EPIPE, "Broken pipe")
 FULL, GONE = OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "Input/output error")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.cli.train import TrainArguments
+from deploy.cli.run.train import TrainArguments
 from deploy.run.checks import check
 from deploy.run.config import Config, ConfigError, with_values
 from deploy.run.presets import DEFAULT, PRESETS, fitted, get_preset

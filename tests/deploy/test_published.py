@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from deploy.reports.published import (
+from deploy.reports.seeds.published import (
     AGENTS,
     ENCODERS,
     NotPublished,

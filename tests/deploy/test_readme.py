@@ -15,7 +15,7 @@ from deploy.cli.bench import WHAT
 from deploy.cli.errors import UsageError
 from deploy.cli.main import COMMANDS
 from deploy.cli.parsing import flags_of, parse
-from deploy.cli.train import TrainArguments, config_of, parse_config
+from deploy.cli.run.train import TrainArguments, config_of, parse_config
 from deploy.run.config import ConfigError
 from deploy.run.presets import LAPTOP, PRESETS
 from replay.config import ReplayConfig

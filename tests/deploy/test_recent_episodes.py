@@ -5,7 +5,7 @@ import json
 import pytest
 
 from actors.episodes import Episode
-from deploy.fleet.recent_episodes import RecentEpisodes
+from deploy.fleet.reporting.recent_episodes import RecentEpisodes
 from deploy.monitor.bands import band_of
 
 

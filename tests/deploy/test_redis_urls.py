@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.cli.preflight import URLS_VARIABLE, named_urls, urls_of_environment, with_urls_of_today
+from deploy.cli.run.preflight import URLS_VARIABLE, named_urls, urls_of_environment, with_urls_of_today
 from deploy.run.config import Config, ConfigError, with_values
 from deploy.run.folder import RunFolder
 

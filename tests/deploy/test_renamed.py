@@ -10,8 +10,8 @@ import ray
 
 import deploy.fleet
 from deploy.cli.main import main
-from deploy.fleet import cluster
 from deploy.fleet.client import connect
+from deploy.fleet.ray import cluster
 from deploy.fleet.run_state import save_ray
 from deploy.monitor.metrics import MetricsSink
 from deploy.run.config import with_values

@@ -4,8 +4,8 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
-from deploy.fleet.learner_process import LEARNER_PATIENCE_SECONDS, LearnerProcess
-from deploy.fleet.role import Assignment, Role
+from deploy.fleet.processes.learner_process import LEARNER_PATIENCE_SECONDS, LearnerProcess
+from deploy.fleet.processes.role import Assignment, Role
 from replay.shards.shard import Shard
 from tests.helpers.runs import catch_config
 

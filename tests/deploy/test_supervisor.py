@@ -12,10 +12,12 @@ import pytest
 import ray
 
 from actors.episodes import Episode
-from deploy.fleet import actor_fleet, handles, launch, learner_seat, supervisor, telemetry
+from deploy.fleet import actor_fleet, launch, learner_seat, supervisor
 from deploy.fleet.actor_fleet import ActorFleet
-from deploy.fleet.handles import RoleHandle
 from deploy.fleet.learner_seat import LearnerSlot
+from deploy.fleet.processes import handles
+from deploy.fleet.processes.handles import RoleHandle
+from deploy.fleet.reporting import telemetry
 from deploy.fleet.run_state import FleetState
 from deploy.fleet.supervisor import Supervisor
 from deploy.run.folder import RunFolder

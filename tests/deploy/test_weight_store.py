@@ -6,8 +6,8 @@ import pytest
 import ray
 
 from deploy.bench import weights as bench
-from deploy.fleet.weight_store import StoredWeights, WeightPublisher, create_weight_store
-from deploy.fleet.weights_cost import measure
+from deploy.fleet.processes.weight_store import StoredWeights, WeightPublisher, create_weight_store
+from deploy.fleet.processes.weights_cost import measure
 from deploy.run.config import with_values
 from deploy.run.presets import LAPTOP
 from models.arrays import Weights

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from actors.config import EnvironmentConfig
-from deploy.bench.recorded import record
+from deploy.bench.replay.recorded import record
 from replay.config import ReplayConfig
 from replay.sampler import Sampler
 from replay.servers.embedded import EmbeddedServers

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.fleet.actor_metrics import RULES, TOTALS
+from deploy.fleet.reporting.actor_metrics import RULES, TOTALS
 from deploy.monitor.metrics import read_metrics
-from deploy.reports.episodes import read_episodes
+from deploy.reports.seeds.episodes import read_episodes
 from learner.checkpoint import CheckpointStore
 from tests.helpers.commands import NAME, SHORT, Terminal, Trained
 from tests.helpers.deadline import patient, until

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from deploy.bench import replay
 from deploy.bench.end_to_end import default_config
-from deploy.bench.recorded import Recording
+from deploy.bench.replay import replay
+from deploy.bench.replay.recorded import Recording
 from deploy.run.config import to_json
 
 FIELDS = ("frames", "newest", "first", "actions", "rewards", "terminated")

@@ -1,0 +1,1 @@
+"""`apexpert bench replay`."""

@@ -1,0 +1,50 @@
+"""`apexpert export`: a run's network as one file that plays anywhere."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.cli.errors import CommandFailed
+from deploy.cli.network.trained import TrainedName, open_trained
+from deploy.cli.parsing import parse
+from deploy.cli.run.targets import check_target
+from deploy.run.config import ConfigError
+
+
+@dataclass(frozen=True)
+class ExportArguments:
+    """Write the network of a run's newest checkpoint as one file.
+
+    The file plays wherever Apexpert is: evaluate, show and play take it in place of a run. It holds the
+    online network and the run's configuration; to go on with training, keep the run's folder.
+
+      apexpert export RUN --output pong.safetensors
+      apexpert play pong.safetensors
+    """
+
+    run: TrainedName
+    """Name of the run under --runs-dir, or the path of its folder."""
+    output: str = ""
+    """File to write, NAME.safetensors; empty takes the run's name, in the current folder."""
+    best: bool = False
+    """Take the best checkpoint by evaluation in place of the newest."""
+    runs_dir: str = "runs"
+    """Folder that holds the runs' folders."""
+
+
+def export(argv: Sequence[str]) -> int:
+    """Write the file; gives the exit code."""
+    arguments = parse(ExportArguments, argv, command="export")
+    trained = open_trained(arguments.run, arguments.runs_dir, best=arguments.best)
+    from deploy.run.model_file import SUFFIX, Model, save_model
+
+    target = Path(arguments.output or f"{trained.name}{SUFFIX}")
+    if target.suffix != SUFFIX:
+        raise ConfigError(f"--output {target}: must end in {SUFFIX}, by which a file is told from a run")
+    check_target("--output", target)
+    try:
+        save_model(Model(trained.config, trained.checkpoint), target)
+    except OSError as error:
+        raise CommandFailed(f"{target}: {error.strerror or error}") from None
+    print(f"{target}  ({target.stat().st_size / 1e6:.1f} MB, update {trained.checkpoint.update:,})")
+    return 0

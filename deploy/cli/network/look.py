@@ -1,0 +1,166 @@
+"""`apexpert evaluate` and `apexpert plot`."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from deploy.cli.errors import CommandFailed
+from deploy.cli.network.trained import TrainedName, open_trained
+from deploy.cli.parsing import parse
+from deploy.cli.run.follow import Interrupts
+from deploy.cli.run.targets import check_target
+from deploy.run.config import ConfigError, with_values
+from deploy.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from actors.episodes import Episode
+    from deploy.reports.evaluation import EvaluationReport
+
+
+@dataclass(frozen=True)
+class EvaluateArguments:
+    """Play full games with a run's newest checkpoint: sticky actions as trained, epsilon 0.001.
+
+    Prints the scores, raw and human-normalised, and writes them into the run's folder, as
+    evaluation-update-N-seed-S.json.
+    """
+
+    run: TrainedName
+    """Name of the run under --runs-dir, the path of its folder, or a file of `apexpert export`."""
+    episodes: int = 0
+    """Full games to play; 0 takes the run's own number (30)."""
+    video: bool = False
+    """Record the first game as videos/update-N-seed-S.mp4."""
+    best: bool = False
+    """Take the best checkpoint by evaluation in place of the newest."""
+    seed: int = 1
+    """Seed of the games."""
+    without: Literal["nothing", "mixture", "residual"] = "nothing"
+    """What is taken out of the network before: the mixture's output becomes its mean over states, or
+    nothing goes past the mixture."""
+    output: str = ""
+    """Folder for report and video; empty takes the run's, or of a file the current one."""
+    json: bool = False
+    """Print the report as JSON."""
+    runs_dir: str = "runs"
+    """Folder that holds the runs' folders."""
+
+
+@dataclass(frozen=True)
+class PlotArguments:
+    """Draw the learning curves of runs as one PNG, beside the published ones of the same game.
+
+    With --diagnostics: dormant neurons, ranks, expert shares, entropies, norms and TD errors over training.
+    """
+
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """Names of runs under --runs-dir, or paths of their folders."""
+    diagnostics: bool = False
+    """Draw the diagnostics in place of the learning curves."""
+    output: str = ""
+    """File to write; empty writes learning_curve.png or diagnostics.png into the first run's folder."""
+    runs_dir: str = "runs"
+    """Folder that holds the runs' folders."""
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """Evaluate a checkpoint; gives the exit code."""
+    arguments = parse(EvaluateArguments, argv, command="evaluate")
+    if arguments.episodes < 0:
+        raise ConfigError(
+            f"--episodes {arguments.episodes}: must be 1 or more, or 0 for the run's own number"
+        )
+    trained = open_trained(arguments.run, arguments.runs_dir, best=arguments.best)
+    episodes = arguments.episodes or trained.config.evaluation.episodes
+    config = with_values(trained.config, evaluation__episodes=episodes)
+    from deploy.reports.ablation import WithoutPart
+    from deploy.reports.evaluation import evaluate_checkpoint
+
+    home, without = RunFolder(trained.home(arguments.output)), arguments.without
+    stem = f"{trained.stem}-seed-{arguments.seed}" + (f"-without-{without}" if without != "nothing" else "")
+    video = trained.videos(arguments.output) / f"{stem}.mp4" if arguments.video else None
+    if video:
+        check_target("--video", video)
+    if arguments.output:
+        check_target("--output", home.path / f"evaluation-{stem}.json")
+    elif refusal := home.refusal_to_write():
+        print(f"WARNING: no report will be kept: {refusal}", file=sys.stderr, flush=True)
+    title = f"{trained.name}: {trained.checkpoint.path.name}, {episodes} full games of {config.game_name}"
+    print(title, file=sys.stderr)
+    with Interrupts() as interrupts:
+        try:
+            report = evaluate_checkpoint(
+                config,
+                trained.checkpoint,
+                episodes=episodes,
+                seed=arguments.seed,
+                without="" if without == "nothing" else without,
+                video=video,
+                progress=print_episode,
+                should_stop=lambda: interrupts.count > 0,
+            )
+        except WithoutPart as error:
+            raise ConfigError(f"--without {without}: {trained.name}: {error}") from None
+        except ValueError as error:
+            if not interrupts.count:
+                raise
+            raise CommandFailed(f"evaluation of {trained.name} ended before a game did") from error
+    _print_report(report.to_json(), as_json=arguments.json)
+    if not arguments.json and not report.video_failure:
+        print(f"  video   {video}" if video else "  (--video records a game)")
+    failure = _keep_report(home, f"evaluation-{stem}.json", report, as_json=arguments.json)
+    if failures := [text for text in (report.video_failure, failure) if text]:
+        raise CommandFailed("; ".join(failures))
+    return 0
+
+
+def _keep_report(folder: RunFolder, name: str, report: "EvaluationReport", *, as_json: bool) -> str:
+    """Write a report that has been shown; gives why that was not possible, empty if it was."""
+    try:
+        folder.write_json(name, report.to_json())
+    except OSError as error:
+        return f"the report cannot be written: {folder.path / name}: {error.strerror}"
+    if not as_json:
+        print(f"  report  {folder.path / name}")
+    return ""
+
+
+def plot(argv: Sequence[str]) -> int:
+    """Draw learning curves; gives the exit code."""
+    arguments = parse(PlotArguments, argv, command="plot")
+    if not arguments.runs:
+        raise ConfigError("RUN is missing: name one run or more (see apexpert plot --help)")
+    folders = [RunFolder.open(name, arguments.runs_dir) for name in arguments.runs]
+    name = "diagnostics.png" if arguments.diagnostics else "learning_curve.png"
+    target = Path(arguments.output or folders[0].path / name)
+    from deploy.reports.curves import CurveError, draw_curves
+    from deploy.reports.diagnostics_plot import draw_diagnostics
+
+    draw = draw_diagnostics if arguments.diagnostics else draw_curves
+    try:
+        print(draw([folder.path for folder in folders], target))
+    except (CurveError, OSError, ValueError) as error:
+        raise CommandFailed(f"{target.name}: {error}") from None
+    return 0
+
+
+def print_episode(episode: "Episode") -> None:
+    """Say on stderr how a game ended."""
+    message = f"  game over: return {episode.return_:,.0f} in {episode.length:,} env steps"
+    print(message, file=sys.stderr, flush=True)
+
+
+def _print_report(report: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report, indent=1))
+        return
+    for name, value in report.items():
+        if name in ("returns", "lengths"):
+            continue
+        shown = f"{value:,.3f}" if isinstance(value, float) else value
+        print(f"  {name:<24} {shown}")

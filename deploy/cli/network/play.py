@@ -1,0 +1,100 @@
+"""`apexpert play`: watch a trained network play."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.cli.errors import CommandFailed
+from deploy.cli.network.look import print_episode
+from deploy.cli.network.trained import Trained, TrainedName, open_trained
+from deploy.cli.parsing import parse
+from deploy.cli.run.follow import Interrupts
+from deploy.cli.run.targets import check_target
+from deploy.run.config import ConfigError
+
+
+@dataclass(frozen=True)
+class PlayArguments:
+    """Watch a run's newest checkpoint play: in a window, or as an mp4 where there is no display.
+
+    apexpert play RUN
+    apexpert play RUN --output game.mp4
+    """
+
+    run: TrainedName
+    """Name of the run under --runs-dir, the path of its folder, or a file of `apexpert export`."""
+    episodes: int = 1
+    """Full games to play."""
+    seed: int = 1
+    """Seed of the first game; the others have those that follow."""
+    output: str = ""
+    """Write an mp4 in place of opening a window."""
+    best: bool = False
+    """Take the best checkpoint by evaluation in place of the newest."""
+    runs_dir: str = "runs"
+    """Folder that holds the runs' folders."""
+
+
+def play(argv: Sequence[str]) -> int:
+    """Play and show it; gives the exit code."""
+    arguments = parse(PlayArguments, argv, command="play")
+    if arguments.episodes < 1:
+        raise ConfigError(f"--episodes {arguments.episodes}: must be 1 or more")
+    trained = open_trained(arguments.run, arguments.runs_dir, best=arguments.best)
+    from actors.rendering import NoWindow
+
+    if not arguments.output and has_display() and not trained.config.environment.env:
+        try:
+            _play(trained, arguments, None)
+            return 0
+        except NoWindow as error:
+            print(f"no window can be opened ({error})", file=sys.stderr)
+    name = f"{trained.stem}-seed-{arguments.seed}.mp4"
+    video = Path(arguments.output) if arguments.output else trained.videos("") / name
+    check_target("--output", video)
+    if failure := _play(trained, arguments, video):
+        raise CommandFailed(failure)
+    print(video)
+    return 0
+
+
+def has_display() -> bool:
+    """Whether a window can be opened here."""
+    return sys.platform in ("darwin", "win32") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
+
+
+def _play(trained: Trained, arguments: PlayArguments, video: Path | None) -> str:
+    """Game after game into the video, or in a window without one; gives why there is no whole video.
+
+    NoWindow when none can be opened.
+    """
+    from deploy.reports.evaluation import ATARI_FRAMES_PER_SECOND, policy_of
+    from deploy.reports.games import play_games
+    from deploy.reports.video import VideoWriter
+
+    config = trained.config
+    where = "in a window" if video is None else f"into {video}"
+    print(f"{trained.name}: {config.game_name}, {where}; Ctrl-C ends it", file=sys.stderr)
+    fps = ATARI_FRAMES_PER_SECOND / config.environment.frame_skip
+    policy = policy_of(config, trained.checkpoint)
+    with (
+        Interrupts() as interrupts,
+        VideoWriter(video, fps=fps) if video else contextlib.nullcontext() as film,
+    ):
+        for game in range(arguments.episodes):
+            play_games(
+                config,
+                policy,
+                episodes=1,
+                seed=arguments.seed + game,
+                recorder=film.add if film else None,
+                window=film is None,
+                progress=print_episode,
+                should_stop=lambda: interrupts.count > 0,
+            )
+            if interrupts.count:
+                break
+    return film.failure if film else ""

@@ -1,0 +1,86 @@
+"""What plays: a run by its name or folder, a file of `apexpert export`, or a model that comes with us."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from deploy.cli.errors import CommandFailed
+from deploy.cli.run.preflight import with_checked_environment
+from deploy.run.checks import near_matches
+from deploy.run.config import Config, ConfigError
+from deploy.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from learner.checkpoint import Checkpoint
+
+TrainedName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network, and where it comes from."""
+
+    name: str
+    config: Config
+    checkpoint: "Checkpoint"
+    folder: RunFolder | None
+    """The run's; None of a model."""
+
+    @property
+    def stem(self) -> str:
+        """Begins the names of files about it, in the run's folder or, of a model, anywhere."""
+        return f"update-{self.checkpoint.update:09d}" if self.folder else self.name
+
+    def home(self, output: str) -> Path:
+        """Where reports go: to the folder `output` if given, else the run's or, of a model, this one."""
+        return Path(output) if output or not self.folder else self.folder.path
+
+    def videos(self, output: str) -> Path:
+        """The same for pictures, which have a folder of their own in a run's."""
+        return Path(output) if output or not self.folder else self.folder.videos
+
+
+def open_trained(name: str, runs_dir: str, *, best: bool) -> Trained:
+    """What `name` stands for: the newest checkpoint of a run, or its best, or a model.
+
+    Raises ConfigError, RunNotFound or CommandFailed when it is not there, or its environment is not.
+    """
+    from deploy.run.model_file import BUNDLED, SUFFIX, bundled_models, load_model
+
+    if not name.startswith(BUNDLED) and not name.endswith(SUFFIX):
+        folder = RunFolder.open(name, runs_dir)
+        config = with_checked_environment(folder.load_config())
+        return Trained(folder.name, config, load_checkpoint(folder, best=best), folder)
+    if best:
+        raise ConfigError(f"--best: {name} is one network; only a run has a best one")
+    path = Path(name)
+    if name.startswith(BUNDLED):
+        known, wanted = bundled_models(), name.removeprefix(BUNDLED)
+        if wanted not in known:
+            there = f"; there are {', '.join(known)}" if known else "; none comes with this version"
+            raise ConfigError(f"{name}: no model of that name{near_matches(wanted, known) or there}")
+        path = known[wanted]
+    model = load_model(path)
+    return Trained(path.stem, with_checked_environment(model.config), model.checkpoint, None)
+
+
+def load_checkpoint(folder: RunFolder, *, best: bool) -> "Checkpoint":
+    """The newest checkpoint of a run, or the best; CommandFailed when there is none."""
+    from learner.checkpoint import CheckpointStore
+    from learner.errors import CheckpointError
+
+    store = CheckpointStore(folder.checkpoints)
+    if not best:
+        newest = store.load_newest()
+        if newest is None:
+            raise CommandFailed(f"{folder.name} has no checkpoint that is whole yet, in {folder.checkpoints}")
+        return newest
+    marked = store.best()
+    if marked is None:
+        raise CommandFailed(f"{folder.name} has no best checkpoint: it was trained without evaluations")
+    try:
+        return store.load(marked[0])
+    except CheckpointError as error:
+        raise CommandFailed(f"{marked[0]} is broken: {error}") from None

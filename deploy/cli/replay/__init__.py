@@ -1,0 +1,1 @@
+"""`apexpert replay`: a run's replay, from outside."""

@@ -1,0 +1,47 @@
+"""`apexpert replay --frames`: transitions drawn by the newest checkpoint's priorities, as a picture."""
+
+from pathlib import Path
+
+from deploy.cli.errors import CommandFailed
+from deploy.cli.replay.checkpoint import sampler_arrays
+from deploy.cli.replay.source import Source
+from deploy.reports.contact_sheet import action_names, draw_contact_sheet
+from replay.config import ReplayConfig
+from replay.tools.inventory import checkpoint_masses, take_inventory
+from replay.tools.preview import draw_transitions, item_masses
+
+
+def draw_frames(source: Source, target: Path, *, num_frames: int, seed: int) -> Path:
+    """Draw `num_frames` transitions into `target`; raises CommandFailed when there are none.
+
+    Without a checkpoint all are alike; what came in since enters with the largest priority so far, as in the
+    sampler. Without a run's folder the data's own stack and n-step are taken, and gamma 0.99.
+    """
+    config, inventory = source.config(), take_inventory(source.shards)
+    signature = next((s for shard in source.shards if (s := shard.signature()) is not None), None)
+    if signature is None or not inventory.items:
+        raise CommandFailed(f"{source.run}: there are no transitions to draw")
+    checkpoint = source.checkpoint()
+    known, newest = {}, 1.0
+    if checkpoint is not None:
+        known = checkpoint_masses(sampler_arrays(checkpoint))
+        newest = float(checkpoint.document["sampler"]["table"]["max_mass"])
+    rules = ReplayConfig(n_step=signature.n_step) if config is None else config.replay
+    drawn = draw_transitions(
+        source.shards,
+        inventory,
+        item_masses(inventory, known, newest),
+        rules,
+        run=source.run,
+        stack=signature.stack if config is None else config.environment.stack,
+        count=num_frames,
+        seed=seed,
+    )
+    if not drawn:
+        raise CommandFailed(
+            f"{source.run}: none of the {num_frames} transitions drawn can be read; see --verify"
+        )
+    priorities = f"priorities of {checkpoint.path.name}" if checkpoint else "no checkpoint: all alike"
+    title = f"{source.run}: {len(drawn)} of {inventory.items:,} transitions, {priorities}"
+    names = action_names(None if config is None else config.environment, signature.num_actions)
+    return draw_contact_sheet(drawn, names, target, title=title)

@@ -1,0 +1,170 @@
+"""Where a run's replay is: on a live run's servers, in a finished run's folder, or on the user's servers."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deploy.cli.errors import CommandFailed
+from deploy.cli.run.preflight import URLS_VARIABLE, urls_of_environment
+from deploy.run.config import Config, ConfigError, with_values
+from deploy.run.folder import RunBusy, RunFolder, RunNotFound
+from replay.errors import ReplayError
+from replay.servers.attach import holds_data, running_urls
+from replay.servers.embedded import EmbeddedServers
+from replay.tools.stored_shard import StoredShard
+
+if TYPE_CHECKING:
+    from learner.checkpoint import Checkpoint
+
+RETRY_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run's shards, connected, and what is known of the run besides."""
+
+    run: str
+    shards: Sequence[StoredShard]
+    folder: RunFolder | None
+    """None: only its keys are known, by `--replay.urls`."""
+    locked: bool
+    """A process of this machine is at work on the run's folder."""
+    alive: bool
+    """On servers of the user's own: the run's owner, wherever it is, gave a sign of life lately."""
+
+    @property
+    def live(self) -> bool:
+        """A process is at work on the run."""
+        return self.locked or self.alive
+
+    @property
+    def is_foreign(self) -> bool:
+        """The keys belong to another folder's run, which this folder was copied from."""
+        if self.folder is None:
+            return False
+        identity = self.folder.identity
+        own = {"", "" if identity is None else identity.id}
+        return any(shard.administration.folder_id() not in own for shard in self.shards)
+
+    def checkpoint(self) -> "Checkpoint | None":
+        """The newest whole checkpoint, if there is any; broken ones are told on stderr."""
+        if self.folder is None or not self.folder.checkpoints.is_dir():
+            return None
+        import sys
+
+        from learner.checkpoint import CheckpointStore
+
+        def note(text: str) -> None:
+            print(f"note: {text}", file=sys.stderr)
+
+        return CheckpointStore(self.folder.checkpoints, note=note).load_newest()
+
+    def config(self) -> Config | None:
+        """The run's configuration, None without a folder."""
+        return None if self.folder is None else self.folder.load_config()
+
+
+@contextlib.contextmanager
+def opened(name: str, runs_dir: str, urls: tuple[str, ...]) -> Iterator[Source]:
+    """The replay of the run `name`: a run's name or folder, or with `urls` also just a name in Redis.
+
+    The servers of a run that nobody works on are started for the time of the context; its lock is held
+    meanwhile, so that it is not resumed. Raises ConfigError, RunNotFound, CommandFailed.
+    """
+    folder = find(name, runs_dir, urls)
+    if folder is None:
+        urls = urls or urls_of_environment()
+        with connected(name, urls, folder=None) as source:
+            yield source
+        return
+    with contextlib.ExitStack() as stack:
+        locked = False
+        try:
+            stack.enter_context(folder.lock())
+        except RunBusy:
+            locked = True
+        config = folder.load_config()
+        urls = urls or config.replay.urls
+        embedded = not urls
+        if embedded:
+            urls = stack.enter_context(served(folder, config, live=locked))
+        yield stack.enter_context(
+            connected(config.run.name, urls, folder=folder, locked=locked, embedded=embedded)
+        )
+
+
+def find(name: str, runs_dir: str, urls: tuple[str, ...]) -> RunFolder | None:
+    """The run's folder; None when there is none but servers are given. Raises RunNotFound."""
+    try:
+        return RunFolder.open(name, runs_dir)
+    except RunNotFound as error:
+        if urls or urls_of_environment():
+            return None
+        hint = f"; of a run elsewhere give its servers by --replay.urls or ${URLS_VARIABLE}"
+        raise RunNotFound(f"{error}{hint}") from None
+
+
+@contextlib.contextmanager
+def served(
+    folder: RunFolder, config: Config, *, live: bool, create: bool = False
+) -> Iterator[tuple[str, ...]]:
+    """URLs of the folder's embedded servers: the live run's own, else started for the time of the context."""
+    if live:
+        try:
+            yield running_urls(folder.replay)
+        except ReplayError as error:
+            raise CommandFailed(str(error)) from None
+        return
+    if not create and not holds_data(folder.replay):
+        raise ConfigError(f"{folder.name} has no replay: nothing was ever stored in {folder.replay}")
+    servers = EmbeddedServers(
+        folder.replay,
+        shards=config.replay.shards,
+        append_fsync=config.replay.append_fsync,
+        maxmemory=config.replay.shard_memory_bytes,
+    )
+    try:
+        with servers:
+            yield tuple(servers.urls)
+    except ReplayError as error:
+        raise CommandFailed(str(error)) from None
+
+
+@contextlib.contextmanager
+def connected(
+    run: str,
+    urls: tuple[str, ...],
+    *,
+    folder: RunFolder | None,
+    locked: bool = False,
+    embedded: bool = False,
+    empty: bool = False,
+) -> Iterator[Source]:
+    """The run's shards at `urls`; ConfigError when none of them holds anything of it, unless `empty`.
+
+    Of `embedded` servers the folder's lock tells whether the run is live, a moment after it was killed, too.
+    """
+    try:
+        shards = [
+            StoredShard(url, run=run, index=index, retry_seconds=RETRY_SECONDS)
+            for index, url in enumerate(urls)
+        ]
+        if not empty and all(shard.signature() is None and not any(shard.keys()) for shard in shards):
+            where = ", ".join(shard.address for shard in shards)
+            raise ConfigError(f"no run {run!r} in the shards at {where}: nothing is stored under that name")
+        alive = not embedded and any(shard.has_owner_at_work() for shard in shards)
+        yield Source(run, shards, folder, locked, alive)
+    except ReplayError as error:
+        raise CommandFailed(str(error)) from None
+    for shard in shards:
+        shard.close()
+
+
+def new_run(name: str, runs_dir: str, config: Config, urls: tuple[str, ...]) -> RunFolder:
+    """The folder of a new run with this configuration, on these servers or embedded ones."""
+    if Path(name).name != name:
+        raise ConfigError(f"RUN {name!r}: no such run; name a new one without slashes, below --runs-dir")
+    changed = with_values(config, run__name=name, run__runs_dir=runs_dir, replay__urls=urls)
+    return RunFolder.create(changed)

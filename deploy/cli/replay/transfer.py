@@ -1,0 +1,148 @@
+"""`apexpert replay --export` and `--import`: a run's replay as a folder, with its newest checkpoint."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from deploy.cli.errors import CommandFailed
+from deploy.cli.replay.source import Source, connected, find, new_run, served
+from deploy.cli.run.preflight import urls_of_environment
+from deploy.run.checks import without_passwords
+from deploy.run.config import ConfigError, to_json, with_values
+from deploy.run.folder import RunBusy, RunFolder
+from learner.checkpoint import MANIFEST, Checkpoint, CheckpointStore
+from learner.errors import CheckpointError
+from replay.tools.archive import Archive, ArchiveError, export_run, import_run
+
+CONFIG, CHECKPOINTS, FLEET = "config.json", "checkpoints", "fleet.json"
+
+Bar = Callable[[str], AbstractContextManager[Callable[[int, int], object]]]
+
+
+def export_replay(source: Source, folder: Path, bar: Bar) -> int:
+    """Write the archive, and into it the configuration and the newest checkpoint, without any URLs."""
+    try:
+        with bar("exporting") as told:
+            archived = export_run(source.shards, folder, run=source.run, progress=told)
+    except (ArchiveError, OSError) as error:
+        raise ConfigError(f"--export {folder}: {error}") from None
+    kept = "no checkpoint"
+    config = source.config()
+    if config is not None:
+        archive = RunFolder(folder)
+        archive.write_json(CONFIG, to_json(with_values(config, replay__urls=())), mode=0o600)
+        if source.folder is not None and (fleet := source.folder.read_json(FLEET, None)):
+            archive.write_json(FLEET, fleet)
+        if (checkpoint := source.checkpoint()) is not None:
+            kept = _save(checkpoint, archive).name
+    counts = f"{archived.segments:,} segments, {archived.items:,} items, {archived.num_bytes:,} bytes"
+    print(f"{source.run}: {counts} and {kept} in {folder}")
+    if archived.gone or archived.refused:
+        print(f"  left out: {archived.gone:,} already evicted, {archived.refused:,} copies or damaged")
+    return 0
+
+
+def import_replay(name: str, runs_dir: str, urls: tuple[str, ...], folder: str, bar: Bar) -> int:
+    """Put an archive into the empty shards of a run, which is made when there is none of that name.
+
+    All the archive's bytes are hashed once, by `import_run`, when there is a place to put them.
+    """
+    with ExitStack() as stack:
+        try:
+            archive = Archive(Path(folder))
+            target = _target(stack, name, runs_dir, urls, archive)
+            with bar("importing") as told:
+                imported = import_run(archive, target.shards, run=target.run, progress=told)
+        except ArchiveError as error:
+            raise ConfigError(f"--import {folder}: {error}") from None
+    assert target.folder is not None
+    kept = _restore_checkpoint(archive, target.folder)
+    _keep_incarnations(archive, target.folder, kept)
+    counts = f"{imported.segments:,} segments, {imported.items:,} items, {imported.num_bytes:,} bytes"
+    print(f"{target.run}: {counts} and {kept.path.name if kept else 'no checkpoint'} from {folder}")
+    print(f"go on with it: apexpert resume {target.folder.reference}")
+    return 0
+
+
+def _target(stack: ExitStack, name: str, runs_dir: str, urls: tuple[str, ...], archive: Archive) -> Source:
+    """The shards to import into; the run's folder is made when it is not there."""
+    urls = urls or urls_of_environment()
+    folder = find(name, runs_dir, ("new",))
+    if folder is None:
+        folder = _new_run(name, runs_dir, urls, archive)
+        stack.enter_context(_unmade_if_refused(folder))
+    try:
+        stack.enter_context(folder.lock())
+    except RunBusy:
+        raise RunBusy(f"--import: {folder.name} is live; import into another run") from None
+    config = folder.load_config()
+    urls = config.replay.urls or urls
+    urls = urls or stack.enter_context(served(folder, config, live=False, create=True))
+    return stack.enter_context(connected(config.run.name, urls, folder=folder, empty=True))
+
+
+@contextmanager
+def _unmade_if_refused(folder: RunFolder) -> Iterator[None]:
+    """A new run's folder goes again when the archive does not fit or is not whole: nothing was put in."""
+    try:
+        yield
+    except ConfigError:
+        shutil.rmtree(folder.path)
+        raise
+
+
+def _new_run(name: str, runs_dir: str, urls: tuple[str, ...], archive: Archive) -> RunFolder:
+    exported = RunFolder(archive.folder)
+    if not exported.config_path.is_file():
+        raise ArchiveError(f"it has no {CONFIG} to make the run {name!r} from; name a run that is there")
+    config = exported.load_config()
+    shards = len(urls) or config.replay.shards
+    if shards != archive.num_shards:
+        raise ArchiveError(f"it is of {archive.num_shards} shards, here would be {shards}")
+    return new_run(name, runs_dir, config, urls)
+
+
+def _restore_checkpoint(archive: Archive, folder: RunFolder) -> Checkpoint | None:
+    """The run's newest checkpoint, which is the archive's where it has none itself."""
+    own = CheckpointStore(folder.checkpoints).load_newest()
+    if own is not None or not (archive.folder / CHECKPOINTS).is_dir():
+        return own
+    stored = CheckpointStore(archive.folder / CHECKPOINTS)
+    paths = stored.paths()
+    try:
+        checkpoint = stored.load(paths[0]) if paths else None
+    except CheckpointError as error:
+        raise CommandFailed(f"{paths[0]}: {error}; the segments are imported, their priorities not") from None
+    if checkpoint is None:
+        return None
+    return replace(checkpoint, path=_save(checkpoint, folder))
+
+
+def _save(checkpoint: Checkpoint, folder: RunFolder) -> Path:
+    """A checkpoint in another folder, with the configuration that is there; as old as it was."""
+    document = checkpoint.document | {"config": to_json(without_passwords(folder.load_config()))}
+    path = CheckpointStore(folder.checkpoints).save(checkpoint.update, checkpoint.tensors, document)
+    os.utime(path / MANIFEST, (checkpoint.written, checkpoint.written))
+    return path
+
+
+def _keep_incarnations(archive: Archive, folder: RunFolder, checkpoint: Checkpoint | None) -> None:
+    """New actors must never take a name that any segment has had: it would count as a copy of that one."""
+    following = archive.incarnations()
+    fleets: list[dict[str, Any]] = [
+        folder.read_json(FLEET, {}),
+        RunFolder(archive.folder).read_json(FLEET, {}),
+    ]
+    for fleet in fleets:
+        for slot, number in fleet.get("next_incarnation", {}).items():
+            following[int(slot)] = max(following.get(int(slot), 0), int(number))
+    if checkpoint is not None:
+        for name in checkpoint.document["sampler"]["reader"]["accounts"]["writers"]:
+            slot, incarnation = map(int, name.split("."))
+            following[slot] = max(following.get(slot, 0), incarnation + 1)
+    target = fleets[0].get("target_actors", 0)
+    folder.write_json(FLEET, {"target_actors": target, "next_incarnation": following})

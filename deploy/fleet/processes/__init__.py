@@ -1,0 +1,1 @@
+"""The processes of a run: actor, learner, weight store, and the handles on them."""

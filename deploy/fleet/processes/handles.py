@@ -1,0 +1,186 @@
+"""The supervisor's view of one running role: is it alive, what does it report, how did it end."""
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import psutil
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from actors.episodes import Episode
+from deploy.fleet.processes.role import Assignment, Report
+from deploy.fleet.processes.roles import ActorRole, LearnerRole
+from deploy.fleet.ray.nodes import only_on
+
+BEAT_SECONDS, SILENT_SECONDS = 0.5, 60.0
+"""Between two heartbeats; a role that has answered and then does not for so long counts as dead."""
+LAST_SECONDS = 5.0
+# run, heartbeat, stop, mark_dead and add_shard at the same time.
+CONCURRENCY = 5
+
+
+@dataclass
+class End:
+    """How a role ended: with an answer, or with an error."""
+
+    answer: Any = None
+    error: BaseException | None = None
+
+    @property
+    def reason(self) -> str:
+        """One line for people."""
+        if isinstance(self.error, RayActorError):
+            return "its process died"
+        if self.error is None:
+            return "ended"
+        text = " ".join(str(self.error).split())
+        return f"{type(self.error).__name__}: {text}"
+
+
+@dataclass
+class RoleHandle:
+    """A role in a process of its own. Nothing here waits, except `wait`."""
+
+    actor: Any
+    _run: Any
+    _beat: Any = None
+    _heard: float = field(default_factory=time.monotonic)
+    _asked: float = 0.0
+    report: Report | None = None
+    """The last heartbeat's answer, or that of `run` where it is one (an actor's)."""
+    end: End | None = None
+    """Set once the role has ended or was found dead."""
+    _notes: list[str] = field(default_factory=list)
+
+    def poll(self) -> list[Episode]:
+        """Look for the end and for an answered heartbeat, and ask for the next; gives episodes just told."""
+        if self.end is not None:
+            return []
+        episodes = self._take_beat()
+        self._take_end()
+        # Before its first answer it may be waiting for a free core of the cluster, for as long as that takes.
+        silent = self.report is not None and time.monotonic() - self._heard > SILENT_SECONDS
+        if self.end is None and silent:
+            self.kill()
+            self.end = End(error=TimeoutError(f"no heartbeat for {SILENT_SECONDS:.0f} s"))
+        if self.end is not None:
+            # An answer under way has taken along what is not in the last one.
+            episodes = episodes + self._receive()
+            if isinstance(self.end.answer, dict):
+                episodes = episodes + self._take_in(cast(Report, self.end.answer))
+        return episodes
+
+    def take_notes(self) -> list[str]:
+        """Events that it told and that nobody has taken yet."""
+        notes, self._notes = self._notes, []
+        return notes
+
+    def stop(self) -> None:
+        """Tell it to end cleanly."""
+        self.actor.stop.remote()
+
+    def add_shard(self, index: int, url: str) -> None:
+        """Tell it of one more shard."""
+        self.actor.add_shard.remote(index, url)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for its end, at most that long."""
+        ray.wait([self._run], timeout=max(seconds, 0.0))
+
+    def ask_last(self) -> None:
+        """Get the report of a role whose `run` has returned, so that its last numbers count."""
+        self._beat = self.actor.heartbeat.remote()
+        self._receive()
+
+    def kill(self) -> None:
+        """End its process at once; harmless when it is gone."""
+        ray.kill(self.actor)
+
+    @property
+    def ready(self) -> bool:
+        """Built and at work."""
+        return self.report is not None and self.report["ready"]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last reported metrics."""
+        return self.report["metrics"] if self.report is not None else {}
+
+    def _take_beat(self) -> list[Episode]:
+        episodes: list[Episode] = []
+        if self._beat is not None and _is_ready(self._beat):
+            episodes = self._receive()
+        if self._beat is None and time.monotonic() - self._asked >= BEAT_SECONDS:
+            self._asked = time.monotonic()
+            self._beat = self.actor.heartbeat.remote()
+        return episodes
+
+    def _receive(self) -> list[Episode]:
+        """The episodes of the answer under way, if there is one and it comes soon."""
+        beat, self._beat = self._beat, None
+        if beat is None:
+            return []
+        # An error is no news: when its process is gone, the end of `run` tells how.
+        with contextlib.suppress(RayError, GetTimeoutError):
+            return self._take_in(ray.get(beat, timeout=LAST_SECONDS))
+        return []
+
+    def _take_in(self, report: Report) -> list[Episode]:
+        self.report = report
+        self._notes += report["notes"]
+        self._heard = time.monotonic()
+        return report["episodes"]
+
+    def _take_end(self) -> None:
+        if not _is_ready(self._run):
+            return
+        try:
+            self.end = End(answer=ray.get(self._run))
+        except RayTaskError as error:
+            # The role's own exception, with its type; Ray's wrapper holds the remote traceback.
+            self.end = End(error=error.cause or error)
+        except RayError as error:
+            self.end = End(error=error)
+
+
+def _is_ready(reference: Any) -> bool:
+    return bool(ray.wait([reference], timeout=0)[0])
+
+
+def start_learner(
+    assignment: Assignment, dead: set[tuple[int, int]], node_id: str, num_gpus: float
+) -> RoleHandle:
+    """Start the learner on that node."""
+    # Its core is held by the weight store, which outlives it.
+    actor = _role(LearnerRole, num_cpus=0, num_gpus=num_gpus, node_id=node_id).remote(assignment, dead)
+    return RoleHandle(actor, actor.run.remote())
+
+
+def kill_learner(pid: int, folder: str) -> None:
+    """End the learner's own process on this node at once, if that number is still its."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if {"deploy.fleet.processes.learner_process", folder} <= set(process.cmdline()):
+            process.kill()
+
+
+def start_actor(
+    assignment: Assignment, slot: int, incarnation: int, start_env_steps: int, node_id: str | None
+) -> RoleHandle:
+    """Start one incarnation of an actor slot, on any node or on that one."""
+    role = _role(ActorRole, num_cpus=1, num_gpus=0, node_id=node_id)
+    actor = role.remote(assignment, slot, incarnation, start_env_steps)
+    return RoleHandle(actor, actor.run.remote())
+
+
+def _role(cls: type, *, num_cpus: int, num_gpus: float, node_id: str | None) -> Any:
+    return ray.remote(cls).options(
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        max_concurrency=CONCURRENCY,
+        max_restarts=0,
+        max_task_retries=0,
+        scheduling_strategy="DEFAULT" if node_id is None else only_on(node_id),
+    )

@@ -1,0 +1,263 @@
+"""The learner in a process of its own: `python -m deploy.fleet.processes.learner_process`, from LearnerLink.
+
+Ray does not know it: it outlives the worker that started it for as long as its last checkpoint takes. It ends
+by itself, with a checkpoint, on SIGTERM and when that worker is gone, whether Ray and the shards are there or
+not. One that has not restored yet has nothing to save and ends at once.
+"""
+
+import contextlib
+import logging
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import IO, TYPE_CHECKING, Any
+
+from deploy.fleet.farewell import TERMINATED_SECONDS, TRIED_SECONDS, has_ended, write_farewell
+from deploy.fleet.processes.role import LEARNER_PATIENCE_SECONDS, Assignment, Report, Role
+from deploy.run.checks import without_passwords
+from deploy.run.config import to_json
+
+if TYPE_CHECKING:
+    from learner.learner import Learner
+    from models.arrays import Weights
+    from replay.sampler import Sampler
+
+logger = logging.getLogger(__name__)
+
+SWITCH_SECONDS = 0.0002
+"""How long the team's other threads may wait for the learner's own, which draws the next batch first, before
+they get the interpreter. With Python's 5 ms they stood still for as long as a draw takes."""
+TERMINATED = "SIGTERM"
+ENDING_SECONDS = 1.0
+"""Ray that is told to end together with this process has ended after so long."""
+OURS = ("builtins", "learner", "replay", "actors", "models", "deploy")
+"""Packages whose errors the other side knows."""
+ALONE_SECONDS = 100.0
+"""A process that nobody needs any more, and that still is not done after so long, ends itself."""
+
+
+class LearnerProcess(Role):
+    """The run's learner, with the sampler as the one owner of the shards."""
+
+    def __init__(
+        self,
+        assignment: Assignment,
+        dead: set[tuple[int, int]],
+        newest_version: int,
+        ray_pid: int,
+        connection: Connection,
+    ) -> None:
+        """`newest_version`: the weight store's; a returned learner goes on above it.
+
+        `ray_pid`: the raylet's process on this node.
+        """
+        super().__init__(assignment, "learner", LEARNER_PATIENCE_SECONDS)
+        self._dead, self._newest_version, self._connection = dead, newest_version, connection
+        self._learner: Learner | None = None
+        self._sending = threading.Lock()
+        self._ended = False
+        self._ray_pid = ray_pid
+        self._held: IO[str] | None = None
+        self.alone = ""
+        """Why nobody needs this process any more, in words; empty while somebody does."""
+
+    def run(self) -> str:
+        """Build, restore and learn: `finished`, or `stopped` when told to, both with a checkpoint."""
+        import torch
+
+        from learner.checkpoint import CheckpointStore
+
+        torch.set_num_threads(self._config.learner.num_threads or len(os.sched_getaffinity(0)))
+        torch.set_flush_denormal(True)  # as ThreadTeam does, for threads inside of operators as well
+        sys.setswitchinterval(SWITCH_SECONDS)
+        checkpoints = CheckpointStore(
+            self.folder.checkpoints, self._config.learner.keep_checkpoints, note=self._note
+        )
+        # A learner before this one may be about to save its last. Held until this one has.
+        self._held = checkpoints.hold()
+        with contextlib.closing(self._sampler()) as sampler:
+            learner = self._build(checkpoints, sampler)
+            learner.restore()
+            # Actors that stayed alive take only what is newer than what they have.
+            learner.weights_version = max(learner.weights_version, self._newest_version)
+            self._learner = learner
+            learner.mark_dead(self._dead)
+            self._start_using(learner.add_shard)
+            return learner.run(self.should_stop)
+
+    def heartbeat(self) -> Report:
+        """The learner's numbers."""
+        return self._report(self._learner)
+
+    def mark_dead(self, incarnations: set[tuple[int, int]]) -> None:
+        """These will write no more: their allowance goes to others."""
+        if self._learner is None:
+            self._dead = self._dead | incarnations
+        else:
+            self._learner.mark_dead(incarnations)
+
+    def leave(self, why: str) -> None:
+        """Nobody needs this process any more: end with a checkpoint, or at once with nothing to save."""
+        self.alone = self.alone or why
+        if self._ended:
+            return
+        if self._learner is None:
+            logger.info("%s: ends without a checkpoint", why)
+            threading.Thread(target=self._leave_unrestored).start()
+            return
+        logger.warning("%s: saving and ending", why)
+        for shard in self._opened:  # those in lockstep would be waited for longer than anybody waits for this
+            shard.retry_seconds = min(shard.retry_seconds, LEARNER_PATIENCE_SECONDS)
+        self.stop()
+
+    def _leave_unrestored(self) -> None:
+        """End a process that has nothing to save; in a thread, as nothing may hold up a signal's handler."""
+        with contextlib.suppress(OSError), self.folder.last_words():
+            if has_ended(self._ray_pid, ENDING_SECONDS):
+                self.say_farewell(None)
+        os._exit(0)
+
+    def listen(self) -> None:
+        """Answer calls until the other side is gone."""
+        try:
+            while True:
+                number, method, arguments = self._connection.recv()
+                self._send(("answer", number, self._answer(method, arguments)))
+        except (EOFError, OSError):
+            self.leave("Ray has ended")
+            time.sleep(ALONE_SECONDS)
+            os._exit(1)
+
+    def _answer(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        try:
+            return getattr(self, method)(*arguments)
+        except Exception:  # this thread must go on: it is how the process hears that it is alone
+            logger.exception("%s failed", method)
+            return None
+
+    def tell_end(self, outcome: str, error: Exception | None) -> None:
+        """The last word: how `run` ended."""
+        self._ended = True
+        with contextlib.suppress(OSError):
+            self._send(("end", outcome, error, self.heartbeat()))
+
+    def say_farewell(self, error: Exception | None) -> None:
+        """Write the run's last status, if nobody else will."""
+        metrics = self.heartbeat()["metrics"]
+        seconds = TERMINATED_SECONDS if self.alone == TERMINATED else TRIED_SECONDS
+        write_farewell(
+            self.folder, metrics, self.alone, error, self._ray_pid, self._has_successor, seconds=seconds
+        )
+
+    def _has_successor(self) -> bool:
+        has_let_go = self._held is not None and self._held.closed
+        return has_let_go and self.folder.is_saved_to()
+
+    def let_go(self) -> None:
+        """From now on another learner may save checkpoints."""
+        if self._held is not None:
+            self._held.close()
+
+    def _publish(self, weights: "Weights") -> None:
+        with contextlib.suppress(OSError):  # nobody is there to take them: `listen` has seen it too
+            self._send(("weights", weights.version, weights.env_steps, weights.updates), weights.parameters)
+
+    def _send(self, message: tuple[Any, ...], data: Any = None) -> None:
+        with self._sending:
+            self._connection.send(message)
+            if data is not None:
+                self._connection.send_bytes(memoryview(data).cast("B"))
+
+    def _sampler(self) -> "Sampler":
+        from replay.sampler import Sampler
+
+        config = self._config
+        return Sampler(
+            config.replay,
+            self._shards(),
+            run=config.run.name,
+            signature=self._signature(),
+            batch_size=config.learner.batch_size,
+            samples_per_insert=config.samples_per_insert,
+            total_env_steps=config.run.total_env_steps,
+            seed=config.run.seed,
+        )
+
+    def _build(self, checkpoints: Any, sampler: "Sampler") -> "Learner":
+        from learner.learner import Learner
+        from learner.update.train_step import TrainStep
+
+        config, signature = self._config, self._signature()
+        train_step = TrainStep(
+            config.network,
+            config.learner,
+            num_actions=signature.num_actions,
+            observation_shape=(signature.stack, *signature.frame_shape),
+            seed=config.run.seed,
+        )
+        return Learner(
+            config.learner,
+            config.network,
+            config.replay,
+            sampler=sampler,
+            train_step=train_step,
+            publish=self._publish,
+            checkpoints=checkpoints,
+            total_env_steps=config.run.total_env_steps,
+            run_document=to_json(without_passwords(config)),
+            lockstep=config.run.lockstep,
+            note=self._note,
+        )
+
+
+def run(process: LearnerProcess) -> None:
+    """Learn to the end and tell it; a run whose Ray has gone meanwhile gets its last status here."""
+
+    def on_sigterm(_number: int, _frame: FrameType | None) -> None:
+        process.leave(TERMINATED)
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+    threading.Thread(target=process.listen, name="listen", daemon=True).start()
+    outcome, error = "", None
+    try:
+        outcome = process.run()
+    except Exception as caught:
+        logger.exception("the learner failed")
+        error = caught
+    process.tell_end(outcome, _sendable(error))
+    if process.alone:
+        with contextlib.suppress(OSError), process.folder.last_words():
+            process.let_go()
+            process.say_farewell(error)
+
+
+def _sendable(error: Exception | None) -> Exception | None:
+    """An error as it is, or its text where the other side may not know its class or put it together."""
+    try:
+        package = type(error).__module__.partition(".")[0]
+        if package in OURS:
+            pickle.loads(pickle.dumps(error))
+            return error
+    except Exception:  # whatever an exception's own class does there
+        pass
+    return None if error is None else RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def main() -> None:
+    """Leave the parent, take the assignment from the connection, and learn."""
+    connection = Connection(int(sys.argv[2]))
+    if os.fork():
+        os._exit(0)
+    assignment, dead, newest_version, ray_pid = connection.recv()
+    run(LearnerProcess(assignment, dead, newest_version, ray_pid, connection))
+    logging.shutdown()
+    os._exit(0)  # nothing is left to do, and other libraries' threads may not end
+
+
+if __name__ == "__main__":
+    main()

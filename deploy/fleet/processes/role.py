@@ -1,0 +1,140 @@
+"""What actor and learner have in common, in whatever process they run: assignment, being stopped, reports.
+
+A role that has not been asked for a heartbeat for 20 s has lost its supervisor: it ends as if told to.
+Nothing here imports Ray or torch.
+"""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from deploy.fleet.reporting.log import log_to
+from deploy.run import import_path
+from deploy.run.config import Config
+from deploy.run.folder import RunFolder
+from replay.shards.shard import Shard
+from replay.types import Signature
+
+if TYPE_CHECKING:
+    from actors.actor import Actor
+    from actors.episodes import Episode
+    from learner.learner import Learner
+
+logger = logging.getLogger(__name__)
+
+LOST_SECONDS = 20.0
+LEARNER_PATIENCE_SECONDS, ACTOR_PATIENCE_SECONDS = 2.0, 5.0
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What every role of a run needs to know."""
+
+    config: Config
+    folder: str
+    urls: tuple[str, ...] = field(repr=False)
+    """One a shard, in order; with passwords, so it goes only from process to process."""
+    store: Any
+    """Handle of the weight store; None where only the learner's own process needs the rest."""
+    users_folders: tuple[str, ...] = ()
+    """Where the user's own modules are (`import_path.users_folders`)."""
+
+    def with_shard(self, url: str) -> "Assignment":
+        """The same with one more shard."""
+        return replace(self, urls=(*self.urls, url))
+
+
+class Report(TypedDict):
+    """A role's answer to a heartbeat."""
+
+    pid: int
+    ready: bool
+    """Built and restored; the numbers below mean something."""
+    metrics: dict[str, float]
+    episodes: "list[Episode]"
+    """Episodes that ended since the last answer (actors only)."""
+    notes: list[str]
+    """Events since the last answer that people should hear of (the learner only)."""
+
+
+class Role:
+    """What the roles have in common: being stopped, and noticing that nobody asks any more."""
+
+    def __init__(self, assignment: Assignment, name: str, patience: float) -> None:
+        """A shard that does not answer for `patience` seconds is done without until it does."""
+        self._assignment, self._patience = assignment, patience
+        self._config = assignment.config
+        self.folder = RunFolder(Path(assignment.folder))
+        self._told_to_stop = threading.Event()
+        self._heard = time.monotonic()
+        self._notes: list[str] = []
+        self._lock = threading.Lock()
+        self._told: dict[int, str] = {}
+        self._added: list[Shard] = []
+        self._opened: list[Shard] = []
+        self._use_shard: Callable[[Shard], None] | None = None
+        import_path.search_also(assignment.users_folders)
+        log_to(self.folder.log_path, name)
+
+    def stop(self) -> None:
+        """End cleanly as soon as possible; `run` then returns."""
+        self._told_to_stop.set()
+
+    def add_shard(self, index: int, url: str) -> None:
+        """From now on the run has this shard too; one that is known already changes nothing."""
+        with self._lock:
+            self._told[index] = url  # calls may overtake each other
+            while (index := len(self._assignment.urls) + len(self._added)) in self._told:
+                self._added.append(self._shard(index, self._told[index]))
+                if self._use_shard is not None:
+                    self._use_shard(self._added[-1])
+
+    def _start_using(self, use_shard: Callable[[Shard], None]) -> None:
+        """From now on added shards are given to this; those that were added before are at once."""
+        with self._lock:
+            self._use_shard = use_shard
+            for shard in self._added:
+                use_shard(shard)
+
+    def stop_at_sigterm(self) -> None:
+        """From now on SIGTERM is as being told to stop; only a process's main thread may call this."""
+        signal.signal(signal.SIGTERM, lambda number, frame: self.stop())
+
+    def should_stop(self) -> bool:
+        """Told to stop, or alone."""
+        return self._told_to_stop.is_set() or time.monotonic() - self._heard > LOST_SECONDS
+
+    def _report(self, source: "Actor | Learner | None") -> Report:
+        self._heard = time.monotonic()
+        metrics = source.metrics() if source is not None else {}
+        notes = self._notes[:]
+        del self._notes[: len(notes)]
+        return Report(pid=os.getpid(), ready=source is not None, metrics=metrics, episodes=[], notes=notes)
+
+    def _note(self, text: str) -> None:
+        """Tell people, by the log and by the next heartbeat."""
+        logger.warning(text)
+        self._notes.append(text)
+
+    def _shards(self) -> list[Shard]:
+        return [self._shard(index, url) for index, url in enumerate(self._assignment.urls)]
+
+    def _shard(self, index: int, url: str) -> Shard:
+        # A run in lockstep is to draw the same again, so it waits longer.
+        seconds = 30.0 if self._config.run.lockstep else self._patience
+        shard = Shard(url, run=self._config.run.name, index=index, retry_seconds=seconds)
+        self._opened.append(shard)
+        return shard
+
+    def _signature(self) -> Signature:
+        from actors.environments import describe_environment
+
+        spec = describe_environment(self._config.environment)
+        stack, n_step = self._config.environment.stack, self._config.replay.n_step
+        return Signature(spec.frame_shape, stack, n_step, spec.num_actions)

@@ -1,0 +1,132 @@
+"""Actor and learner as Ray actors.
+
+`run` is one long call whose answer tells how the role ended; `heartbeat`, `stop` and the like are answered
+beside it. The actor's work is done right here. The learner's is done by a process of its own below this one
+(`learner_process`), because Ray kills its workers at once when it ends, whatever they are about to save.
+
+The supervisor loads this module too and has no use for torch: what only the roles need is imported in them.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from deploy.fleet.errors import LearnerDied
+from deploy.fleet.processes.learner_link import LearnerLink
+from deploy.fleet.processes.role import ACTOR_PATIENCE_SECONDS, Assignment, Report, Role
+from deploy.fleet.processes.weight_store import StoredWeights, WeightPublisher
+
+if TYPE_CHECKING:
+    from actors.actor import Actor
+
+
+class LearnerRole:
+    """The run's learner as Ray sees it: starts the learner's process, and passes calls and weights on."""
+
+    def __init__(self, assignment: Assignment, dead: set[tuple[int, int]]) -> None:
+        """`dead`: incarnations that will write no more."""
+        self._assignment, self._dead = assignment, dead
+        self._publisher = WeightPublisher(assignment.store)
+        self._link: LearnerLink | None = None
+        self._early: list[tuple[str, tuple[Any, ...]]] = []
+        self._lock = threading.Lock()
+        # The learner ends, and this process stays to tell how. A handler must not wait for an answer.
+        signal.signal(signal.SIGTERM, lambda number, frame: threading.Thread(target=self.stop).start())
+
+    def run(self) -> str:
+        """Learn: `finished`, or `stopped` when told to, both with a checkpoint; raises what the learner does.
+
+        A process that dies without a word raises LearnerDied.
+        """
+        assignment = replace(self._assignment, store=None)
+        newest = self._publisher.newest_version()
+        with LearnerLink(assignment, self._dead, newest, self._publisher.publish) as link:
+            with self._lock:
+                self._link = link
+                for method, arguments in self._early:
+                    link.call(method, *arguments)
+            return link.wait()
+
+    def heartbeat(self) -> Report:
+        """The learner's numbers; raises LearnerDied when its process is gone."""
+        if self._link is None:
+            return Report(pid=os.getpid(), ready=False, metrics={}, episodes=[], notes=[])
+        report: Report = self._link.last_report or self._link.call("heartbeat")
+        return report
+
+    def stop(self) -> None:
+        """End cleanly as soon as possible; `run` then returns."""
+        with contextlib.suppress(LearnerDied):
+            self._tell("stop")
+
+    def mark_dead(self, incarnations: set[tuple[int, int]]) -> None:
+        """These will write no more: their allowance goes to others."""
+        self._tell("mark_dead", incarnations)
+
+    def add_shard(self, index: int, url: str) -> None:
+        """From now on the run has this shard too."""
+        self._tell("add_shard", index, url)
+
+    def _tell(self, method: str, *arguments: Any) -> None:
+        with self._lock:
+            if self._link is None:
+                self._early.append((method, arguments))
+                return
+        self._link.call(method, *arguments)
+
+
+class ActorRole(Role):
+    """One incarnation of an actor slot: one core, several environments."""
+
+    def __init__(self, assignment: Assignment, slot: int, incarnation: int, start_env_steps: int) -> None:
+        super().__init__(assignment, f"actor {slot}.{incarnation}", ACTOR_PATIENCE_SECONDS)
+        self._slot, self._incarnation = slot, incarnation
+        self._start_env_steps = start_env_steps
+        self._actor: Actor | None = None
+        self.stop_at_sigterm()
+
+    def run(self) -> Report:
+        """Act until told to stop and write what is open; gives the last report."""
+        import torch
+
+        from actors.actor import Actor
+        from replay.writer import Writer
+
+        torch.set_num_threads(1)
+        config = self._config
+        shards = self._shards()
+        writer = Writer(
+            shards,
+            run=config.run.name,
+            signature=self._signature(),
+            first_shard=self._slot % len(shards),
+            should_stop=self.should_stop,
+        )
+        self._start_using(writer.add_shard)
+        self._actor = actor = Actor(
+            config.actors,
+            config.environment,
+            config.exploration,
+            config.network,
+            config.replay,
+            slot=self._slot,
+            incarnation=self._incarnation,
+            seed=config.run.seed,
+            writer=writer,
+            weights=StoredWeights(self._assignment.store),
+            lockstep=config.run.lockstep,
+            start_env_steps=self._start_env_steps,
+        )
+        actor.run(self.should_stop)
+        actor.drain()
+        return self.heartbeat()
+
+    def heartbeat(self) -> Report:
+        """The actor's numbers and the episodes since the last time."""
+        report = self._report(self._actor)
+        if self._actor is not None:
+            report["episodes"] = self._actor.take_episodes()
+        return report

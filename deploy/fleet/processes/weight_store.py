@@ -1,0 +1,164 @@
+"""Weights from the learner to the actors: one Ray actor that holds the newest version.
+
+Each publication is one `ray.put` owned by the store, so that weights outlive the learner; an actor reads the
+flat array from shared memory of its node. An actor asks for the newest and acts on; the answer, and then the
+array, are taken at the first vector step that finds them there. So the weights that act are those that were
+the newest when the actor last asked, a broadcast ago.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from deploy.fleet.ray.nodes import only_on
+from deploy.fleet.reporting.log import log_to
+from deploy.run.checks import MOST_ACTORS
+
+if TYPE_CHECKING:
+    from models.arrays import Weights
+
+logger = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 30.0
+
+
+class FlatWeights(NamedTuple):
+    """One publication on its way from the learner; as `models.arrays.Weights`, without torch."""
+
+    version: int
+    parameters: NDArray[np.float32]
+    """(P,)"""
+    env_steps: int
+    updates: int
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the store answers: as FlatWeights, and where the flat array is."""
+
+    version: int
+    env_steps: int
+    updates: int
+    parameters: list[Any]
+    """One object reference to the float32 (P,) array; in a list, so that Ray does not fetch it on the way."""
+
+
+class WeightStore:
+    """Holds the newest weights; a Ray actor (`create_weight_store`), its methods are calls over Ray."""
+
+    def __init__(self, log: Path) -> None:
+        log_to(log, "weights")
+        self._newest: Published | None = None
+        self._changed = asyncio.Event()
+
+    async def publish(self, version: int, env_steps: int, updates: int, parameters: np.ndarray) -> bool:
+        """Take new weights; False, and nothing changes, when `version` is not above the newest."""
+        if self._newest is not None and version <= self._newest.version:
+            logger.warning("version %d refused: %d is there already", version, self._newest.version)
+            return False
+        self._newest = Published(version, env_steps, updates, [ray.put(parameters)])
+        self._changed.set()
+        self._changed = asyncio.Event()
+        return True
+
+    async def until_it_ends(self) -> None:
+        """Never answered: whoever asks sees by the error that the store is gone."""
+        await asyncio.Event().wait()
+
+    async def version(self) -> int:
+        """The newest version; -1 before the first."""
+        return -1 if self._newest is None else self._newest.version
+
+    async def newest_above(self, version: int) -> Published | None:
+        """The newest weights if they are above `version`, else None; at once."""
+        return self._newest if self._newest is not None and self._newest.version > version else None
+
+    async def newer_than(self, version: int) -> Published | None:
+        """The newest weights as soon as they are above `version`; None when that takes over 30 s."""
+        while self._newest is None or self._newest.version <= version:
+            try:
+                await asyncio.wait_for(self._changed.wait(), ANSWER_SECONDS)
+            except TimeoutError:
+                return None
+        return self._newest
+
+
+def create_weight_store(node_id: str, log: Path) -> Any:
+    """Start a store on that Ray node, with the run's log; gives its handle.
+
+    It holds the core that the learner beside it works on: were it the learner's own, an actor that waits for
+    a core would take it when the learner dies, and no learner could start again.
+    """
+    # Every actor may have one question pending, a coroutine here; the learner must get in beside them.
+    remote = ray.remote(WeightStore).options(
+        num_cpus=1, max_concurrency=2 * MOST_ACTORS, scheduling_strategy=only_on(node_id)
+    )
+    return remote.remote(log)
+
+
+class StoredWeights:
+    """An actor's view of the store (`WeightsSource`); raises RayActorError when the store is gone."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._version = -1
+        self._question: Any = None
+        self._coming: Published | None = None
+        """Answered; its array may still be on its way to this node."""
+
+    def ask(self) -> None:
+        """Ask for the newest weights, if no answer is on its way, and do not wait."""
+        if self._question is None and self._coming is None:
+            self._question = self._store.newest_above.remote(self._version)
+
+    def take(self, wait: bool = False) -> "Weights | None":
+        """Weights newer than those given before, as asked for, once they are here; else None.
+
+        `wait`: ask for any newer ones, and wait for up to a second each for the answer and for the array.
+        """
+        # Here, because the supervisor, which also loads this module, has no use for torch.
+        from models.arrays import Weights
+
+        seconds = 1.0 if wait else 0.0
+        if wait and self._question is None and self._coming is None:
+            self._question = self._store.newer_than.remote(self._version)
+        if self._question is not None and _is_here(self._question, seconds):
+            self._coming, self._question = ray.get(self._question), None
+        if self._coming is None or not _is_here(self._coming.parameters[0], seconds):
+            return None
+        came, self._coming = self._coming, None
+        self._version = came.version
+        # Read-only, in the node's shared memory for as long as somebody holds the array.
+        return Weights(came.version, ray.get(came.parameters[0]), came.env_steps, came.updates)
+
+
+def _is_here(reference: Any, seconds: float) -> bool:
+    """Whether an object is on this node, which is asked to fetch it, or comes within so many seconds."""
+    ready, _ = ray.wait([reference], timeout=seconds, fetch_local=True)
+    return bool(ready)
+
+
+class WeightPublisher:
+    """The learner's way to the store; at most one publication is under way."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._pending: Any = None
+
+    def newest_version(self) -> int:
+        """What the store has; a returned learner goes on above it."""
+        return int(ray.get(self._store.version.remote()))
+
+    def publish(self, weights: FlatWeights) -> None:
+        """Hand over weights; waits only when the publication before has not arrived yet."""
+        if self._pending is not None:
+            ray.get(self._pending)
+        self._pending = self._store.publish.remote(
+            weights.version, weights.env_steps, weights.updates, weights.parameters
+        )

@@ -1,0 +1,1 @@
+"""Ray itself: the cluster, the process that keeps it, its nodes."""

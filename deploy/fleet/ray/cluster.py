@@ -1,0 +1,253 @@
+"""Ray itself: a local one that belongs to the run, or somebody's cluster that is only connected to.
+
+The local Ray listens on 127.0.0.1 alone, asks for a random token, lives in a short private folder and has a
+keeper process in a session of its own (see keeper.py), so that it outlives the command and can be ended
+without touching any other Ray of this machine.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+import ray
+from ray import _raylet
+from ray._private import ray_constants, worker
+
+from deploy.fleet.errors import FleetError, WrongFlag
+from deploy.fleet.ray import keeper
+from deploy.run import import_path
+from deploy.run.checks import MOST_ACTORS
+
+NAMESPACE = "apexpert"
+OBJECT_STORE_BYTES = 256 * 1024**2
+LOGICAL_CPUS = MOST_ACTORS + 16
+"""More than any machine has, so that `apexpert scale` is never refused on a Ray of our own."""
+START_SECONDS, START_ATTEMPTS = 90.0, 3
+NO_TASK_EVENTS = {"RAY_task_events_report_interval_ms": "0"}
+"""Nobody looks at them, and a process that leaves a Ray that is gone would try for 5 s to hand them over."""
+# Below its folder Ray makes sockets of 68 characters; the system's limit for a socket's path is 107.
+SOCKET_SUFFIX, SOCKET_LIMIT = 68, 107
+# Ray does not come up in a folder with some others, such as spaces or brackets.
+PLAIN = re.compile(r"[A-Za-z0-9/._-]+")
+
+_keepers: list[subprocess.Popen[bytes]] = []
+"""Keepers that this process started: as long as their pipes are open, they know that it lives."""
+
+
+@dataclass(frozen=True)
+class LocalRay:
+    """A Ray that we started: enough to connect to it and to end it, from any process of this machine."""
+
+    address: str
+    pid: int
+    """The keeper's."""
+    folder: str
+    """Private, 0700; holds the token and everything that Ray writes. No other process names it in its
+    arguments, so a recycled pid is never mistaken for the keeper."""
+
+    @classmethod
+    def parse(cls, document: dict[str, Any] | None) -> Self | None:
+        """From the record in a run's folder; None when there is none."""
+        return cls(document["address"], document["pid"], document["folder"]) if document else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the keeper still runs."""
+        try:
+            process = psutil.Process(self.pid)
+            return self.folder in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
+
+    @property
+    def ends(self) -> bool:
+        """Whether it has ended or is about to: Ray waits for its workers, so they must not wait for it."""
+        return (Path(self.folder) / keeper.ENDING).exists() or not self.alive
+
+    def claim(self) -> None:
+        """From now on this Ray outlives the command that started it."""
+        (Path(self.folder) / keeper.CLAIM).touch()
+
+    def signal_end(self) -> None:
+        """Ask the keeper to end it, without waiting."""
+        with contextlib.suppress(ProcessLookupError):
+            if self.alive:
+                os.kill(self.pid, signal.SIGTERM)
+
+    def end(self, timeout: float = 20.0) -> None:
+        """End it and wait; raises FleetError when it is still there after `timeout` seconds."""
+        self.signal_end()
+        deadline = time.monotonic() + timeout
+        while self.alive:
+            if time.monotonic() > deadline:
+                raise FleetError(f"Ray of this run (process {self.pid}) does not end")
+            time.sleep(0.05)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def start_local(num_cpus: int = LOGICAL_CPUS, num_gpus: int | None = None) -> LocalRay:
+    """Start a Ray of our own with so many logical CPUs; raises FleetError when it does not come up."""
+    for attempts_left in reversed(range(START_ATTEMPTS)):
+        try:
+            return _start_local(num_cpus, num_gpus)
+        except FleetError:
+            # Somebody may take the free port that was found before Ray does.
+            if not attempts_left:
+                raise
+    raise AssertionError("not reached")
+
+
+def _start_local(num_cpus: int, num_gpus: int | None) -> LocalRay:
+    folder = _private_folder()
+    token = folder / "token"
+    token.touch(0o600)
+    token.write_text(secrets.token_hex(32))
+    process = subprocess.Popen(
+        [sys.executable, "-P", keeper.__file__, str(folder), *_ray_start(folder, num_cpus, num_gpus)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env=os.environ | _ray_environment(token),
+    )
+    address = _wait_for_address(process, folder)
+    _keepers.append(process)
+    return LocalRay(address=address, pid=process.pid, folder=str(folder))
+
+
+def _private_folder() -> Path:
+    folder = tempfile.mkdtemp(prefix="apexpert-ray-")
+    if len(folder) + SOCKET_SUFFIX > SOCKET_LIMIT or not PLAIN.fullmatch(folder):
+        Path(folder).rmdir()
+        folder = tempfile.mkdtemp(prefix="apexpert-ray-", dir="/tmp")
+    return Path(folder)
+
+
+def _ray_start(folder: Path, num_cpus: int, num_gpus: int | None) -> list[str]:
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0"]
+    command += [f"--temp-dir={folder}/r", f"--num-cpus={num_cpus}", "--include-dashboard=false"]
+    command += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
+    # Ray's client server cannot be turned off and has a fixed port, which a second run would fight for.
+    command += ["--include-log-monitor=false", f"--ray-client-server-port={_free_port()}"]
+    return command if num_gpus is None else [*command, f"--num-gpus={num_gpus}"]
+
+
+def _ray_environment(token: Path) -> dict[str, str]:
+    return {
+        # Ray's switch for loopback only; by default it listens on every interface.
+        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        # What the supervisor starts (the Redis servers' guardian) ends in its own good order.
+        "RAY_kill_child_processes_on_worker_exit": "0",
+        # Else Ray starts one idle Python process for each logical CPU.
+        "RAY_enable_worker_prestart": "0",
+        "RAY_prestart_worker_first_driver": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        **NO_TASK_EVENTS,
+        # Else its workers run at nice 15, and starve beside anything else on the machine.
+        "RAY_worker_niceness": "0",
+        # Threads that wait must not spin: actors and the learner share the cores.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "0",
+        "PYTHONPATH": import_path.python_path(),
+        # No Python program of Ray's looks into the current folder, which is the user's, before all others.
+        "PYTHONSAFEPATH": "1",
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for_address(process: subprocess.Popen[bytes], folder: Path) -> str:
+    """Ray writes its address last, when everything listens."""
+    address, log = folder / "r" / "ray_current_cluster", folder / "ray-start.log"
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if address.exists() and (text := address.read_text()):
+            return text.strip()
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    said = log.read_text(errors="replace").strip() if log.exists() else ""
+    process.terminate()
+    process.wait()
+    shutil.rmtree(folder, ignore_errors=True)
+    raise FleetError(f"Ray did not start: {said.splitlines()[-1] if said else 'it said nothing'}")
+
+
+def connect(address: str, local: LocalRay | None = None) -> None:
+    """Connect this process to a Ray, once; raises FleetError when that Ray cannot be reached.
+
+    `local`: it is a Ray of ours, which needs its token and the loopback address.
+    """
+    if ray.is_initialized():
+        return
+    if local is not None:
+        _use_token(Path(local.folder) / "token")
+        # Ray's own words about its end, between the lines of the console; the run's are in status and log.
+        worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        loopback = _loopback() if local is not None else contextlib.nullcontext()
+        # Ray has workers search the driver's current folder before everything: ours is that for a moment.
+        with contextlib.chdir(import_path.ROOT), loopback, _own_sigterm():
+            ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if local is not None:
+            raise FleetError(f"the Ray of this run does not answer at {address}") from error
+        raise WrongFlag(f"--ray-address: no Ray answers at {address}") from error
+
+
+def _use_token(token: Path) -> None:
+    """Ray reads its environment when it is imported and keeps the first token; make it look again."""
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)} | NO_TASK_EVENTS
+    _raylet.Config.initialize("")  # type: ignore[attr-defined]
+    _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM: Ray installs one of its own, which aborts, and one in Python.
+
+    A SIGTERM that comes meanwhile waits.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        if handler is not None:  # None is of C code, from before Python
+            signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Ray replaces 127.0.0.1 by the machine's outer address, where a Ray of ours does not listen."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before

@@ -1,0 +1,162 @@
+"""Pictures of what experts look at: heat maps over the screen, a contact sheet, frames of a film."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from deploy.reports.experts.attention import Attention, Maps
+
+Picture = NDArray[np.uint8]
+"""RGB (H, W, 3)."""
+
+HEAT = colormaps["inferno"]
+STRENGTH = 0.75
+"""How much of the colour there is where an expert looks most."""
+BAR = (235, 130, 40)
+GROUND = 24
+LEAST_WIDTH = 240
+"""Pixels of a panel in a film: there is room for its caption."""
+CAPTION_HEIGHT = 24
+ACROSS = 5
+"""Most panels in a row of a film."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One env step of a game."""
+
+    env_step: int
+    picture: NDArray[np.uint8]
+    """The screen: RGB (H, W, 3) or grey (H, W)."""
+    attention: Attention
+
+
+def heat_picture(picture: NDArray[np.uint8], maps: Maps, expert: int) -> Picture:
+    """A picture, grey (H, W) or RGB, darkened, with an expert's weights in colour over it.
+
+    The place of the largest weight has the brightest colour; what no token covers has none.
+    """
+    rgb = _rgb(picture).astype(np.float32) / 255.0
+    weights = maps.weights[expert]
+    rows, row_covered = _cells(maps.row_edges, rgb.shape[0])
+    columns, column_covered = _cells(maps.column_edges, rgb.shape[1])
+    heat = (weights / max(float(weights.max()), 1e-12))[rows][:, columns]
+    heat = heat * row_covered[:, None] * column_covered
+    alpha = STRENGTH * heat[..., None]
+    mixed = (1 - alpha) * rgb * 0.6 + alpha * HEAT(heat)[..., :3].astype(np.float32)
+    return (255 * mixed.clip(0, 1)).astype(np.uint8)
+
+
+def _cells(edges: NDArray[np.float64], size: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """For each of `size` pixels the cell that its middle is in, and whether it is in one."""
+    middles = (np.arange(size) + 0.5) / size
+    cells = np.searchsorted(edges, middles, side="right") - 1
+    return cells.clip(0, len(edges) - 2), (cells >= 0) & (cells < len(edges) - 1)
+
+
+def share_picture(shares: NDArray[np.float32], size: tuple[int, int]) -> Picture:
+    """Bars of the experts' shares (E,), the full height standing for 1; (*size, 3)."""
+    height, width = size
+    image = np.full((height, width, 3), GROUND, np.uint8)
+    edges = np.linspace(0, width, len(shares) + 1).astype(int)
+    for share, left, right in zip(shares, edges, edges[1:], strict=False):
+        top = height - max(1, round(float(share) * height))
+        image[top:, left : max(left + 1, right - 2)] = BAR
+    return image
+
+
+def panels(picture: NDArray[np.uint8], attention: Attention) -> list[Picture]:
+    """The screen, then one picture an expert, or one of the shares where tokens have no place."""
+    rgb = _rgb(picture)
+    if attention.maps is None:
+        return [rgb, share_picture(attention.shares, (rgb.shape[0], rgb.shape[1]))]
+    return [rgb, *(heat_picture(picture, attention.maps, expert) for expert in range(len(attention.shares)))]
+
+
+class FilmFrames:
+    """Makes the frames of a film: the screen, and each expert's panel with caption and share."""
+
+    def __init__(self) -> None:
+        self._captions: list[Picture] = []
+
+    def __call__(self, picture: NDArray[np.uint8], attention: Attention) -> Picture:
+        """One frame, its panels in rows of at most 5; every frame of a film has the same size."""
+        images = panels(picture, attention)
+        factor = max(1, -(-LEAST_WIDTH // images[0].shape[1]))
+        images = [image.repeat(factor, axis=0).repeat(factor, axis=1) for image in images]
+        if not self._captions:
+            self._captions = [caption(text, images[0].shape[1]) for text in titles(attention)]
+        tiles = [np.concatenate(pair, axis=0) for pair in zip(self._captions, images, strict=True)]
+        if attention.maps is not None:
+            for tile, share in zip(tiles[1:], attention.shares, strict=True):
+                tile[CAPTION_HEIGHT - 4 : CAPTION_HEIGHT - 1, : round(float(share) * tile.shape[1])] = BAR
+        across = min(ACROSS, len(tiles))
+        tiles += [np.full_like(tiles[0], GROUND)] * (-len(tiles) % across)
+        rows = [np.concatenate(tiles[i : i + across], axis=1) for i in range(0, len(tiles), across)]
+        return np.concatenate(rows, axis=0)
+
+
+def caption(text: str, width: int) -> Picture:
+    """White text on dark, (CAPTION_HEIGHT, width, 3)."""
+    figure = Figure(figsize=(width / 100, CAPTION_HEIGHT / 100), dpi=100, facecolor=str(GROUND / 255))
+    canvas = FigureCanvasAgg(figure)
+    figure.text(0.02, 0.6, text, color="white", fontsize=9, va="center")
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
+
+
+def titles(attention: Attention) -> list[str]:
+    """What the panels show."""
+    if attention.maps is None:
+        return ["screen", f"shares of experts 1 to {len(attention.shares)}"]
+    return ["screen", *(f"expert {expert + 1}" for expert in range(len(attention.shares)))]
+
+
+def draw_sheet(moments: Sequence[Moment], title: str, target: Path) -> Path:
+    """A contact sheet: one row for each moment, one column an expert. Raises OSError."""
+    rows = [panels(moment.picture, moment.attention) for moment in moments]
+    height, width = rows[0][0].shape[:2]
+    size = (2.0 * len(rows[0]) + 0.5, (2.0 * height / width + 0.3) * len(rows) + 0.7)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
+    for axes, images, moment in zip(grid, rows, moments, strict=True):
+        for axis, image, label in zip(axes, images, _labels(moment.attention), strict=True):
+            axis.imshow(image)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.set_title(label, fontsize=8)
+        axes[0].set_ylabel(f"env step {moment.env_step:,}", fontsize=8)
+        if moment.attention.maps is None:
+            _write_shares(axes[1], moment.attention.shares)
+    figure.suptitle(title, fontsize=10)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=110)
+    return target
+
+
+def _labels(attention: Attention) -> list[str]:
+    """Titles with numbers: an expert's share, and how sharply it looks."""
+    names = titles(attention)
+    if attention.maps is None:
+        return names
+    numbers = zip(names[1:], attention.shares, attention.maps.peaks, strict=True)
+    return [names[0], *(f"{name}: {share:.0%}, peak x{peak:.1f}" for name, share, peak in numbers)]
+
+
+def _write_shares(axis: Axes, shares: NDArray[np.float32]) -> None:
+    """The number over each bar of `share_picture`."""
+    height, width = axis.images[0].get_size()
+    for expert, share in enumerate(shares):
+        place = ((expert + 0.45) * width / len(shares), height * (1 - float(share)) - 3)
+        axis.annotate(f"{share:.0%}", place, color="white", fontsize=7, ha="center")
+
+
+def _rgb(picture: NDArray[np.uint8]) -> Picture:
+    return np.stack([picture] * 3, axis=-1) if picture.ndim == 2 else picture

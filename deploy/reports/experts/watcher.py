@@ -1,0 +1,59 @@
+"""A player that watches what the experts look at, and keeps some of it."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.policy import Actions, Policy
+from deploy.reports.experts.attention import attention_of
+from deploy.reports.experts.attention_pictures import Moment
+from models.q_network import QNetwork
+
+
+class Moments:
+    """Keeps moments that are evenly spread over a game of unknown length: never more than twice `at_least`,
+    and, of a game that is long enough, never fewer."""
+
+    def __init__(self, at_least: int) -> None:
+        self.kept: list[Moment] = []
+        self._most, self._every, self._seen = 2 * at_least, 1, 0
+
+    def add(self, moment: Moment) -> None:
+        """The next moment of the game."""
+        if self._seen % self._every == 0:
+            self.kept.append(moment)
+        self._seen += 1
+        if len(self.kept) > self._most:
+            self.kept, self._every = self.kept[::2], 2 * self._every
+
+
+class Watcher:
+    """A policy for one environment that, before each choice, shows what the experts look at.
+
+    `record` is to be the recorder of the game that it plays: each picture belongs to the next observation.
+    """
+
+    def __init__(self, policy: Policy, network: QNetwork, watch: Callable[[Moment], object]) -> None:
+        self._policy, self._network, self._watch = policy, network, watch
+        self._picture: NDArray[np.uint8] | None = None
+        self.env_steps = 0
+
+    def record(self, picture: NDArray[np.uint8]) -> None:
+        """Take the picture of what is to be acted on next."""
+        self._picture = picture
+
+    def act(
+        self,
+        observations: NDArray[np.uint8],
+        epsilon: NDArray[np.float64] | float,
+        *,
+        noise: bool,
+        values: bool,
+    ) -> Actions:
+        """As `Policy.act`, on (1, K, H, W)."""
+        if self._picture is not None:
+            attention = attention_of(self._network, observations[0])
+            self._watch(Moment(self.env_steps, self._picture, attention))
+        self.env_steps += 1
+        return self._policy.act(observations, epsilon, noise=noise, values=values)

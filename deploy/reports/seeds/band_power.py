@@ -1,0 +1,80 @@
+"""What a comparison with published seeds can tell: which windows a run that fails would fall outside of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deploy.reports.seeds.published import WINDOW, PredictionInterval, PublishedCurve, prediction_interval
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How two failing runs compare with the interval for one more seed, in one window or over several."""
+
+    interval: PredictionInterval
+    frozen: str
+    """Verdict on a run that stays at the seeds' mean of the first window."""
+    half: str
+    """Verdict on a run with half the gain over it: first + (mean - first) / 2."""
+
+    @classmethod
+    def of(cls, seeds: Sequence[float], first: float) -> "Detection | None":
+        """By the seeds' values and their mean in the first window; None with fewer than two seeds."""
+        interval = prediction_interval(seeds)
+        if interval is None:
+            return None
+        return cls(interval, interval.verdict(first), interval.verdict((first + interval.mean) / 2))
+
+
+@dataclass(frozen=True)
+class PowerRow:
+    """A window, and all windows up to it."""
+
+    window: int
+    """0 the first."""
+    alone: Detection | None
+    overall: Detection | None
+    """Of the mean over the windows up to this; None where a seed is missing in one."""
+
+
+def power(curve: PublishedCurve, windows: int) -> list[PowerRow]:
+    """One row a window, for those of the first `windows` that are kept here.
+
+    The failing runs have no error of their own; a real one, whose interval is wider, shows a little less.
+    """
+    numbers = [window for window in curve.iterations if window < windows]
+    first = float(np.mean(curve.seeds(numbers[0])))
+    return [
+        PowerRow(
+            window,
+            Detection.of(curve.seeds(window), first),
+            Detection.of(curve.seeds_over(numbers[: place + 1]), first),
+        )
+        for place, window in enumerate(numbers)
+    ]
+
+
+def document(curve: PublishedCurve, rows: Sequence[PowerRow]) -> dict[str, Any]:
+    """The rows, JSON-able."""
+    return {
+        "game": curve.game,
+        "published": curve.label,
+        "windows": [
+            {
+                "env_steps": [row.window * WINDOW, (row.window + 1) * WINDOW],
+                "seeds": list(curve.seeds(row.window)),
+                "window": _detection(row.alone),
+                "overall": _detection(row.overall),
+            }
+            for row in rows
+        ],
+    }
+
+
+def _detection(found: Detection | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    interval = [found.interval.low, found.interval.high]
+    return {"mean": found.interval.mean, "interval": interval, "frozen": found.frozen, "half": found.half}
