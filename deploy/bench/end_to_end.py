@@ -15,6 +15,7 @@ from deploy.bench import limits
 from deploy.run.config import Config, to_json, with_values
 from deploy.run.folder import RunFolder
 from deploy.run.presets import get_preset
+from deploy.run.states import FINAL_STATES
 
 WARM_UP = 3_000
 """Items inserted before the first update."""
@@ -152,6 +153,6 @@ def _next_arrival(client: Any, items: float) -> tuple[float, float]:
 def _metric(client: Any, name: str) -> float:
     client.heartbeat()
     status = client.status()
-    if status["state"] in ("failed", "finished", "stopped"):
+    if status["state"] in FINAL_STATES:
         raise BenchmarkError(f"the run is {status['state']}: {status['message']}")
     return float(status["metrics"].get(name, 0.0))

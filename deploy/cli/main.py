@@ -125,7 +125,7 @@ def run_command(name: str, argv: Sequence[str]) -> int:
     from deploy.cli.errors import CommandFailed, UsageError
     from deploy.run.checks import near_matches
     from deploy.run.config import ConfigError
-    from deploy.run.folder import RunError
+    from deploy.run.errors import RunError
 
     if name not in COMMANDS:
         hint = near_matches(name, COMMANDS) or f"; commands are {', '.join(COMMANDS)}"

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 
 import psutil
 
-from deploy.run.folder import EVALUATING, FINAL_STATES, RunFolder
+from deploy.run.folder import RunFolder
+from deploy.run.states import EVALUATING, FINAL_STATES
 
 logger = logging.getLogger(__name__)
 

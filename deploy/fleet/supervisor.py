@@ -32,7 +32,9 @@ from deploy.fleet.reporting.log import log_to
 from deploy.fleet.reporting.telemetry import Telemetry
 from deploy.fleet.run_state import FleetState, forget_ray, load_ray
 from deploy.run.config import Config, with_shard, with_values
-from deploy.run.folder import EVALUATING, FINAL_STATES, RunBusy, RunFolder
+from deploy.run.errors import RunBusy
+from deploy.run.folder import RunFolder
+from deploy.run.states import EVALUATING, FINAL_STATES
 from replay.errors import ServerError, ServersStopped
 from replay.servers.embedded import EmbeddedServers
 

@@ -18,7 +18,9 @@ from typing import IO, Any, Self
 
 from deploy.run.checks import near_matches, without_passwords
 from deploy.run.config import Config, ConfigError, from_json, to_json, with_values
+from deploy.run.errors import RunBusy, RunError, RunExists, RunNotFound
 from deploy.run.identity import FILE, Identity, drawn_for, noted_in
+from deploy.run.locks import is_locked, opened, take
 from deploy.run.metadata import collect
 from replay.servers.hard_links import is_own_lock, unshare
 
@@ -27,26 +29,6 @@ LEGS = "legs.json"
 """A record for each start of the run, in order: `env_steps` of the checkpoint that it went on from."""
 LOOKED_AT_SECONDS = 0.2
 """Who only looks whether a run is locked holds its lock for a moment."""
-FINAL_STATES = frozenset({"finished", "stopped", "failed"})
-"""A run's states from which only `resume` leads."""
-EVALUATING = "evaluating"
-"""The state of a run that has finished but for the evaluation of its last checkpoint."""
-
-
-class RunError(Exception):
-    """Something is wrong with a run's folder; the message is one line."""
-
-
-class RunNotFound(RunError):
-    """There is no such run."""
-
-
-class RunExists(RunError):
-    """A run of that name is there already."""
-
-
-class RunBusy(RunError):
-    """Another process is at work on the run."""
 
 
 class RunFolder:
@@ -195,9 +177,9 @@ class RunFolder:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[IO[str]]:
-        with _opened(self.path / "lock") as file:
+        with opened(self.path / "lock") as file:
             deadline = time.monotonic() + LOOKED_AT_SECONDS
-            while not _lock(file):
+            while not take(file):
                 if time.monotonic() > deadline:
                     see = f"see apexpert status {self.reference}"
                     raise RunBusy(f"{self.name} is at work already: {see}")
@@ -210,19 +192,19 @@ class RunFolder:
         Called with the lock held; the servers see to the replay's files. Raises OSError.
         """
         files = (*self.path.iterdir(), self.checkpoints / ".lock")
-        unshare(path for path in files if not _is_locked(path))
+        unshare(path for path in files if not is_locked(path))
 
     def is_supervised(self) -> bool:
         """Whether a process of this machine holds the run (see `lock`)."""
-        return _is_locked(self.path / "lock", fcntl.LOCK_SH)
+        return is_locked(self.path / "lock", fcntl.LOCK_SH)
 
     def is_saved_to(self) -> bool:
         """Whether a learner of this machine is the one that saves its checkpoints."""
-        return _is_locked(self.checkpoints / ".lock", fcntl.LOCK_SH)
+        return is_locked(self.checkpoints / ".lock", fcntl.LOCK_SH)
 
     def is_at_work(self) -> bool:
         """The same, or a learner of it still saves its last checkpoint, or may write the last status."""
-        return self.is_supervised() or self.is_saved_to() or _is_locked(self.path / LAST_WORDS)
+        return self.is_supervised() or self.is_saved_to() or is_locked(self.path / LAST_WORDS)
 
     @contextlib.contextmanager
     def last_words(self) -> Iterator[None]:
@@ -263,38 +245,6 @@ class RunFolder:
         numbers = {path: path.name.removeprefix("update-") for path in self.checkpoints.glob("update-*")}
         found = [path for path, number in numbers.items() if number.isdigit()]
         return sorted(found, key=lambda path: int(numbers[path]), reverse=True)
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[IO[str]]:
-    """A file of the run to write to; RunError when that is not allowed."""
-    try:
-        file = path.open("a")
-    except OSError as error:
-        raise RunError(f"{path}: {error.strerror}") from None
-    with file:
-        yield file
-
-
-def _lock(file: IO[str]) -> bool:
-    """Take the lock; False when somebody has it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_locked(path: Path, probe: int = fcntl.LOCK_EX) -> bool:
-    """`probe` LOCK_SH does not see who shares the lock, and disturbs nobody who looks at the same time."""
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, probe | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _is_utf8(path: Path) -> bool:

@@ -17,7 +17,8 @@ import pytest
 
 from deploy.run import folder as run_folder
 from deploy.run.config import with_values
-from deploy.run.folder import RunBusy, RunError, RunExists, RunFolder, RunNotFound, list_runs
+from deploy.run.errors import RunBusy, RunError, RunExists, RunNotFound
+from deploy.run.folder import RunFolder, list_runs
 from deploy.run.presets import LAPTOP
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from deploy.fleet import RunClient
 from deploy.run.checks import check
 from deploy.run.config import Config, from_json, with_values
+from deploy.run.states import FINAL_STATES
 from tests.helpers.deadline import patient
 
 CATCH: dict[str, dict[str, Any]] = {
@@ -61,9 +62,7 @@ def follow(
         status = client.status()
         if reached(status):
             return status
-        assert status["state"] not in {"failed", "finished", "stopped"}, (
-            f"{status['state']}: {status['message']}"
-        )
+        assert status["state"] not in FINAL_STATES, f"{status['state']}: {status['message']}"
         assert time.monotonic() < deadline, f"not within {patient(seconds):.0f} s: {what}; last: {status}"
         client.heartbeat()
         time.sleep(0.1)

@@ -21,7 +21,7 @@ from deploy.cli.run.control import RunName, read_status
 from deploy.cli.run.preflight import named_urls
 from deploy.cli.run.targets import check_target
 from deploy.run.config import ConfigError
-from deploy.run.folder import RunBusy
+from deploy.run.errors import RunBusy
 from replay.shards.owning import LIFE_SECONDS
 
 ACTIONS = ("verify", "frames", "delete", "export", "import_")

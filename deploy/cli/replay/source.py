@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from deploy.cli.errors import CommandFailed
 from deploy.cli.run.preflight import URLS_VARIABLE, urls_of_environment
 from deploy.run.config import Config, ConfigError, with_values
-from deploy.run.folder import RunBusy, RunFolder, RunNotFound
+from deploy.run.errors import RunBusy, RunNotFound
+from deploy.run.folder import RunFolder
 from replay.errors import ReplayError
 from replay.servers.attach import holds_data, running_urls
 from replay.servers.embedded import EmbeddedServers

@@ -13,7 +13,8 @@ from deploy.cli.replay.source import Source, connected, find, new_run, served
 from deploy.cli.run.preflight import urls_of_environment
 from deploy.run.checks import without_passwords
 from deploy.run.config import ConfigError, to_json, with_values
-from deploy.run.folder import RunBusy, RunFolder
+from deploy.run.errors import RunBusy
+from deploy.run.folder import RunFolder
 from learner.checkpoint import MANIFEST, Checkpoint, CheckpointStore
 from learner.errors import CheckpointError
 from replay.tools.archive import Archive, ArchiveError, export_run, import_run

@@ -19,7 +19,9 @@ from deploy.cli.run.train import commands_for, fleet_errors
 from deploy.run import folder as run_folder
 from deploy.run.checks import MOST_ACTORS, check
 from deploy.run.config import Config, ConfigError, with_shard, with_values
-from deploy.run.folder import FINAL_STATES, RunError, RunFolder
+from deploy.run.errors import RunError
+from deploy.run.folder import RunFolder
+from deploy.run.states import FINAL_STATES
 
 STALE_SECONDS = 30.0
 STOP_SECONDS = 300.0

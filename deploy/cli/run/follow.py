@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any, Protocol, Self
 
 from deploy.cli.errors import CommandFailed
-from deploy.run.folder import FINAL_STATES
+from deploy.run.states import FINAL_STATES
 
 PERIOD_SECONDS = 0.25
 SAME_SECONDS = 2.0

@@ -3,7 +3,8 @@
 import shlex
 from pathlib import Path
 
-from deploy.run.folder import RunError, RunFolder
+from deploy.run.errors import RunError
+from deploy.run.folder import RunFolder
 
 
 def renamed(folder: RunFolder) -> str:

@@ -14,7 +14,8 @@ from deploy.fleet.reporting.recent_episodes import RecentEpisodes
 from deploy.monitor.metrics import MetricsSink
 from deploy.run.checks import hide_password
 from deploy.run.config import Config
-from deploy.run.folder import FINAL_STATES, RunFolder
+from deploy.run.folder import RunFolder
+from deploy.run.states import FINAL_STATES
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from deploy.monitor.metrics import read_metrics
 from deploy.run.config import Config
-from deploy.run.folder import FINAL_STATES, LEGS, RunFolder
+from deploy.run.folder import LEGS, RunFolder
+from deploy.run.states import FINAL_STATES
 
 FLEET = "fleet.json"
 """Where the fleet notes how many incarnations each actor slot has had."""
