@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from replay.errors import ServerError
-from replay.servers.access import socket_url
+from replay.servers.configuration import socket_url
 from replay.servers.guardian import mark_of, shard_folder
 
 WAIT_S = 10.0

@@ -1,4 +1,6 @@
-"""The configuration file of one embedded server, and where it listens.
+"""The configuration file of one embedded server: where it listens, and who may do what there.
+
+One ACL user, just the commands used, just the runs' keys.
 
 No path of the run's folder is in it: a server works in its folder (ARGUMENTS in replay/servers/guardian.py).
 """
@@ -10,16 +12,33 @@ import random
 import socket
 import tempfile
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import Final
+from urllib.parse import quote
 
 from replay.errors import ServerError
-from replay.servers.access import guardian_user, users
 
 SOCKETS_PREFIX = "apexpert-"
 SOCKET_PATH_LIMIT = 100  # the kernel's is 107 bytes
 FIRST_PORT, LAST_PORT = 16400, 32000
 """Below the ports that the kernel gives to outgoing connections: with those, a client that tries to come back
 to a server that is down could find itself connected to itself."""
+CLIENT: Final = "apexpert"
+"""The user of writers, samplers and `apexpert replay`."""
+
+GUARDIAN: Final = "apexpert-guardian"
+"""The user of the servers' guardian, who may look at no key."""
+GUARDIAN_COMMANDS: Final = ("bgrewriteaof", "info")
+
+# fmt: off
+CLIENT_COMMANDS: Final = (
+    "exec", "exists", "get", "getrange", "hdel", "hexists", "hgetall", "hset", "incrby", "info", "mget",
+    "multi", "ping", "scan", "set", "unlink", "unwatch", "watch", "xadd", "xdel", "xlen",
+    "xrange",
+)
+"""Everything that replay asks of a server, in Redis 6.2 and later."""
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -125,3 +144,34 @@ def _quoted(path: Path) -> str:
         for byte in os.fsencode(path)
     )
     return f'"{"".join(plain)}"'
+
+
+def client_rules() -> str:
+    """ACL rules of the client's user but for its password: only the runs' keys, only what is used."""
+    return " ".join(["resetchannels", "~apexpert:*", "-@all", *(f"+{name}" for name in CLIENT_COMMANDS)])
+
+
+def users(password: str) -> list[str]:
+    """The `user` lines of a server's configuration, with the password's hash. Nobody else gets in."""
+    hashed = sha256(password.encode()).hexdigest()
+    # Off: nobody can be the default user. But the server itself is while it loads its append-only file, and
+    # without these rules it refuses every transaction in there, silently: all data would be gone.
+    return ["user default off resetpass ~* &* +@all", f"user {CLIENT} on #{hashed} {client_rules()}"]
+
+
+def guardian_user(password: str) -> str:
+    """The `user` line of the guardian, with its password's hash."""
+    hashed = sha256(password.encode()).hexdigest()
+    rules = " ".join(["resetchannels", "-@all", *(f"+{name}" for name in GUARDIAN_COMMANDS)])
+    return f"user {GUARDIAN} on #{hashed} {rules}"
+
+
+def socket_url(socket: str, password: str) -> str:
+    """URL of a server on a UNIX socket: not for logs."""
+    return f"unix://{CLIENT}:{quote(password, safe='')}@{quote(socket)}"
+
+
+def network_url(address: str, port: int, password: str) -> str:
+    """URL of a server that listens on a node's address: not for logs."""
+    host = f"[{address}]" if ":" in address else address
+    return f"redis://{CLIENT}:{quote(password, safe='')}@{host}:{port}"

@@ -21,10 +21,18 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from replay.errors import ServerError, ServersStopped
-from replay.servers.access import GUARDIAN, network_url, socket_url
 from replay.servers.append_only_file import last_line
 from replay.servers.binary import ServerBinary, find_server
-from replay.servers.configuration import SOCKETS_PREFIX, Listening, configuration, free_ports, socket_folder
+from replay.servers.configuration import (
+    GUARDIAN,
+    SOCKETS_PREFIX,
+    Listening,
+    configuration,
+    free_ports,
+    network_url,
+    socket_folder,
+    socket_url,
+)
 from replay.servers.folder_lock import lock_folder
 from replay.servers.full_disk import with_room
 from replay.servers.guardian import ADD, CONFIGURATION, REMOVE, mark_of, shard_folder, write_atomically

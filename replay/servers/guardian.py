@@ -7,7 +7,6 @@ needs the standard library only, to start in a few milliseconds.
 """
 
 import argparse
-import ctypes
 import json
 import math
 import os
@@ -17,14 +16,13 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from replay.servers.append_only_file import complains, last_line, was_full
-from replay.servers.append_only_rewrite import remove_leftovers, rewrite, rewrite_if_bloated
+from replay.servers.append_only_file import was_full
+from replay.servers.append_only_rewrite import rewrite, rewrite_if_bloated
+from replay.servers.server_process import Server
 
-PR_SET_PDEATHSIG = 1
 ADD, REMOVE = b"+", b"-"
 """The commands to run one more server, whose configuration is there, and to end the last one for good; a
 number stops that one."""
@@ -32,14 +30,10 @@ CONFIGURATION = "server.conf"
 ARGUMENTS = ["--port", "0", "--include", CONFIGURATION]
 """Of a server in its folder. From version 7 on a path is a pattern to them, and if no file matches they start
 with defaults, open to everybody. With no file, or an empty one, this one ends: it has nowhere to listen."""
-MENDER = [sys.executable, "-P", "-S", "-m", "replay.servers.append_only_file"]
 POLL_S = 0.25
 STOP_LIMIT_S = 30.0
 SYNC_EVERY_S = 1.0
 LOOK_EVERY_S = 1.0  # at a server that cannot say yet how large its file is
-STABLE_S = 5.0
-"""A server that lived this long is started again at once; else after a delay that doubles."""
-LONGEST_DELAY_S = 5.0
 
 
 def shard_folder(folder: Path, index: int) -> Path:
@@ -70,88 +64,6 @@ def write_atomically(path: Path, text: str, *, sync: bool = False) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-
-
-@dataclass
-class Server:
-    """One server process and when to start it again."""
-
-    command: list[str]
-    log: Path
-    process: subprocess.Popen[bytes] | None = None
-    started_at: float = 0.0
-    start_at: float = 0.0
-    delay: float = 0.0
-    exits: int = 0
-    """How often it ended without being told to."""
-    reason: str = ""
-    """What it wrote last before it did."""
-    told_to_stop: bool = False
-    look_at: float = 0.0
-    """When to ask for its file's size."""
-    mends: bool = False
-    """Its process is the one that mends its files: a large one takes long."""
-    log_size: int = 0
-    """Bytes of the log that were looked at."""
-    wants_rewrite: bool = False
-    """Its disk was full: another time would damage its file (replay/servers/append_only_file.py)."""
-
-    def start(self, lock: int) -> None:
-        """Start the process; it holds the folder's lock, so that nobody else starts beside a dying one."""
-        guardian = os.getpid()
-
-        def die_with_guardian() -> None:
-            if sys.platform == "linux":
-                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != guardian:  # it died before the line above
-                os._exit(1)
-
-        remove_leftovers(self.log.parent)
-        with self.log.open("ab") as log:
-            self.started_at, self.told_to_stop = time.monotonic(), False
-            self.look_at = self.started_at + POLL_S
-            self.log_size, self.wants_rewrite = log.tell(), False
-            self.process = subprocess.Popen(
-                [*MENDER, str(self.log.parent)] if self.mends else self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.log.parent,
-                pass_fds=[lock],
-                preexec_fn=die_with_guardian,
-            )
-
-    def reap(self) -> bool:
-        """Note that the process has ended; True when it has."""
-        if self.process is None or self.process.poll() is None:
-            return False
-        code, self.process = self.process.returncode, None
-        if self.mends and not code:
-            self.mends, self.delay, self.start_at = False, 0.0, time.monotonic()
-        elif not self.mends and not self.told_to_stop and complains(self.log):
-            self.mends, self.start_at = True, time.monotonic()
-        else:
-            self.mends = False
-            self.plan_start()
-        return True
-
-    def plan_start(self) -> None:
-        """Set when to start it next: at once after a restart or a long life, else later each time."""
-        now = time.monotonic()
-        if self.told_to_stop:
-            self.delay = 0.0
-        else:
-            self.exits += 1
-            self.reason = last_line(self.log)  # before another start writes there
-            stable = now - self.started_at > STABLE_S
-            self.delay = 0.0 if stable or self.exits == 1 else min(max(2 * self.delay, 0.1), LONGEST_DELAY_S)
-        self.start_at = now + self.delay
-
-    def stop(self, sign: int = signal.SIGTERM) -> None:
-        """Ask the process to end: SIGTERM is Redis' SHUTDOWN, with the append-only file synced."""
-        self.told_to_stop = True
-        if self.process is not None:
-            self.process.send_signal(sign)
 
 
 class Guardian:

@@ -16,7 +16,7 @@ import pytest
 from deploy.fleet import RunClient, launch
 from deploy.run.folder import RunFolder
 from learner.checkpoint import CheckpointStore
-from replay.servers.access import socket_url
+from replay.servers.configuration import socket_url
 from replay.shards.shard import LOG_START, Shard
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import patient, until

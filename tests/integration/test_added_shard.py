@@ -7,7 +7,7 @@ import pytest
 from deploy.cli.main import main
 from deploy.fleet import RunClient, connect
 from deploy.run.folder import RunFolder
-from replay.servers.access import socket_url
+from replay.servers.configuration import socket_url
 from replay.shards.shard import LOG_START, Shard
 from tests.helpers.deadline import patient, until
 from tests.helpers.runs import follow, metric

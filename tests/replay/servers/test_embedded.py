@@ -18,8 +18,9 @@ import pytest
 from replay.errors import ServerError, ServersStopped
 from replay.servers.binary import ServerBinary, in_wheels
 from replay.servers.embedded import EmbeddedServers, find_server
-from replay.servers.guardian import ARGUMENTS, CONFIGURATION, Guardian, Server, mark_of
+from replay.servers.guardian import ARGUMENTS, CONFIGURATION, Guardian, mark_of
 from replay.servers.record import ServerRecord, whole_password
+from replay.servers.server_process import Server
 from replay.shards.connect import connect_shards
 from replay.shards.shard import LOG_START, Shard
 from replay.types import SegmentIdentity

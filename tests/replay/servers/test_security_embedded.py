@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from replay.errors import ServerError, ShardError, ShardUnavailable
-from replay.servers.access import CLIENT, CLIENT_COMMANDS
+from replay.servers.configuration import CLIENT, CLIENT_COMMANDS
 from replay.servers.embedded import EmbeddedServers
 from replay.shards.shard import Shard
 from replay.types import SegmentIdentity

@@ -10,7 +10,7 @@ import redis
 
 from replay.errors import ShardError, StaleOwner
 from replay.segments.codec import encode
-from replay.servers.access import CLIENT_COMMANDS, client_rules
+from replay.servers.configuration import CLIENT_COMMANDS, client_rules
 from replay.servers.embedded import EmbeddedServers
 from replay.shards.connect import connect_shards
 from replay.shards.records import Owner

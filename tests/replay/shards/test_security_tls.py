@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from replay.errors import ShardError
-from replay.servers.access import users
+from replay.servers.configuration import users
 from replay.shards.shard import Shard
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import patient
