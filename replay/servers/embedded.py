@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -48,6 +48,9 @@ LOAD_LIMIT_S = 900.0
 ADD_LIMIT_S = 10.0
 """For a server that is added, which has nothing to load: whoever waits has others to care for."""
 STOP_LIMIT_S = 40.0
+MEANT_SECONDS = 1.0
+"""So much later than its servers a process may be told that the run ends."""
+TOLD_TO_STOP = "told to stop before the embedded servers were ready"
 REWRITE_SLACK = 64 * 1024**2
 """Bytes of an append-only file above twice its data, with which a server starts and does not rewrite it."""
 
@@ -298,7 +301,7 @@ class EmbeddedServers:
             except redis.RedisError:
                 # A server that ended before it ever answered would only do so again.
                 if self._state()["exits"][index] > exits:
-                    raise self._failure(index) from None
+                    self._fail(index)
             return False
 
         with contextlib.closing(client):
@@ -313,10 +316,22 @@ class EmbeddedServers:
             assert self._guardian is not None
             limit = limit_s() if callable(limit_s) else limit_s
             if self._guardian.poll() is not None or time.monotonic() - began > limit:
-                raise self._failure(index)
+                self._fail(index)
             if self._should_stop():
-                raise ServersStopped("told to stop before the embedded servers were ready")
+                raise ServersStopped(TOLD_TO_STOP)
             time.sleep(0.005)
+
+    def _fail(self, index: int) -> NoReturn:
+        """Raise why a server did not start; ServersStopped if the end of the run is why.
+
+        Whoever ends all processes of a run may reach its servers before this one.
+        """
+        failure, began = self._failure(index), time.monotonic()
+        while time.monotonic() - began < MEANT_SECONDS:
+            if self._should_stop():
+                raise ServersStopped(TOLD_TO_STOP)
+            time.sleep(0.01)
+        raise failure from None
 
     def _failure(self, index: int) -> ServerError:
         """What the server wrote before it ended, or what its log, or that of a failed guardian, says last."""

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -367,6 +369,41 @@ def test_whoever_does_not_want_to_wait_is_not_made_to(tmp_path: Path) -> None:
         ),
         "its end",
     )
+
+
+@pytest.mark.parametrize("victim", ["guardian", "server"])
+@pytest.mark.parametrize("told", [True, False])
+def test_who_ends_all_processes_may_reach_the_servers_before_their_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str, told: bool
+) -> None:
+    asked_at: list[float] = []
+
+    def should_stop() -> bool:
+        """Told some time after the servers were."""
+        asked_at.append(time.monotonic())
+        return told and time.monotonic() - asked_at[0] > 0.3
+
+    start = EmbeddedServers._start_guardian
+
+    def dies(*arguments: Any) -> subprocess.Popen[bytes]:
+        guardian = start(*arguments)
+        guardian.terminate()
+        guardian.wait()
+        return guardian
+
+    program = server_programs()["valkey"]
+    if victim == "guardian":
+        monkeypatch.setattr(EmbeddedServers, "_start_guardian", dies)
+    else:
+        monkeypatch.setattr(
+            "replay.servers.embedded.configuration", lambda *_, **__: "no configuration at all\n"
+        )
+    servers = EmbeddedServers(
+        tmp_path, shards=1, append_fsync="everysec", maxmemory=0, server=program, should_stop=should_stop
+    )
+    with pytest.raises(ServersStopped if told else ServerError):
+        servers.start()
+    assert not servers.alive
 
 
 def test_program_is_found_on_path_then_in_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
