@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {
     "run__total_env_steps": 8_000,
     "learner__learning_rate": 1e-3,
     "learner__target_update_period": 50,
-    "evaluation__every_env_steps": 1_000,
+    "evaluation__every_env_steps": 2_000,
     "evaluation__episodes": 100,
 }
 """Of the test, beside what `catch_config` has."""
