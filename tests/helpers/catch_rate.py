@@ -4,8 +4,8 @@
 every run, the mean and standard deviation of their best, and how many of these it is above the threshold.
 
 The best counts, because at this learning rate a policy that was perfect loses a column of the board now and
-then and has it back 100 updates later: of the last checkpoints of 59 runs 57 scored at least 0.97, the others
-0.77 and 0.67. With half the learning rate it happens more often.
+then and has it back 100 updates later: of the last checkpoints of 59 runs 57 scored at least 0.98, the others
+0.77 and 0.67 (benchmarks/results/2026-11-28-catch-last-checkpoints.json).
 """
 
 import argparse
