@@ -22,7 +22,7 @@ import ray
 
 from deploy.fleet.actor_fleet import ActorFleet
 from deploy.fleet.evaluator import Evaluator
-from deploy.fleet.learner_seat import LearnerSlot
+from deploy.fleet.learner_slot import LearnerSlot
 from deploy.fleet.processes.role import Assignment
 from deploy.fleet.processes.weight_store import create_weight_store
 from deploy.fleet.ray.cluster import LocalRay

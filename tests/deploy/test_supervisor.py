@@ -12,9 +12,9 @@ import pytest
 import ray
 
 from actors.episodes import Episode
-from deploy.fleet import actor_fleet, launch, learner_seat, supervisor
+from deploy.fleet import actor_fleet, launch, learner_slot, supervisor
 from deploy.fleet.actor_fleet import ActorFleet
-from deploy.fleet.learner_seat import LearnerSlot
+from deploy.fleet.learner_slot import LearnerSlot
 from deploy.fleet.processes import handles
 from deploy.fleet.processes.handles import RoleHandle
 from deploy.fleet.reporting import telemetry
@@ -144,7 +144,7 @@ def test_a_learner_that_cannot_run_is_given_up(shared_ray, monkeypatch, kind, st
         started.append(1)
         return start(Failing, kind)
 
-    monkeypatch.setattr(learner_seat, "start_learner", start_learner)
+    monkeypatch.setattr(learner_slot, "start_learner", start_learner)
     monkeypatch.setattr("deploy.fleet.scaling.BACKOFF_FIRST", 0.01)
     seat = LearnerSlot(None, node_id="", num_gpus=0, dead=set, note=lambda text: None)
     until(lambda: seat.step() or bool(seat.outcome), "giving up", 20 * starts)
@@ -159,7 +159,7 @@ def seat_of(shared_ray, monkeypatch):
     """Makes (seat, its notes, calls while it waits) whose learner is an `Idle` of that name."""
 
     def make(name: str, obeys: bool) -> tuple[LearnerSlot, list[str], list[int]]:
-        monkeypatch.setattr(learner_seat, "start_learner", lambda *_: start(Idle, name, obeys))
+        monkeypatch.setattr(learner_slot, "start_learner", lambda *_: start(Idle, name, obeys))
         notes: list[str] = []
         seat = LearnerSlot(None, node_id="", num_gpus=0, dead=set, note=notes.append)
         until(lambda: seat.step() or bool(notes), "the first heartbeat")
@@ -170,7 +170,7 @@ def seat_of(shared_ray, monkeypatch):
 
 
 def test_a_learner_that_restores_does_not_hold_up_the_end(seat_of, monkeypatch):
-    monkeypatch.setattr(learner_seat, "RESTORING_SECONDS", 0.5)
+    monkeypatch.setattr(learner_slot, "RESTORING_SECONDS", 0.5)
     seat, notes, calls = seat_of("restoring", False)
     process = psutil.Process(seat.pid)
     began = time.monotonic()
@@ -189,7 +189,7 @@ def has_ended(process: psutil.Process) -> bool:
 
 
 def test_a_learner_that_saves_is_waited_for(seat_of, monkeypatch):
-    monkeypatch.setattr(learner_seat, "RESTORING_SECONDS", 0.0)
+    monkeypatch.setattr(learner_slot, "RESTORING_SECONDS", 0.0)
     seat, notes, _ = seat_of("saving", True)
     assert seat.stop(patient(120))["name"] == "saving"
     assert len(notes) == 1

@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from deploy.fleet import RunClient, launch
-from deploy.fleet.learner_seat import FAILURES
+from deploy.fleet.learner_slot import FAILURES
 from deploy.fleet.scaling import STEADY_SECONDS
 from deploy.run.config import with_values
 from deploy.run.folder import RunFolder
