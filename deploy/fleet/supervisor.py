@@ -373,8 +373,8 @@ class Supervisor:
 
     def _publish_status(self) -> None:
         rows = self._actors.rows() if self._actors is not None else []
-        seat = self._learner
-        learner = {"pid": seat.pid, "ready": seat.ready} if seat is not None else {}
+        slot = self._learner
+        learner = {"pid": slot.pid, "ready": slot.ready} if slot is not None else {}
         target = self._fleet_state.target
         self._status = self._telemetry.publish(self._state, self._message, target, rows, learner)
         self._published = time.monotonic()

@@ -24,6 +24,7 @@ from deploy.run.folder import RunFolder
 from learner.errors import LearnerError
 from replay.errors import ServersStopped
 from tests.helpers.deadline import patient, until
+from tests.helpers.processes import is_alive
 from tests.helpers.runs import catch_config
 
 EPISODE = Episode(1.0, 6, 0, 0.01)
@@ -132,7 +133,7 @@ def test_draining_ends_even_an_actor_that_does_not_listen(shared_ray, tmp_path, 
     step_until(fleet, {"deaf"})
     process = psutil.Process(fleet.rows()[0]["pid"])
     fleet.drain(0.5)
-    until(lambda: has_ended(process), "its end", 10)
+    until(lambda: not is_alive(process), "its end", 10)
     assert not fleet.rows()
 
 
@@ -146,52 +147,45 @@ def test_a_learner_that_cannot_run_is_given_up(shared_ray, monkeypatch, kind, st
 
     monkeypatch.setattr(learner_slot, "start_learner", start_learner)
     monkeypatch.setattr("deploy.fleet.scaling.BACKOFF_FIRST", 0.01)
-    seat = LearnerSlot(None, node_id="", num_gpus=0, dead=set, note=lambda text: None)
-    until(lambda: seat.step() or bool(seat.outcome), "giving up", 20 * starts)
-    assert seat.outcome == "failed"
-    assert f"{kind} one" in seat.message
-    assert "\n" not in seat.message
+    slot = LearnerSlot(None, node_id="", num_gpus=0, dead=set, note=lambda text: None)
+    until(lambda: slot.step() or bool(slot.outcome), "giving up", 20 * starts)
+    assert slot.outcome == "failed"
+    assert f"{kind} one" in slot.message
+    assert "\n" not in slot.message
     assert len(started) == starts
 
 
 @pytest.fixture
-def seat_of(shared_ray, monkeypatch):
-    """Makes (seat, its notes, calls while it waits) whose learner is an `Idle` of that name."""
+def slot_of(shared_ray, monkeypatch):
+    """Makes (slot, its notes, calls while it waits) whose learner is an `Idle` of that name."""
 
     def make(name: str, obeys: bool) -> tuple[LearnerSlot, list[str], list[int]]:
         monkeypatch.setattr(learner_slot, "start_learner", lambda *_: start(Idle, name, obeys))
         notes: list[str] = []
-        seat = LearnerSlot(None, node_id="", num_gpus=0, dead=set, note=notes.append)
-        until(lambda: seat.step() or bool(notes), "the first heartbeat")
+        slot = LearnerSlot(None, node_id="", num_gpus=0, dead=set, note=notes.append)
+        until(lambda: slot.step() or bool(notes), "the first heartbeat")
         assert notes == [f"{name} has a note"], "what a learner tells reaches people, once"
-        return seat, notes, []
+        return slot, notes, []
 
     return make
 
 
-def test_a_learner_that_restores_does_not_hold_up_the_end(seat_of, monkeypatch):
+def test_a_learner_that_restores_does_not_hold_up_the_end(slot_of, monkeypatch):
     monkeypatch.setattr(learner_slot, "RESTORING_SECONDS", 0.5)
-    seat, notes, calls = seat_of("restoring", False)
-    process = psutil.Process(seat.pid)
+    slot, notes, calls = slot_of("restoring", False)
+    process = psutil.Process(slot.pid)
     began = time.monotonic()
-    seat.stop(patient(120), lambda: calls.append(1))
+    slot.stop(patient(120), lambda: calls.append(1))
     assert time.monotonic() - began < patient(10)
     assert calls, "whoever waits can tell that it lives"
     assert "stopped before the learner was ready: no new checkpoint" in notes[1]
-    until(lambda: has_ended(process), "its end", 10)
+    until(lambda: not is_alive(process), "its end", 10)
 
 
-def has_ended(process: psutil.Process) -> bool:
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
-def test_a_learner_that_saves_is_waited_for(seat_of, monkeypatch):
+def test_a_learner_that_saves_is_waited_for(slot_of, monkeypatch):
     monkeypatch.setattr(learner_slot, "RESTORING_SECONDS", 0.0)
-    seat, notes, _ = seat_of("saving", True)
-    assert seat.stop(patient(120))["name"] == "saving"
+    slot, notes, _ = slot_of("saving", True)
+    assert slot.stop(patient(120))["name"] == "saving"
     assert len(notes) == 1
 
 

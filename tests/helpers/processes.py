@@ -43,10 +43,15 @@ def is_there(part: int | Path) -> bool:
     return part.exists() if isinstance(part, Path) else is_alive(part)
 
 
-def is_alive(pid: int) -> bool:
-    """That process runs; one that has ended and that nobody has reaped yet does not."""
+def is_alive(which: int | psutil.Process) -> bool:
+    """That process runs; one that has ended and that nobody has reaped yet does not.
+
+    By its id or, where another process could have that id by now, by the object. It may go at any moment,
+    between two questions too, so every test that asks asks here.
+    """
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        process = psutil.Process(which) if isinstance(which, int) else which
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 

@@ -27,6 +27,7 @@ from replay.shards.connect import connect_shards
 from replay.shards.shard import LOG_START, Shard
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import patient, until
+from tests.helpers.processes import is_alive
 from tests.helpers.servers import MEMORY, server_programs
 
 OWNER = """
@@ -44,15 +45,8 @@ def embedded(folder: Path, program: str, shards: int = 2, append_fsync: str = "e
     )
 
 
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def all_gone(pids: list[int]) -> bool:
-    return not any(alive(pid) for pid in pids)
+    return not any(map(is_alive, pids))
 
 
 def running(servers: EmbeddedServers) -> list[int]:
