@@ -166,28 +166,34 @@ APEX = _preset(
 LAPTOP = _preset(
     "laptop",
     DOPAMINE_RAINBOW,
-    run__total_env_steps=1_500_000,
+    run__total_env_steps=800_000,
     network__padding="valid",
+    network__encoder_width_scale=0.5,
     network__head="soft_moe",
+    network__tokens="per_sample",
     network__num_experts=4,
-    network__expert_hidden_units=512,
+    network__expert_hidden_units=128,
     network__residual=True,
     network__token_norm=True,
     network__initializer="xavier",
+    network__values="quantile",
+    network__num_quantiles=51,
+    # For `--network.values c51`.
     network__v_min=-3.0,
     network__v_max=3.0,
     network__dueling=True,
+    replay__n_step=5,
+    replay__importance_exponent=0.0,
     replay__min_size=5_000,
     replay__capacity=200_000,
     replay__segment_steps=32,
     replay__frame_store_bytes=2 * 1024**3,
     exploration__epsilon_decay_steps=50_000,
-    # A question costs two core-milliseconds, and weights are published every 37 vector steps.
+    # A question costs two core-milliseconds, and weights are published every 25 vector steps.
     actors__weights_poll_steps=5,
-    learner__update_period=12,
-    learner__priority="kl",
+    learner__update_period=8,
     learner__target_update_period=500,
-    learner__learning_rate=1e-4,
+    learner__learning_rate=2e-4,
     learner__adam_eps=1e-6,
     learner__checkpoint_period=5_000,
     learner__diagnostics_period=2_500,
@@ -222,8 +228,6 @@ def fitted(config: Config) -> Config:
 
 def _with_losses_for(values: str, config: Config) -> Config:
     own, preset, default = config.learner, PRESETS[config.run.preset].learner, LearnerConfig()
-    if own.priority == preset.priority == "kl" and values != "c51":
-        config = with_values(config, learner__priority=default.priority)
     if own.loss == preset.loss != default.loss and values != "scalar":
         config = with_values(config, learner__loss=default.loss)
     return config

@@ -28,7 +28,7 @@ def test_the_network_is_printed_with_flags_and_their_aliases(capsys):
     [
         (["scalar"], "scalar, one an action", "6 x 1 "),
         (["c51", "--network.v-max", "5"], "c51, 51 atoms from -3 to 5 an action", "6 x 51 "),
-        (["quantile"], "quantile, 200 an action", "6 x 200 "),
+        (["quantile"], "quantile, 51 an action", "6 x 51 "),
         (["quantile", "--network.num-quantiles", "32"], "quantile, 32 an action", "6 x 32 "),
     ],
 )
@@ -43,7 +43,7 @@ def test_as_json_it_has_the_configuration_beside_it(capsys):
     assert main(["model", "--preset", "laptop", "--network.slim-experts", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["network"]["slim_experts"]
-    assert printed["mixture"]["hidden_units"] == 512 // 4
+    assert printed["mixture"]["hidden_units"] == 128 // 4
     assert printed["parameters"] == sum(row["parameters"] for row in printed["layers"] if row["is_part"])
 
 

@@ -40,6 +40,7 @@ def cells(config: Config) -> dict[str, tuple[object, ...]]:
         "head": heads.get(n.head, (n.head, n.num_experts, n.expert_hidden_units)),
         "block": (n.residual, n.token_norm),
         "initial kernels": (n.initializer,),
+        "width, tokens": (n.encoder_width_scale, n.tokens),
         "patches": (n.patch_width,),
         "values": values[n.values],
         "double, dueling, noisy": (l.double, n.dueling, n.noisy and n.noise_per),
@@ -74,12 +75,13 @@ TABLE: dict[str, tuple[object, ...]] = {
     ),
     "head": (
         ("soft_moe", 4, 512), ("soft_moe", 8, 512), ("soft_moe", 8, 512), ("soft_moe", 4, 512),
-        ("soft_moe", 8, 512), ("soft_moe", 4, 512), *[("dense", 512)] * 4,
+        ("soft_moe", 8, 512), ("soft_moe", 4, 128), *[("dense", 512)] * 4,
     ),
     "block": (*[(False, False)] * 5, (True, True), *[(False, False)] * 4),
     "initial kernels": (*[("xavier",)] * 7, *[("fan_in",)] * 3),
+    "width, tokens": (*[(1.0, "per_conv")] * 5, (0.5, "per_sample"), *[(1.0, "per_conv")] * 4),
     "patches": ((64,), (32,), (64,), (64,), (64,), None, None, None, None, None),
-    "values": (C51, SCALAR, SCALAR, C51, C51, ("c51", 51, -3.0, 3.0), SCALAR, C51, C51, QUANTILES),
+    "values": (C51, SCALAR, SCALAR, C51, C51, ("quantile", 51), SCALAR, C51, C51, QUANTILES),
     "double, dueling, noisy": (
         RAINBOWS, PLAIN, PLAIN, RAINBOWS, (True, True, False), (False, True, False), *[PLAIN] * 4,
     ),
@@ -87,15 +89,15 @@ TABLE: dict[str, tuple[object, ...]] = {
         (True, False), (False, False), (False, False), (True, False), (True, True), (True, False),
         (False, False), (False, False), (True, False), (True, False),
     ),
-    "priority": (*[("loss",)] * 4, ("absolute_td",), ("kl",), *[("loss",)] * 4),
+    "priority": (*[("loss",)] * 4, ("absolute_td",), *[("loss",)] * 5),
     "exponents": (
-        (0.5, 0.5), None, None, (0.5, 0.5), (0.6, 0.4), (0.5, 0.5), None, None, (0.5, 0.5), (0.5, 0.0),
+        (0.5, 0.5), None, None, (0.5, 0.5), (0.6, 0.4), (0.5, 0.0), None, None, (0.5, 0.5), (0.5, 0.0),
     ),
-    "n_step / gamma": tuple((n, 0.99) for n in (3, 1, 1, 10, 3, 3, 1, 1, 3, 3)),
-    "batch, period": ((32, 4), (32, 4), (32, 4), (32, 1), (512, 64), (32, 12), *[(32, 4)] * 4),
+    "n_step / gamma": tuple((n, 0.99) for n in (3, 1, 1, 10, 3, 5, 1, 1, 3, 3)),
+    "batch, period": ((32, 4), (32, 4), (32, 4), (32, 1), (512, 64), (32, 8), *[(32, 4)] * 4),
     "target copy": ((2_000,), (2_000,), (2_000,), (2_000,), (2_500,), (500,), *[(2_000,)] * 4),
     "Adam": (
-        *[(6.25e-5, 1.5e-4)] * 3, (1e-4, 1.5e-4), (1e-4, 1.5e-4), (1e-4, 1e-6),
+        *[(6.25e-5, 1.5e-4)] * 3, (1e-4, 1.5e-4), (1e-4, 1.5e-4), (2e-4, 1e-6),
         (6.25e-5, 1.5e-4), (2.5e-4, 3.125e-4), (6.25e-5, 1.5e-4), (5e-5, 3.125e-4),
     ),
     "warm-up / capacity": (
@@ -108,7 +110,7 @@ TABLE: dict[str, tuple[object, ...]] = {
     "actors x envs, segment": (*[(4, 8, 64)] * 3, (1, 1, 8), (16, 16, 64), (1, 8, 32), *[(1, 8, 64)] * 4),
     "weights": (*[(1, 25)] * 3, (1, 10), (1, 25), (5, 25), *[(1, 25)] * 4),
     "total env steps": (
-        *[(50_000_000,)] * 3, (100_000,), (250_000_000,), (1_500_000,), *[(50_000_000,)] * 4,
+        *[(50_000_000,)] * 3, (100_000,), (250_000_000,), (800_000,), *[(50_000_000,)] * 4,
     ),
     "evaluated games": (*[(30,)] * 3, (100,), *[(30,)] * 6),
     "updates in flight": ((1,),) * 10,
@@ -168,9 +170,10 @@ def test_another_head_leaves_out_what_the_presets_own_head_has() -> None:
 
 def test_other_values_leave_out_what_the_presets_own_values_have() -> None:
     laptop, dqn = PRESETS["laptop"], PRESETS["dopamine-dqn"]
-    quantile = fitted(with_values(laptop, network__values="quantile"))
-    assert quantile == with_values(laptop, network__values="quantile", learner__priority="loss")
-    check(quantile)
+    for values in ("c51", "scalar"):
+        other = fitted(with_values(laptop, network__values=values))
+        assert other == with_values(laptop, network__values=values)
+        check(other)
     c51 = fitted(with_values(dqn, network__values="c51"))
     assert c51 == with_values(dqn, network__values="c51", learner__loss="huber")
     check(c51)

@@ -15,11 +15,11 @@ CATCH: dict[str, dict[str, Any]] = {
     "environment": {"env": "tests.helpers.catch:make", "frame_skip": 1, "stack": 1},
     "network": {
         "encoder": "nature", "padding": "valid", "encoder_width_scale": 0.25, "num_experts": 2,
-        "expert_hidden_units": 64, "v_min": -1.0, "v_max": 1.0, "noisy": False,
+        "expert_hidden_units": 64, "tokens": "per_conv", "values": "c51", "v_min": -1.0, "v_max": 1.0, "noisy": False,
     },
     "replay": {
         "capacity": 20_000, "min_size": 500, "frame_store_bytes": 2**28, "shard_memory_bytes": 2**27,
-        "segment_steps": 16, "priority_exponent": 0.5, "importance_exponent": 0.4,
+        "segment_steps": 16, "n_step": 3, "priority_exponent": 0.5, "importance_exponent": 0.4,
     },
     "exploration": {"epsilon_decay_steps": 2_500, "epsilon_end": 0.01},
     "actors": {"num_actors": 1, "envs_per_actor": 8, "weights_poll_steps": 2, "precision": "float32"},
