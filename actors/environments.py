@@ -19,9 +19,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from actors.config import EnvironmentConfig
+from apexpert.errors import ApexpertError
 
 
-class EnvironmentSetupError(Exception):
+class EnvironmentSetupError(ApexpertError):
     """An environment cannot be made or does not fit; the message is one line that names the flag."""
 
 

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from actors.config import EnvironmentConfig
 from actors.environments import StepResult, normalise_game
+from apexpert.errors import ApexpertError
 
 Recorder = Callable[[NDArray[np.uint8]], None]
 """Takes one picture: uint8 grey (H, W) or RGB (H, W, 3)."""
 
 
-class NoWindow(Exception):
+class NoWindow(ApexpertError):
     """A game cannot be shown in a window here; the message is what the graphics library says."""
 
 

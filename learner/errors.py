@@ -5,8 +5,10 @@ LearnerError            the run cannot go on as it is; the message says what to 
   CheckpointNotWritten  a run's last checkpoint could not be put on disk; those before it are whole
 """
 
+from apexpert.errors import ApexpertError
 
-class LearnerError(Exception):
+
+class LearnerError(ApexpertError):
     """Root of every error that the learner raises."""
 
 

@@ -18,8 +18,10 @@ ReplayError
 
 from typing import Literal
 
+from apexpert.errors import ApexpertError
 
-class ReplayError(Exception):
+
+class ReplayError(ApexpertError):
     """Root of every error that replay raises."""
 
 

@@ -1,15 +1,15 @@
-"""A sampler that only reads: it attaches to a live or finished run and changes nothing of it."""
+"""Reads a replay: attaches to a live or finished run, draws batches, and changes nothing of it."""
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
 
 from numpy.typing import NDArray
 
 from replay.batches.builder import BatchBuilder
 from replay.batches.observations import FrameReader
 from replay.config import ReplayConfig
-from replay.errors import NotEnoughData, ShardUnavailable
+from replay.errors import NotEnoughData, SegmentError, ShardUnavailable
 from replay.items.counters import Counters
 from replay.items.frame_store import FrameStore, host_store
 from replay.items.priorities import Priorities
@@ -18,17 +18,20 @@ from replay.log.reader import LogReader
 from replay.owner.indexer import Indexer
 from replay.owner.metrics import metrics
 from replay.owner.restore import Restoration, RestoreReport
+from replay.segments.codec import decode
 from replay.shards.records import log_order
 from replay.shards.shard import LOG_START, Shard
-from replay.types import Batch, Signature
+from replay.types import Batch, Segment, SegmentIdentity, Signature
 
 HEAD_SECONDS = 1.0
 """Longest time for which what the owner has evicted may still be drawn."""
+PAGE = 64
+"""Segments fetched at once by `segments`: 2 to 5 MB of encoded bytes."""
 
 
-class ReadOnlySampler:
+class ReplayReader:
     """Draws as the run's owner would, by the priorities that can be known: those that items were written
-    with, or those of a checkpoint.
+    with, or those of a checkpoint. `with` closes it at the end.
 
     It takes no ownership, allows, evicts and deletes nothing; any number may attach. The owner's own
     evictions show in the logs' heads; the few segments that leave next may be missing already, as shards are
@@ -43,11 +46,13 @@ class ReadOnlySampler:
         *,
         run: str,
         signature: Signature,
-        batch_size: int,
         seed: int | Sequence[int],
         frame_store: FrameStore | None = None,
+        on_close: Callable[[], object] = lambda: None,
     ) -> None:
-        self.config, self.batch_size = config, batch_size
+        """`on_close` is called by `close`, after the connections."""
+        self.config, self.signature = config, signature
+        self._run, self._shards, self._on_close = run, shards, on_close
         self.counters = Counters()
         store = (
             host_store(config, signature.frame_shape, signature.stack) if frame_store is None else frame_store
@@ -62,6 +67,19 @@ class ReadOnlySampler:
             config, self.table, self._priorities, self._frames, self._recovery.forget
         )
         self._heads_at = float("-inf")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def refresh(self) -> int:
+        """Index all that is stored by now, drop what the owner evicted; returns the items added."""
+        total = 0
+        while added := self.ingest():
+            total += added
+        return total
 
     def ingest(self, limit: int = 256) -> int:
         """Index up to about `limit` new segments, drop what the owner evicted; returns the items added."""
@@ -86,13 +104,47 @@ class ReadOnlySampler:
                 self._indexer.eviction.evict(slot)
         self._heads_at = time.monotonic()
 
-    def sample(self) -> Batch:
-        """Draw a batch as `Sampler.sample` does, without a limit; raises NotEnoughData without any items."""
+    def sample(self, batch_size: int) -> Batch:
+        """Draw a batch as `Sampler.sample` does, without a limit, from what is indexed.
+
+        Raises NotEnoughData without any items.
+        """
         if not self.size:
             raise NotEnoughData("there is nothing to draw yet")
-        batch = self._batches.draw(self.batch_size)
-        self.counters.sampled += self.batch_size
+        batch = self._batches.draw(batch_size)
+        self.counters.sampled += batch_size
         return batch
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        """Draw batches without an end, and index before each one what the run has stored meanwhile."""
+        while True:
+            self.ingest()
+            yield self.sample(batch_size)
+
+    def segments(self) -> Iterator[Segment]:
+        """Yield every stored segment once, shard by shard in the order of its log.
+
+        Segments that cannot be decoded, or leave meanwhile, are passed over (`apexpert replay --verify`
+        counts them). Raises ShardError.
+        """
+        seen = set[SegmentIdentity]()
+        for shard in self._shards:
+            cursor = LOG_START
+            while entries := shard.read_log(cursor, PAGE):
+                cursor = entries[-1].log_id
+                logged = (entry.identity for entry in entries if entry.identity is not None)
+                wanted = [identity for identity in dict.fromkeys(logged) if identity not in seen]
+                seen.update(wanted)
+                for encoded in shard.fetch(wanted):
+                    segment = None if encoded is None else self._decoded(encoded)
+                    if segment is not None:
+                        yield segment
+
+    def _decoded(self, encoded: bytes) -> Segment | None:
+        try:
+            return decode(encoded, run=self._run, signature=self.signature)
+        except SegmentError:
+            return None
 
     @property
     def size(self) -> int:
@@ -114,5 +166,6 @@ class ReadOnlySampler:
         return report
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, and what was opened for this reader."""
         self._indexer.close()
+        self._on_close()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from apexpert.errors import ApexpertError
 from deploy.bench import limits
 from deploy.run.config import Config, to_json, with_values
 from deploy.run.folder import RunFolder
@@ -25,7 +26,7 @@ POLL_SECONDS = 0.5
 ENDLESS = 10**9
 
 
-class BenchmarkError(Exception):
+class BenchmarkError(ApexpertError):
     """The run ended or stood still before it was measured."""
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from actors.environments import describe_environment
+from apexpert.errors import ApexpertError
 from deploy.bench import limits
 from deploy.run.config import Config, to_json, with_values
 from learner.update.precision import choose_device, choose_dtype
@@ -25,7 +26,7 @@ LEAST_CALLS = 5
 """Of each measurement, however short it is."""
 
 
-class BenchmarkError(Exception):
+class BenchmarkError(ApexpertError):
     """The configuration has no head to measure; the message is one line."""
 
 

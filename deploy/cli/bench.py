@@ -11,10 +11,10 @@ import tyro
 from deploy.cli.errors import CommandFailed, UsageError
 from deploy.cli.parsing import as_typed
 from deploy.cli.run import summary
-from deploy.cli.run.preflight import with_checked_environment
 from deploy.cli.run.train import TrainArguments, config_of, parse_config
 from deploy.run.checks import without_passwords
 from deploy.run.config import Config, ConfigError, from_json, to_json
+from deploy.run.preflight import with_checked_environment
 
 WHAT = ("actor", "replay", "learner", "head", "diagnostics", "weights", "end-to-end")
 LEAST_ITEMS = 1_000

@@ -122,7 +122,8 @@ def run_command(name: str, argv: Sequence[str]) -> int:
     """Run one subcommand; expected errors become one line on stderr and their exit code."""
     # Before anything of ours is imported: PYTHONPATH may name a folder with a `models` of its own.
     import_path.search_ours_first()
-    from deploy.cli.errors import CommandFailed, UsageError
+    from apexpert.errors import ApexpertError
+    from deploy.cli.errors import UsageError
     from deploy.run.checks import near_matches
     from deploy.run.config import ConfigError
     from deploy.run.errors import RunError
@@ -134,7 +135,7 @@ def run_command(name: str, argv: Sequence[str]) -> int:
         return _function(COMMANDS[name])(argv)
     except (UsageError, ConfigError, RunError) as error:
         return fail(str(error), 2)
-    except CommandFailed as error:
+    except ApexpertError as error:
         return fail(str(error), 1)
     except KeyboardInterrupt:
         return fail("interrupted", 130)

@@ -12,11 +12,12 @@ from deploy.fleet.errors import FleetError
 from deploy.fleet.farewell import TERMINATED_SECONDS, write_farewell
 from deploy.fleet.ray import cluster, nodes
 from deploy.fleet.ray.cluster import LocalRay
-from deploy.fleet.run_state import FleetState, forget_ray, load_ray, path_at_start, save_ray
+from deploy.fleet.run_state import FleetState, forget_ray, load_ray, save_ray
 from deploy.run import import_path
 from deploy.run.config import Config
 from deploy.run.folder import RunFolder
 from deploy.run.states import FINAL_STATES
+from deploy.run.status import path_at_start
 
 ANSWER_SECONDS, START_SECONDS, GONE_SECONDS = 5.0, 120.0, 10.0
 LOOK_SECONDS = 0.25

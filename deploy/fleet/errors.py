@@ -1,7 +1,9 @@
 """What the fleet raises."""
 
+from apexpert.errors import ApexpertError
 
-class FleetError(Exception):
+
+class FleetError(ApexpertError):
     """Ray, the supervisor or a role cannot do what was asked; the message is one line for the user."""
 
 

@@ -5,9 +5,9 @@ import dataclasses
 from collections.abc import Collection
 
 from deploy.fleet.ray.cluster import LocalRay
-from deploy.run.folder import RunFolder
+from deploy.run.folder import RAY, RunFolder
 
-FLEET, RAY, PATH = "fleet.json", "ray.json", "path"
+FLEET = "fleet.json"
 
 
 class FleetState:
@@ -54,7 +54,7 @@ class FleetState:
 def save_ray(folder: RunFolder, local: LocalRay | None, address: str) -> None:
     """Record the Ray that the run is on; `local` is one that it started for itself."""
     record = None if local is None else dataclasses.asdict(local)
-    document = {"address": address, "local": record, PATH: str(folder.path.resolve())}
+    document = {"address": address, "local": record, "path": str(folder.path.resolve())}
     folder.write_json(RAY, folder.marked(document), mode=0o600)
 
 
@@ -67,13 +67,6 @@ def load_ray(folder: RunFolder) -> tuple[str, LocalRay | None]:
     if not folder.is_own(document):
         return "", None
     return document.get("address", ""), LocalRay.parse(document.get("local"))
-
-
-def path_at_start(folder: RunFolder) -> str:
-    """Where the folder was at `save_ray`: what the roles write to, and what the supervisor is named by."""
-    document = folder.read_json(RAY, {})
-    path = document.get(PATH) if folder.is_own(document) else None
-    return str(path or folder.path.resolve())
 
 
 def forget_ray(folder: RunFolder) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from actors.policy import Policy
+from apexpert.errors import ApexpertError
 from deploy.reports.games import play_games
 from deploy.run.config import Config
 from models.mixtures.heads import MoEHead
@@ -19,7 +20,7 @@ STATE_GAMES = 8
 """Games whose states the mixture's mean is taken over."""
 
 
-class WithoutPart(ValueError):
+class WithoutPart(ApexpertError, ValueError):
     """The network does not have the part that is to be taken away."""
 
 

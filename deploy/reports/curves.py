@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from actors.config import EnvironmentConfig
+from apexpert.errors import ApexpertError
 from deploy.monitor.bands import BANDS, GREEDY, RETURN
 from deploy.monitor.metrics import read_metrics
 from deploy.reports.seeds.published import ENCODERS, NotPublished, published_curve
@@ -28,7 +29,7 @@ DRAWN = ("rainbow", "dqn")
 THIN: Mapping[str, Any] = {"linestyle": "-.", "linewidth": 1}
 
 
-class CurveError(Exception):
+class CurveError(ApexpertError):
     """A run has nothing to draw; the message is one line."""
 
 

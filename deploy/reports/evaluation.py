@@ -7,16 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from actors.episodes import Episode
-from actors.policy import Policy
+from deploy.networks.policy import policy_of
 from deploy.reports.ablation import ablate
 from deploy.reports.games import play_games
 from deploy.reports.statistics import ScoreSummary, summarise
 from deploy.reports.video import VideoWriter
 from deploy.run.config import Config
-from learner.checkpoint import Checkpoint, network_tensors
-from models.arrays import Weights, flatten
-from models.config import NetworkConfig, with_current_names
-from models.q_network import QNetwork, build_network
+from learner.checkpoint import Checkpoint
 
 ATARI_FRAMES_PER_SECOND = 60
 
@@ -114,29 +111,3 @@ def evaluate_checkpoint(
         scores=summarise([episode.return_ for episode in played], config.game_name),
         video_failure=writer.failure if writer else "",
     )
-
-
-def online_network_of(checkpoint: Checkpoint) -> QNetwork:
-    """The online network of a checkpoint, float32."""
-    document = checkpoint.document
-    shape: tuple[int, int, int] = tuple(document["observation_shape"])
-    network = NetworkConfig(**with_current_names(document["network"]))
-    online = build_network(network, int(document["num_actions"]), observation_shape=shape)
-    online.load_state_dict(network_tensors(checkpoint.tensors, "online"))
-    return online
-
-
-def policy_of(config: Config, checkpoint: Checkpoint) -> Policy:
-    """A policy that acts by the online network of a checkpoint."""
-    document = checkpoint.document
-    online = online_network_of(checkpoint)
-    policy = Policy(
-        online.config,
-        observation_shape=online.observation_shape,
-        num_actions=online.num_actions,
-        precision=config.actors.precision,
-        seed=config.run.seed,
-    )
-    version, env_steps, updates = (int(document[key]) for key in ("weights_version", "env_steps", "update"))
-    policy.load(Weights(version, flatten(online), env_steps, updates))
-    return policy

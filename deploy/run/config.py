@@ -12,12 +12,13 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from actors.config import ActorConfig, EnvironmentConfig, ExplorationConfig
+from apexpert.errors import ApexpertError
 from learner.config import LearnerConfig
 from models.config import NetworkConfig, with_current_names
 from replay.config import ReplayConfig
 
 
-class ConfigError(Exception):
+class ConfigError(ApexpertError):
     """A value that cannot be used; the message is one line that names the flag and what is allowed."""
 
 

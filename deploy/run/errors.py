@@ -1,7 +1,9 @@
 """What can be wrong with a run's folder; each message is one line."""
 
+from apexpert.errors import ApexpertError
 
-class RunError(Exception):
+
+class RunError(ApexpertError):
     """Something is wrong with a run's folder; the message is one line."""
 
 

@@ -25,6 +25,8 @@ from deploy.run.metadata import collect
 from replay.servers.hard_links import is_own_lock, unshare
 
 LAST_WORDS = ".last-words"
+RAY = "ray.json"
+"""The Ray that the run is on, and `path`: where the folder was when it was put there."""
 LEGS = "legs.json"
 """A record for each start of the run, in order: `env_steps` of the checkpoint that it went on from."""
 LOOKED_AT_SECONDS = 0.2
@@ -87,6 +89,10 @@ class RunFolder:
         is_here = self.path.parent == Path("runs").absolute() and not self.name.startswith("-")
         return shlex.quote(self.name if is_here else str(self.path))
 
+    def command(self, verb: str) -> str:
+        """The exact command line that does `verb` with this run from here."""
+        return f"apexpert {verb} {self.reference}"
+
     @classmethod
     def create(cls, config: Config) -> Self:
         """Make the folder of a new run, with its config and metadata; an empty `run.name` is made up.
@@ -123,9 +129,10 @@ class RunFolder:
                 return config
             return with_values(config, replay__urls=tuple(self.urls_path.read_text(encoding="utf-8").split()))
         except ConfigError as error:
-            raise RunError(f"{self.config_path}: {error}") from None
+            raise RunError(f"{self.config_path}: {error}", path=self.config_path) from None
         except (OSError, ValueError) as error:
-            raise RunError(f"{self.config_path}: cannot be read: {_one_line(error)}") from None
+            why = f"{self.config_path}: cannot be read: {_one_line(error)}"
+            raise RunError(why, path=self.config_path) from None
 
     def save_config(self, config: Config) -> None:
         """Write config.json atomically; URLs with passwords stand in a file that only its owner may read."""
@@ -144,7 +151,7 @@ class RunFolder:
         except FileNotFoundError:
             return default
         except (OSError, ValueError) as error:
-            raise RunError(f"{path}: cannot be read: {_one_line(error)}") from None
+            raise RunError(f"{path}: cannot be read: {_one_line(error)}", path=path) from None
 
     def write_json(self, name: str, document: Any, *, mode: int = 0o644) -> None:
         """Replace that file's document atomically; it is on disk when this returns."""

@@ -6,7 +6,7 @@ Either may hold a `models/` of its own, which must not be taken for ours; and th
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = str(Path(__file__).resolve().parents[2])
@@ -14,9 +14,16 @@ ROOT = str(Path(__file__).resolve().parents[2])
 
 
 def users_folders() -> tuple[str, ...]:
-    """Absolute folders where the caller's own modules are: PYTHONPATH, then the folder it works in."""
+    """Absolute folders where the caller's own modules are: PYTHONPATH, its script's, the one it works in."""
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return tuple(str(Path(folder).absolute()) for folder in [*filter(None, given), "."])
+    return tuple(str(Path(folder).absolute()) for folder in [*filter(None, given), *_script_folder(), "."])
+
+
+def _script_folder() -> Iterator[str]:
+    """Where `python some/script.py` lies; nothing for a console script, a module or a notebook."""
+    script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
+    if script.suffix == ".py" and script.name != "__main__.py":
+        yield str(script.parent)
 
 
 def search_also(folders: Iterable[str]) -> None:

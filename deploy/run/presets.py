@@ -213,6 +213,8 @@ def fitted(config: Config) -> Config:
 
     So that `--network.head dense` is the preset with a dense head, whatever its mixture looks like.
     """
+    if config.run.preset not in PRESETS:  # made in Python, from its dataclasses
+        return config
     network, preset = config.network, PRESETS[config.run.preset].network
     default = NetworkConfig()
     if network.values != preset.values:

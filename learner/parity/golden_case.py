@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from apexpert.errors import ApexpertError
 from models.reference.options import count, number
 from replay.types import Batch
 
@@ -32,7 +33,7 @@ UNREADABLE = (
 )
 
 
-class CaseError(Exception):
+class CaseError(ApexpertError):
     """A case that cannot be read, is incomplete or contradicts itself; the message is one line."""
 
 

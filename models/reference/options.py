@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from apexpert.errors import ApexpertError
 from models.config import NetworkConfig, Tokens
 
 Options = Mapping[str, Any]
@@ -37,7 +38,7 @@ MOST = 10**6
 LARGEST = 1e30
 
 
-class UnsupportedOption(ValueError):
+class UnsupportedOption(ApexpertError, ValueError):
     """An option, named in the message, that is missing, wrong or not among our arms."""
 
 

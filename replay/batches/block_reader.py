@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from apexpert.errors import ApexpertError
 from replay.batches.block_plan import BlockPlan, plan_blocks
 from replay.errors import ShardUnavailable
 from replay.items.table import ItemTable
@@ -15,7 +16,7 @@ from replay.segments.blocks import START, STOP, decompress_scattered
 from replay.shards.pipeline import Request, pack
 
 
-class SegmentsGone(Exception):
+class SegmentsGone(ApexpertError):
     """Some segments cannot be read: the slots of those that are missing and of those that are damaged, and
     the shards that do not answer.
     """

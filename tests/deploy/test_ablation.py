@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from deploy.cli.main import main
+from deploy.networks.policy import policy_of
 from deploy.reports.ablation import STATE_GAMES, ablate
-from deploy.reports.evaluation import policy_of
 from learner.checkpoint import CheckpointStore
 from models.config import MOE_HEADS
 from tests.deploy.test_attention import run_folder

@@ -10,10 +10,10 @@ from deploy.cli.main import main
 from deploy.reports.seeds.expectation import agent_of
 from deploy.run.config import Config, with_values
 from deploy.run.folder import RunFolder
-from deploy.run.presets import DER, LAPTOP, PAPER_DQN, PAPER_RAINBOW
+from deploy.run.presets import DER, DOPAMINE_RAINBOW, LAPTOP, PAPER_DQN, PAPER_RAINBOW
 
 W = 250_000
-BOXING = with_values(LAPTOP, environment__game="Boxing", run__name="r", run__runs_dir="runs")
+BOXING = with_values(DOPAMINE_RAINBOW, environment__game="Boxing", run__name="r", run__runs_dir="runs")
 
 
 @pytest.fixture(autouse=True)
@@ -167,10 +167,11 @@ def test_a_record_that_begins_late_is_said(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("config", "agent"),
     [
-        (LAPTOP, "rainbow"),
+        (LAPTOP, ""),
+        (DOPAMINE_RAINBOW, "rainbow"),
         (PAPER_RAINBOW, "rainbow"),
         (PAPER_DQN, "dqn"),
-        (with_values(LAPTOP, replay__n_step=1, replay__prioritized=False), "c51"),
+        (with_values(DOPAMINE_RAINBOW, replay__n_step=1, replay__prioritized=False), "c51"),
         (DER, ""),
     ],
 )

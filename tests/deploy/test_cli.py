@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-import deploy.fleet
 from deploy.cli.main import COMMANDS, main
 from deploy.cli.run.follow import Forced, Interrupts
 from deploy.cli.run.summary import config_lines, disk_estimate, num_parameters
@@ -97,7 +96,7 @@ class ScriptedRun:
 def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("deploy.cli.run.follow.PERIOD_SECONDS", 0.01)
-    monkeypatch.setattr("deploy.cli.run.preflight.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("deploy.run.preflight.ANSWER_SECONDS", 0.2)
     return tmp_path
 
 
@@ -112,8 +111,8 @@ def launched(
             calls.append((config, folder, resume))
             return run
 
-        monkeypatch.setattr(deploy.fleet, "launch", launch, raising=False)
-        monkeypatch.setattr(deploy.fleet, "connect", lambda folder: run, raising=False)
+        monkeypatch.setattr("deploy.fleet.operations.launch", launch)
+        monkeypatch.setattr("deploy.fleet.operations.connect", lambda folder: run)
         return calls
 
     return use
@@ -173,12 +172,9 @@ MISTAKES = [
     (["status"], "RUN is missing"),
     (["stop", "none"], "no run 'none'"),
     (["scale", "none", "--actors", "2"], "no run 'none'"),
-    (["scale", "none"], "--actors, --shards or --add-urls: say what to change"),
     (["scale", "none", "--actors", "many"], "--actors: 'many' is not allowed"),
     (["scale", "none", "--shards", "2.5"], "--shards: '2.5' is not allowed; allowed is a whole number"),
     (["scale", "none", "--actor", "2"], "--actor: unknown flag; did you mean --actors?"),
-    (["scale", "none", "--actors", "0"], "--actors 0: must be 1 or more"),
-    (["scale", "none", "--actors", "10001"], "--actors 10001: must be at most 10000"),
     (["train", "--actors", "10001"], "--actors 10001: must be 1 to 10000"),
     (["train", "redis://:secret@h"], "'redis://:***@h': unexpected"),
     (["evaluate", "none"], "no run 'none'"),
@@ -262,7 +258,7 @@ def test_train_prints_its_config_runs_and_sums_up(
     assert not resume
     assert folder.load_config() == config
     assert "segment_steps=32" in out
-    assert "earns 2.67 updates" in out
+    assert "earns 4 updates" in out
     assert "disk: up to" in out
     assert "env steps           6,000" in out
     assert "mean return         -20.50" in out
@@ -345,7 +341,7 @@ def test_a_resume_for_which_the_disk_has_no_room_changes_nothing(
     def launch(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "ray.json")
 
-    monkeypatch.setattr(deploy.fleet, "launch", launch, raising=False)
+    monkeypatch.setattr("deploy.fleet.operations.launch", launch)
     assert run_line(capsys, "resume", "r", "--actors", "3")[0] == 1
     assert folder.load_config().actors == LAPTOP.actors
 
@@ -494,7 +490,7 @@ def test_a_wrong_value_that_only_the_fleet_finds_is_exit_2_and_leaves_no_folder(
     def launch(config: Config, folder: RunFolder, *, resume: bool) -> ScriptedRun:
         raise WrongFlag(f"--ray-address: no Ray answers at {config.run.ray_address}")
 
-    monkeypatch.setattr(deploy.fleet, "launch", launch, raising=False)
+    monkeypatch.setattr("deploy.fleet.operations.launch", launch)
     code, _, err = run_line(capsys, "train", "--name", "r", "--ray-address", "auto")
     assert (code, err) == (2, "apexpert: --ray-address: no Ray answers at auto\n")
     assert list(Path("runs").iterdir()) == []
@@ -552,7 +548,7 @@ def test_a_fleet_that_does_not_start_is_exit_1(
     def launch(config: Config, folder: RunFolder, *, resume: bool) -> ScriptedRun:
         raise FleetError("Ray did not start: no memory")
 
-    monkeypatch.setattr(deploy.fleet, "launch", launch, raising=False)
+    monkeypatch.setattr("deploy.fleet.operations.launch", launch)
     code, _, err = run_line(capsys, "train", "--name", "r")
     assert code == 1
     assert err.startswith("apexpert: run r: Ray did not start: no memory; see ")
@@ -578,7 +574,7 @@ def test_runs_elsewhere_are_named_by_path(
     folder = RunFolder.open("r", elsewhere)
     folder.write_json("status.json", status("running"))
     launched(ScriptedRun([], after_stop=[status("stopped")]))
-    monkeypatch.setattr("deploy.cli.run.control._wait_for_end", lambda folder: status("stopped"))
+    monkeypatch.setattr("deploy.fleet.operations._wait_for_end", lambda folder: status("stopped"))
     for command in (["stop", "r"], ["scale", "r", "--actors", "2"]):
         _, out, _ = run_line(capsys, *command, "--runs-dir", str(elsewhere))
         assert f" '{elsewhere}/r'" in out, "without --runs-dir the name alone would not be found"
@@ -687,6 +683,27 @@ def test_a_broken_run_does_not_hide_the_others_from_list(capsys: pytest.CaptureF
     assert "pong" in out
 
 
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        ([], "--actors, --shards or --add-urls: say what to change"),
+        (["--actors", "0"], "--actors 0: must be 1 or more"),
+        (["--actors", "10001"], "--actors 10001: must be at most 10000"),
+        (["--shards", "2"], "--shards 2: must be more than the 2 that the run has"),
+        (["--add-urls", "redis://localhost:1"], "--add-urls: the run has embedded servers"),
+    ],
+)
+def test_a_wrong_scale_is_one_line_and_asks_nothing(
+    argv: list[str], part: str, launched: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved_run("running")
+    run = ScriptedRun([status("running")])
+    launched(run)
+    code, out, err = run_line(capsys, "scale", "r", *argv)
+    assert (code, out, err.count("\n"), run.calls) == (2, "", 1, [])
+    assert part in err
+
+
 def test_scale_and_stop_reach_the_run(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:
     folder = saved_run("running")
     run = ScriptedRun([status("running")], after_stop=[status("stopped")])
@@ -740,7 +757,7 @@ def test_redis_urls_come_from_the_environment_unless_they_are_given(
     launched: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = launched(ScriptedRun([status("finished")]))
-    monkeypatch.setattr("deploy.cli.run.preflight.check_urls", lambda urls, **_: None)
+    monkeypatch.setattr("deploy.run.preflight.check_urls", lambda urls, **_: None)
     monkeypatch.setenv("APEXPERT_REDIS_URLS", "redis://:one@a:1  redis://:two@b:1")
     out = run_line(capsys, "train", "--name", "a")[1]
     assert calls[0][0].replay.urls == ("redis://:one@a:1", "redis://:two@b:1")

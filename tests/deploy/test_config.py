@@ -21,11 +21,12 @@ from deploy.run.config import (
 from deploy.run.presets import LAPTOP, PAPER_DQN, PRESETS
 
 URLS = ("redis://a:1", "redis://b:1")
+C51 = with_values(LAPTOP, network__values="c51", learner__update_period=12)
 
 
 def message(**values: Any) -> str:
     with pytest.raises(ConfigError) as caught:
-        check(with_values(LAPTOP, **values))
+        check(with_values(C51, **values))
     text = str(caught.value)
     assert "\n" not in text
     return text
@@ -121,7 +122,7 @@ def test_a_wrong_value_is_one_line_with_its_flag_and_what_is_allowed(
 
 def test_values_at_the_border_are_allowed() -> None:
     check(with_values(LAPTOP, learner__batch_size=5_000, replay__capacity=5_000, run__total_env_steps=5_001))
-    check(with_values(LAPTOP, replay__error_buffer=smallest_error_buffer(LAPTOP)))
+    check(with_values(C51, replay__error_buffer=smallest_error_buffer(C51)))
     check(with_values(LAPTOP, replay__urls=URLS, replay__shards=2))
     check(with_values(LAPTOP, replay__urls=URLS[:1]))
     check(with_values(LAPTOP, run__lockstep=True, actors__num_actors=1, actors__envs_per_actor=1))
@@ -180,7 +181,7 @@ def test_the_smallest_error_buffer_never_deadlocks(
 
 def test_a_buffer_of_less_than_half_a_batch_does_deadlock() -> None:
     assert not limiter_moves(32, 12, 1, 15.0, 5_000)
-    assert limiter_moves(32, 12, 32, smallest_error_buffer(LAPTOP), 5_000)
+    assert limiter_moves(32, 12, 32, smallest_error_buffer(C51), 5_000)
 
 
 def test_flags_are_as_they_are_typed() -> None:
@@ -202,7 +203,7 @@ def test_json_takes_whole_numbers_for_floats_and_defaults_for_missing_fields() -
 
 @pytest.mark.parametrize(("distributional", "values"), [(True, "c51"), (False, "scalar")])
 def test_a_configuration_of_before_there_were_values_is_read(distributional: bool, values: str) -> None:
-    config = with_values(LAPTOP, network__values=values)
+    config = with_values(LAPTOP, network__values=values, network__num_quantiles=200)
     document = json.loads(json.dumps(to_json(config)))
     network, learner = document["network"], document["learner"]
     del network["values"], network["num_quantiles"], learner["loss"]

@@ -138,7 +138,7 @@ def test_what_published_seeds_came_to_by_now_is_shown_where_it_is_known():
     assert expects(0.0) == expects(249_999.0) == at_start
     assert expects(800_000.0) == f"Dopamine Rainbow (CNN): {fourth:,.1f} up to 1,000,000 env steps"
     assert expectation(with_values(LAPTOP, environment__env="tests.helpers.catch:make"))(0.0) == ""
-    assert agent_of(LAPTOP) == "rainbow"
+    assert agent_of(LAPTOP) == ""
 
     out = io.StringIO()
     console = Console("r", plain=True, out=RichConsole(file=out, width=200), expects=expects)

@@ -7,7 +7,8 @@ import torch
 
 from actors.config import EnvironmentConfig
 from deploy.cli.main import main
-from deploy.reports.evaluation import evaluate_checkpoint, online_network_of
+from deploy.networks.policy import network_of
+from deploy.reports.evaluation import evaluate_checkpoint
 from deploy.run.config import Config, with_values
 from learner.checkpoint import CheckpointStore, with_prefix
 from models.config import NetworkConfig
@@ -83,8 +84,8 @@ def test_a_checkpoint_of_before_there_were_values_plays_the_same(tmp_path, value
     network = dataclasses.replace(NETWORK, values=values)
     checkpoint = checkpoint_of(tmp_path, 3, network)
     old = older(checkpoint, values == "c51")
-    assert online_network_of(old).config == network
-    ours, theirs = (online_network_of(each).state_dict() for each in (checkpoint, old))
+    assert network_of(old).config == network
+    ours, theirs = (network_of(each).state_dict() for each in (checkpoint, old))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 

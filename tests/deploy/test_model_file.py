@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from deploy.cli.main import main
 from deploy.cli.network import play
-from deploy.run import model_file
+from deploy.networks import model_file
+from deploy.networks.model_file import Model, load_model, save_model
 from deploy.run.config import with_values
-from deploy.run.model_file import Model, load_model, save_model
 from learner.checkpoint import CheckpointStore
 from tests.deploy.test_attention import run_folder
 
@@ -86,7 +86,7 @@ def test_a_window_opens_where_there_is_a_display(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr("deploy.reports.games.evaluate", lambda *_, **options: asked.append(options))
     monkeypatch.setattr(play, "has_display", lambda: True)
-    monkeypatch.setattr("deploy.reports.evaluation.policy_of", lambda *_: None)
+    monkeypatch.setattr("deploy.networks.policy.policy_of", lambda *_: None)
     assert main(["play", "seen", "--runs-dir", str(tmp_path), "--episodes", "2", "--seed", "5"]) == 0
     assert [(o["window"], o["recorder"], o["seed"]) for o in asked] == [(True, None, 5), (True, None, 6)]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.cli.run.ownership import claim_new, claim_resumed
+from deploy.replays.ownership import claim_new, claim_resumed
 from deploy.run.config import Config, ConfigError
 from deploy.run.folder import RunFolder
 from tests.helpers.runs import catch_config

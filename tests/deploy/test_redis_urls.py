@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.cli.run.preflight import URLS_VARIABLE, named_urls, urls_of_environment, with_urls_of_today
 from deploy.run.config import Config, ConfigError, with_values
 from deploy.run.folder import RunFolder
+from deploy.run.preflight import URLS_VARIABLE, named_urls, urls_of_environment, with_urls_of_today
 
 ONE, TWO = "redis://me:S3cret@a:1", "rediss://b:2?ssl_ca_certs=/ca.pem"
 

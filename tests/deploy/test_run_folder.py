@@ -44,7 +44,7 @@ def test_the_folder_of_a_run_of_an_earlier_version_is_read(tmp_path: Path) -> No
     document = json.loads(folder.config_path.read_text())
     del document["network"]["values"], document["network"]["num_quantiles"], document["learner"]["loss"]
     folder.write_json("config.json", document | {"network": document["network"] | {"distributional": False}})
-    expected = with_values(LAPTOP, network__values="scalar")
+    expected = with_values(LAPTOP, network__values="scalar", network__num_quantiles=200)
     config = folder.load_config()
     assert (config.network, config.learner) == (expected.network, expected.learner)
 

@@ -15,7 +15,8 @@ CATCH: dict[str, dict[str, Any]] = {
     "environment": {"env": "tests.helpers.catch:make", "frame_skip": 1, "stack": 1},
     "network": {
         "encoder": "nature", "padding": "valid", "encoder_width_scale": 0.25, "num_experts": 2,
-        "expert_hidden_units": 64, "tokens": "per_conv", "values": "c51", "v_min": -1.0, "v_max": 1.0, "noisy": False,
+        "expert_hidden_units": 64, "tokens": "per_conv", "values": "c51", "v_min": -1.0, "v_max": 1.0,
+        "noisy": False,
     },
     "replay": {
         "capacity": 20_000, "min_size": 500, "frame_store_bytes": 2**28, "shard_memory_bytes": 2**27,

@@ -40,7 +40,7 @@ def test_a_resume_goes_on_without_a_shard_until_it_is_back_and_until_another_own
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("deploy.cli.run.preflight.ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr("deploy.run.preflight.ANSWER_SECONDS", 0.3)
     urls = tuple(server.network_url("hidden-word") for server in servers)
     client, folder = start_run(replay__urls=urls[:1], replay__min_size=200, run__name="r")
     learns_on(client, 10, 0)

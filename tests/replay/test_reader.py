@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from replay.errors import NotEnoughData
-from replay.reader import ReadOnlySampler
+from replay.reader import ReplayReader
 from replay.sampler import Sampler
 from replay.types import Segment, SegmentIdentity
 from replay.writer import Writer
@@ -25,9 +25,9 @@ def urls() -> list[str]:
     return shared_urls()
 
 
-def reader_of(run: Run, **changes: Any) -> ReadOnlySampler:
-    options: dict[str, Any] = {"run": run.name, "signature": run.signature, "batch_size": 32, "seed": 7}
-    return ReadOnlySampler(run.config, run.shards_again(), **(options | changes))
+def reader_of(run: Run, **changes: Any) -> ReplayReader:
+    options: dict[str, Any] = {"run": run.name, "signature": run.signature, "seed": 7}
+    return ReplayReader(run.config, run.shards_again(), **(options | changes))
 
 
 def keys_of(run: Run) -> dict[bytes, bytes]:
@@ -40,7 +40,7 @@ def keys_of(run: Run) -> dict[bytes, bytes]:
     return found
 
 
-def masses(sampler: Sampler | ReadOnlySampler) -> dict[SegmentIdentity, list[float]]:
+def masses(sampler: Sampler | ReplayReader) -> dict[SegmentIdentity, list[float]]:
     table = sampler.table
     return {name: table.masses(table.item_leaves([slot])).tolist() for name, slot in table.slot_of.items()}
 
@@ -61,7 +61,7 @@ def test_it_changes_nothing_and_draws_as_the_owner(urls: list[str]) -> None:
     before = keys_of(run)
     reader = reader_of(run)
     with pytest.raises(NotEnoughData):
-        reader.sample()
+        reader.sample(32)
     while reader.ingest(20):
         pass
     assert keys_of(run) == before
@@ -71,13 +71,13 @@ def test_it_changes_nothing_and_draws_as_the_owner(urls: list[str]) -> None:
     assert masses(reader) == masses(owner)
     assert reader.size == owner.size == 360
     for _ in range(20):
-        batch = reader.sample()
+        batch = reader.sample(32)
         run.check(reader, batch)  # type: ignore[arg-type]
         assert same_batches(batch, owner.sample())
     kept = keys_of(run)
     for _ in range(3):
         reader.ingest()
-        reader.sample()
+        reader.sample(32)
     assert keys_of(run) == kept
     reader.close()
 
@@ -104,7 +104,7 @@ def test_with_a_checkpoint_it_draws_by_its_priorities(urls: list[str]) -> None:
     assert masses(reader) == masses(owner)
     counts = dict.fromkeys(((name, i) for name, items in masses(owner).items() for i in range(len(items))), 0)
     for _ in range(300):
-        batch = reader.sample()
+        batch = reader.sample(32)
         for key in located(reader, batch):  # type: ignore[arg-type]
             counts[key] += 1
     expected = np.array([mass for items in masses(owner).values() for mass in items])
@@ -128,7 +128,7 @@ def test_beside_a_live_owner_it_follows_and_drops_what_was_evicted(urls: list[st
             owner.ingest()
             reader.ingest()
             if reader.size:
-                run.check(reader, reader.sample())  # type: ignore[arg-type]
+                run.check(reader, reader.sample(32))  # type: ignore[arg-type]
             return owner.inserted == 1200
 
         until(follow, "everything", 60.0, pause=0.001)
@@ -158,7 +158,7 @@ def test_many_read_at_once_and_none_becomes_the_owner(urls: list[str]) -> None:
     for reader in readers:
         while reader.ingest():
             pass
-        run.check(reader, reader.sample())  # type: ignore[arg-type]
+        run.check(reader, reader.sample(32))  # type: ignore[arg-type]
     owner.ingest()
     assert [shard.owning.owner() for shard in run.shards] == notes
 
@@ -171,7 +171,7 @@ def test_what_vanishes_while_it_is_drawn_is_drawn_anew(urls: list[str], tmp_path
         pass
     run.shards[0].owning.unlink([segment.identity for segment in gone])
     for _ in range(5):
-        batch = reader.sample()
+        batch = reader.sample(32)
         run.check(reader, batch)  # type: ignore[arg-type]
         drawn = {name for name, _ in located(reader, batch)}  # type: ignore[arg-type]
         assert drawn <= {segment.identity for segment in kept}

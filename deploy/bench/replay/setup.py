@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from apexpert.errors import ApexpertError
 from deploy.bench.replay.local_replay import RUN, UNLIMITED
 from deploy.bench.replay.recorded import Recording
 from deploy.run.config import Config
@@ -26,7 +27,7 @@ NEVER_LIMITED = 1e15
 """Error buffer with which the limiter stands in nobody's way."""
 
 
-class BenchmarkError(Exception):
+class BenchmarkError(ApexpertError):
     """What was drawn is not what was recorded."""
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.cli.errors import CommandFailed
-from deploy.cli.network.trained import TrainedName, open_trained
 from deploy.cli.parsing import parse
 from deploy.cli.run.targets import check_target
+from deploy.networks.trained import TrainedName, open_trained
 from deploy.run.config import ConfigError
 
 
@@ -36,7 +36,7 @@ def export(argv: Sequence[str]) -> int:
     """Write the file; gives the exit code."""
     arguments = parse(ExportArguments, argv, command="export")
     trained = open_trained(arguments.run, arguments.runs_dir, best=arguments.best)
-    from deploy.run.model_file import SUFFIX, Model, save_model
+    from deploy.networks.model_file import SUFFIX, Model, save_model
 
     target = Path(arguments.output or f"{trained.name}{SUFFIX}")
     if target.suffix != SUFFIX:

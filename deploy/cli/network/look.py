@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from deploy.cli.errors import CommandFailed
-from deploy.cli.network.trained import TrainedName, open_trained
 from deploy.cli.parsing import parse
 from deploy.cli.run.follow import Interrupts
 from deploy.cli.run.targets import check_target
+from deploy.networks.trained import TrainedName, open_trained
 from deploy.run.config import ConfigError, with_values
 from deploy.run.folder import RunFolder
 

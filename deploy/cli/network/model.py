@@ -10,9 +10,9 @@ import tyro
 
 from deploy.cli.errors import UsageError
 from deploy.cli.parsing import as_typed
-from deploy.cli.run.preflight import with_checked_environment
 from deploy.cli.run.train import TrainArguments, config_of, parse_config
 from deploy.run.config import Config, ConfigError
+from deploy.run.preflight import with_checked_environment
 from deploy.run.presets import DEFAULT, PRESETS
 from models.config import NetworkConfig
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from deploy.cli.errors import CommandFailed
 from deploy.cli.network.look import print_episode
-from deploy.cli.network.trained import Trained, TrainedName, open_trained
 from deploy.cli.parsing import parse
 from deploy.cli.run.follow import Interrupts
 from deploy.cli.run.targets import check_target
+from deploy.networks.trained import Trained, TrainedName, open_trained
 from deploy.run.config import ConfigError
 
 
@@ -71,7 +71,8 @@ def _play(trained: Trained, arguments: PlayArguments, video: Path | None) -> str
 
     NoWindow when none can be opened.
     """
-    from deploy.reports.evaluation import ATARI_FRAMES_PER_SECOND, policy_of
+    from deploy.networks.policy import policy_of
+    from deploy.reports.evaluation import ATARI_FRAMES_PER_SECOND
     from deploy.reports.games import play_games
     from deploy.reports.video import VideoWriter
 

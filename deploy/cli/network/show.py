@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy.cli.errors import CommandFailed
-from deploy.cli.network.trained import TrainedName, open_trained
 from deploy.cli.parsing import parse
 from deploy.cli.run.follow import Interrupts
 from deploy.cli.run.targets import check_target
+from deploy.networks.trained import TrainedName, open_trained
 from deploy.run.config import Config, ConfigError
 from models.config import MOE_HEADS, is_imported
 
@@ -99,7 +99,8 @@ def _play(
     config: Config, checkpoint: "Checkpoint", arguments: ShowArguments, video: Path | None
 ) -> "tuple[list[Moment], str]":
     """One game: moments spread over it, all of it in the video, and why there is no video."""
-    from deploy.reports.evaluation import ATARI_FRAMES_PER_SECOND, online_network_of, policy_of
+    from deploy.networks.policy import network_of, policy_of
+    from deploy.reports.evaluation import ATARI_FRAMES_PER_SECOND
     from deploy.reports.experts.attention_pictures import FilmFrames, Moment
     from deploy.reports.experts.watcher import Moments, Watcher
     from deploy.reports.games import play_games
@@ -117,7 +118,7 @@ def _play(
             if film is not None:
                 film.add(frame_of(moment.picture, moment.attention))
 
-        watcher = Watcher(policy_of(config, checkpoint), online_network_of(checkpoint), watch)
+        watcher = Watcher(policy_of(config, checkpoint), network_of(checkpoint), watch)
         play_games(
             config,
             watcher,

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from deploy.cli.errors import CommandFailed
-from deploy.cli.replay.checkpoint import sampler_arrays
-from deploy.cli.replay.source import Source
+from deploy.replays.source import Source
 from deploy.reports.contact_sheet import action_names, draw_contact_sheet
 from replay.config import ReplayConfig
 from replay.tools.inventory import checkpoint_masses, take_inventory
@@ -24,7 +23,7 @@ def draw_frames(source: Source, target: Path, *, num_frames: int, seed: int) -> 
     checkpoint = source.checkpoint()
     known, newest = {}, 1.0
     if checkpoint is not None:
-        known = checkpoint_masses(sampler_arrays(checkpoint))
+        known = checkpoint_masses(checkpoint.arrays("sampler"))
         newest = float(checkpoint.document["sampler"]["table"]["max_mass"])
     rules = ReplayConfig(n_step=signature.n_step) if config is None else config.replay
     drawn = draw_transitions(

@@ -16,12 +16,13 @@ from rich.progress import Progress
 
 from deploy.cli.errors import CommandFailed
 from deploy.cli.parsing import parse
-from deploy.cli.replay.source import Source, opened
-from deploy.cli.run.control import RunName, read_status
-from deploy.cli.run.preflight import named_urls
+from deploy.cli.run.control import RunName
 from deploy.cli.run.targets import check_target
+from deploy.replays.source import Source, opened
 from deploy.run.config import ConfigError
 from deploy.run.errors import RunBusy
+from deploy.run.preflight import named_urls
+from deploy.run.status import read_status
 from replay.shards.owning import LIFE_SECONDS
 
 ACTIONS = ("verify", "frames", "delete", "export", "import_")
@@ -116,11 +117,9 @@ def _show(source: Source, *, as_json: bool) -> int:
     checkpoint = source.checkpoint()
     priorities = None
     if checkpoint is not None:
-        from deploy.cli.replay.checkpoint import sampler_arrays
-
         steps, age = int(checkpoint.document["env_steps"]), time.time() - checkpoint.written
         name, update = checkpoint.path.name, checkpoint.update
-        priorities = KnownPriorities(name, update, steps, age, sampler_arrays(checkpoint))
+        priorities = KnownPriorities(name, update, steps, age, checkpoint.arrays("sampler"))
     document = summarise(
         source.run,
         source.shards,
@@ -155,9 +154,7 @@ def _verify(source: Source, *, as_json: bool) -> int:
     checkpoint = source.checkpoint()
     masses = None
     if checkpoint is not None:
-        from deploy.cli.replay.checkpoint import sampler_arrays
-
-        masses = checkpoint_masses(sampler_arrays(checkpoint))
+        masses = checkpoint_masses(checkpoint.arrays("sampler"))
     with progress("verifying") as told:
         found = verify(source.shards, run=source.run, masses=masses, progress=told)
     if as_json:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from deploy.cli.errors import CommandFailed
-from deploy.cli.replay.source import Source, connected, find, new_run, served
-from deploy.cli.run.preflight import urls_of_environment
+from deploy.replays.source import Source, connected, find, new_run, served
 from deploy.run.checks import without_passwords
 from deploy.run.config import ConfigError, to_json, with_values
 from deploy.run.errors import RunBusy
 from deploy.run.folder import RunFolder
+from deploy.run.preflight import urls_of_environment
 from learner.checkpoint import MANIFEST, Checkpoint, CheckpointStore
 from learner.errors import CheckpointError
 from replay.tools.archive import Archive, ArchiveError, export_run, import_run

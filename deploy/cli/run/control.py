@@ -1,30 +1,21 @@
 """`apexpert status`, `scale`, `stop` and `list`."""
 
-import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import tyro
 
-from deploy.cli.errors import CommandFailed
 from deploy.cli.output import is_lost
 from deploy.cli.parsing import parse
 from deploy.cli.run import summary
-from deploy.cli.run.follow import Interrupts, RunClient
-from deploy.cli.run.preflight import check_urls, named_urls
-from deploy.cli.run.renamed import check_not_renamed, renamed
-from deploy.cli.run.train import commands_for, fleet_errors
+from deploy.cli.run.follow import Interrupts
 from deploy.run import folder as run_folder
-from deploy.run.checks import MOST_ACTORS, check
-from deploy.run.config import Config, ConfigError, with_shard, with_values
 from deploy.run.errors import RunError
 from deploy.run.folder import RunFolder
 from deploy.run.states import FINAL_STATES
-
-STALE_SECONDS = 30.0
-STOP_SECONDS = 300.0
+from deploy.run.status import read_status
 
 RunName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
@@ -98,112 +89,34 @@ def status(argv: Sequence[str]) -> int:
 
 def scale(argv: Sequence[str]) -> int:
     """Ask a running run for another number of actors; gives the exit code."""
-    arguments = parse(ScaleArguments, argv, command="scale")
-    _check_scale(arguments)
-    folder = RunFolder.open(arguments.run, arguments.runs_dir)
-    config = folder.load_config()
-    if config.run.lockstep and arguments.actors not in (None, 1):
-        raise ConfigError(f"--actors {arguments.actors}: must be 1, because {folder.name} runs in lockstep")
-    if config.run.lockstep and (arguments.shards is not None or arguments.add_urls):
-        raise ConfigError(f"--shards, --add-urls: not while it runs, because {folder.name} runs in lockstep")
-    wanted, added = _with_more_shards(config, arguments)
-    check_not_renamed(folder)
-    _require_live(folder)
-    if added:
-        from deploy.cli.run.ownership import claim_added
+    from deploy.fleet import operations
 
-        try:
-            claim_added(config, folder, added)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("--replay.urls", "--add-urls")) from None
-    asked = []
-    with _connected(folder) as client:
-        if arguments.actors is not None:
-            client.scale(arguments.actors)
-            asked.append(f"{arguments.actors} actors")
-        if wanted != config:
-            client.add_shards(wanted.replay.shards, added)
-            asked.append(f"{len(wanted.replay.urls) or wanted.replay.shards} shards")
-    print(f"{folder.name}: {' and '.join(asked)} asked for; see {commands_for(folder, 'status')}")
+    arguments = parse(ScaleArguments, argv, command="scale")
+    folder = RunFolder.open(arguments.run, arguments.runs_dir)
     actors = arguments.actors
-    if actors and not config.run.ray_address and (warning := summary.crowding(actors)):
+    asked = operations.scale(
+        folder, num_actors=actors, num_shards=arguments.shards, add_urls=arguments.add_urls
+    )
+    print(f"{folder.name}: {' and '.join(asked)} asked for; see {folder.command('status')}")
+    if actors and not folder.load_config().run.ray_address and (warning := summary.crowding(actors)):
         print(warning)
     return 0
 
 
-def _check_scale(arguments: ScaleArguments) -> None:
-    actors = arguments.actors
-    if actors is None and arguments.shards is None and not arguments.add_urls:
-        raise ConfigError("--actors, --shards or --add-urls: say what to change (apexpert scale --help)")
-    if actors is not None and actors < 1:
-        raise ConfigError(f"--actors {actors}: must be 1 or more; to end the run: apexpert stop")
-    if actors is not None and actors > MOST_ACTORS:
-        raise ConfigError(f"--actors {actors}: must be at most {MOST_ACTORS}")
-
-
-def _with_more_shards(config: Config, arguments: ScaleArguments) -> tuple[Config, tuple[str, ...]]:
-    """What the run shall be like, and URLs that are new; ConfigError for what cannot be added."""
-    shards, replay = arguments.shards, config.replay
-    if shards is not None:
-        if replay.urls:
-            raise ConfigError(f"--shards {shards}: the run has servers of your own: --add-urls adds one")
-        if shards <= replay.shards:
-            raise ConfigError(f"--shards {shards}: must be more than the {replay.shards} that the run has")
-        config = with_values(config, replay__shards=shards)
-    added: tuple[str, ...] = ()
-    if arguments.add_urls:
-        if not replay.urls:
-            raise ConfigError("--add-urls: the run has embedded servers: --shards adds one")
-        try:
-            added = named_urls(arguments.add_urls)
-            for url in added:
-                config = with_shard(config, url)
-            check(config)
-            check_urls(added)
-            check_urls(config.replay.urls, all_needed=False)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("--replay.urls", "--add-urls")) from None
-    check(config)
-    return config, added
-
-
 def stop(argv: Sequence[str]) -> int:
     """Ask a running run to stop and wait until it has; gives the exit code."""
+    from deploy.fleet import operations
+
     arguments = parse(StopArguments, argv, command="stop")
     folder = RunFolder.open(arguments.run, arguments.runs_dir)
     state = read_status(folder)["state"]
     if state in FINAL_STATES:
         print(f"{folder.name}: {state} already")
         return 0
-    check_not_renamed(folder)
-    try:
-        _require_live(folder)
-        with _connected(folder) as client:
-            client.stop()
-            print(f"{folder.name}: stopping", flush=True)
-            final = _wait_for_end(folder)
-    except (RunError, CommandFailed) as error:
-        final = _end_what_is_left(folder, error)
+    final = operations.stop(folder, tell=lambda text: print(f"{folder.name}: {text}", flush=True))
     print(f"{folder.name}: {final['state']}; checkpoint {folder.newest_checkpoint() or '-'}")
-    print(f"go on with it: {commands_for(folder, 'resume')}")
+    print(f"go on with it: {folder.command('resume')}")
     return 0
-
-
-def _end_what_is_left(folder: RunFolder, error: Exception) -> dict[str, Any]:
-    """A run that does not answer: end the Ray that it left, upon which its learner saves; else the error."""
-    from deploy.fleet import end_leftovers
-
-    with fleet_errors(folder):
-        if not end_leftovers(folder):
-            raise error
-    print(f"{folder.name}: it did not answer ({error}); its processes were told to end", flush=True)
-    deadline = time.monotonic() + STOP_SECONDS
-    while folder.is_at_work() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    final = read_status(folder)
-    if final["state"] not in FINAL_STATES:
-        raise CommandFailed(f"{folder.name}: its processes were told to end; it is {final['state']}")
-    return final
 
 
 def list_runs(argv: Sequence[str]) -> int:
@@ -221,57 +134,6 @@ def list_runs(argv: Sequence[str]) -> int:
         table.add_row(*_row(folder))
     Console(soft_wrap=True, markup=False).print(table)
     return 0
-
-
-def read_status(folder: RunFolder) -> dict[str, Any]:
-    """status.json; `lost` when it says alive, was not written for 30 s, and nobody here is at work on it.
-
-    Somebody at work whose status is old has a disk that is full, most likely: then the `message` says so.
-    """
-    status: dict[str, Any] = folder.read_json("status.json", None)
-    if status is None:
-        return {"run": folder.name, "state": "not started", "metrics": {}, "message": "", "time": 0.0}
-    if status["state"] not in FINAL_STATES and "folder" in status and not folder.is_own(status):
-        copied = "a copy of a run that was at work; go on with the copy"
-        return status | {"state": "lost", "message": f"{copied}: {commands_for(folder, 'resume')}"}
-    age = time.time() - status["time"]
-    if status["state"] not in FINAL_STATES and age > STALE_SECONDS:
-        if folder.is_at_work():
-            why = renamed(folder) or "is the disk full?"
-            return status | {"message": f"at work, but its status is {age:.0f} s old: {why}"}
-        lost = f"no sign of it for {age:.0f} s; go on with it: {commands_for(folder, 'resume')}"
-        return status | {"state": "lost", "message": lost}
-    return status
-
-
-@contextlib.contextmanager
-def _connected(folder: RunFolder) -> Iterator[RunClient]:
-    """The running run's client; what the fleet raises becomes one line."""
-    from deploy.fleet import connect
-
-    with fleet_errors(folder):
-        client = connect(folder)
-        try:
-            yield client
-        finally:
-            client.close()
-
-
-def _require_live(folder: RunFolder) -> None:
-    status = read_status(folder)
-    if status["state"] in FINAL_STATES | {"lost", "not started"}:
-        message = f" ({status['message']})" if status.get("message") else ""
-        raise RunError(f"{folder.name} is not running: {status['state']}{message}")
-
-
-def _wait_for_end(folder: RunFolder) -> dict[str, Any]:
-    deadline = time.monotonic() + STOP_SECONDS
-    while time.monotonic() < deadline:
-        status = read_status(folder)
-        if status["state"] in FINAL_STATES | {"lost"}:
-            return status
-        time.sleep(0.2)
-    raise CommandFailed(f"{folder.name} has not stopped after {STOP_SECONDS:.0f} s; see {folder.log_path}")
 
 
 def _follow(folder: RunFolder) -> None:

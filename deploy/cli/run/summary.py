@@ -76,8 +76,10 @@ def num_parameters(config: Config) -> int:
     height, breadth = -(-environment.frame_height // shrink), -(-environment.frame_width // shrink)
     if network.padding == "valid":
         height, breadth = max(height - 4, 1), max(breadth - 4, 1)
+    width = int(width * network.encoder_width_scale)
     features = height * breadth * width
-    hidden = 2 * width * network.expert_hidden_units * network.num_experts
+    widths = {"per_sample": features, "per_feature_map": height * breadth}
+    hidden = 2 * widths.get(network.tokens, width) * network.expert_hidden_units * network.num_experts
     if network.head == "dense":
         hidden, features = features * network.dense_hidden_units, network.dense_hidden_units
     outputs = network.outputs_per_action * (ACTIONS + network.dueling)

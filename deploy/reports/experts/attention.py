@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from apexpert.errors import ApexpertError
 from models.config import is_imported
 from models.geometry import centres
 from models.q_network import QNetwork
 
 
-class NothingToShow(ValueError):
+class NothingToShow(ApexpertError, ValueError):
     """The network has no experts; the message is one line."""
 
 

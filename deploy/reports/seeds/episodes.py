@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from apexpert.errors import ApexpertError
 from deploy.monitor.metrics import read_metrics
 from deploy.run.config import Config
 from deploy.run.folder import LEGS, RunFolder
@@ -14,7 +15,7 @@ FLEET = "fleet.json"
 """Where the fleet notes how many incarnations each actor slot has had."""
 
 
-class NoEpisodes(Exception):
+class NoEpisodes(ApexpertError):
     """A run has no record of its episodes; the message is one line."""
 
 

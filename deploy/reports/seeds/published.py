@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from apexpert.errors import ApexpertError
 from deploy.reports.statistics import score_key
 from deploy.run.checks import near_matches
 
@@ -26,7 +27,7 @@ FLOOR = 0.05
 """Least half-width: published values are rounded to 0.1."""
 
 
-class NotPublished(Exception):
+class NotPublished(ApexpertError):
     """There are no published seeds of this game or agent; the message is one line."""
 
 

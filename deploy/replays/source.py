@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy.cli.errors import CommandFailed
-from deploy.cli.run.preflight import URLS_VARIABLE, urls_of_environment
 from deploy.run.config import Config, ConfigError, with_values
 from deploy.run.errors import RunBusy, RunNotFound
 from deploy.run.folder import RunFolder
-from replay.errors import ReplayError
+from deploy.run.preflight import URLS_VARIABLE, urls_of_environment
 from replay.servers.attach import holds_data, running_urls
 from replay.servers.embedded import EmbeddedServers
 from replay.tools.stored_shard import StoredShard
@@ -72,7 +70,7 @@ def opened(name: str, runs_dir: str, urls: tuple[str, ...]) -> Iterator[Source]:
     """The replay of the run `name`: a run's name or folder, or with `urls` also just a name in Redis.
 
     The servers of a run that nobody works on are started for the time of the context; its lock is held
-    meanwhile, so that it is not resumed. Raises ConfigError, RunNotFound, CommandFailed.
+    meanwhile, so that it is not resumed. Raises ConfigError, RunNotFound, ReplayError.
     """
     folder = find(name, runs_dir, urls)
     if folder is None:
@@ -113,24 +111,17 @@ def served(
 ) -> Iterator[tuple[str, ...]]:
     """URLs of the folder's embedded servers: the live run's own, else started for the time of the context."""
     if live:
-        try:
-            yield running_urls(folder.replay)
-        except ReplayError as error:
-            raise CommandFailed(str(error)) from None
+        yield running_urls(folder.replay)
         return
     if not create and not holds_data(folder.replay):
         raise ConfigError(f"{folder.name} has no replay: nothing was ever stored in {folder.replay}")
-    servers = EmbeddedServers(
+    with EmbeddedServers(
         folder.replay,
         shards=config.replay.shards,
         append_fsync=config.replay.append_fsync,
         maxmemory=config.replay.shard_memory_bytes,
-    )
-    try:
-        with servers:
-            yield tuple(servers.urls)
-    except ReplayError as error:
-        raise CommandFailed(str(error)) from None
+    ) as servers:
+        yield tuple(servers.urls)
 
 
 @contextlib.contextmanager
@@ -147,9 +138,11 @@ def connected(
 
     Of `embedded` servers the folder's lock tells whether the run is live, a moment after it was killed, too.
     """
-    try:
+    with contextlib.ExitStack() as stack:
         shards = [
-            StoredShard(url, run=run, index=index, retry_seconds=RETRY_SECONDS)
+            stack.enter_context(
+                contextlib.closing(StoredShard(url, run=run, index=index, retry_seconds=RETRY_SECONDS))
+            )
             for index, url in enumerate(urls)
         ]
         if not empty and all(shard.signature() is None and not any(shard.keys()) for shard in shards):
@@ -157,10 +150,6 @@ def connected(
             raise ConfigError(f"no run {run!r} in the shards at {where}: nothing is stored under that name")
         alive = not embedded and any(shard.has_owner_at_work() for shard in shards)
         yield Source(run, shards, folder, locked, alive)
-    except ReplayError as error:
-        raise CommandFailed(str(error)) from None
-    for shard in shards:
-        shard.close()
 
 
 def new_run(name: str, runs_dir: str, config: Config, urls: tuple[str, ...]) -> RunFolder:

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from deploy.cli.errors import CommandFailed
-from deploy.cli.run.preflight import with_checked_environment
 from deploy.run.checks import near_matches
 from deploy.run.config import Config, ConfigError
 from deploy.run.folder import RunFolder
+from deploy.run.preflight import with_checked_environment
 
 if TYPE_CHECKING:
     from learner.checkpoint import Checkpoint
@@ -45,9 +44,9 @@ class Trained:
 def open_trained(name: str, runs_dir: str, *, best: bool) -> Trained:
     """What `name` stands for: the newest checkpoint of a run, or its best, or a model.
 
-    Raises ConfigError, RunNotFound or CommandFailed when it is not there, or its environment is not.
+    Raises ConfigError, RunNotFound or CheckpointError when it is not there, or its environment is not.
     """
-    from deploy.run.model_file import BUNDLED, SUFFIX, bundled_models, load_model
+    from deploy.networks.model_file import BUNDLED, SUFFIX, bundled_models, load_model
 
     if not name.startswith(BUNDLED) and not name.endswith(SUFFIX):
         folder = RunFolder.open(name, runs_dir)
@@ -67,7 +66,7 @@ def open_trained(name: str, runs_dir: str, *, best: bool) -> Trained:
 
 
 def load_checkpoint(folder: RunFolder, *, best: bool) -> "Checkpoint":
-    """The newest checkpoint of a run, or the best; CommandFailed when there is none."""
+    """The newest checkpoint of a run, or the best; CheckpointError when there is none."""
     from learner.checkpoint import CheckpointStore
     from learner.errors import CheckpointError
 
@@ -75,12 +74,13 @@ def load_checkpoint(folder: RunFolder, *, best: bool) -> "Checkpoint":
     if not best:
         newest = store.load_newest()
         if newest is None:
-            raise CommandFailed(f"{folder.name} has no checkpoint that is whole yet, in {folder.checkpoints}")
+            why = f"{folder.name} has no checkpoint that is whole yet, in {folder.checkpoints}"
+            raise CheckpointError(why, path=folder.checkpoints)
         return newest
     marked = store.best()
     if marked is None:
-        raise CommandFailed(f"{folder.name} has no best checkpoint: it was trained without evaluations")
+        raise CheckpointError(f"{folder.name} has no best checkpoint: it was trained without evaluations")
     try:
         return store.load(marked[0])
     except CheckpointError as error:
-        raise CommandFailed(f"{marked[0]} is broken: {error}") from None
+        raise CheckpointError(f"{marked[0]} is broken: {error}", path=marked[0]) from None

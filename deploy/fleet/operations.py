@@ -1,0 +1,255 @@
+"""What a user does with a run, from the command line and from Python: create, launch, scale, stop."""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from deploy.fleet.client import RunClient, connect, end_leftovers, launch
+from deploy.fleet.errors import FleetError, WrongFlag
+from deploy.replays.ownership import claim_added, claim_new, claim_resumed, release_new
+from deploy.run.checks import MOST_ACTORS, check
+from deploy.run.config import Config, ConfigError, with_shard, with_values
+from deploy.run.errors import RunError
+from deploy.run.folder import RunFolder
+from deploy.run.preflight import check_urls, named_urls, preflight, with_urls_of_today
+from deploy.run.states import FINAL_STATES
+from deploy.run.status import check_live, check_not_renamed, read_status
+from replay.errors import ReplayError
+
+STOP_SECONDS = 300.0
+
+
+def create(config: Config) -> RunFolder:
+    """Make the folder of a new run, and take its shards; ConfigError or RunError leave no folder."""
+    folder = RunFolder.create(config)
+    try:
+        if config.replay.urls:
+            claim_new(folder.load_config(), folder)
+    except BaseException:
+        shutil.rmtree(folder.path)
+        raise
+    return folder
+
+
+def start_new(folder: RunFolder) -> RunClient:
+    """Start the run of a folder just made; its client answers.
+
+    Raises FleetError, or ConfigError for a flag that does not fit the Ray found: the folder is removed then.
+    """
+    config = folder.load_config()
+    try:
+        with naming_the_log(folder):
+            return launch(config, folder, resume=False)
+    except WrongFlag as error:
+        release_new(config)
+        shutil.rmtree(folder.path)
+        raise ConfigError(str(error)) from None
+
+
+def resume(
+    folder: RunFolder,
+    *,
+    total_env_steps: int = 0,
+    num_actors: int = 0,
+    ray_address: str = "",
+    detach: bool = False,
+    announce: Callable[[Config], object] = lambda config: None,
+) -> RunClient:
+    """Resume the run; 0 and "" keep its own values. `announce` is given its configuration before the start.
+
+    A resume that fails leaves the configuration that was there. Raises ConfigError, FleetError, RunBusy.
+    """
+    with folder.lock():
+        folder.unshare()
+        before = folder.load_config()
+        config = _resumed_config(folder, total_env_steps, num_actors, ray_address, detach)
+        identity = folder.drawn_identity()
+        if config.replay.urls:
+            claim_resumed(config, folder, identity)
+        folder.settle(identity)
+        folder.save_config(config)
+    announce(config)
+    try:
+        with naming_the_log(folder):
+            return launch(config, folder, resume=True)
+    except WrongFlag as error:
+        folder.save_config(before)
+        raise ConfigError(str(error)) from None
+    except (OSError, FleetError, ReplayError):
+        folder.save_config(before)
+        raise
+
+
+def _resumed_config(
+    folder: RunFolder, total_env_steps: int, num_actors: int, ray_address: str, detach: bool
+) -> Config:
+    """The saved configuration with what `resume` was given; ConfigError when nothing is left to do."""
+    config = with_urls_of_today(folder.load_config())
+    status = folder.read_json("status.json", {})
+    total = total_env_steps or config.run.total_env_steps
+    if status.get("state") == "finished" and total <= config.run.total_env_steps:
+        raise ConfigError(f"--total-env-steps {total}: the run is finished already; give a larger number")
+    done = int(status.get("metrics", {}).get("progress/env_steps", 0))
+    if total_env_steps and total < done:
+        raise ConfigError(f"--total-env-steps {total}: the run has made {done} already; give a larger number")
+    address = ray_address or config.run.ray_address
+    config = with_values(
+        config,
+        run__runs_dir=str(folder.path.parent),
+        run__total_env_steps=total,
+        run__ray_address="" if address == "local" else address,
+        run__detach=detach,
+        actors__num_actors=num_actors or config.actors.num_actors,
+    )
+    check(config)
+    return preflight(config, resumes=True)
+
+
+def scale(
+    folder: RunFolder,
+    *,
+    num_actors: int | None = None,
+    num_shards: int | None = None,
+    add_urls: tuple[str, ...] = (),
+) -> list[str]:
+    """Ask a run at work for another number of actors, or for more shards; returns what was asked for.
+
+    Raises ConfigError for what cannot be, RunError when the run is not at work, FleetError without an answer.
+    """
+    config = folder.load_config()
+    _check_scale(folder, config, num_actors, num_shards, add_urls)
+    wanted, added = _with_more_shards(config, num_shards, add_urls)
+    check_not_renamed(folder)
+    check_live(folder)
+    if added:
+        with _naming("--add-urls"):
+            claim_added(config, folder, added)
+    asked = []
+    with connected(folder) as client:
+        if num_actors is not None:
+            client.scale(num_actors)
+            asked.append(f"{num_actors} actors")
+        if wanted != config:
+            client.add_shards(wanted.replay.shards, added)
+            asked.append(f"{len(wanted.replay.urls) or wanted.replay.shards} shards")
+    return asked
+
+
+def _check_scale(
+    folder: RunFolder, config: Config, actors: int | None, shards: int | None, add_urls: tuple[str, ...]
+) -> None:
+    if actors is None and shards is None and not add_urls:
+        raise ConfigError("--actors, --shards or --add-urls: say what to change (apexpert scale --help)")
+    if actors is not None and actors < 1:
+        raise ConfigError(f"--actors {actors}: must be 1 or more; to end the run: apexpert stop")
+    if actors is not None and actors > MOST_ACTORS:
+        raise ConfigError(f"--actors {actors}: must be at most {MOST_ACTORS}")
+    if config.run.lockstep and actors not in (None, 1):
+        raise ConfigError(f"--actors {actors}: must be 1, because {folder.name} runs in lockstep")
+    if config.run.lockstep and (shards is not None or add_urls):
+        raise ConfigError(f"--shards, --add-urls: not while it runs, because {folder.name} runs in lockstep")
+
+
+def _with_more_shards(
+    config: Config, shards: int | None, add_urls: tuple[str, ...]
+) -> tuple[Config, tuple[str, ...]]:
+    """What the run shall be like, and URLs that are new; ConfigError for what cannot be added."""
+    replay = config.replay
+    if shards is not None:
+        if replay.urls:
+            raise ConfigError(f"--shards {shards}: the run has servers of your own: --add-urls adds one")
+        if shards <= replay.shards:
+            raise ConfigError(f"--shards {shards}: must be more than the {replay.shards} that the run has")
+        config = with_values(config, replay__shards=shards)
+    added: tuple[str, ...] = ()
+    if add_urls:
+        if not replay.urls:
+            raise ConfigError("--add-urls: the run has embedded servers: --shards adds one")
+        with _naming("--add-urls"):
+            added = named_urls(add_urls)
+            for url in added:
+                config = with_shard(config, url)
+            check(config)
+            check_urls(added)
+            check_urls(config.replay.urls, all_needed=False)
+    check(config)
+    return config, added
+
+
+def stop(folder: RunFolder, tell: Callable[[str], object] = lambda text: None) -> dict[str, Any]:
+    """Ask a run to stop, and wait until it has; returns its last status. One that has ended is left alone.
+
+    A run that does not answer is ended by its Ray, upon which its learner saves. `tell` is given what
+    happens. Raises RunError or FleetError when it can be neither asked nor ended.
+    """
+    status = read_status(folder)
+    if status["state"] in FINAL_STATES:
+        return status
+    check_not_renamed(folder)
+    try:
+        check_live(folder)
+        with connected(folder) as client:
+            client.stop()
+            tell("stopping")
+            return _wait_for_end(folder)
+    except (RunError, FleetError) as error:
+        return _end_what_is_left(folder, error, tell)
+
+
+def _wait_for_end(folder: RunFolder) -> dict[str, Any]:
+    deadline = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < deadline:
+        status = read_status(folder)
+        if status["state"] in FINAL_STATES | {"lost"}:
+            return status
+        time.sleep(0.2)
+    raise FleetError(f"{folder.name} has not stopped after {STOP_SECONDS:.0f} s; see {folder.log_path}")
+
+
+def _end_what_is_left(folder: RunFolder, error: Exception, tell: Callable[[str], object]) -> dict[str, Any]:
+    """End the Ray that a run left which does not answer; without one, raise the `error`."""
+    with naming_the_log(folder):
+        if not end_leftovers(folder):
+            raise error
+    tell(f"it did not answer ({error}); its processes were told to end")
+    deadline = time.monotonic() + STOP_SECONDS
+    while folder.is_at_work() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    final = read_status(folder)
+    if final["state"] not in FINAL_STATES:
+        raise FleetError(f"{folder.name}: its processes were told to end; it is {final['state']}")
+    return final
+
+
+@contextlib.contextmanager
+def connected(folder: RunFolder) -> Iterator[RunClient]:
+    """The client of a run at work, which is let go at the end. Raises FleetError."""
+    with naming_the_log(folder):
+        client = connect(folder)
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+@contextlib.contextmanager
+def naming_the_log(folder: RunFolder) -> Iterator[None]:
+    """Let errors of fleet and replay name the run and its log."""
+    try:
+        yield
+    except WrongFlag:
+        raise
+    except (FleetError, ReplayError) as error:
+        message = f"run {folder.name}: {error}; see {folder.log_path}"
+        raise FleetError(message, path=folder.log_path) from error
+
+
+@contextlib.contextmanager
+def _naming(flag: str) -> Iterator[None]:
+    """Let errors about the shards name the flag that gave their URLs."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("--replay.urls", flag)) from None

@@ -1,0 +1,1 @@
+"""A run's replay: where it is, and whose."""

@@ -1,0 +1,65 @@
+"""A run's status as its folder tells it, for everyone but the supervisor, who writes it."""
+
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+from deploy.run.errors import RunError
+from deploy.run.folder import RAY, RunFolder
+from deploy.run.states import FINAL_STATES
+
+STALE_SECONDS = 30.0
+
+
+def read_status(folder: RunFolder) -> dict[str, Any]:
+    """Read status.json; `lost` when it says alive, is 30 s old, and no process here is at work on the run.
+
+    A process at work whose status is old most likely has a full disk: the `message` says so.
+    """
+    status: dict[str, Any] = folder.read_json("status.json", None)
+    if status is None:
+        return {"run": folder.name, "state": "not started", "metrics": {}, "message": "", "time": 0.0}
+    if status["state"] in FINAL_STATES:
+        return status
+    if "folder" in status and not folder.is_own(status):
+        copied = "a copy of a run that was at work; go on with the copy"
+        return status | {"state": "lost", "message": f"{copied}: {folder.command('resume')}"}
+    age = time.time() - status["time"]
+    if age <= STALE_SECONDS:
+        return status
+    if folder.is_at_work():
+        why = renamed(folder) or "is the disk full?"
+        return status | {"message": f"at work, but its status is {age:.0f} s old: {why}"}
+    lost = f"no sign of it for {age:.0f} s; go on with it: {folder.command('resume')}"
+    return status | {"state": "lost", "message": lost}
+
+
+def check_live(folder: RunFolder) -> None:
+    """Raise RunError unless the run is at work."""
+    status = read_status(folder)
+    if status["state"] in FINAL_STATES | {"lost", "not started"}:
+        message = f" ({status['message']})" if status.get("message") else ""
+        raise RunError(f"{folder.name} is not running: {status['state']}{message}", path=folder.path)
+
+
+def path_at_start(folder: RunFolder) -> str:
+    """Where the folder was when its run was put on a Ray: what the roles write to."""
+    document = folder.read_json(RAY, {})
+    path = document.get("path") if folder.is_own(document) else None
+    return str(path or folder.path.resolve())
+
+
+def renamed(folder: RunFolder) -> str:
+    """What happened to a folder that was renamed while its run is at work, and what to do; else empty."""
+    before = Path(path_at_start(folder))
+    if not folder.is_supervised() or (before.exists() and before.samefile(folder.path)):
+        return ""
+    link = f"ln -sT {shlex.quote(str(folder.path))} {shlex.quote(str(before))}"
+    return f"its folder was {before} when it started, and it writes there still; until it has ended: {link}"
+
+
+def check_not_renamed(folder: RunFolder) -> None:
+    """Raise RunError for a folder renamed at work: told to stop, it could not save its last checkpoint."""
+    if why := renamed(folder):
+        raise RunError(f"{folder.name}: {why}; then once more", path=folder.path)

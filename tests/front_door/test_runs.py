@@ -1,0 +1,102 @@
+"""A run from Python, on the suite's Ray: started, scaled, stopped, resumed; and one only looked at."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import apexpert
+from apexpert import ApexpertError
+from deploy.fleet.errors import FleetError
+from deploy.run.errors import RunError, RunNotFound
+from deploy.run.folder import RunFolder
+from tests.helpers.commands import SHORT, Trained
+from tests.helpers.deadline import patient, until
+from tests.helpers.runs import catch_config
+
+
+def started(tmp_path: Path, ray: str, **changes: Any) -> apexpert.Run:
+    return apexpert.train(catch_config(tmp_path), ray_address=ray, name="r", **changes)
+
+
+def test_a_run_from_its_start_to_its_end(shared_ray: str, tmp_path: Path) -> None:
+    with started(tmp_path, shared_ray, total_env_steps=100_000) as run:
+        assert (run.name, run.path) == ("r", tmp_path / "r")
+        assert run.config.run.total_env_steps == 100_000
+        until(lambda: run.metrics().get("progress/updates", 0) > 20, "its learning", 90)
+        with pytest.raises(ApexpertError, match="--actors 0: must be 1 or more"):
+            run.scale(0)
+        run.scale(2)
+        until(lambda: run.status()["target_actors"] == 2, "two actors", 30)
+        seen = apexpert.open_run("r", runs_dir=str(tmp_path))
+        assert seen.status()["state"] == "running"
+        with pytest.raises(TimeoutError):
+            seen.wait(0.3)
+        assert "running" in repr(seen)
+    # `with` has ended it, as this process started it.
+    assert run.status()["state"] == "stopped"
+    rows = run.history()
+    assert rows[-1]["progress/env_steps"] > rows[0]["progress/env_steps"]
+    done = int(run.metrics()["progress/env_steps"])
+    seen.resume(done + 300)
+    shown: list[str] = []
+    with seen:
+        last = seen.wait(patient(90), show=lambda status: shown.append(status["state"]))
+    assert last["state"] == "finished"
+    assert {"running", "finished"} <= set(shown)
+    assert seen.stop()["state"] == "finished", "one that has ended is left alone"
+    with pytest.raises(ApexpertError, match="the run is finished already; give a larger number"):
+        seen.resume(done)
+
+
+def test_a_run_is_left_as_it_is_by_who_only_opened_it(shared_ray: str, tmp_path: Path) -> None:
+    run = started(tmp_path, shared_ray, total_env_steps=100_000)
+    with apexpert.open_run("r", runs_dir=str(tmp_path)) as seen:
+        until(lambda: seen.status()["state"] == "running", "its start", 60)
+    assert run.status()["state"] == "running"
+    assert seen.stop()["state"] == "stopped"
+    assert run.wait(patient(60))["state"] == "stopped"
+
+
+def test_a_failed_and_a_lost_run_say_why(tmp_path: Path) -> None:
+    folder = RunFolder.create(catch_config(tmp_path, run__name="r"))
+    run = apexpert.open_run(str(folder.path))
+    with pytest.raises(RunError, match="run r is not started"):
+        run.wait()
+    folder.write_json("status.json", {"state": "failed", "message": "no GPU", "metrics": {}, "time": 0.0})
+    with pytest.raises(FleetError, match=r"run r failed: no GPU; see .*log\.txt") as caught:
+        run.wait()
+    assert caught.value.path == folder.log_path
+    folder.write_json("status.json", {"state": "running", "message": "", "metrics": {}, "time": 0.0})
+    with pytest.raises(RunError, match="run r is lost: .*apexpert resume"):
+        run.wait()
+
+
+def test_mistakes_start_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for changes, part in (
+        ({"game": "Pnog"}, "--environment.game 'Pnog' is not an Atari game; did you mean pong"),
+        ({"gmae": "Pong"}, "gmae: no such field"),
+        ({"ray_address": "localhost:1"}, "--ray-address localhost:1: nothing answers there"),
+    ):
+        with pytest.raises(ApexpertError) as caught:
+            apexpert.train("laptop", **changes)
+        assert part in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RunNotFound):
+        apexpert.open_run("nobody")
+
+
+def test_a_process_is_on_one_ray_at_a_time(shared_ray: str, tmp_path: Path) -> None:
+    with pytest.raises(ApexpertError, match="this process is connected to another Ray"):
+        apexpert.train(catch_config(tmp_path), name="r")
+
+
+def test_a_finished_run_is_read_and_not_changed(trained: Trained, tmp_path: Path) -> None:
+    terminal = trained.terminal.copy(tmp_path)
+    with apexpert.open_run(str(terminal.folder.path)) as run:
+        assert run.status() == terminal.status()
+        assert run.metrics()["progress/env_steps"] >= SHORT["run"]["total_env_steps"]
+        assert run.wait()["state"] == "finished"
+        with pytest.raises(RunError, match="r is not running: finished"):
+            run.scale(2)
