@@ -14,7 +14,7 @@ from deploy.cli.main import main
 from deploy.reports.curves import CurveError
 from deploy.reports.diagnostics_plot import PANELS, belongs, draw_diagnostics
 from deploy.reports.experts.attention import Maps, NothingToShow, attention_of, token_edges
-from deploy.reports.experts.attention_pictures import FilmFrames, Moment, heat_picture, share_picture
+from deploy.reports.experts.attention_pictures import FilmFrames, Moment, heat_picture
 from deploy.reports.experts.watcher import Moments
 from deploy.run.config import Config, with_values
 from deploy.run.folder import RunFolder
@@ -42,16 +42,17 @@ def observation(seed=0):
         ({"num_experts": 3, "padding": "valid"}, (3, 7, 7)),
         ({"num_experts": 4, "head": "top_k_moe"}, (4, 11, 11)),
         ({"num_experts": 2, "tokens": "per_patch"}, (2, 3, 3)),
-        ({"num_experts": 2, "tokens": "per_feature_map"}, None),
-        ({"num_experts": 2, "tokens": "per_sample"}, None),
+        ({"num_experts": 2, "tokens": "per_feature_map"}, (2, 12, 12)),
+        ({"num_experts": 3, "tokens": "per_sample"}, (3, 12, 12)),
+        ({"num_experts": 3, "tokens": "per_sample", "head": "top_k_moe"}, (3, 12, 12)),
     ],
 )
-def test_every_kind_of_token_has_a_map_or_shares(options, shape):
+def test_every_kind_of_token_has_maps_and_shares(options, shape):
     attention = attention_of(network_of(**options), observation())
     assert attention.shares.shape == (options["num_experts"],)
     assert attention.shares.sum() == pytest.approx(1.0, abs=1e-5)
-    assert (None if attention.maps is None else attention.maps.weights.shape) == shape
-    if shape and options.get("head") != "top_k_moe":  # dispatch is a softmax over tokens
+    assert attention.maps.weights.shape == shape
+    if "tokens" not in options and options.get("head") != "top_k_moe":  # dispatch is a softmax over tokens
         np.testing.assert_allclose(attention.maps.weights.sum(axis=(1, 2)), 1.0, rtol=1e-5)
 
 
@@ -64,6 +65,35 @@ def test_the_maps_are_the_dispatch_weights_row_by_row():
         np.testing.assert_allclose(
             attention.maps.weights[:, token // 11, token % 11], expected[token], rtol=1e-5
         )
+
+
+def test_of_a_token_a_state_an_expert_looks_where_its_value_comes_from():
+    """Expert 0 is given the features of one position alone, expert 1 those of another, expert 2 none."""
+    network = network_of(num_experts=3, tokens="per_sample", padding="valid")
+    positions = [(0, 0), (6, 3)]
+    with torch.no_grad():
+        weights = network.head.moe.experts.weight_in.view(3, 7, 7, 64, 8)
+        for expert in range(3):
+            kept = weights[expert, *positions[expert]].clone() if expert < 2 else None
+            weights[expert] = 0.0
+            if kept is not None:
+                weights[expert, *positions[expert]] = kept
+    maps = attention_of(network, observation()).maps
+    # A position of Nature with VALID padding sees 36 pixels, 8 apart: 0 to 35, and 48 to 83 by 24 to 59.
+    rows, columns = np.meshgrid(*2 * [(np.arange(12) + 0.5) * 7], indexing="ij")
+    inside = (rows < 36) & (columns < 36), (rows > 48) & (columns > 24) & (columns < 60)
+    for weights, place in zip(maps.weights, inside, strict=False):
+        assert weights[place].sum() > 0.95 * weights.sum() > 0
+    assert maps.weights[2].max() == 0
+
+
+def test_the_parts_of_the_experts_and_what_goes_past_them_make_the_whole_gradient():
+    """With one expert all the value passes through it but for the residual, which is not there."""
+    network, seen = network_of(num_experts=1, tokens="per_sample"), observation()
+    image = network.to_image(torch.from_numpy(seen[None])).requires_grad_()
+    whole = torch.autograd.grad(network(image).q_values.max(), image)[0].abs().sum(dim=1)
+    expected = torch.nn.functional.adaptive_avg_pool2d(whole, 12).numpy()
+    np.testing.assert_allclose(attention_of(network, seen).maps.weights, expected, rtol=1e-4)
 
 
 def test_patches_leave_out_the_edge():
@@ -128,12 +158,6 @@ def test_moments_stay_spread_over_a_game_of_unknown_length():
     steps = [moment.env_step for moment in moments.kept]
     assert len(set(np.diff(steps))) == 1
     assert steps[0] == 0
-
-
-def test_bars_of_shares_are_as_high_as_the_shares():
-    image = share_picture(np.array([0.5, 0.25, 0.25], np.float32), (101, 90))
-    heights = (image[..., 0] == 235).sum(axis=0)
-    assert (heights[5], heights[35], heights[65]) == (50, 25, 25)
 
 
 def test_a_film_frame_holds_the_screen_and_every_expert():

@@ -68,7 +68,7 @@ def test_a_failed_and_a_lost_run_say_why(tmp_path: Path) -> None:
         run.wait()
     assert caught.value.path == folder.log_path
     folder.write_json("status.json", {"state": "running", "message": "", "metrics": {}, "time": 0.0})
-    with pytest.raises(RunError, match="run r is lost: .*apexpert resume"):
+    with pytest.raises(RunError, match=r"run r is lost: .*apexpert resume"):
         run.wait()
 
 

@@ -25,8 +25,9 @@ class ShowArguments:
     """Play a game with a run's newest checkpoint and draw what each expert looks at, frame by frame.
 
     Writes a sheet of frames (PNG) and the whole game (mp4) into the run's videos/ folder. A Soft MoE's maps
-    are its dispatch weights, a Top-k MoE's the router's probabilities; the brightest place is each map's
-    largest weight, and `peak` how many times the mean weight that is.
+    are its dispatch weights, a Top-k MoE's the router's probabilities, and where tokens have no place the
+    gradient of the value by the pixels through each expert; the brightest place is each map's largest
+    weight, and `peak` how many times the mean weight that is.
     """
 
     run: TrainedName
@@ -63,10 +64,8 @@ def show(argv: Sequence[str]) -> int:
         check_target("--output", target.with_name(target.name + kind))
     print(f"{trained.name}: {checkpoint.path.name}, one game of {config.game_name}", file=sys.stderr)
     if network.tokens in ("per_feature_map", "per_sample"):
-        print(
-            f"{network.tokens} tokens have no place on the screen: the experts' shares instead",
-            file=sys.stderr,
-        )
+        how = "what each expert's part in the value depends on, by gradients"
+        print(f"{network.tokens} tokens have no place on the screen: {how}", file=sys.stderr)
     try:
         title = f"{trained.name}, update {checkpoint.update:,}"
         failure = _draw(config, checkpoint, arguments, target, title)

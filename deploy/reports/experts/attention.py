@@ -1,20 +1,29 @@
-"""What the experts of a network look at: where their slots' weights lie on the screen.
+"""What the experts of a network look at, as maps over the screen.
 
-Of a Soft MoE an expert's weight of a token is its dispatch weight (arXiv 2308.00951), the mean over its
-slots; of a Top-k MoE the router's probability. Tokens with a place on the feature map (one for each position
-or patch) become a map over the screen; for other tokens there are only the experts' shares.
+Tokens with a place on the feature map (one for each position or patch) have weights: of a Soft MoE an
+expert's dispatch weights (arXiv 2308.00951), the mean over its slots; of a Top-k MoE the router's
+probabilities. Tokens without a place (a feature map or the whole state each) are seen through what they do:
+the map is the gradient of the largest value by the pixels (saliency: Simonyan et al., 2014, arXiv 1312.6034),
+as far as it passes through that expert's output.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
 
 from apexpert.errors import ApexpertError
 from models.config import is_imported
 from models.geometry import centres
+from models.mixtures.heads import MoEHead
 from models.q_network import QNetwork
+
+CELLS = 12
+"""Rows and columns of a gradient's map: 7 pixels each of the usual 84."""
 
 
 class NothingToShow(ApexpertError, ValueError):
@@ -23,10 +32,10 @@ class NothingToShow(ApexpertError, ValueError):
 
 @dataclass(frozen=True)
 class Maps:
-    """Weights of tokens that have a place, as maps over the screen."""
+    """How much each expert looks at each part of the screen."""
 
     weights: NDArray[np.float32]
-    """(E, rows, columns)"""
+    """(E, rows, columns), 0 or more."""
     row_edges: NDArray[np.float64]
     """(rows + 1,) where rows of tokens meet, from 0 (the screen's upper edge) to 1 (its lower edge)."""
     column_edges: NDArray[np.float64]
@@ -34,7 +43,7 @@ class Maps:
 
     @property
     def peaks(self) -> NDArray[np.float32]:
-        """(E,) the largest weight of each expert over its mean one: 1 looks everywhere, T at one token."""
+        """(E,) the largest weight of each expert over its mean one: 1 looks everywhere, T at one of T."""
         flat = self.weights.reshape(len(self.weights), -1)
         peaks: NDArray[np.float32] = flat.max(axis=1) / np.maximum(flat.mean(axis=1), 1e-12)
         return peaks
@@ -46,12 +55,11 @@ class Attention:
 
     shares: NDArray[np.float32]
     """(E,) each expert's part in the combined tokens; they add up to 1."""
-    maps: Maps | None
-    """None where tokens have no place."""
+    maps: Maps
 
 
 def attention_of(network: QNetwork, observation: NDArray[np.uint8]) -> Attention:
-    """Weights for one observation (K, H, W), noise off; NothingToShow for a network without experts."""
+    """Maps for one observation (K, H, W), noise off; NothingToShow for a network without experts."""
     with torch.inference_mode():
         moe = network(torch.from_numpy(observation[None])).moe
     if moe is None:
@@ -60,11 +68,33 @@ def attention_of(network: QNetwork, observation: NDArray[np.uint8]) -> Attention
     shares = (mass / mass.sum().clamp_min(1e-12)).numpy()
     grid = network.tokenizer.grid
     if grid is None:
-        return Attention(shares, None)
+        return Attention(shares, gradient_maps(network, observation))
     is_routed = moe.router_logits is not None
     weights = moe.router_probabilities if is_routed else moe.dispatch_weights.mean(dim=3)
     maps = weights[0].float().T.reshape(-1, *grid).numpy()
     return Attention(shares, Maps(maps, token_edges(network, 0), token_edges(network, 1)))
+
+
+def gradient_maps(network: QNetwork, observation: NDArray[np.uint8]) -> Maps:
+    """Mean |d max Q / d pixel| through each expert's output, in `CELLS` by `CELLS` equal parts of the screen.
+
+    What passes through the combine weights, or past the mixture, is no expert's.
+    """
+    image = network.to_image(torch.from_numpy(observation[None])).requires_grad_()
+    seen: list[Tensor] = []
+    experts = cast(MoEHead, network.head).moe.experts
+    hook = experts.register_forward_hook(lambda *call: seen.append(call[2][0]))
+    with hook, torch.enable_grad():
+        value = network(image).q_values.max()
+    (outputs,) = seen  # (E, 1, S, D)
+    through = torch.autograd.grad(value, outputs, retain_graph=True)[0]
+    pixels = [
+        torch.autograd.grad(outputs[expert], image, through[expert], retain_graph=True)[0].abs().sum(dim=1)
+        for expert in range(len(outputs))
+    ]
+    weights = functional.adaptive_avg_pool2d(torch.cat(pixels), CELLS).float().numpy()
+    edges = np.linspace(0.0, 1.0, CELLS + 1)
+    return Maps(weights, edges, edges)
 
 
 def token_edges(network: QNetwork, axis: int) -> NDArray[np.float64]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -61,23 +60,10 @@ def _cells(edges: NDArray[np.float64], size: int) -> tuple[NDArray[np.intp], NDA
     return cells.clip(0, len(edges) - 2), (cells >= 0) & (cells < len(edges) - 1)
 
 
-def share_picture(shares: NDArray[np.float32], size: tuple[int, int]) -> Picture:
-    """Bars of the experts' shares (E,), the full height standing for 1; (*size, 3)."""
-    height, width = size
-    image = np.full((height, width, 3), GROUND, np.uint8)
-    edges = np.linspace(0, width, len(shares) + 1).astype(int)
-    for share, left, right in zip(shares, edges, edges[1:], strict=False):
-        top = height - max(1, round(float(share) * height))
-        image[top:, left : max(left + 1, right - 2)] = BAR
-    return image
-
-
 def panels(picture: NDArray[np.uint8], attention: Attention) -> list[Picture]:
-    """The screen, then one picture an expert, or one of the shares where tokens have no place."""
-    rgb = _rgb(picture)
-    if attention.maps is None:
-        return [rgb, share_picture(attention.shares, (rgb.shape[0], rgb.shape[1]))]
-    return [rgb, *(heat_picture(picture, attention.maps, expert) for expert in range(len(attention.shares)))]
+    """The screen, then one picture an expert."""
+    heat = [heat_picture(picture, attention.maps, expert) for expert in range(len(attention.shares))]
+    return [_rgb(picture), *heat]
 
 
 class FilmFrames:
@@ -94,9 +80,8 @@ class FilmFrames:
         if not self._captions:
             self._captions = [caption(text, images[0].shape[1]) for text in titles(attention)]
         tiles = [np.concatenate(pair, axis=0) for pair in zip(self._captions, images, strict=True)]
-        if attention.maps is not None:
-            for tile, share in zip(tiles[1:], attention.shares, strict=True):
-                tile[CAPTION_HEIGHT - 4 : CAPTION_HEIGHT - 1, : round(float(share) * tile.shape[1])] = BAR
+        for tile, share in zip(tiles[1:], attention.shares, strict=True):
+            tile[CAPTION_HEIGHT - 4 : CAPTION_HEIGHT - 1, : round(float(share) * tile.shape[1])] = BAR
         across = min(ACROSS, len(tiles))
         tiles += [np.full_like(tiles[0], GROUND)] * (-len(tiles) % across)
         rows = [np.concatenate(tiles[i : i + across], axis=1) for i in range(0, len(tiles), across)]
@@ -114,8 +99,6 @@ def caption(text: str, width: int) -> Picture:
 
 def titles(attention: Attention) -> list[str]:
     """What the panels show."""
-    if attention.maps is None:
-        return ["screen", f"shares of experts 1 to {len(attention.shares)}"]
     return ["screen", *(f"expert {expert + 1}" for expert in range(len(attention.shares)))]
 
 
@@ -133,8 +116,6 @@ def draw_sheet(moments: Sequence[Moment], title: str, target: Path) -> Path:
             axis.set_yticks([])
             axis.set_title(label, fontsize=8)
         axes[0].set_ylabel(f"env step {moment.env_step:,}", fontsize=8)
-        if moment.attention.maps is None:
-            _write_shares(axes[1], moment.attention.shares)
     figure.suptitle(title, fontsize=10)
     target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=110)
@@ -144,18 +125,8 @@ def draw_sheet(moments: Sequence[Moment], title: str, target: Path) -> Path:
 def _labels(attention: Attention) -> list[str]:
     """Titles with numbers: an expert's share, and how sharply it looks."""
     names = titles(attention)
-    if attention.maps is None:
-        return names
     numbers = zip(names[1:], attention.shares, attention.maps.peaks, strict=True)
     return [names[0], *(f"{name}: {share:.0%}, peak x{peak:.1f}" for name, share, peak in numbers)]
-
-
-def _write_shares(axis: Axes, shares: NDArray[np.float32]) -> None:
-    """The number over each bar of `share_picture`."""
-    height, width = axis.images[0].get_size()
-    for expert, share in enumerate(shares):
-        place = ((expert + 0.45) * width / len(shares), height * (1 - float(share)) - 3)
-        axis.annotate(f"{share:.0%}", place, color="white", fontsize=7, ha="center")
 
 
 def _rgb(picture: NDArray[np.uint8]) -> Picture:
