@@ -51,10 +51,10 @@ class BatchBuilder:
         slots = table.leaf_slots[leaves].astype(np.int64)
         rows = table.slots[slots]
         returns = n_step_returns(
-            table.rewards,
-            table.terminated,
-            table.truncated,
-            table.life_lost,
+            table.columns.rewards,
+            table.columns.terminated,
+            table.columns.truncated,
+            table.columns.life_lost,
             leaves,
             rows["first_leaf"] + rows["num_steps"],
             n_step=self._config.n_step,
@@ -75,7 +75,7 @@ class BatchBuilder:
         probability, importance_weight = self._priorities.chances(leaves)
         return Batch(
             observation=observations.observation,
-            action=table.actions[leaves].astype(np.int64),
+            action=table.columns.actions[leaves].astype(np.int64),
             reward=returns.reward,
             discount=returns.discount,
             next_observation=observations.next_observation,

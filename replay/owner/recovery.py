@@ -1,7 +1,6 @@
 """Keeps the item table right whatever happens to shards: silent, started again, without what they had."""
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ import numpy as np
 from replay.batches.observations import SegmentsGone
 from replay.errors import SegmentError, ShardUnavailable
 from replay.items.counters import Counters
-from replay.items.table import FREE, ItemTable
+from replay.items.table import ItemTable
 from replay.log.cursor import LogCursor, Poll
 from replay.log.reader import LogReader
 from replay.owner.eviction import PendingDeletions
@@ -78,8 +77,7 @@ class Recovery:
         )
         self.cursors[shard].rewind()
         self.pending_deletions.forget(shard)
-        own = (self.table.slots["shard"] == shard) & (self.table.slots["generation"] != FREE)
-        slots = np.flatnonzero(own)
+        slots = self.table.of_shard(shard)
         for slot in slots.tolist():  # by an id of before another segment may be named now
             self.table.log_ids[slot] = ""
         generations = self.table.slots["generation"][slots]
@@ -93,8 +91,12 @@ class Recovery:
         self._resolve_repeats()
         for shard in self.park_failed():
             polls.pop(shard, None)
-        if self._returning or self._unconfirmed:
-            self._welcome(polls)
+        for shard in self._returning & polls.keys():
+            if polls[shard].as_left:
+                self._bring_back(shard)
+        for shard in self._unconfirmed.keys() & polls.keys():
+            if polls[shard].as_left and self.is_at_the_end(shard, polls[shard]):
+                self._drop_unnamed(shard)
 
     def forget(self, gone: SegmentsGone) -> None:
         """Drop segments that cannot be read, and park shards that do not answer."""
@@ -157,15 +159,6 @@ class Recovery:
         home = int(self.table.slots["shard"][slot])
         return bool(self.table.parked[slot]) or self._is_unconfirmed(slot, home)
 
-    def _welcome(self, polls: Mapping[int, Poll]) -> None:
-        """Bring back what shards hold that answer, and drop what their logs do not name any more."""
-        for shard in self._returning & polls.keys():
-            if polls[shard].as_left:
-                self._bring_back(shard)
-        for shard in self._unconfirmed.keys() & polls.keys():
-            if polls[shard].as_left and self.is_at_the_end(shard, polls[shard]):
-                self._drop_unnamed(shard)
-
     def is_at_the_end(self, shard: int, poll: Poll) -> bool:
         """Whether a poll saw the end of a log, and all of it was taken."""
         last = poll.entries[-1].log_id if poll.entries else self.cursors[shard].position
@@ -173,8 +166,9 @@ class Recovery:
 
     def _bring_back(self, shard: int) -> None:
         """Unpark what the shard is known to hold; what was not read yet is read, some at a time."""
-        parked = self.table.parked & (self.table.slots["shard"] == shard)
-        slots = [slot for slot in np.flatnonzero(parked).tolist() if not self._is_unconfirmed(slot, shard)]
+        own = self.table.of_shard(shard)
+        parked = own[self.table.parked[own]].tolist()
+        slots = [slot for slot in parked if not self._is_unconfirmed(slot, shard)]
         self.table.unpark([slot for slot in slots if len(self.table.blocks[slot])])
         unread = [slot for slot in slots if not len(self.table.blocks[slot])]
         unread.sort(key=self.table.slots["generation"].__getitem__)
@@ -206,11 +200,10 @@ class Recovery:
         Those that were not read since a checkpoint, and are older than all that are there, were evicted after
         it; the others are lost.
         """
-        there = (self.table.slots["shard"] == shard) & (self.table.slots["generation"] != FREE)
-        there[gone] = False
+        there = np.setdiff1d(self.table.of_shard(shard), gone)
         generations = self.table.slots["generation"]
         has_log = self.cursors[shard].position != LOG_START
-        oldest = int(generations[there].min()) if there.any() else self.table.next_generation * has_log
+        oldest = int(generations[there].min()) if len(there) else self.table.next_generation * has_log
         for slot in gone:
             if not len(self.table.blocks[slot]) and generations[slot] < oldest:
                 self._counters.evicted += int(self.table.slots["num_items"][slot])

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from replay.errors import SegmentError, ShardUnavailable
 from replay.items.counters import Counters
-from replay.items.table import FREE, SLOT, ItemTable
+from replay.items.segment_table import FREE, SLOT
+from replay.items.table import ItemTable
 from replay.owner.recovery import FILL_SEGMENTS, Recovery, decode_as
 from replay.segments.codec import SegmentHeader
 from replay.types import Segment, SegmentIdentity
