@@ -38,7 +38,7 @@ class SegmentTable:
         self.parked = np.zeros(0, np.bool_)
         """(slots,) which segments are parked."""
         self.blocks: list[NDArray[np.int64]] = []
-        """Blocks (num_blocks, 4) of each slot's segment (replay/segments/blocks.py); none until it is read."""
+        """Blocks (num_blocks, 4) of each slot's segment (replay/segments/blocks.py); none if unread."""
         self.log_ids: list[str] = []
         """Log id of each slot's segment; "" while its shard's log is read again and has not named it yet."""
         self.slot_of: dict[SegmentIdentity, int] = {}
