@@ -49,6 +49,19 @@ class Listening:
     address: str = ""
     port: int = 0
 
+    def url(self, password: str) -> str:
+        """The server's URL: not for logs."""
+        if self.port:
+            return network_url(self.address, self.port, password)
+        return socket_url(str(self.socket), password)
+
+
+def choose_places(listen: str | None, count: int) -> list[Listening]:
+    """Sockets in a new folder and, at the address `listen`, free ports, for `count` servers."""
+    ports = free_ports(listen, count) if listen else [0] * count
+    sockets = socket_folder()
+    return [Listening(sockets / f"{i}.sock", listen or "", port) for i, port in enumerate(ports)]
+
 
 def configuration(
     where: Listening,

@@ -5,16 +5,13 @@ ids), guardian.log, and shard-<i>/ with server.conf, server.log and the append-o
 """
 
 import contextlib
-import json
 import os
 import secrets
-import shutil
 import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, Self, TypeVar
+from typing import NoReturn, Self, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -23,19 +20,11 @@ from redis.retry import Retry
 from replay.errors import ServerError, ServersStopped
 from replay.servers.append_only_file import last_line
 from replay.servers.binary import ServerBinary, find_server
-from replay.servers.configuration import (
-    GUARDIAN,
-    SOCKETS_PREFIX,
-    Listening,
-    configuration,
-    free_ports,
-    network_url,
-    socket_folder,
-    socket_url,
-)
+from replay.servers.configuration import GUARDIAN, Listening, choose_places, configuration, free_ports
 from replay.servers.folder_lock import lock_folder
 from replay.servers.full_disk import with_room
-from replay.servers.guardian import ADD, CONFIGURATION, REMOVE, mark_of, shard_folder, write_atomically
+from replay.servers.guardian import ADD, CONFIGURATION, REMOVE, shard_folder, write_atomically
+from replay.servers.guardian_process import clear_leftovers, read_state, run_guardian
 from replay.servers.hard_links import unshare
 from replay.servers.record import ServerRecord, whole_password
 
@@ -98,17 +87,12 @@ class EmbeddedServers:
     @property
     def urls(self) -> list[str]:
         """The servers' URLs, password included: not for logs."""
-        return [
-            network_url(place.address, place.port, self._password)
-            if place.port
-            else socket_url(str(place.socket), self._password)
-            for place in self._places
-        ]
+        return [place.url(self._password) for place in self._places]
 
     @property
     def pids(self) -> list[int | None]:
         """Process ids of the servers now, None for one that is being started again."""
-        return list(self._state()["pids"])
+        return list(read_state(self._folder, self._shards)["pids"])
 
     @property
     def guardian_pid(self) -> int | None:
@@ -133,15 +117,15 @@ class EmbeddedServers:
         self._folder.chmod(0o700)
         lock = lock_folder(self._folder / "lock")
         try:
-            self._with_room(self._unshare)
+            self._with_room(lambda: unshare(own_files(self._folder)))
             self._record.check(server, self._shards)
-            self._clear_leftovers()
+            clear_leftovers(self._folder)
             self._with_room(
                 lambda: self._record.write(version=server.version, kind=server.kind, shards=self._shards)
             )
             self._password = self._with_room(lambda: whole_password(self._folder))
             self._guardian_password = secrets.token_urlsafe(32)
-            self._places = self._with_room(self._choose_places)
+            self._places = self._with_room(lambda: choose_places(self._listen, self._shards))
             self._with_room(self._write_configurations)
             self._guardian = self._with_room(lambda: self._start_guardian(server, lock))
         finally:
@@ -173,9 +157,13 @@ class EmbeddedServers:
 
         Raises ServerError when it does not come back.
         """
-        before = self._state()["pids"][index]
+        before = self.pids[index]
         self._tell(str(index).encode())
-        self._poll(lambda: self._state()["pids"][index] not in (before, None), index, START_LIMIT_S)
+        self._poll(
+            lambda: read_state(self._folder, self._shards)["pids"][index] not in (before, None),
+            index,
+            START_LIMIT_S,
+        )
         self._wait_ready(index)
 
     def add(self) -> str:
@@ -210,34 +198,8 @@ class EmbeddedServers:
         self._guardian.stdin.write(word + b"\n")
         self._guardian.stdin.flush()
 
-    def _state(self) -> dict[str, Any]:
-        try:
-            state: dict[str, Any] = json.loads((self._folder / "state.json").read_text())
-            # One that came with a copied folder tells of the original's servers and their sockets.
-            if state["folder"] == mark_of(self._folder):
-                return state
-        except (OSError, ValueError, KeyError):
-            pass
-        return {"pids": [None] * self._shards, "exits": [0] * self._shards}
-
     def _with_room(self, write: Callable[[], T]) -> T:
         return with_room(write, self._room_seconds, self._should_stop)
-
-    def _unshare(self) -> None:
-        """Have files of its own where it is a copy by hard links; `.rdb` files are never written into."""
-        unshare(path for path in self._folder.rglob("*") if path.suffix != ".rdb")
-
-    def _clear_leftovers(self) -> None:
-        """A guardian that was killed could not remove its sockets' folder."""
-        sockets = Path(self._state().get("sockets", ""))
-        if sockets.name.startswith(SOCKETS_PREFIX):
-            shutil.rmtree(sockets, ignore_errors=True)
-        (self._folder / "state.json").unlink(missing_ok=True)
-
-    def _choose_places(self) -> list[Listening]:
-        ports = free_ports(self._listen, self._shards) if self._listen else [0] * self._shards
-        sockets = socket_folder()
-        return [Listening(sockets / f"{i}.sock", self._listen or "", port) for i, port in enumerate(ports)]
 
     def _write_configurations(self) -> None:
         for index, place in enumerate(self._places):
@@ -264,21 +226,7 @@ class EmbeddedServers:
             "sync": int(self._append_fsync == "everysec"),
             "slack": self._rewrite_slack,
         }
-        flags = [f"--{name}={value}" for name, value in arguments.items()]
-        # -P: nothing of the current folder is imported. -S: no site packages, for a fast start.
-        command = [sys.executable, "-P", "-S", "-m", "replay.servers.guardian", *flags]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        with (self._folder / "guardian.log").open("ab") as log:
-            guardian = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                cwd=self._folder,
-                pass_fds=[lock],
-                start_new_session=True,  # Ctrl-C in the owner's terminal does not reach it
-            )
+        guardian = run_guardian(self._folder, arguments, lock)
         assert guardian.stdin is not None
         with contextlib.suppress(OSError):  # if it has ended, whoever waits for the servers says so
             guardian.stdin.write(f"{GUARDIAN} {self._guardian_password}\n".encode())
@@ -290,7 +238,7 @@ class EmbeddedServers:
         client = redis.Redis.from_url(
             self.urls[index], socket_timeout=5.0, protocol=2, retry=Retry(NoBackoff(), 0)
         )
-        exits, loading = sum(self._state()["exits"][index : index + 1]), False
+        exits, loading = sum(read_state(self._folder, self._shards)["exits"][index : index + 1]), False
 
         def ready() -> bool:
             nonlocal loading
@@ -300,7 +248,7 @@ class EmbeddedServers:
                 loading = True
             except redis.RedisError:
                 # A server that ended before it ever answered would only do so again.
-                if self._state()["exits"][index] > exits:
+                if read_state(self._folder, self._shards)["exits"][index] > exits:
                     self._fail(index)
             return False
 
@@ -339,6 +287,11 @@ class EmbeddedServers:
         if self._guardian is not None and self._guardian.poll():
             path = self._folder / "guardian.log"
         else:
-            reason = "".join(self._state().get("reasons", [])[index : index + 1])
+            reason = "".join(read_state(self._folder, self._shards).get("reasons", [])[index : index + 1])
         last = reason or last_line(path) or "nothing in its log"
         return ServerError(f"embedded server {index} did not start: {last[:200]} (see {path})")
+
+
+def own_files(folder: Path) -> Iterator[Path]:
+    """Files of the servers in `folder` that are written into; `.rdb` files never are."""
+    return (path for path in folder.rglob("*") if path.suffix != ".rdb")
