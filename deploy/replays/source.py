@@ -10,8 +10,8 @@ from deploy.run.config import Config, ConfigError, with_values
 from deploy.run.errors import RunBusy, RunNotFound
 from deploy.run.folder import RunFolder
 from deploy.run.preflight import URLS_VARIABLE, urls_of_environment
-from replay.servers.guardian_process import holds_data, running_urls
 from replay.servers.embedded import EmbeddedServers
+from replay.servers.guardian_process import holds_data, running_urls
 from replay.tools.stored_shard import StoredShard
 
 if TYPE_CHECKING:

@@ -4,40 +4,34 @@ All JSON in it is written atomically (temporary file, fsync, rename), so that a 
 or the new one, never half of one.
 """
 
-import contextlib
-import fcntl
 import json
 import os
-import shlex
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from deploy.run.checks import near_matches, without_passwords
 from deploy.run.config import Config, ConfigError, from_json, to_json, with_values
-from deploy.run.errors import RunBusy, RunError, RunExists, RunNotFound
+from deploy.run.errors import RunError, RunExists, RunNotFound
 from deploy.run.identity import FILE, Identity, drawn_for, noted_in
-from deploy.run.locks import is_locked, opened, take
+from deploy.run.locks import LockedFolder, is_locked
 from deploy.run.metadata import collect
-from replay.servers.hard_links import is_own_lock, unshare
+from replay.servers.hard_links import unshare
 
-LAST_WORDS = ".last-words"
 RAY = "ray.json"
 """The Ray that the run is on, and `path`: where the folder was when it was put there."""
 LEGS = "legs.json"
 """A record for each start of the run, in order: `env_steps` of the checkpoint that it went on from."""
-LOOKED_AT_SECONDS = 0.2
-"""Who only looks whether a run is locked holds its lock for a moment."""
 
 
-class RunFolder:
+class RunFolder(LockedFolder):
     """Paths and small state files of one run."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path.absolute()
+        super().__init__(path)
         if not _is_utf8(self.path):
             # Neither Ray nor the files of a run can name such a folder.
             raise RunError(f"{self.path}: not a path in UTF-8; choose another folder (--runs-dir)")
@@ -48,15 +42,9 @@ class RunFolder:
         self.metrics_path = self.path / "metrics.jsonl"
         self.episodes_path = self.path / "episodes.jsonl"
         self.log_path = self.path / "log.txt"
-        self.checkpoints = self.path / "checkpoints"
         self.videos = self.path / "videos"
         self.replay = self.path / "replay"
         self.tensorboard = self.path / "tensorboard"
-
-    @property
-    def name(self) -> str:
-        """The folder's name, by which people name the run; its keys have the configuration's `run.name`."""
-        return self.path.name
 
     @property
     def identity(self) -> Identity | None:
@@ -82,16 +70,6 @@ class RunFolder:
         """Whether a record was `marked` in this folder, and did not come with a copy."""
         identity = self.identity
         return identity is not None and record.get("folder") == identity.document
-
-    @property
-    def reference(self) -> str:
-        """How a command line names it from here, quoted for a shell: its name in `runs/`, else its path."""
-        is_here = self.path.parent == Path("runs").absolute() and not self.name.startswith("-")
-        return shlex.quote(self.name if is_here else str(self.path))
-
-    def command(self, verb: str) -> str:
-        """The exact command line that does `verb` with this run from here."""
-        return f"apexpert {verb} {self.reference}"
 
     @classmethod
     def create(cls, config: Config) -> Self:
@@ -172,27 +150,6 @@ class RunFolder:
             raise
         _sync_folder(self.path)
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run alone; RunBusy when another process does. The kernel frees it when its holder dies."""
-        with contextlib.ExitStack() as stack:
-            file = stack.enter_context(self._locked())
-            if not is_own_lock(file.fileno(), self.path / "lock"):
-                stack.close()
-                stack.enter_context(self._locked())
-            yield
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[IO[str]]:
-        with opened(self.path / "lock") as file:
-            deadline = time.monotonic() + LOOKED_AT_SECONDS
-            while not take(file):
-                if time.monotonic() > deadline:
-                    see = f"see apexpert status {self.reference}"
-                    raise RunBusy(f"{self.name} is at work already: {see}")
-                time.sleep(0.01)
-            yield file
-
     def unshare(self) -> None:
         """Give the folder files of its own to append to, where it shares them with a copy by hard links.
 
@@ -200,25 +157,6 @@ class RunFolder:
         """
         files = (*self.path.iterdir(), self.checkpoints / ".lock")
         unshare(path for path in files if not is_locked(path))
-
-    def is_supervised(self) -> bool:
-        """Whether a process of this machine holds the run (see `lock`)."""
-        return is_locked(self.path / "lock", fcntl.LOCK_SH)
-
-    def is_saved_to(self) -> bool:
-        """Whether a learner of this machine is the one that saves its checkpoints."""
-        return is_locked(self.checkpoints / ".lock", fcntl.LOCK_SH)
-
-    def is_at_work(self) -> bool:
-        """The same, or a learner of it still saves its last checkpoint, or may write the last status."""
-        return self.is_supervised() or self.is_saved_to() or is_locked(self.path / LAST_WORDS)
-
-    @contextlib.contextmanager
-    def last_words(self) -> Iterator[None]:
-        """While entered, the run counts as at work: its last status may be to come yet."""
-        with (self.path / LAST_WORDS).open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
-            yield
 
     def refusal_to_write(self, folder: Path | None = None) -> str:
         """Why nothing can be written into this folder of the run (its own by default); empty if it can."""

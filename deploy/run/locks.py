@@ -2,11 +2,81 @@
 
 import contextlib
 import fcntl
+import shlex
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from deploy.run.errors import RunError
+from deploy.run.errors import RunBusy, RunError
+from replay.servers.hard_links import is_own_lock
+
+LAST_WORDS = ".last-words"
+LOOKED_AT_SECONDS = 0.2
+"""Who only looks whether a run is locked holds its lock for a moment."""
+
+
+class LockedFolder:
+    """A run's folder, as everybody who may be at work on it sees it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self.checkpoints = self.path / "checkpoints"
+
+    @property
+    def name(self) -> str:
+        """The folder's name, by which people name the run; its keys have the configuration's `run.name`."""
+        return self.path.name
+
+    @property
+    def reference(self) -> str:
+        """How a command line names it from here, quoted for a shell: its name in `runs/`, else its path."""
+        is_here = self.path.parent == Path("runs").absolute() and not self.name.startswith("-")
+        return shlex.quote(self.name if is_here else str(self.path))
+
+    def command(self, verb: str) -> str:
+        """The exact command line that does `verb` with this run from here."""
+        return f"apexpert {verb} {self.reference}"
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run alone; RunBusy when another process does. The kernel frees it when its holder dies."""
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(self._locked())
+            if not is_own_lock(file.fileno(), self.path / "lock"):
+                stack.close()
+                stack.enter_context(self._locked())
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[IO[str]]:
+        with opened(self.path / "lock") as file:
+            deadline = time.monotonic() + LOOKED_AT_SECONDS
+            while not take(file):
+                if time.monotonic() > deadline:
+                    see = f"see apexpert status {self.reference}"
+                    raise RunBusy(f"{self.name} is at work already: {see}")
+                time.sleep(0.01)
+            yield file
+
+    def is_supervised(self) -> bool:
+        """Whether a process of this machine holds the run (see `lock`)."""
+        return is_locked(self.path / "lock", fcntl.LOCK_SH)
+
+    def is_saved_to(self) -> bool:
+        """Whether a learner of this machine is the one that saves its checkpoints."""
+        return is_locked(self.checkpoints / ".lock", fcntl.LOCK_SH)
+
+    def is_at_work(self) -> bool:
+        """The same, or a learner of it still saves its last checkpoint, or may write the last status."""
+        return self.is_supervised() or self.is_saved_to() or is_locked(self.path / LAST_WORDS)
+
+    @contextlib.contextmanager
+    def last_words(self) -> Iterator[None]:
+        """While entered, the run counts as at work: its last status may be to come yet."""
+        with (self.path / LAST_WORDS).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from deploy.run import folder as run_folder
+from deploy.run import locks
 from deploy.run.config import with_values
 from deploy.run.errors import RunBusy, RunError, RunExists, RunNotFound
 from deploy.run.folder import RunFolder, list_runs
@@ -216,9 +216,9 @@ def test_who_only_looks_at_the_lock_keeps_nobody_out(tmp_path: Path, monkeypatch
     with (folder.path / "lock").open("a") as looker:
         fcntl.flock(looker, fcntl.LOCK_SH)
         assert not folder.is_supervised(), "two may look at once"
-        monkeypatch.setattr(run_folder, "LOOKED_AT_SECONDS", 60.0)
+        monkeypatch.setattr(locks, "LOOKED_AT_SECONDS", 60.0)
         unlock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: fcntl.flock(looker, fcntl.LOCK_UN))
-        monkeypatch.setattr(run_folder, "time", unlock)
+        monkeypatch.setattr(locks, "time", unlock)
         with folder.lock():
             assert folder.is_supervised()
 
