@@ -1,0 +1,60 @@
+"""What every environment here is to the rest of the code, whatever is behind it.
+
+An environment resets itself on the step after an end (Gymnasium's NEXT_STEP). That step answers with the new
+episode's first frame and is no transition: `StepResult.valid` is False for it. So the true last frame of an
+episode is always seen, with its end, on the step before.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apexpert.errors import ApexpertError
+
+
+class EnvironmentSetupError(ApexpertError):
+    """An environment cannot be made or does not fit; the message is one line that names the flag."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What E environments answered to one action each."""
+
+    frames: NDArray[np.uint8]
+    """(E, H, W) newest single frame; the true last one of an episode that just ended."""
+    rewards: NDArray[np.float32]
+    """(E,) raw."""
+    terminated: NDArray[np.bool_]
+    """(E,) a true end."""
+    truncated: NDArray[np.bool_]
+    """(E,) a time limit, never together with a true end."""
+    life_lost: NDArray[np.bool_]
+    """(E,) a life was lost in this step; the game may go on."""
+    valid: NDArray[np.bool_]
+    """(E,) False: the reset after an end, no transition; `frames` has the new episode's first frame."""
+
+
+class EnvironmentSpec(NamedTuple):
+    """What the network and the replay need to know of an environment."""
+
+    frame_shape: tuple[int, int]
+    num_actions: int
+
+
+class VectorEnvironment(Protocol):
+    """E environments stepped as one, each resetting itself on the step after its episode's end."""
+
+    num_envs: int
+    num_actions: int
+    frame_shape: tuple[int, int]
+
+    def reset(self) -> NDArray[np.uint8]:
+        """Start all episodes with the seeds given at construction; (E, H, W) first frames."""
+
+    def step(self, actions: NDArray[np.int64]) -> StepResult:
+        """Apply (E,) actions; those of environments that are about to reset are ignored."""
+
+    def close(self) -> None:
+        """Free what the environments hold."""
