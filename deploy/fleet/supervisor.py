@@ -12,8 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,19 +22,20 @@ import ray
 from deploy.fleet.actor_fleet import ActorFleet
 from deploy.fleet.evaluator import Evaluator
 from deploy.fleet.learner_slot import LearnerSlot
+from deploy.fleet.parts import Parts, ShardAdditions
 from deploy.fleet.processes.role import Assignment
 from deploy.fleet.processes.weight_store import create_weight_store
 from deploy.fleet.ray.cluster import LocalRay
 from deploy.fleet.ray.nodes import address_for_others, learner_gpus
-from deploy.fleet.reporting.actor_metrics import FleetReport
 from deploy.fleet.reporting.log import log_to
 from deploy.fleet.reporting.telemetry import Telemetry
 from deploy.fleet.run_state import FleetState, forget_ray, load_ray
-from deploy.run.config import Config, with_shard, with_values
+from deploy.fleet.wind_down import WindDown, attempt, draw_curve
+from deploy.run.config import Config
 from deploy.run.errors import RunBusy
 from deploy.run.folder import RunFolder
 from deploy.run.states import EVALUATING, FINAL_STATES
-from replay.errors import ServerError, ServersStopped
+from replay.errors import ServersStopped
 from replay.servers.embedded import EmbeddedServers
 
 logger = logging.getLogger(__name__)
@@ -44,14 +44,13 @@ TURN_SECONDS, STATUS_SECONDS = 0.2, 1.0
 ABANDONED_SECONDS = 10.0
 """A foreground run whose command has not been heard for this long is stopped."""
 LOCK_SECONDS = 20.0
-DRAIN_SECONDS, LAST_SAVE_SECONDS = 10.0, 120.0
 FINAL_SEEN_SECONDS = 3.0
 LET_GO_SECONDS = 10.0
 """Whoever saw the last status has so long to let go of a Ray of the run's own: its end would end it, too."""
 MEANT_SECONDS = 1.0
 LAST_STATUS_SECONDS = 60.0
 """How long the last status is tried: a full disk often has room again within seconds."""
-TERMINATED_DRAIN_SECONDS, TERMINATED_STATUS_SECONDS = 2.0, 5.0
+TERMINATED_STATUS_SECONDS = 5.0
 """After SIGTERM, which servers and Ray most likely got as well: there is no time, and nowhere to write to."""
 
 
@@ -69,16 +68,12 @@ class Supervisor:
         self._status: dict[str, Any] = {}
         self._heard = time.monotonic()
         self._stop_asked = threading.Event()
-        self._asked_shards: deque[tuple[int, tuple[str, ...]]] = deque()
         self._final_seen = threading.Event()
         self._fleet_state = FleetState(self._folder)
         self._telemetry = Telemetry(self._config, self._folder, self._ray_address)
-        self._actors: ActorFleet | None = None
-        self._learner: LearnerSlot | None = None
-        self._evaluator: Evaluator | None = None
-        self._servers: EmbeddedServers | None = None
+        self._new_shards = ShardAdditions(self._config, self._folder, self._telemetry.note)
+        self._parts: Parts | None = None
         self._published = 0.0
-        self._store: Any = None
         # Ray makes its actors in their process's main thread.
         signal.signal(signal.SIGTERM, self._on_sigterm)
         self._terminated = False
@@ -104,7 +99,7 @@ class Supervisor:
 
     def add_shards(self, num_shards: int, urls: tuple[str, ...]) -> None:
         """From now on the run has so many embedded servers, or these servers of the user's own as well."""
-        self._asked_shards.append((num_shards, urls))
+        self._new_shards.ask(num_shards, urls)
 
     def stop(self) -> None:
         """End the run cleanly; returns at once."""
@@ -120,8 +115,8 @@ class Supervisor:
         outcome, message = "failed", ""
         with contextlib.ExitStack() as stack:
             try:
-                self._set_up(stack)
-                outcome, message = self._supervise()
+                self._parts = self._set_up(stack)
+                outcome, message = self._supervise(self._parts)
             except ServersStopped:
                 outcome = "stopped"
                 self._telemetry.note("stopped before the replay was loaded: everything stays as it is")
@@ -137,32 +132,33 @@ class Supervisor:
         self._state, self._message = outcome, message
         self._telemetry.note(f"{outcome}{': ' + message if message else ''}")
         if self._local_ray is not None:
-            self._attempt(lambda: forget_ray(self._folder))
+            attempt(lambda: forget_ray(self._folder))
         self._publish_status()
         self._leave()
 
-    def _set_up(self, stack: contextlib.ExitStack) -> None:
+    def _set_up(self, stack: contextlib.ExitStack) -> Parts:
         self._lock(stack)
-        stack.callback(self._attempt, self._wait_for_room)
+        stack.callback(attempt, self._wait_for_room)
         config = self._config
         node_id = ray.get_runtime_context().get_node_id()
-        urls = config.replay.urls or tuple(self._start_servers(stack))
+        servers = None if config.replay.urls else self._start_servers(stack)
+        urls = config.replay.urls if servers is None else tuple(servers.urls)
         store = create_weight_store(node_id, self._folder.log_path)
-        stack.callback(self._attempt, lambda: ray.kill(store))
-        self._store = store.until_it_ends.remote()
+        stack.callback(attempt, lambda: ray.kill(store))
         assignment = Assignment(config, str(self._folder.path), urls, store, self._users_folders)
         note = self._telemetry.note
         # Sockets are reached on this node alone.
         actors_node = node_id if any(url.startswith("unix:") for url in urls) else None
-        self._actors = ActorFleet(assignment, self._fleet_state, node_id=actors_node, note=note)
-        self._learner = LearnerSlot(
+        actors = ActorFleet(assignment, self._fleet_state, node_id=actors_node, note=note)
+        learner = LearnerSlot(
             assignment,
             node_id=node_id,
             num_gpus=learner_gpus(config, node_id),
-            dead=lambda: self._fleet_state.dead_incarnations(self._actors.started if self._actors else set()),
+            dead=lambda: self._fleet_state.dead_incarnations(actors.started),
             note=note,
         )
-        self._evaluator = Evaluator(assignment, node_id, self._telemetry)
+        evaluator = Evaluator(assignment, node_id, self._telemetry)
+        return Parts(actors, learner, evaluator, servers, store.until_it_ends.remote())
 
     def _lock(self, stack: contextlib.ExitStack) -> None:
         """The run's lock; a supervisor that has just died may hold it for another moment."""
@@ -178,7 +174,7 @@ class Supervisor:
                     raise ServersStopped("told to stop before the run was free") from None
                 time.sleep(0.1)
 
-    def _start_servers(self, stack: contextlib.ExitStack) -> list[str]:
+    def _start_servers(self, stack: contextlib.ExitStack) -> EmbeddedServers:
         replay = self._config.replay
         servers = EmbeddedServers(
             self._folder.replay,
@@ -189,86 +185,53 @@ class Supervisor:
             should_stop=self._still_waiting,
             room_seconds=math.inf,
         )
-        urls = servers.start()
-        stack.callback(self._attempt, servers.stop)
-        self._servers = servers
-        return urls
+        servers.start()
+        stack.callback(attempt, servers.stop)
+        return servers
 
-    def _supervise(self) -> tuple[str, str]:
+    def _supervise(self, parts: Parts) -> tuple[str, str]:
         """Turn until the run has ended; gives the final state and, for a failure, why."""
-        assert self._learner is not None
-        assert self._actors is not None
-        assert self._evaluator is not None
+        actors, learner = parts.actors, parts.learner
         while True:
             if self._stop_asked.is_set():
                 return "stopped", ""
-            self._begin_over_without_servers()
-            if self._asked_shards:
-                self._add_shards(*self._asked_shards.popleft())
-            self._learner.step()
-            if self._learner.outcome:
-                return self._learner.outcome, self._learner.message
+            self._begin_over_without_servers(parts)
+            self._new_shards.step(parts)
+            learner.step()
+            if learner.outcome:
+                return learner.outcome, learner.message
             if self._abandoned():
                 self._telemetry.note("the command that owns this run is gone: stopping")
                 return "stopped", "the command that owned it was gone"
             # In lockstep an actor counts from what is in the replay when it starts: the learner comes first.
-            if self._learner.ready or not self._config.run.lockstep:
-                env_steps = int(self._learner.metrics.get("progress/env_steps", 0))
-                self._telemetry.add_episodes(self._actors.step(env_steps))
-            self._learner.mark_dead(self._actors.new_dead)
-            self._actors.new_dead = set()
-            if self._learner.ready:
+            if learner.ready or not self._config.run.lockstep:
+                env_steps = int(learner.metrics.get("progress/env_steps", 0))
+                self._telemetry.add_episodes(actors.step(env_steps))
+            learner.mark_dead(actors.new_dead)
+            actors.new_dead = set()
+            if learner.ready:
                 self._state = "running"
-            self._evaluator.step(self._learner.metrics)
-            self._tell()
+            parts.evaluator.step(learner.metrics)
+            if time.monotonic() - self._published >= STATUS_SECONDS:
+                self._telemetry.update(learner.metrics, actors.report())
+                self._publish_status()
             self._stop_asked.wait(TURN_SECONDS)
 
-    def _begin_over_without_servers(self) -> None:
+    def _begin_over_without_servers(self, parts: Parts) -> None:
         """When the servers' guardian has died, and so the servers: as after a death of the supervisor itself.
 
         They come back under other addresses, so every role has to be started again. Ray does the rest. So it
         is without the weight store, whose handle every role has.
         """
         missing = ""
-        if self._servers is not None and not self._servers.alive:
+        if parts.servers is not None and not parts.servers.alive:
             missing = "the guardian of the embedded servers"
-        elif ray.wait([self._store], timeout=0)[0]:
+        elif ray.wait([parts.store], timeout=0)[0]:
             missing = "the weight store"
         # Whoever ends all processes of the run has this one on the list, too.
         if missing and not self._stop_asked.wait(MEANT_SECONDS):
             logger.error("%s is gone: beginning over", missing)
             os._exit(1)
-
-    def _add_shards(self, num_shards: int, urls: tuple[str, ...]) -> None:
-        """One embedded server a turn, as each takes a moment."""
-        before = self._config
-        try:
-            if self._servers is None:
-                for url in urls:
-                    if url not in self._config.replay.urls:
-                        self._save(with_shard(self._config, url))
-                        self._use_shard(url)
-            elif num_shards > before.replay.shards:
-                self._save(with_values(before, replay__shards=before.replay.shards + 1))
-                self._use_shard(self._servers.add())
-                self._asked_shards.append((num_shards, urls))
-        except (ServerError, OSError) as error:
-            self._telemetry.note(f"no shard added: {' '.join(str(error).split())}")
-            with contextlib.suppress(OSError):
-                self._save(before)
-
-    def _save(self, config: Config) -> None:
-        """The folder knows of a shard before anybody writes to it, so that a resumed run has it too."""
-        self._config = config
-        self._folder.save_config(config)
-
-    def _use_shard(self, url: str) -> None:
-        assert self._learner is not None
-        assert self._actors is not None
-        self._learner.add_shard(url)  # first: it allows what actors write there
-        self._actors.add_shard(url)
-        replay = self._config.replay
-        self._telemetry.note(f"shard added: {len(replay.urls) or replay.shards} shards")
 
     def _abandoned(self) -> bool:
         return not self._config.run.detach and time.monotonic() - self._heard > ABANDONED_SECONDS
@@ -280,21 +243,23 @@ class Supervisor:
         return self._stop_asked.is_set() or self._abandoned()
 
     def _wind_down(self, outcome: str, message: str) -> tuple[str, str]:
-        """Actors drain, then the learner saves; whatever fails here, the rest is done and the servers stop.
+        """Stop all parts but the servers, which the caller stops.
 
         Returns outcome and message, which a learner that could not save its last checkpoint changes.
         """
         self._state, self._message = "stopping", message
         self._publish_status()
-        self._attempt(self._drain)
-        self._attempt(self._stop_learner)
-        if self._learner is not None and self._learner.unsaved and outcome != "failed":
-            outcome, message = "failed", self._learner.unsaved
-        self._attempt(lambda: self._end_evaluations(outcome))
+        end = WindDown(self._parts, self._telemetry, terminated=self._terminated, waiting=self._still_waiting)
+        unsaved = end.stop_parts()
+        if unsaved and outcome != "failed":
+            outcome, message = "failed", unsaved
+        if outcome == "finished":
+            self._state, self._message = EVALUATING, "the last checkpoint"
+        end.end_evaluations(finished=outcome == "finished")
         self._telemetry.write()
         self._telemetry.close()
         if self._config.run.detach:  # else the command draws it
-            self._attempt(self._draw_curve)
+            attempt(lambda: draw_curve(self._folder))
         return outcome, message
 
     def _wait_for_room(self) -> None:
@@ -305,44 +270,6 @@ class Supervisor:
     def _last_seconds(self) -> float:
         return TERMINATED_STATUS_SECONDS if self._terminated else LAST_STATUS_SECONDS
 
-    def _attempt(self, step: Callable[[], object]) -> None:
-        """A step of the end: nobody is left to handle what it raises, and the others have to follow."""
-        try:
-            step()
-        except Exception:
-            logger.exception("winding down")
-
-    def _drain(self) -> None:
-        if self._terminated and self._learner is not None:
-            self._learner.tell_to_stop()
-        if self._actors is not None:
-            seconds = TERMINATED_DRAIN_SECONDS if self._terminated else DRAIN_SECONDS
-            self._telemetry.add_episodes(self._actors.drain(seconds))
-
-    def _stop_learner(self) -> None:
-        if self._learner is not None:
-            metrics = self._learner.stop(LAST_SAVE_SECONDS, self._still_waiting)
-            self._telemetry.update(metrics, self._actors.report() if self._actors else FleetReport())
-
-    def _end_evaluations(self, outcome: str) -> None:
-        """A finished run's last checkpoint is evaluated too, unless somebody wants the end at once."""
-        if self._evaluator is None:
-            return
-        if outcome == "finished":
-            self._state, self._message = EVALUATING, "the last checkpoint"
-            self._evaluator.finish(self._still_waiting)
-        else:
-            self._evaluator.cancel()
-
-    def _draw_curve(self) -> None:
-        # Here, because matplotlib would hold up every start.
-        from deploy.reports.curves import CurveError, draw_learning_curve
-
-        try:
-            draw_learning_curve(self._folder.path)
-        except CurveError as error:
-            logger.info("no learning curve: %s", error)
-
     def _leave(self) -> None:
         """End this Ray actor for good, and before it the Ray that the run started for itself."""
         if not self._config.run.detach:
@@ -350,31 +277,18 @@ class Supervisor:
         if self._terminated and self._local_ray is not None and not self._local_ray.alive:
             os._exit(0)  # there is no Ray to ask
         if self._local_ray is not None:
-            self._wait_for_command(self._local_ray)
+            seconds = FINAL_SEEN_SECONDS if self._config.run.detach else LET_GO_SECONDS
+            if self._final_seen.is_set():
+                self._local_ray.wait_for_end(seconds)
             self._local_ray.signal_end()
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
-    def _wait_for_command(self, local: LocalRay) -> None:
-        """A command ends this Ray when it has let go of it, and with it this process; `stop` only leaves."""
-        seconds = FINAL_SEEN_SECONDS if self._config.run.detach else LET_GO_SECONDS
-        deadline = time.monotonic() + seconds
-        while self._final_seen.is_set() and not local.ends and time.monotonic() < deadline:
-            time.sleep(0.1)
-
-    # Telling
-
-    def _tell(self) -> None:
-        if time.monotonic() - self._published < STATUS_SECONDS:
-            return
-        assert self._learner is not None
-        assert self._actors is not None
-        self._telemetry.update(self._learner.metrics, self._actors.report())
-        self._publish_status()
-
     def _publish_status(self) -> None:
-        rows = self._actors.rows() if self._actors is not None else []
-        slot = self._learner
-        learner = {"pid": slot.pid, "ready": slot.ready} if slot is not None else {}
+        rows: list[dict[str, Any]] = []
+        learner: dict[str, Any] = {}
+        if self._parts is not None:
+            rows = self._parts.actors.rows()
+            learner = {"pid": self._parts.learner.pid, "ready": self._parts.learner.ready}
         target = self._fleet_state.target
         self._status = self._telemetry.publish(self._state, self._message, target, rows, learner)
         self._published = time.monotonic()

@@ -83,6 +83,12 @@ class LocalRay:
         """From now on this Ray outlives the command that started it."""
         (Path(self.folder) / keeper.CLAIM).touch()
 
+    def wait_for_end(self, seconds: float) -> None:
+        """Wait until it has ended or is about to, `seconds` at most."""
+        deadline = time.monotonic() + seconds
+        while not self.ends and time.monotonic() < deadline:
+            time.sleep(0.1)
+
     def signal_end(self) -> None:
         """Ask the keeper to end it, without waiting."""
         with contextlib.suppress(ProcessLookupError):

@@ -1,0 +1,72 @@
+"""The parts of a run at work, set up by the supervisor, and shards added to all of them."""
+
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from deploy.fleet.actor_fleet import ActorFleet
+from deploy.fleet.evaluator import Evaluator
+from deploy.fleet.learner_slot import LearnerSlot
+from deploy.run.config import Config, with_shard, with_values
+from deploy.run.folder import RunFolder
+from replay.errors import ServerError
+from replay.servers.embedded import EmbeddedServers
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that a run consists of besides its supervisor."""
+
+    actors: ActorFleet
+    learner: LearnerSlot
+    evaluator: Evaluator
+    servers: EmbeddedServers | None
+    """None: the run uses servers of the user's own."""
+    store: Any
+    """A Ray reference that is ready once the weight store has ended."""
+
+
+class ShardAdditions:
+    """Adds shards to a run at work, as they are asked for."""
+
+    def __init__(self, config: Config, folder: RunFolder, note: Callable[[str], None]) -> None:
+        self._config, self._folder, self._note = config, folder, note
+        self._asked: deque[tuple[int, tuple[str, ...]]] = deque()
+
+    def ask(self, num_shards: int, urls: tuple[str, ...]) -> None:
+        """Note how many embedded servers the run shall have, or which servers of the user's own."""
+        self._asked.append((num_shards, urls))
+
+    def step(self, parts: Parts) -> None:
+        """Add what was asked for; of embedded servers one a call, as each takes a moment."""
+        if not self._asked:
+            return
+        num_shards, urls = self._asked.popleft()
+        before = self._config
+        try:
+            if parts.servers is None:
+                for url in urls:
+                    if url not in self._config.replay.urls:
+                        self._save(with_shard(self._config, url))
+                        self._use(parts, url)
+            elif num_shards > before.replay.shards:
+                self._save(with_values(before, replay__shards=before.replay.shards + 1))
+                self._use(parts, parts.servers.add())
+                self._asked.append((num_shards, urls))
+        except (ServerError, OSError) as error:
+            self._note(f"no shard added: {' '.join(str(error).split())}")
+            with contextlib.suppress(OSError):
+                self._save(before)
+
+    def _save(self, config: Config) -> None:
+        """Note a shard in the folder before anybody writes to it, so that a resumed run has it too."""
+        self._config = config
+        self._folder.save_config(config)
+
+    def _use(self, parts: Parts, url: str) -> None:
+        parts.learner.add_shard(url)  # first: it allows what actors write there
+        parts.actors.add_shard(url)
+        replay = self._config.replay
+        self._note(f"shard added: {len(replay.urls) or replay.shards} shards")
