@@ -25,7 +25,6 @@ from deploy.fleet.learner_slot import LearnerSlot
 from deploy.fleet.parts import Parts, ShardAdditions
 from deploy.fleet.processes.role import Assignment
 from deploy.fleet.processes.weight_store import create_weight_store
-from deploy.fleet.ray.cluster import LocalRay
 from deploy.fleet.ray.nodes import address_for_others, learner_gpus
 from deploy.fleet.reporting.log import log_to
 from deploy.fleet.reporting.telemetry import Telemetry
