@@ -7,7 +7,6 @@ a crash leaves either no folder or a whole one; whatever happens to the bytes la
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import logging
 import math
@@ -20,19 +19,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from learner.checkpoint_files import (
+    DOCUMENT,
+    MANIFEST,
+    TENSORS,
+    number_of,
+    sync,
+    to_json,
+    verify,
+    write_files,
+    write_synced,
+)
 from learner.errors import CheckpointError
 from models.config import NetworkConfig, with_current_names
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
-TENSORS, DOCUMENT, MANIFEST, BEST = "tensors.safetensors", "document.json", "manifest.json", "best.json"
+BEST = "best.json"
 # A `.replaced` folder is the older checkpoint of the same update; only a crash between two renames leaves it.
 NAME = re.compile(r"update-(\d{9,})(\.replaced)?")
 TEMPORARY, LOCK = ".tmp-", ".lock"
@@ -116,7 +123,7 @@ class CheckpointStore:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
-            self._write(temporary, update, tensors, document)
+            write_files(temporary, update, tensors, document)
             self._put_in_place(temporary, target)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -143,7 +150,7 @@ class CheckpointStore:
     def load(self, path: Path) -> Checkpoint:
         """Reads and verifies one checkpoint; raises CheckpointError with the reason when it is not whole."""
         try:
-            update = _verify(path)
+            update = verify(path)
             document = json.loads((path / DOCUMENT).read_bytes())
             written = (path / MANIFEST).stat().st_mtime
             return Checkpoint(path, update, document, load_file(path / TENSORS), written)
@@ -184,9 +191,9 @@ class CheckpointStore:
         if not math.isfinite(score) or (best is not None and best[1] >= score):
             return False
         temporary = self.folder / f"{TEMPORARY}{BEST}.{os.getpid()}"
-        _write_synced(temporary, _to_json({"name": path.name, "score": float(score)}))
+        write_synced(temporary, to_json({"name": path.name, "score": float(score)}))
         temporary.replace(self.folder / BEST)
-        _sync(self.folder)
+        sync(self.folder)
         return True
 
     def best(self) -> tuple[Path, float] | None:
@@ -210,24 +217,6 @@ class CheckpointStore:
             else:
                 path.unlink(missing_ok=True)
 
-    def _write(
-        self,
-        folder: Path,
-        update: int,
-        tensors: Mapping[str, torch.Tensor | NDArray[Any]],
-        document: dict[str, Any],
-    ) -> None:
-        try:
-            save_file({name: _as_tensor(value) for name, value in tensors.items()}, folder / TENSORS)
-        except SafetensorError as error:
-            raise _of_the_system(error, folder / TENSORS) from error
-        _sync(folder / TENSORS)
-        # The run's configuration is in there, and URLs in it can hold passwords.
-        _write_synced(folder / DOCUMENT, _to_json(document), mode=0o600)
-        files = {name: _fingerprint(folder / name) for name in (DOCUMENT, TENSORS)}
-        _write_synced(folder / MANIFEST, _to_json({"files": files, "format": FORMAT, "update": update}))
-        _sync(folder)
-
     def _put_in_place(self, temporary: Path, target: Path) -> None:
         """Renames; an older checkpoint of the same update stays loadable until the new one stands."""
         replaced = target.with_name(f"{target.name}.replaced")
@@ -235,7 +224,7 @@ class CheckpointStore:
             shutil.rmtree(replaced, ignore_errors=True)
             target.rename(replaced)
         temporary.rename(target)
-        _sync(self.folder)
+        sync(self.folder)
         shutil.rmtree(replaced, ignore_errors=True)
 
     def _prune(self, saved: Path) -> None:
@@ -243,10 +232,10 @@ class CheckpointStore:
         paths = self.paths()
         whole = [path for path in paths if path.name not in self._broken]
         kept = set(whole[: self._keep]) | {saved}
-        oldest = _number(min(kept, key=_number))
+        oldest = number_of(min(kept, key=number_of))
         for path in paths:
             # In this order: whoever holds it marks it as the best before letting go.
-            if path in kept or _number(path) > oldest or _is_pinned(path) or self._is_best(path):
+            if path in kept or number_of(path) > oldest or _is_pinned(path) or self._is_best(path):
                 continue
             shutil.rmtree(path, ignore_errors=True)
 
@@ -265,68 +254,6 @@ def _is_pinned(path: Path) -> bool:
     except FileNotFoundError:
         return False
     return False
-
-
-def _number(path: Path) -> int:
-    return int(path.name.split("-")[1].split(".")[0])
-
-
-def _verify(path: Path) -> int:
-    """Compares the folder with its manifest; returns the update. Raises CheckpointError or OSError."""
-    if not (path / MANIFEST).is_file():
-        raise CheckpointError(f"{MANIFEST} is missing")
-    data = (path / MANIFEST).read_bytes()
-    manifest = json.loads(data)
-    # The manifest has no checksum of its own: it must read as we write it, and every field of it is compared.
-    if _to_json(manifest) != data or set(manifest) != {"files", "format", "update"}:
-        raise CheckpointError(f"{MANIFEST} is not as it was written")
-    if manifest["format"] != FORMAT:
-        raise CheckpointError(f"format {manifest['format']}, this version reads {FORMAT}")
-    if manifest["update"] != _number(path) or set(manifest["files"]) != {DOCUMENT, TENSORS}:
-        raise CheckpointError(f"{MANIFEST} does not belong to this folder")
-    for name, expected in manifest["files"].items():
-        if not (path / name).is_file():
-            raise CheckpointError(f"{name} is missing")
-        if _fingerprint(path / name) != expected:
-            raise CheckpointError(f"{name} is not as it was written (size or SHA-256 differs)")
-    return int(manifest["update"])
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
-
-
-def _as_tensor(value: torch.Tensor | NDArray[Any]) -> torch.Tensor:
-    tensor = value.detach() if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
-    return tensor.cpu().contiguous()
-
-
-def _to_json(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _of_the_system(error: SafetensorError, path: Path) -> OSError:
-    """What the system said, which safetensors wraps: "I/O error: No space left on device (os error 28)"."""
-    number = re.search(r"\(os error (\d+)\)", str(error))
-    return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else OSError(str(error))
-
-
-def _write_synced(path: Path, data: bytes, mode: int = 0o644) -> None:
-    with path.open("wb") as file:
-        path.chmod(mode)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def network_tensors(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

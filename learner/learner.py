@@ -19,7 +19,8 @@ from learner.config import LearnerConfig
 from learner.diagnostics.diagnostics import Diagnostics
 from learner.errors import LearnerError
 from learner.telemetry import MetricsBoard, SpeedWindow
-from learner.update.train_step import TrainStep, UpdateResult
+from learner.update.train_step import TrainStep
+from learner.update.work import UpdateResult
 from models.arrays import Weights
 from models.config import NetworkConfig
 from replay.config import ReplayConfig

@@ -23,7 +23,8 @@ from learner.diagnostics.ranks import singular_values, srank
 from learner.diagnostics.reference_statistics import statistics_of
 from learner.diagnostics.spread import spread
 from learner.update.losses import of_action, sample_losses
-from learner.update.train_step import TensorBatch, TrainStep
+from learner.update.train_step import TrainStep
+from learner.update.work import TensorBatch
 from models.mixtures.output import MoEOutput
 from models.q_network import NetworkOutput
 from replay.types import Batch

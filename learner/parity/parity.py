@@ -23,7 +23,8 @@ from learner.config import LearnerConfig
 from learner.diagnostics.reference_statistics import reference_statistics
 from learner.parity.golden_case import UNREADABLE, CaseError, GoldenCase, one_line
 from learner.parity.reference_noise import find_noise
-from learner.update.train_step import NO_NOISE, NextValues, TensorBatch, TrainStep, UpdateNoise
+from learner.update.train_step import TrainStep
+from learner.update.work import NO_NOISE, NextValues, TensorBatch, UpdateNoise
 from models.q_network import NetworkOutput
 from models.reference.dopamine import SOFT_MOE_SCALE, load_dopamine, to_dopamine
 from models.reference.options import (

@@ -1,7 +1,7 @@
 """Adam over flat parameters, in parts that threads can take one each."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -63,3 +63,14 @@ def _slices(size: int, parts: int) -> list[slice]:
     """`parts` slices of about equal, aligned length that cover 0 to `size`."""
     cuts = [size * part // parts // ALIGNMENT * ALIGNMENT for part in range(parts)] + [size]
     return [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
+
+
+def clipping(max_norm: float, gradients: Sequence[Tensor]) -> float:
+    """Factor that brings the L2 norm of a gradient, the sum of flat parts (P,), down to `max_norm`.
+
+    1 for a smaller norm, and for `max_norm` 0.
+    """
+    if not max_norm:
+        return 1.0
+    norm = torch.linalg.vector_norm(sum(gradients)).item()
+    return min(1.0, max_norm / norm) if norm > 0 else 1.0

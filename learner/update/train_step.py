@@ -3,9 +3,9 @@
 import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,100 +15,26 @@ from torch import Tensor
 from learner.config import LearnerConfig
 from learner.update import losses
 from learner.update.flat_parameters import named_views, pack
-from learner.update.optimizer import FlatAdam
+from learner.update.optimizer import FlatAdam, clipping
 from learner.update.precision import ComputeCopy, choose_device, choose_dtype
 from learner.update.priorities import sample_priorities
 from learner.update.thread_team import ThreadTeam
+from learner.update.work import (
+    NO_NOISE,
+    NextValues,
+    SharePart,
+    SplitBatch,
+    TensorBatch,
+    UpdateNoise,
+    UpdateResult,
+    result_of,
+)
 from models.arrays import flatten
 from models.config import NetworkConfig
 from models.memory import keep_freed_memory
 from models.q_network import NetworkOutput, build_network
 from models.values.noisy import Noise
 from replay.types import Batch
-
-
-@dataclass(frozen=True)
-class UpdateResult:
-    """What one update saw: before the weights moved."""
-
-    priorities: NDArray[np.float32]
-    """(B,) raw priorities, see `learner.update.priorities`; not weighted."""
-    loss: float
-    """Mean of importance weight times loss, plus the experts' balancing losses; not finite if something
-    broke, and then no weight was changed."""
-    q_mean: float
-    """Mean of the online network's values over batch and actions."""
-    grad_norm: float
-    """L2 norm of the whole gradient, before it is clipped."""
-
-
-class TensorBatch(NamedTuple):
-    """The part of a `Batch` that the update reads, on its device; observations uint8, the rest (B,)."""
-
-    observation: Tensor
-    action: Tensor
-    reward: Tensor
-    discount: Tensor
-    next_observation: Tensor
-    importance_weight: Tensor
-
-
-class NextValues(NamedTuple):
-    """The target network's word on the next observations of some rows."""
-
-    image: Tensor
-    """What they were turned into, for the online network as well."""
-    q_values: Tensor
-    logits: Tensor | None
-    quantiles: Tensor | None
-    noise: Noise | None
-    """With which it was said."""
-
-
-@dataclass
-class SplitBatch:
-    """A batch on its device, in one share a member of the team."""
-
-    batch: Batch
-    shares: list[TensorBatch]
-    judged: dict[int, NextValues]
-    """By share, as far as it was computed ahead."""
-    noise_before: dict[int, Tensor]
-    """States of these shares' generators before that."""
-
-    def rows(self, share: int) -> slice:
-        """Where in the batch a share is."""
-        first = share * len(self.shares[0].action)
-        return slice(first, first + len(self.shares[share].action))
-
-
-class SharePart(NamedTuple):
-    """What one member of the team computed for the B rows of its share."""
-
-    priorities: Tensor
-    """(B,)"""
-    weighted: Tensor
-    """(B,) losses times importance weights, plus the experts' balancing losses: what the update minimises."""
-    q_values: Tensor
-    """(B, A)"""
-
-
-class UpdateNoise(NamedTuple):
-    """The noise of an update's three forward passes; None is noise off."""
-
-    online: Noise | None = None
-    """Of the online network on the observations: the pass that learns."""
-    chooser: Noise | None = None
-    """Of the online network on the next observations: it chooses the next action."""
-    judge: Noise | None = None
-    """Of the target network on the next observations: it judges the action (where that is not done yet)."""
-
-    def rows(self, part: slice) -> "UpdateNoise":
-        """The noise for a part of the batch's rows."""
-        return UpdateNoise(*(noise and noise.rows(part) for noise in self))
-
-
-NO_NOISE = UpdateNoise()
 
 
 class TrainStep:
@@ -179,8 +105,8 @@ class TrainStep:
                 self.sample_judge_noise(member, rows)
 
         def sum_up() -> None:
-            seen.append(_result_of([part for part in parts if part is not None]))
-            self._scale = self._clipping(shares)
+            seen.append(result_of([part for part in parts if part is not None]))
+            self._scale = clipping(self.config.max_grad_norm, [flat for flat, _ in self._buffers[:shares]])
 
         def apply(member: int) -> Tensor:
             return self._apply(member, shares) if math.isfinite(seen[0].loss) else torch.tensor(math.nan)
@@ -305,13 +231,6 @@ class TrainStep:
         self._online.refresh(part)
         return norm
 
-    def _clipping(self, shares: int) -> float:
-        """What the gradient is to be multiplied by so that its norm is at most `max_grad_norm`."""
-        if not self.config.max_grad_norm:
-            return 1.0
-        norm = torch.linalg.vector_norm(sum(buffer for buffer, _ in self._buffers[:shares])).item()
-        return min(1.0, self.config.max_grad_norm / norm) if norm > 0 else 1.0
-
     def to_device(self, batch: Batch) -> TensorBatch:
         """The batch's arrays as tensors on the device; on the CPU they share the arrays' memory."""
         tensors = [torch.from_numpy(getattr(batch, name)) for name in TensorBatch._fields]
@@ -374,10 +293,3 @@ class TrainStep:
                 generator.set_state(tensors[name].to(torch.uint8).cpu())
         self._online.refresh()
         self._target.refresh()
-
-
-def _result_of(parts: list[SharePart]) -> UpdateResult:
-    """The whole batch's result, the gradient's norm not known yet; waits for the device."""
-    priorities, weighted, q_values = (torch.cat(columns) for columns in zip(*parts, strict=True))
-    loss, q_mean = torch.stack([weighted.mean(), q_values.mean()]).tolist()
-    return UpdateResult(priorities.cpu().numpy(), loss, q_mean, math.nan)

@@ -15,7 +15,8 @@ from deploy.run.config import ConfigError, to_json, with_values
 from deploy.run.errors import RunBusy
 from deploy.run.folder import RunFolder
 from deploy.run.preflight import urls_of_environment
-from learner.checkpoint import MANIFEST, Checkpoint, CheckpointStore
+from learner.checkpoint import Checkpoint, CheckpointStore
+from learner.checkpoint_files import MANIFEST
 from learner.errors import CheckpointError
 from replay.tools.archive import Archive, ArchiveError, export_run, import_run
 

@@ -1,0 +1,105 @@
+"""The files of one checkpoint: written with a manifest, and verified by it."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from learner.errors import CheckpointError
+
+FORMAT = 1
+TENSORS, DOCUMENT, MANIFEST = "tensors.safetensors", "document.json", "manifest.json"
+
+
+def write_files(
+    folder: Path,
+    update: int,
+    tensors: Mapping[str, torch.Tensor | NDArray[Any]],
+    document: dict[str, Any],
+) -> None:
+    """Write the three files of a checkpoint into `folder`, and sync them; raises OSError."""
+    try:
+        save_file({name: _as_tensor(value) for name, value in tensors.items()}, folder / TENSORS)
+    except SafetensorError as error:
+        raise _of_the_system(error, folder / TENSORS) from error
+    sync(folder / TENSORS)
+    # The run's configuration is in there, and URLs in it can hold passwords.
+    write_synced(folder / DOCUMENT, to_json(document), mode=0o600)
+    files = {name: _fingerprint(folder / name) for name in (DOCUMENT, TENSORS)}
+    write_synced(folder / MANIFEST, to_json({"files": files, "format": FORMAT, "update": update}))
+    sync(folder)
+
+
+def verify(path: Path) -> int:
+    """Compares the folder with its manifest; returns the update. Raises CheckpointError or OSError."""
+    if not (path / MANIFEST).is_file():
+        raise CheckpointError(f"{MANIFEST} is missing")
+    data = (path / MANIFEST).read_bytes()
+    manifest = json.loads(data)
+    # The manifest has no checksum of its own: it must read as we write it, and every field of it is compared.
+    if to_json(manifest) != data or set(manifest) != {"files", "format", "update"}:
+        raise CheckpointError(f"{MANIFEST} is not as it was written")
+    if manifest["format"] != FORMAT:
+        raise CheckpointError(f"format {manifest['format']}, this version reads {FORMAT}")
+    if manifest["update"] != number_of(path) or set(manifest["files"]) != {DOCUMENT, TENSORS}:
+        raise CheckpointError(f"{MANIFEST} does not belong to this folder")
+    for name, expected in manifest["files"].items():
+        if not (path / name).is_file():
+            raise CheckpointError(f"{name} is missing")
+        if _fingerprint(path / name) != expected:
+            raise CheckpointError(f"{name} is not as it was written (size or SHA-256 differs)")
+    return int(manifest["update"])
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _as_tensor(value: torch.Tensor | NDArray[Any]) -> torch.Tensor:
+    tensor = value.detach() if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
+    return tensor.cpu().contiguous()
+
+
+def to_json(document: Mapping[str, Any]) -> bytes:
+    """A document as bytes that are the same for the same values."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _of_the_system(error: SafetensorError, path: Path) -> OSError:
+    """What the system said, which safetensors wraps: "I/O error: No space left on device (os error 28)"."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else OSError(str(error))
+
+
+def write_synced(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a file and wait until it is on disk."""
+    with path.open("wb") as file:
+        path.chmod(mode)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or a folder's entries are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def number_of(path: Path) -> int:
+    """The update in the name of a checkpoint's folder."""
+    return int(path.name.split("-")[1].split(".")[0])

@@ -1,0 +1,104 @@
+"""The data of one update on its way through the train step: batch, shares, noise, results."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.values.noisy import Noise
+from replay.types import Batch
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """What one update saw: before the weights moved."""
+
+    priorities: NDArray[np.float32]
+    """(B,) raw priorities, see `learner.update.priorities`; not weighted."""
+    loss: float
+    """Mean of importance weight times loss, plus the experts' balancing losses; not finite if something
+    broke, and then no weight was changed."""
+    q_mean: float
+    """Mean of the online network's values over batch and actions."""
+    grad_norm: float
+    """L2 norm of the whole gradient, before it is clipped."""
+
+
+class TensorBatch(NamedTuple):
+    """The part of a `Batch` that the update reads, on its device; observations uint8, the rest (B,)."""
+
+    observation: Tensor
+    action: Tensor
+    reward: Tensor
+    discount: Tensor
+    next_observation: Tensor
+    importance_weight: Tensor
+
+
+class NextValues(NamedTuple):
+    """The target network's word on the next observations of some rows."""
+
+    image: Tensor
+    """What they were turned into, for the online network as well."""
+    q_values: Tensor
+    logits: Tensor | None
+    quantiles: Tensor | None
+    noise: Noise | None
+    """With which it was said."""
+
+
+@dataclass
+class SplitBatch:
+    """A batch on its device, in one share a member of the team."""
+
+    batch: Batch
+    shares: list[TensorBatch]
+    judged: dict[int, NextValues]
+    """By share, as far as it was computed ahead."""
+    noise_before: dict[int, Tensor]
+    """States of these shares' generators before that."""
+
+    def rows(self, share: int) -> slice:
+        """Where in the batch a share is."""
+        first = share * len(self.shares[0].action)
+        return slice(first, first + len(self.shares[share].action))
+
+
+class SharePart(NamedTuple):
+    """What one member of the team computed for the B rows of its share."""
+
+    priorities: Tensor
+    """(B,)"""
+    weighted: Tensor
+    """(B,) losses times importance weights, plus the experts' balancing losses: what the update minimises."""
+    q_values: Tensor
+    """(B, A)"""
+
+
+class UpdateNoise(NamedTuple):
+    """The noise of an update's three forward passes; None is noise off."""
+
+    online: Noise | None = None
+    """Of the online network on the observations: the pass that learns."""
+    chooser: Noise | None = None
+    """Of the online network on the next observations: it chooses the next action."""
+    judge: Noise | None = None
+    """Of the target network on the next observations: it judges the action (where that is not done yet)."""
+
+    def rows(self, part: slice) -> "UpdateNoise":
+        """The noise for a part of the batch's rows."""
+        return UpdateNoise(*(noise and noise.rows(part) for noise in self))
+
+
+NO_NOISE = UpdateNoise()
+
+
+def result_of(parts: list[SharePart]) -> UpdateResult:
+    """The whole batch's result, the gradient's norm not known yet; waits for the device."""
+    priorities, weighted, q_values = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    loss, q_mean = torch.stack([weighted.mean(), q_values.mean()]).tolist()
+    return UpdateResult(priorities.cpu().numpy(), loss, q_mean, math.nan)
