@@ -10,10 +10,18 @@ import pytest
 from actors.config import EnvironmentConfig, ExplorationConfig
 from actors.policy import Policy
 from replay.config import ReplayConfig
-from tests.helpers.acting import CATCH, RETURNS, RecordingWriter, Watch, WeightsQueue, make_actor, weights
-from tests.helpers.brute_force import RecordedStep, brute_force_items
+from tests.helpers.actors.acting import (
+    CATCH,
+    RETURNS,
+    RecordingWriter,
+    Watch,
+    WeightsQueue,
+    make_actor,
+    weights,
+)
 from tests.helpers.deadline import patient, until
-from tests.helpers.streams import assert_same_items, items_of
+from tests.helpers.replay.brute_force import RecordedStep, brute_force_items
+from tests.helpers.replay.streams import assert_same_items, items_of
 
 TRUNCATED = EnvironmentConfig(env="tests.helpers.catch:make_truncated")
 BREAKOUT = EnvironmentConfig(game="breakout", frame_height=44, frame_width=44, max_frames_per_episode=120)

@@ -21,11 +21,11 @@ from replay.servers.embedded import EmbeddedServers
 from replay.shards.shard import Shard
 from replay.tools.inventory import checkpoint_masses
 from replay.types import SegmentIdentity, Signature
-from tests.helpers.processes import is_alive
-from tests.helpers.runs import catch_config
-from tests.helpers.samplers import Run, ingest_all
-from tests.helpers.servers import fresh_run, shared_urls
-from tests.helpers.streams import random_stream
+from tests.helpers.replay.samplers import Run, ingest_all
+from tests.helpers.replay.streams import random_stream
+from tests.helpers.runs.catch_runs import catch_config
+from tests.helpers.runs.processes import is_alive
+from tests.helpers.shards.servers import fresh_run, shared_urls
 
 SIGNATURE = Signature(frame_shape=(84, 84), stack=1, n_step=3, num_actions=4)
 SHARDS = 2

@@ -12,7 +12,8 @@ from replay.shards.records import log_order
 from replay.shards.shard import LOG_START
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import until
-from tests.helpers.faulty_servers import (
+from tests.helpers.replay.samplers import Run
+from tests.helpers.shards.faulty_servers import (
     FaultyServer,
     Scribe,
     check_accounts,
@@ -21,8 +22,7 @@ from tests.helpers.faulty_servers import (
     ingest_until,
     quiet,
 )
-from tests.helpers.samplers import Run
-from tests.helpers.servers import server_programs
+from tests.helpers.shards.servers import server_programs
 
 
 def held(sampler: Sampler) -> set[SegmentIdentity]:

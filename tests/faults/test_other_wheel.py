@@ -9,7 +9,7 @@ import pytest
 
 from replay.servers.binary import SERVER_VARIABLE, in_wheels
 from tests.helpers.deadline import PATIENCE
-from tests.helpers.servers import TEST_SERVER_VARIABLE
+from tests.helpers.shards.servers import TEST_SERVER_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 FAULTS = ("dead_shards", "full_shards", "holes", "lost_tails", "owners", "side_by_side")

@@ -11,7 +11,7 @@ from learner.config import LearnerConfig
 from learner.update.train_step import TrainStep
 from models.config import NetworkConfig
 from replay.types import Batch
-from tests.helpers.arms import AGENTS, ARMS
+from tests.helpers.models.arms import AGENTS, ARMS
 
 SHAPE = (2, 44, 44)
 BALANCED = {"head": "top_k_moe", "router_noise": 1.0, "noisy": True}

@@ -18,7 +18,7 @@ from replay.shards.shard import LOG_START, Shard
 from replay.types import SegmentIdentity
 from replay.writer import Writer
 from tests.helpers.deadline import until
-from tests.helpers.servers import SIGNATURE, make_segment
+from tests.helpers.shards.servers import SIGNATURE, make_segment
 
 
 def limiter(

@@ -13,11 +13,11 @@ import pytest
 from replay.sampler import Sampler
 from replay.segments.codec import decode_header, encode
 from replay.types import SegmentIdentity
-from tests.helpers.faulty_servers import check_accounts
-from tests.helpers.samplers import Run, new_run
-from tests.helpers.segments import cuts_start
-from tests.helpers.servers import shared_urls
-from tests.helpers.streams import random_stream
+from tests.helpers.replay.samplers import Run, new_run
+from tests.helpers.replay.segments import cuts_start
+from tests.helpers.replay.streams import random_stream
+from tests.helpers.shards.faulty_servers import check_accounts
+from tests.helpers.shards.servers import shared_urls
 
 STEPS = 16
 """Of a segment: three blocks of random frames."""

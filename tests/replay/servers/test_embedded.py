@@ -27,8 +27,8 @@ from replay.shards.connect import connect_shards
 from replay.shards.shard import LOG_START, Shard
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import patient, until
-from tests.helpers.processes import is_alive
-from tests.helpers.servers import MEMORY, server_programs
+from tests.helpers.runs.processes import is_alive
+from tests.helpers.shards.servers import MEMORY, server_programs
 
 OWNER = """
 import sys, time

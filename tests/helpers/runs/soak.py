@@ -25,9 +25,9 @@ from deploy.fleet.learner_slot import FAILURES
 from deploy.fleet.scaling import STEADY_SECONDS
 from deploy.run.config import with_values
 from deploy.run.folder import RunFolder
-from tests.helpers import soak_shards
 from tests.helpers.deadline import patient
-from tests.helpers.runs import catch_config, follow, metric
+from tests.helpers.runs.catch_runs import catch_config, follow, metric
+from tests.helpers.shards import soak_shards
 
 VICTIMS = ("actor", "learner", "supervisor", "server", "guardian")
 TERMINABLE = ("actor", "learner", "server", "guardian")

@@ -13,7 +13,7 @@ from replay.segments.blocks import START
 from replay.segments.codec import decode_header, decode_with_header, encode
 from replay.segments.header import PREFIX, SegmentHeader
 from replay.types import Segment, SegmentIdentity
-from tests.helpers.segments import block_frames, cuts, cuts_start, forged, sealed
+from tests.helpers.replay.segments import block_frames, cuts, cuts_start, forged, sealed
 
 
 def check_decoding(data: bytes) -> Segment | None:

@@ -1,7 +1,8 @@
 """How often the test that the whole system learns would fail wrongly: its run, with a seed after the other.
 
-`python -m tests.helpers.catch_rate --runs 30 --output FILE` prints a line a run and writes the evaluations of
-every run, the mean and standard deviation of their best, and how many of these it is above the threshold.
+`python -m tests.helpers.runs.catch_rate --runs 30 --output FILE` prints a line a run and writes the
+evaluations of every run, the mean and standard deviation of their best, and how many of these it is above the
+threshold.
 
 The best counts, because at this learning rate a policy that was perfect loses a column of the board now and
 then and has it back 100 updates later: of the last checkpoints of 59 runs 57 scored at least 0.98, the others
@@ -21,7 +22,7 @@ from deploy.fleet import launch
 from deploy.monitor.metrics import read_metrics
 from deploy.run.folder import RunFolder
 from tests.helpers.deadline import patient
-from tests.helpers.runs import catch_config, metric
+from tests.helpers.runs.catch_runs import catch_config, metric
 
 SETTINGS: dict[str, Any] = {
     "run__total_env_steps": 8_000,

@@ -12,7 +12,7 @@ from replay.errors import CorruptSegment
 from replay.segments.blocks import NUM_BYTES, START, STOP, decompress_scattered
 from replay.segments.header import CHECKED_PREFIX_BYTES, PREFIX, SegmentHeader
 from replay.types import Segment, SegmentIdentity, Signature
-from tests.helpers.streams import signature
+from tests.helpers.replay.streams import signature
 
 
 def make_segment(

@@ -9,9 +9,9 @@ from replay.segments.header import MAX_STEPS
 from replay.shards.records import parse_entry
 from replay.shards.shard import Shard
 from replay.types import Segment, SegmentIdentity, Signature
-from tests.helpers.fuzzing import log_fields
-from tests.helpers.segments import of_version
-from tests.helpers.servers import SIGNATURE, make_segment
+from tests.helpers.replay.fuzzing import log_fields
+from tests.helpers.replay.segments import of_version
+from tests.helpers.shards.servers import SIGNATURE, make_segment
 
 HUGE = 2**31 - 1
 ACTOR = 77

@@ -22,9 +22,9 @@ from replay.shards.shard import Shard
 from replay.types import Segment, SegmentIdentity
 from replay.writer import Writer
 from tests.helpers.deadline import patient, until
-from tests.helpers.samplers import Run, new_run
-from tests.helpers.servers import server_programs
-from tests.helpers.streams import random_stream
+from tests.helpers.replay.samplers import Run, new_run
+from tests.helpers.replay.streams import random_stream
+from tests.helpers.shards.servers import server_programs
 
 
 class FaultyServer:

@@ -1,4 +1,4 @@
-"""`python -m tests.helpers.many_writers`: many production Writers on few shards, at a given rate each.
+"""`python -m tests.helpers.shards.many_writers`: many production Writers on few shards, at a given rate each.
 
 Every writer has connections of its own and writes prepared segments of real Atari frames when they are due,
 as an actor would that plays so fast. Prints what the servers and the writers took, as JSON; the constants of
@@ -33,7 +33,7 @@ from replay.servers.embedded import EmbeddedServers
 from replay.shards.shard import Shard
 from replay.types import Segment, SegmentIdentity, Signature
 from replay.writer import Writer
-from tests.helpers.server_statistics import commands, cpu_seconds, statistics, written_to_disk
+from tests.helpers.shards.server_statistics import commands, cpu_seconds, statistics, written_to_disk
 
 INGEST_SECONDS = 0.005
 """A learner looks for new segments so often."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from replay.segments.builder import SegmentBuilder
 from replay.segments.returns import n_step_returns, stack_positions
 from replay.types import Segment, Signature
-from tests.helpers.brute_force import BruteForceItem, RecordedStep
+from tests.helpers.replay.brute_force import BruteForceItem, RecordedStep
 
 FRAME_SHAPE = (3, 2)
 

@@ -16,11 +16,11 @@ from replay.config import ReplayConfig
 from replay.shards.shard import Shard
 from replay.types import Batch, Segment, SegmentIdentity, Signature
 from replay.writer import Writer
-from tests.helpers.acting import WeightsQueue, make_actor, weights
-from tests.helpers.brute_force import RecordedStep
+from tests.helpers.actors.acting import WeightsQueue, make_actor, weights
 from tests.helpers.deadline import until
-from tests.helpers.samplers import Run, ingest_all, located
-from tests.helpers.servers import fresh_run
+from tests.helpers.replay.brute_force import RecordedStep
+from tests.helpers.replay.samplers import Run, ingest_all, located
+from tests.helpers.shards.servers import fresh_run
 
 NUM_ENVS = 3
 PARTS: dict[int, list[list[int]]] = {0: [[110, 270]], 1: [[100], [150]]}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import redis
 
 from replay.tools.stored_shard import StoredShard
-from tests.helpers.samplers import Run, new_run
+from tests.helpers.replay.samplers import Run, new_run
 
 
 def stored_shards(run: Run) -> list[StoredShard]:

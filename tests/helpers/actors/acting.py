@@ -9,7 +9,7 @@ from models.config import NetworkConfig
 from models.q_network import build_network
 from replay.config import ReplayConfig
 from replay.errors import WriterStopped
-from tests.helpers.brute_force import RecordedStep
+from tests.helpers.replay.brute_force import RecordedStep
 
 NETWORK = NetworkConfig(
     encoder="nature", padding="valid", head="dense", dense_hidden_units=16, noisy=False, values="scalar"

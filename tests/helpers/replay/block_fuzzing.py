@@ -13,9 +13,9 @@ from replay.batches.block_reader import SegmentsGone
 from replay.segments.blocks import decompress_scattered
 from replay.segments.codec import encode
 from replay.types import Segment
-from tests.helpers.samplers import Run, new_run
-from tests.helpers.servers import shared_urls
-from tests.helpers.streams import random_stream
+from tests.helpers.replay.samplers import Run, new_run
+from tests.helpers.replay.streams import random_stream
+from tests.helpers.shards.servers import shared_urls
 
 GUARD, GUARDED = 64, 0xA5
 OUT_BYTES = 96

@@ -1,4 +1,4 @@
-"""`python -m tests.helpers.owner_looks`: what one look of the owner costs by the number of shards.
+"""`python -m tests.helpers.shards.owner_looks`: what one look of the owner costs by the number of shards.
 
 A production Sampler looks at that many embedded servers, which have nothing new; prints JSON. docs/scaling.md
 reckons with the line through it.

@@ -17,9 +17,9 @@ from replay.segments.codec import encode
 from replay.servers.embedded import EmbeddedServers
 from replay.shards.shard import Shard
 from replay.types import Batch, Segment, SegmentIdentity, Signature
-from tests.helpers.brute_force import BruteForceItem, RecordedStep, brute_force_items
-from tests.helpers.servers import fresh_run
-from tests.helpers.streams import FRAME_SHAPE, build_segments, random_stream
+from tests.helpers.replay.brute_force import BruteForceItem, RecordedStep, brute_force_items
+from tests.helpers.replay.streams import FRAME_SHAPE, build_segments, random_stream
+from tests.helpers.shards.servers import fresh_run
 
 
 @contextmanager

@@ -23,7 +23,8 @@ from replay.sampler import Sampler
 from replay.shards.records import LOG_START, log_order
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import until
-from tests.helpers.faulty_servers import (
+from tests.helpers.replay.samplers import Run
+from tests.helpers.shards.faulty_servers import (
     FaultyServer,
     Scribe,
     check_accounts,
@@ -33,7 +34,6 @@ from tests.helpers.faulty_servers import (
     quiet,
     shards_of,
 )
-from tests.helpers.samplers import Run
 
 WRITERS, ROUND_STEPS = 3, 2_000
 AHEAD_MS = 3_600_000
