@@ -1,4 +1,4 @@
-"""`apexpert replay` deletes and moves, also on servers of the user's own, and what it refuses; real servers."""
+"""`apexpert replay` deletes and moves, also on a user's own servers, and what it refuses; real servers."""
 
 from pathlib import Path
 
