@@ -34,7 +34,7 @@ mutants: setup
 
 # The long forms of the tests, for about MINUTES minutes.
 soak: setup
-	$(BIN)/python -m tests.helpers.soak --minutes $(MINUTES) $(ARGS)
+	$(BIN)/python -m tests.helpers.runs.soak --minutes $(MINUTES) $(ARGS)
 
 bench: setup
 	$(BIN)/apexpert bench end-to-end --json

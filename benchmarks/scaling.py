@@ -1,7 +1,7 @@
 """The tables of docs/scaling.md, computed from measured constants: `python benchmarks/scaling.py [--write]`.
 
-Constants come from the newest files of benchmarks/results that `python -m tests.helpers.many_writers`
-and `python -m tests.helpers.owner_looks` printed; `--write` puts the tables between the markers of
+Constants come from the newest files of benchmarks/results that `python -m tests.helpers.shards.many_writers`
+and `python -m tests.helpers.shards.owner_looks` printed; `--write` puts the tables between the markers of
 docs/scaling.md.
 """
 

@@ -11,8 +11,8 @@ from tests.helpers.deadline import PATIENCE
 ODD = "-a[b] *?'\"\\ %d:#é"
 
 if TYPE_CHECKING:
-    from tests.helpers.commands import Trained
-    from tests.helpers.homeless import Homeless
+    from tests.helpers.runs.commands import Trained
+    from tests.helpers.runs.homeless import Homeless
 
 
 def pytest_configure() -> None:
@@ -47,7 +47,7 @@ def shared_ray() -> Iterator[str]:
 @pytest.fixture
 def homeless() -> Iterator["Homeless"]:
     """A user without a home or leave to write to the packages; below folders that everybody may enter."""
-    from tests.helpers.homeless import Homeless
+    from tests.helpers.runs.homeless import Homeless
 
     with tempfile.TemporaryDirectory(prefix="apexpert-homeless-", dir="/tmp") as folder:
         Path(folder).chmod(0o755)
@@ -57,7 +57,7 @@ def homeless() -> Iterator["Homeless"]:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> "Trained":
     """A run that `apexpert train` has brought to its end; to be copied before it is changed."""
-    from tests.helpers.commands import train
+    from tests.helpers.runs.commands import train
 
     # No character of a path may matter: the tests that copy this run show it, too.
     folder = tmp_path_factory.mktemp("trained") / ODD

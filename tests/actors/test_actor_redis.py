@@ -11,10 +11,10 @@ from replay.servers.embedded import EmbeddedServers
 from replay.shards.shard import Shard
 from replay.types import Signature
 from replay.writer import Writer
-from tests.helpers.acting import RETURNS, Watch, make_actor
-from tests.helpers.brute_force import brute_force_items
+from tests.helpers.actors.acting import RETURNS, Watch, make_actor
 from tests.helpers.deadline import patient, until
-from tests.helpers.streams import assert_same_items, items_of
+from tests.helpers.replay.brute_force import brute_force_items
+from tests.helpers.replay.streams import assert_same_items, items_of
 
 SIGNATURE = Signature((84, 84), 4, 3, 3)
 

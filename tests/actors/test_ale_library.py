@@ -1,16 +1,8 @@
 """What ale-py itself does where we rely on it or step around it."""
 
 import numpy as np
-from ale_py.vector_env import AtariVectorEnv
 
-
-def library(game="breakout", num_envs=1, **settings) -> AtariVectorEnv:
-    """AtariVectorEnv as its defaults make it, but for one thread."""
-    return AtariVectorEnv(game, num_envs, num_threads=1, **settings)
-
-
-def random_actions(steps, num_envs, num_actions=4, seed=0):
-    return np.random.default_rng(seed).integers(0, num_actions, (steps, num_envs))
+from tests.helpers.actors.atari import library, random_actions
 
 
 def test_unseeded_and_integer_seeded_library_envs_share_streams() -> None:

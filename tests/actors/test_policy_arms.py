@@ -5,7 +5,7 @@ import pytest
 
 from actors.policy import Policy
 from models.config import NetworkConfig
-from tests.helpers.arms import AGENTS, ARMS
+from tests.helpers.models.arms import AGENTS, ARMS
 
 SHAPE = (2, 44, 44)
 

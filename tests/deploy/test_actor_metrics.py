@@ -9,7 +9,7 @@ from deploy.fleet.reporting.actor_metrics import RULES, TOTALS, FleetReport, fle
 from replay.shards.shard import Shard
 from replay.types import Signature
 from replay.writer import Writer
-from tests.helpers.acting import make_actor
+from tests.helpers.actors.acting import make_actor
 
 BY_FLEET = {"actors/restarts", "actors/weights_age_updates"}
 """What no actor reports of itself."""

@@ -13,7 +13,7 @@ from deploy.run.checks import check
 from deploy.run.config import ConfigError, flag_of, with_values
 from deploy.run.presets import LAPTOP, PAPER_DQN, PAPER_RAINBOW, fitted
 from models.config import NetworkConfig
-from tests.helpers.arms import ARMS
+from tests.helpers.models.arms import ARMS
 
 TABLE = (Path(__file__).parents[2] / "docs" / "arms.md").read_text()
 

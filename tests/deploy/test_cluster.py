@@ -17,7 +17,7 @@ from deploy.fleet.ray import cluster, keeper
 from deploy.fleet.ray.cluster import LocalRay
 from deploy.run.import_path import ROOT
 from tests.helpers.deadline import patient, until
-from tests.helpers.processes import is_alive
+from tests.helpers.runs.processes import is_alive
 
 CONNECT = """
 import json, os, sys

@@ -15,7 +15,7 @@ from deploy.monitor import metrics
 from deploy.monitor.metrics import read_metrics
 from deploy.reports.seeds.episodes import read_episodes
 from deploy.run.folder import RunFolder
-from tests.helpers.runs import catch_config
+from tests.helpers.runs.catch_runs import catch_config
 
 
 def episode(value: float) -> Episode:

@@ -21,7 +21,7 @@ from deploy.run.config import with_values
 from deploy.run.folder import RunFolder
 from learner.checkpoint import CheckpointStore
 from tests.helpers.deadline import patient, until
-from tests.helpers.runs import catch_config
+from tests.helpers.runs.catch_runs import catch_config
 
 
 def evaluate(assignment: Assignment, after_update: int) -> dict[str, Any] | None:

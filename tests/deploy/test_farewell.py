@@ -17,7 +17,7 @@ from deploy.fleet.farewell import write_farewell
 from deploy.fleet.ray.cluster import LocalRay
 from deploy.run.folder import RunFolder
 from learner.checkpoint import CheckpointStore
-from tests.helpers.runs import catch_config
+from tests.helpers.runs.catch_runs import catch_config
 
 NOW = {"progress/updates": 9.0}
 

@@ -15,7 +15,7 @@ from deploy.fleet.reporting.telemetry import Telemetry
 from deploy.fleet.run_state import FleetState
 from deploy.monitor.metrics import read_metrics
 from deploy.run.folder import RunFolder
-from tests.helpers.runs import catch_config
+from tests.helpers.runs.catch_runs import catch_config
 
 BEFORE = {
     "progress/env_steps": 950.0,

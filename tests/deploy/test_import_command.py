@@ -11,7 +11,7 @@ import pytest
 from deploy.cli.main import main
 from deploy.run.folder import RunFolder
 from replay.tools.archive import Archive, Archived
-from tests.helpers.runs import catch_config
+from tests.helpers.runs.catch_runs import catch_config
 
 
 @pytest.fixture

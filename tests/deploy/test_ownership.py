@@ -9,8 +9,8 @@ import pytest
 from deploy.replays.ownership import claim_new, claim_resumed
 from deploy.run.config import Config, ConfigError
 from deploy.run.folder import RunFolder
-from tests.helpers.runs import catch_config
-from tests.helpers.servers import fresh_run, shared_urls
+from tests.helpers.runs.catch_runs import catch_config
+from tests.helpers.shards.servers import fresh_run, shared_urls
 
 
 @pytest.fixture

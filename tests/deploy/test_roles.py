@@ -7,7 +7,7 @@ from typing import Any
 from deploy.fleet.processes.learner_process import LEARNER_PATIENCE_SECONDS, LearnerProcess
 from deploy.fleet.processes.role import Assignment, Role
 from replay.shards.shard import Shard
-from tests.helpers.runs import catch_config
+from tests.helpers.runs.catch_runs import catch_config
 
 
 def test_shards_are_used_in_order_whenever_one_hears_of_them(tmp_path: Path) -> None:

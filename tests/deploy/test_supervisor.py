@@ -24,8 +24,8 @@ from deploy.run.folder import RunFolder
 from learner.errors import LearnerError
 from replay.errors import ServersStopped
 from tests.helpers.deadline import patient, until
-from tests.helpers.processes import is_alive
-from tests.helpers.runs import catch_config
+from tests.helpers.runs.catch_runs import catch_config
+from tests.helpers.runs.processes import is_alive
 
 EPISODE = Episode(1.0, 6, 0, 0.01)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.faults.test_terminated import ENDLESS, learns, status
-from tests.helpers.commands import NAME, Terminal
 from tests.helpers.deadline import patient, until
-from tests.helpers.processes import is_there, live_parts
-from tests.helpers.runs import flags, metric
+from tests.helpers.runs.catch_runs import flags, metric
+from tests.helpers.runs.commands import NAME, Terminal
+from tests.helpers.runs.processes import is_there, live_parts
 
 
 @pytest.mark.faults_long

@@ -10,8 +10,8 @@ import pytest
 
 from deploy.run.folder import RunFolder
 from learner.checkpoint import CheckpointStore
-from tests.helpers.commands import Trained
-from tests.helpers.runs import metric
+from tests.helpers.runs.catch_runs import metric
+from tests.helpers.runs.commands import Trained
 
 NEW_TOTAL = 1_500
 

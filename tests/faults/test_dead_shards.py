@@ -16,7 +16,8 @@ from replay.sampler import Sampler
 from replay.shards.shard import Shard
 from replay.types import Batch
 from tests.helpers.deadline import patient, until
-from tests.helpers.faulty_servers import (
+from tests.helpers.replay.samplers import Run, located, new_run
+from tests.helpers.shards.faulty_servers import (
     FaultyServer,
     Scribe,
     check_accounts,
@@ -27,7 +28,6 @@ from tests.helpers.faulty_servers import (
     said,
     shards_of,
 )
-from tests.helpers.samplers import Run, located, new_run
 
 
 def drawn_from(run: Run, sampler: Sampler, batch: Batch) -> set[int]:

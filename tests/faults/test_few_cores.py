@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.commands import NAME, SHORT, Terminal
 from tests.helpers.deadline import patient, until
-from tests.helpers.processes import is_alive
-from tests.helpers.rays import ray_of_nodes
-from tests.helpers.runs import flags
+from tests.helpers.runs.catch_runs import flags
+from tests.helpers.runs.commands import NAME, SHORT, Terminal
+from tests.helpers.runs.processes import is_alive
+from tests.helpers.runs.rays import ray_of_nodes
 
 SECONDS = 120
 

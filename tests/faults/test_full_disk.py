@@ -29,9 +29,9 @@ from replay.servers.folder_lock import lock_folder
 from replay.servers.record import ServerRecord
 from replay.shards.shard import Shard
 from tests.helpers.deadline import patient, until
-from tests.helpers.processes import fill, may_mount, small_disk
-from tests.helpers.runs import catch_config, follow, metric
-from tests.helpers.servers import MEMORY
+from tests.helpers.runs.catch_runs import catch_config, follow, metric
+from tests.helpers.runs.processes import fill, may_mount, small_disk
+from tests.helpers.shards.servers import MEMORY
 
 pytestmark = pytest.mark.skipif(not may_mount(), reason="no right to mount a file system")
 

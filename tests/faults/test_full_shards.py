@@ -8,7 +8,8 @@ import redis
 
 from replay.errors import ShardFull
 from tests.helpers.deadline import until
-from tests.helpers.faulty_servers import (
+from tests.helpers.replay.samplers import Run
+from tests.helpers.shards.faulty_servers import (
     FaultyServer,
     Scribe,
     check_accounts,
@@ -18,8 +19,7 @@ from tests.helpers.faulty_servers import (
     quiet,
     said,
 )
-from tests.helpers.samplers import Run
-from tests.helpers.servers import server_programs
+from tests.helpers.shards.servers import server_programs
 
 MEGABYTE = 1024**2
 FRAMES = (60, 60)

@@ -10,7 +10,8 @@ import pytest
 from replay.servers.append_only_file import complains, mend, was_full
 from replay.servers.embedded import EmbeddedServers
 from tests.helpers.deadline import until
-from tests.helpers.faulty_servers import (
+from tests.helpers.replay.samplers import new_run
+from tests.helpers.shards.faulty_servers import (
     FaultyServer,
     Scribe,
     check_accounts,
@@ -19,8 +20,7 @@ from tests.helpers.faulty_servers import (
     ingest_until,
     quiet,
 )
-from tests.helpers.samplers import new_run
-from tests.helpers.servers import server_programs
+from tests.helpers.shards.servers import server_programs
 
 
 @pytest.mark.parametrize("program", sorted(server_programs()))

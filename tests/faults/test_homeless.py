@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.helpers.homeless import Homeless
+from tests.helpers.runs.homeless import Homeless
 
 SHORT = ["--total-env-steps", "1200", "--replay.min-size", "200", "--name", "r"]
 

@@ -9,10 +9,10 @@ import pytest
 
 from deploy.run.folder import RunFolder
 from learner.checkpoint import Checkpoint, CheckpointStore
-from tests.helpers.commands import NAME, SHORT, Started, Terminal
 from tests.helpers.deadline import patient, until
-from tests.helpers.processes import processes_of
-from tests.helpers.runs import flags, metric
+from tests.helpers.runs.catch_runs import flags, metric
+from tests.helpers.runs.commands import NAME, SHORT, Started, Terminal
+from tests.helpers.runs.processes import processes_of
 
 ENDLESS = SHORT | {"run": SHORT["run"] | {"total_env_steps": 1_000_000}}
 

@@ -20,8 +20,8 @@ from replay.servers.configuration import socket_url
 from replay.shards.shard import LOG_START, Shard
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import patient, until
-from tests.helpers.processes import is_alive
-from tests.helpers.runs import catch_config, follow, metric
+from tests.helpers.runs.catch_runs import catch_config, follow, metric
+from tests.helpers.runs.processes import is_alive
 
 SECONDS = 90
 Running = tuple[RunClient, RunFolder]

@@ -18,7 +18,8 @@ from replay.shards.shard import LOG_START
 from replay.tools.stored_shard import StoredShard
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import patient, until
-from tests.helpers.faulty_servers import (
+from tests.helpers.replay.samplers import Run, same_batches
+from tests.helpers.shards.faulty_servers import (
     Scribe,
     check_accounts,
     faulty_run,
@@ -27,14 +28,13 @@ from tests.helpers.faulty_servers import (
     quiet,
     shards_of,
 )
-from tests.helpers.samplers import Run, same_batches
 
 OWNER = """
 import sys, time
 sys.path.insert(0, {root!r})
 from replay.errors import StaleOwner
-from tests.helpers.faulty_servers import shards_of
-from tests.helpers.samplers import Run, replay_config, small_signature
+from tests.helpers.shards.faulty_servers import shards_of
+from tests.helpers.replay.samplers import Run, replay_config, small_signature
 
 config = replay_config(capacity=100, min_size=20, error_buffer=100.0)
 run = Run({urls!r}, small_signature(config), config, name={name!r})

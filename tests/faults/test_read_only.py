@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import NAME, Terminal, Trained
-from tests.helpers.processes import may_mount, small_disk
+from tests.helpers.runs.commands import NAME, Terminal, Trained
+from tests.helpers.runs.processes import may_mount, small_disk
 
 pytestmark = pytest.mark.skipif(not may_mount(), reason="no right to mount a file system")
 

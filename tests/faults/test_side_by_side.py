@@ -7,7 +7,8 @@ import pytest
 
 from replay.sampler import Sampler
 from tests.helpers.deadline import until
-from tests.helpers.faulty_servers import (
+from tests.helpers.replay.samplers import Run
+from tests.helpers.shards.faulty_servers import (
     FaultyServer,
     Scribe,
     check_accounts,
@@ -15,7 +16,6 @@ from tests.helpers.faulty_servers import (
     faulty_servers,
     said,
 )
-from tests.helpers.samplers import Run
 
 MEGABYTE = 1024**2
 FRAMES = (60, 60)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import ROOT
 from tests.helpers.deadline import patient
-from tests.helpers.rays import without_ray_settings
+from tests.helpers.runs.commands import ROOT
+from tests.helpers.runs.rays import without_ray_settings
 
 CODE = """
 import sys, time
@@ -16,7 +16,7 @@ from pathlib import Path
 from deploy.fleet import launch
 from deploy.fleet.client import RunClient
 from deploy.run.folder import RunFolder
-from tests.helpers.runs import catch_config
+from tests.helpers.runs.catch_runs import catch_config
 
 let_go = RunClient._let_go
 

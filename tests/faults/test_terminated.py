@@ -18,10 +18,10 @@ import pytest
 
 from deploy.run.folder import RunFolder
 from learner.checkpoint import CheckpointStore
-from tests.helpers.commands import APEXPERT, NAME, SHORT, Started, Terminal
 from tests.helpers.deadline import patient, until
-from tests.helpers.processes import is_alive, processes_of, send
-from tests.helpers.runs import flags, metric
+from tests.helpers.runs.catch_runs import flags, metric
+from tests.helpers.runs.commands import APEXPERT, NAME, SHORT, Started, Terminal
+from tests.helpers.runs.processes import is_alive, processes_of, send
 
 ENDLESS = SHORT | {"run": SHORT["run"] | {"total_env_steps": 1_000_000}}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import Trained
 from tests.helpers.deadline import patient
-from tests.helpers.rays import without_ray_settings
+from tests.helpers.runs.commands import Trained
+from tests.helpers.runs.rays import without_ray_settings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

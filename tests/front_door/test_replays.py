@@ -11,10 +11,10 @@ import apexpert
 from apexpert import ApexpertError
 from deploy.run.errors import RunNotFound
 from replay.servers.embedded import EmbeddedServers
-from tests.helpers.commands import Trained
 from tests.helpers.deadline import until
-from tests.helpers.servers import shared_urls
-from tests.helpers.stored_runs import everything, filled
+from tests.helpers.replay.stored_runs import everything, filled
+from tests.helpers.runs.commands import Trained
+from tests.helpers.shards.servers import shared_urls
 
 
 def servers_below() -> list[int]:

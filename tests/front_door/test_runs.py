@@ -10,9 +10,9 @@ from apexpert import ApexpertError
 from deploy.fleet.errors import FleetError
 from deploy.run.errors import RunError, RunNotFound
 from deploy.run.folder import RunFolder
-from tests.helpers.commands import SHORT, Trained
 from tests.helpers.deadline import patient, until
-from tests.helpers.runs import catch_config
+from tests.helpers.runs.catch_runs import catch_config
+from tests.helpers.runs.commands import SHORT, Trained
 
 
 def started(tmp_path: Path, ray: str, **changes: Any) -> apexpert.Run:

@@ -15,8 +15,8 @@ import replay.segments.blocks
 import replay.segments.columns
 import replay.segments.returns  # noqa: F401
 
-with atheris.instrument_imports(include=["tests.helpers.block_fuzzing"]):
-    from tests.helpers.block_fuzzing import check_scattered
+with atheris.instrument_imports(include=["tests.helpers.replay.block_fuzzing"]):
+    from tests.helpers.replay.block_fuzzing import check_scattered
 
 
 if __name__ == "__main__":

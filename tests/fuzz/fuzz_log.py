@@ -19,8 +19,8 @@ import replay.segments.returns  # noqa: F401
 with atheris.instrument_imports(include=["replay"]):
     from replay.log.reader import LogReader
     from replay.shards.records import parse_entry
-    from tests.helpers.hostile_log import KINDS, HostileLog
-    from tests.helpers.servers import SIGNATURE, fresh_run, make_shards, same_segment
+    from tests.helpers.replay.hostile_log import KINDS, HostileLog
+    from tests.helpers.shards.servers import SIGNATURE, fresh_run, make_shards, same_segment
 
 NAMES = [b"id", b"n", b"s", b"b", b"t", b"x"]
 

@@ -16,8 +16,8 @@ import replay.segments.blocks
 import replay.segments.columns
 import replay.segments.returns  # noqa: F401
 
-with atheris.instrument_imports(include=["replay", "tests.helpers.block_fuzzing"]):
-    from tests.helpers.block_fuzzing import StoredSegments
+with atheris.instrument_imports(include=["replay", "tests.helpers.replay.block_fuzzing"]):
+    from tests.helpers.replay.block_fuzzing import StoredSegments
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import replay.segments.returns  # noqa: F401
 with atheris.instrument_imports(include=["replay"]):
     from replay.segments.codec import encode
     from replay.segments.header import HEADER_FIELDS
-    from tests.helpers.fuzzing import (
+    from tests.helpers.replay.fuzzing import (
         check_decoding,
         packed,
         with_blocks,
@@ -26,8 +26,8 @@ with atheris.instrument_imports(include=["replay"]):
         with_fields,
         with_header_bytes,
     )
-    from tests.helpers.segments import make_segment
-    from tests.helpers.streams import signature
+    from tests.helpers.replay.segments import make_segment
+    from tests.helpers.replay.streams import signature
 
 ENCODED = encode(make_segment(items=9, extra=2), "run", signature())
 FIELDS = sorted(HEADER_FIELDS)

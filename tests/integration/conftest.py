@@ -7,9 +7,9 @@ import pytest
 from deploy.fleet import RunClient, launch
 from deploy.run.config import Config
 from deploy.run.folder import RunFolder
-from tests.helpers.faulty_servers import FaultyServer, faulty_servers
-from tests.helpers.runs import catch_config
-from tests.helpers.tls import a_free_port
+from tests.helpers.runs.catch_runs import catch_config
+from tests.helpers.shards.faulty_servers import FaultyServer, faulty_servers
+from tests.helpers.shards.tls import a_free_port
 
 
 @pytest.fixture

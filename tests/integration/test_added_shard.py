@@ -10,7 +10,7 @@ from deploy.run.folder import RunFolder
 from replay.servers.configuration import socket_url
 from replay.shards.shard import LOG_START, Shard
 from tests.helpers.deadline import patient, until
-from tests.helpers.runs import follow, metric
+from tests.helpers.runs.catch_runs import follow, metric
 
 Start = Callable[..., tuple[RunClient, RunFolder]]
 

@@ -4,14 +4,14 @@ import pytest
 
 from deploy.monitor.metrics import read_metrics
 from learner.checkpoint import CheckpointStore
-from tests.helpers.catch_rate import SETTINGS, THRESHOLD, evaluations
 from tests.helpers.deadline import PATIENCE, patient
-from tests.helpers.runs import metric
+from tests.helpers.runs.catch_rate import SETTINGS, THRESHOLD, evaluations
+from tests.helpers.runs.catch_runs import metric
 
 
 @pytest.mark.timeout(900 * PATIENCE)
 def test_catch_is_learned_to_eight_tenths_of_the_optimum(start_run):
-    """By greedy games of the best checkpoint; `tests.helpers.catch_rate` says how often it fails wrongly."""
+    """By greedy games of the best checkpoint; `helpers/runs/catch_rate` says how often it fails wrongly."""
     scores = []
     for seed in (1, 2):
         client, folder = start_run(**SETTINGS, run__seed=seed)

@@ -10,10 +10,10 @@ from deploy.fleet.reporting.actor_metrics import RULES, TOTALS
 from deploy.monitor.metrics import read_metrics
 from deploy.reports.seeds.episodes import read_episodes
 from learner.checkpoint import CheckpointStore
-from tests.helpers.commands import NAME, SHORT, Terminal, Trained
 from tests.helpers.deadline import patient, until
-from tests.helpers.processes import is_there, live_parts
-from tests.helpers.runs import metric
+from tests.helpers.runs.catch_runs import metric
+from tests.helpers.runs.commands import NAME, SHORT, Terminal, Trained
+from tests.helpers.runs.processes import is_there, live_parts
 
 RATIO = 32 / SHORT["learner"]["update_period"]
 TOTAL, MIN_SIZE = SHORT["run"]["total_env_steps"], SHORT["replay"]["min_size"]

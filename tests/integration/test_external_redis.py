@@ -16,11 +16,11 @@ import redis
 
 from deploy.cli.main import main
 from deploy.run.folder import RunFolder
-from tests.helpers.access import files_with, seen_of_processes
 from tests.helpers.deadline import until
-from tests.helpers.runs import CATCH, flags
-from tests.helpers.servers import server_programs
-from tests.helpers.tls import Authority, a_free_port, tls_proxy
+from tests.helpers.runs.catch_runs import CATCH, flags
+from tests.helpers.shards.access import files_with, seen_of_processes
+from tests.helpers.shards.servers import server_programs
+from tests.helpers.shards.tls import Authority, a_free_port, tls_proxy
 
 PASSWORD = secrets.token_hex(16)
 

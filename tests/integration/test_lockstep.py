@@ -4,7 +4,7 @@ import torch
 
 from learner.checkpoint import Checkpoint, CheckpointStore
 from tests.helpers.deadline import patient
-from tests.helpers.runs import metric
+from tests.helpers.runs.catch_runs import metric
 
 
 def lockstep_run(start_run, name: str) -> Checkpoint:

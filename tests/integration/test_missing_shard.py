@@ -13,8 +13,8 @@ from replay.shards.records import Owner
 from replay.shards.shard import LOG_START, Shard
 from replay.types import Signature
 from tests.helpers.deadline import patient, until
-from tests.helpers.faulty_servers import FaultyServer
-from tests.helpers.runs import follow, metric
+from tests.helpers.runs.catch_runs import follow, metric
+from tests.helpers.shards.faulty_servers import FaultyServer
 
 
 def learns_on(client: RunClient, updates: float, parked_shards: int) -> dict[str, Any]:

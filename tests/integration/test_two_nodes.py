@@ -9,10 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.helpers.access import files_with, seen_of_processes
-from tests.helpers.commands import APEXPERT
-from tests.helpers.rays import ray_of_nodes, without_ray_settings
-from tests.helpers.runs import CATCH, flags
+from tests.helpers.runs.catch_runs import CATCH, flags
+from tests.helpers.runs.commands import APEXPERT
+from tests.helpers.runs.rays import ray_of_nodes, without_ray_settings
+from tests.helpers.shards.access import files_with, seen_of_processes
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from learner.update.losses import sample_losses
 from models.config import NetworkConfig
 from models.q_network import NetworkOutput, build_network
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = (2, 36, 36)
 BASE = NetworkConfig(
     encoder="nature", padding="same", num_experts=2, expert_hidden_units=6, dense_hidden_units=6, num_atoms=5
@@ -29,14 +30,6 @@ ARMS = {
     "per_sample": {"tokens": "per_sample"},
     "impala": {"encoder": "impala", "normalize": True},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def batch_of(network, size=5, seed=0):

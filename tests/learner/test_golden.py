@@ -1,25 +1,15 @@
 """Every golden case: what training computes is what the paper's own code computes."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
 
 from learner.parity.golden_case import GoldenCase
 from learner.parity.parity import INPUTS, report
+from tests.helpers.learner.golden import FOLDER
 
-FOLDER = Path(__file__).parent.parent / "golden"
+pytestmark = pytest.mark.usefixtures("one_thread")
 CASES = sorted(path.stem for path in FOLDER.glob("*.npz"))
 ARMS = {"baseline", "perfeat", "perpatch", "persample", "top1", "rainbow", "noisy", "stats", "wide", "mse"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,150 +1,16 @@
-"""The loop: ratio, target copies, publications, checkpoints, waiting, stopping, a loss that is NaN."""
+"""The loop: ratio, target copies, publications, periods, waiting, stopping, metrics."""
 
 import threading
 import time
-from dataclasses import replace
-from types import SimpleNamespace
 
-import numpy as np
 import psutil
 import pytest
-import torch
 
-from learner.checkpoint import CheckpointStore
 from learner.config import LearnerConfig
-from learner.errors import CheckpointError, LearnerError
-from learner.learner import LOOK_SECONDS, Learner, seconds_to_next_look
+from learner.learner import LOOK_SECONDS, seconds_to_next_look
 from learner.telemetry import MetricsBoard, SpeedWindow
-from models.config import NetworkConfig
-from replay.config import ReplayConfig
-from replay.owner.restore import RestoreReport
-from replay.types import Batch
 from tests.helpers.deadline import patient, until
-
-
-class FakeSampler:
-    """A replay that lives in memory: each `ingest` brings the next of `arrivals` items."""
-
-    has_nothing = False
-
-    def __init__(self, arrivals, *, min_size, samples_per_insert, batch_size, error_buffer):
-        self.arrivals = list(arrivals)
-        self.min_size, self.spi, self.batch_size = min_size, samples_per_insert, batch_size
-        self.error_buffer = error_buffer
-        self.inserted = self.sampled = 0
-        self.events: list[str] = []
-        self.updated: list[np.ndarray] = []
-        self.dead: set[tuple[int, int]] = set()
-        self.report = RestoreReport(exact=True, dropped=0, items=0)
-
-    def ingest(self):
-        added = self.arrivals.pop(0) if self.arrivals else 0
-        self.inserted += added
-        return added
-
-    def can_sample(self):
-        after = self.inserted * self.spi - self.sampled - self.batch_size
-        return self.inserted >= self.min_size and after >= self.min_size * self.spi - self.error_buffer
-
-    def sample(self):
-        assert self.can_sample()
-        self.sampled += self.batch_size
-        self.events.append("sample")
-        size, observation = self.batch_size, np.zeros((self.batch_size, 1, 2, 2), np.uint8)
-        ones = np.ones(size, np.float32)
-        leaf = np.arange(size, dtype=np.int64) + self.sampled  # names the batch
-        zeros = np.zeros(size, np.int64)
-        return Batch(
-            observation, zeros, ones, ones, observation, ones.astype(np.float64), ones, leaf, leaf, zeros
-        )
-
-    def update_priorities(self, leaf, generation, priorities):
-        self.events.append("priorities")
-        self.updated.append(priorities)
-
-    def mark_dead(self, incarnations):
-        self.dead |= incarnations
-
-    def metrics(self):
-        return {"replay/size": float(self.inserted)}
-
-    def rebuild(self):
-        self.events.append("rebuild")
-
-    def state(self):
-        self.events.append("state")
-        return {"sampled": self.sampled, "inserted": self.inserted}, {"masses": np.arange(3.0)}
-
-    def restore(self, document, arrays):
-        self.sampled, self.inserted = document["sampled"], document["inserted"]
-        assert np.array_equal(arrays["masses"], np.arange(3.0))
-        return self.report
-
-
-class FakeTrainStep:
-    """Counts steps and copies; its only parameter is the number of steps."""
-
-    def __init__(self, *, losses=(), seconds=0.0):
-        self.observation_shape, self.num_actions = (1, 2, 2), 3
-        self.steps, self.copied_at, self.batches = 0, [], []
-        self._losses, self._seconds = list(losses), seconds
-
-    def step(self, batch, meanwhile):
-        meanwhile()
-        self.steps += 1
-        self.batches.append(batch)
-        time.sleep(self._seconds)
-        loss = self._losses.pop(0) if self._losses else 0.5
-        priorities = np.full(len(batch.leaf), self.steps, np.float32)
-        return SimpleNamespace(priorities=priorities, loss=loss, q_mean=1.5, grad_norm=2.5)
-
-    def copy_target(self):
-        self.copied_at.append(self.steps)
-
-    def parameters(self):
-        return np.array([self.steps], np.float32)
-
-    def state(self):
-        return {"online/w": torch.tensor([float(self.steps)])}, {"steps": self.steps}
-
-    def restore(self, tensors, document):
-        assert tensors["online/w"].item() == document["steps"]
-        self.steps = document["steps"]
-
-
-class Setup:
-    """A learner on fakes: batch 8 every 4 items (2 samples an item), warm-up 20."""
-
-    def __init__(self, folder, arrivals, *, total, min_size=20, error_buffer=40.0, lockstep=False, **options):
-        folder.mkdir(exist_ok=True)
-        train = {key: options.pop(key) for key in ("losses", "seconds") if key in options}
-        config = LearnerConfig(batch_size=8, update_period=4, **options)
-        self.sampler = FakeSampler(
-            arrivals, min_size=min_size, samples_per_insert=2.0, batch_size=8, error_buffer=error_buffer
-        )
-        self.train_step = FakeTrainStep(**train)
-        self.published = []
-        self.store = CheckpointStore(folder / "checkpoints")
-        self.learner = Learner(
-            config,
-            NetworkConfig(),
-            ReplayConfig(min_size=min_size),
-            sampler=self.sampler,
-            train_step=self.train_step,
-            publish=self.publish,
-            checkpoints=self.store,
-            total_env_steps=total,
-            run_document={"name": "test"},
-            lockstep=lockstep,
-        )
-
-    def publish(self, weights):
-        self.published.append(weights)
-        self.sampler.events.append(f"publish {weights.version}")
-
-
-def never():
-    return False
+from tests.helpers.learner.fakes import Setup, never
 
 
 @pytest.mark.parametrize("total", [20, 23, 24, 120, 121, 10])
@@ -211,134 +77,12 @@ def test_version_zero_is_published_before_anything_is_drawn(tmp_path):
     assert setup.sampler.events[0] == "publish 0"
 
 
-def test_the_batch_drawn_ahead_is_in_the_checkpoint_and_is_the_next_to_be_learned(tmp_path):
-    first = Setup(tmp_path, [60], total=120)
-    first.learner.run(lambda: first.learner.updates >= 5)
-    assert first.sampler.sampled == 6 * 8
-    second = Setup(tmp_path, [60], total=120)
-    second.learner.restore()
-    second.learner.run(never)
-    assert [batch.leaf[0] for batch in second.train_step.batches] == list(range(48, 201, 8))
-    batch = second.train_step.batches[0]
-    assert all(
-        getattr(batch, name).dtype == value.dtype for name, value in vars(first.sampler.sample()).items()
-    )
-    assert second.train_step.steps == 25
-
-
-def test_every_priority_is_in_before_a_checkpoint(tmp_path):
-    setup = Setup(tmp_path, [60], total=60, checkpoint_period=1)
-    setup.learner.run(never)
-    events = setup.sampler.events
-    for number, place in enumerate(i for i, event in enumerate(events) if event == "state"):
-        assert events[:place].count("priorities") == min(number + 1, 10)
-
-
-def test_the_document_of_a_checkpoint(tmp_path):
-    setup = Setup(tmp_path, [60], total=60)
-    setup.learner.run(never)
-    document = setup.store.load_newest().document
-    assert document["update"] == 10
-    assert (document["env_steps"], document["sampled"]) == (60, 80)
-    assert document["weights_version"] == setup.published[-1].version
-    assert document["network"]["num_experts"] == 4
-    assert (document["observation_shape"], document["num_actions"]) == ([1, 2, 2], 3)
-    assert document["config"] == {"name": "test"}
-
-
-def test_a_stopped_run_saves_and_a_restored_one_goes_on(tmp_path):
-    first = Setup(tmp_path, [60], total=120)
-    assert first.learner.run(lambda: first.learner.updates >= 5) == "stopped"
-    second = Setup(tmp_path, [60], total=120)
-    assert second.learner.restore() is second.sampler.report
-    assert second.learner.updates == second.train_step.steps == 5
-    assert second.learner.run(never) == "finished"
-    assert second.published[0].version == first.published[-1].version + 1
-    assert second.sampler.sampled == 200
-    assert second.store.load_newest().update == 25
-
-
-def test_without_a_checkpoint_the_logs_are_indexed(tmp_path):
-    setup = Setup(tmp_path, [], total=1)
-    assert setup.learner.restore() is None
-    assert setup.sampler.events == ["rebuild"]
-
-
 def test_it_ends_when_all_is_in_and_all_is_lost(tmp_path):
     setup = Setup(tmp_path, [60], total=60)
     setup.sampler.inserted = 60
     setup.sampler.has_nothing = True
     assert setup.learner.run(never) == "finished"
     assert setup.learner.updates == 0
-
-
-def test_an_inexact_resume_says_so(tmp_path, caplog):
-    Setup(tmp_path, [60], total=60).learner.run(never)
-    setup = Setup(tmp_path, [], total=60)
-    setup.sampler.report = RestoreReport(exact=False, dropped=17, items=43)
-    assert not setup.learner.restore().exact
-    assert "not exact: 17 items" in caplog.text
-
-
-def test_a_checkpoint_of_another_network_is_refused(tmp_path):
-    Setup(tmp_path, [60], total=60).learner.run(never)
-    setup = Setup(tmp_path, [], total=60)
-    setup.learner._network = NetworkConfig(num_experts=8)
-    with pytest.raises(CheckpointError, match="another network"):
-        setup.learner.restore()
-
-
-def test_how_weights_began_is_no_matter_of_a_checkpoint(tmp_path):
-    Setup(tmp_path, [60], total=60).learner.run(never)
-    setup = Setup(tmp_path, [], total=60)
-    setup.learner._network = replace(setup.learner._network, initializer="fan_in")
-    assert setup.learner.restore() is not None
-
-
-@pytest.mark.parametrize(("distributional", "values"), [(True, "c51"), (False, "scalar")])
-def test_a_checkpoint_of_before_there_were_values_is_resumed(tmp_path, distributional, values):
-    first = Setup(tmp_path, [60], total=60)
-    first.learner.run(never)
-    saved = first.store.load_newest()
-    network = {n: v for n, v in saved.document["network"].items() if n not in ("values", "num_quantiles")}
-    document = saved.document | {"network": network | {"distributional": distributional}}
-    first.store.save(saved.update, saved.tensors, document)
-    setup, other = Setup(tmp_path, [], total=60), Setup(tmp_path, [], total=60)
-    setup.learner._network = NetworkConfig(values=values)
-    assert setup.learner.restore() is not None
-    assert setup.learner.updates == saved.update
-    other.learner._network = NetworkConfig(values="quantile")
-    with pytest.raises(CheckpointError, match="another network"):
-        other.learner.restore()
-
-
-@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(tmp_path, loss):
-    setup = Setup(tmp_path, [60], total=60, losses=[0.5, 0.5, loss], checkpoint_period=1)
-    with pytest.raises(LearnerError, match=r"nan-batch-000000002\.npz") as caught:
-        setup.learner.run(never)
-    assert str(tmp_path) in str(caught.value)
-    with np.load(tmp_path / "nan-batch-000000002.npz", allow_pickle=False) as saved:
-        assert saved["observation"].shape == (8, 1, 2, 2)
-        assert set(saved.files) >= {"action", "reward", "discount", "importance_weight", "leaf"}
-    assert len(setup.sampler.updated) == 2
-    assert setup.store.load_newest().update == 2
-
-
-def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_saved_or_published(tmp_path):
-    setup = Setup(tmp_path, [60], total=60, checkpoint_period=1, publish_period=1)
-    step = setup.train_step.step
-
-    def broken(batch, meanwhile):
-        result = step(batch, meanwhile)
-        result.grad_norm = float("inf") if setup.train_step.steps == 3 else 2.5
-        return result
-
-    setup.train_step.step = broken
-    with pytest.raises(LearnerError, match=r"gradient's norm of update 2 is inf; .*nan-batch-000000002\.npz"):
-        setup.learner.run(never)
-    assert setup.store.load_newest().update == 2
-    assert [weights.parameters[0] for weights in setup.published] == [0, 1, 2]
 
 
 def test_an_idle_learner_rests_counts_as_waiting_and_stops_when_told(tmp_path):

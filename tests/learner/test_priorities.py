@@ -14,7 +14,7 @@ from learner.update.losses import c51_loss, quantile_loss
 from learner.update.priorities import sample_priorities
 from models.q_network import NetworkOutput
 from replay.types import Signature
-from tests.learner.test_train_step import NETWORK, SHAPE, _batch, _step
+from tests.helpers.learner.train_steps import NETWORK, SHAPE, make_batch, make_step
 
 SUPPORT = torch.linspace(-2.0, 2.0, 5)
 
@@ -58,8 +58,8 @@ def test_of_quantiles_and_scalars_the_error_is_that_of_the_mean() -> None:
 
 @pytest.mark.parametrize("kind", ["loss", "kl", "absolute_td"])
 def test_an_update_gives_these_and_minimises_what_it_did(kind: str) -> None:
-    plain, step = _step(num_threads=1), _step(num_threads=1, priority=kind)
-    results = plain.step(_batch()), step.step(_batch())
+    plain, step = make_step(num_threads=1), make_step(num_threads=1, priority=kind)
+    results = plain.step(make_batch()), step.step(make_batch())
     assert results[0].loss == results[1].loss
     np.testing.assert_array_equal(plain.parameters(), step.parameters())
     assert (kind == "loss") == np.array_equal(results[0].priorities, results[1].priorities)
@@ -74,7 +74,7 @@ def test_what_actors_send_with_an_item_is_what_its_first_draw_makes_of_it() -> N
     from replay.segments.builder import SegmentBuilder
 
     network = dataclasses.replace(NETWORK, noisy=False, v_min=-30.0, v_max=30.0)
-    step = _step(network=network, priority="absolute_td", double=False, num_threads=1)
+    step = make_step(network=network, priority="absolute_td", double=False, num_threads=1)
     signature = Signature(SHAPE[1:], SHAPE[0], 1, 3)
     builder = SegmentBuilder(
         signature, actor=0, incarnation=0, env_slot=0, num_slots=1, segment_steps=16,
@@ -96,7 +96,7 @@ def test_what_actors_send_with_an_item_is_what_its_first_draw_makes_of_it() -> N
         )  # fmt: skip
     segments += builder.drain(float(values[16].max()))
     sent = np.concatenate([segment.priorities for segment in segments])
-    batch = _batch(
+    batch = make_batch(
         size=16,
         observation=stacks[:16],
         next_observation=stacks[1:],

@@ -7,7 +7,7 @@ import torch
 from learner.diagnostics.diagnostics import Diagnostics
 from learner.diagnostics.ranks import singular_values, srank
 from learner.diagnostics.spread import ROWS, deviation_over_rms, spread
-from tests.learner.test_diagnostics import SIZE, make_batch, make_step
+from tests.helpers.learner.diagnosed import SIZE, make_batch, make_step
 
 
 def test_the_ratio_by_hand() -> None:

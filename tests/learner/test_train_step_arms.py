@@ -11,19 +11,12 @@ from learner.config import LearnerConfig
 from learner.update.train_step import TrainStep
 from models.config import NetworkConfig
 from replay.types import Batch
-from tests.helpers.arms import AGENTS, ARMS
+from tests.helpers.models.arms import AGENTS, ARMS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = (2, 44, 44)
 BALANCED = {"head": "top_k_moe", "router_noise": 1.0, "noisy": True}
 EVERY_LOSS = {"importance_loss_weight": 1.0, "load_loss_weight": 1.0, "entropy_loss_weight": 1.0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _step(precision="float32", threads=1, batch_size=6, learning_rate=6.25e-5, double=True, **network):

@@ -5,7 +5,7 @@ import torch
 
 from models.config import HEADS, NetworkConfig
 from models.q_network import build_network
-from tests.helpers.arms import AGENTS, ARMS
+from tests.helpers.models.arms import AGENTS, ARMS
 
 SHAPE = (2, 44, 44)
 SMALL = {"expert_hidden_units": 16, "dense_hidden_units": 24, "num_atoms": 7}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from models.mixtures.soft_moe import SoftMoE
 from models.values.noisy import LayerNoise, Noise
-from tests.helpers.mixtures import assert_same_gradients, expert_output, randomise
+from tests.helpers.models.mixtures import assert_same_gradients, expert_output, randomise
 
 
 def _layer(num_tokens=10, width=6, num_experts=3, hidden=5, sigma=None, seed=0, **options):

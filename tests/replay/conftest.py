@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from replay.shards.shard import Shard
-from tests.helpers.servers import fresh_run, make_shards, server_programs
+from tests.helpers.shards.servers import fresh_run, make_shards, server_programs
 
 
 @pytest.fixture(params=sorted(server_programs()), scope="session")

@@ -15,12 +15,19 @@ from hypothesis import strategies as st
 from actors.config import EnvironmentConfig
 from replay.sampler import Sampler
 from replay.types import Batch, Segment
-from tests.helpers import brute_force
-from tests.helpers.brute_force import RecordedStep
-from tests.helpers.recording import RecordedAtari
-from tests.helpers.samplers import Run, ingest_all, new_run, replay_config, same_batches, small_signature
-from tests.helpers.servers import shared_urls
-from tests.helpers.streams import random_stream, streams
+from tests.helpers.actors.recording import RecordedAtari
+from tests.helpers.replay import brute_force
+from tests.helpers.replay.brute_force import RecordedStep
+from tests.helpers.replay.samplers import (
+    Run,
+    ingest_all,
+    new_run,
+    replay_config,
+    same_batches,
+    small_signature,
+)
+from tests.helpers.replay.streams import random_stream, streams
+from tests.helpers.shards.servers import shared_urls
 
 SMALL_STORE = 1_000_000
 """Bytes for a few segments' frames."""

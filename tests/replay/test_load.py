@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from benchmarks import scaling
-from tests.helpers import many_writers, owner_looks
-from tests.helpers.many_writers import Load
+from tests.helpers.shards import many_writers, owner_looks
+from tests.helpers.shards.many_writers import Load
 
 
 @pytest.mark.parametrize("owner", [False, True])

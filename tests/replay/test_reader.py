@@ -15,9 +15,9 @@ from replay.sampler import Sampler
 from replay.types import Segment, SegmentIdentity
 from replay.writer import Writer
 from tests.helpers.deadline import patient, until
-from tests.helpers.samplers import Run, ingest_all, located, new_run, same_batches
-from tests.helpers.servers import shared_urls
-from tests.helpers.streams import random_stream
+from tests.helpers.replay.samplers import Run, ingest_all, located, new_run, same_batches
+from tests.helpers.replay.streams import random_stream
+from tests.helpers.shards.servers import shared_urls
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from replay.sampler import Sampler
 from replay.types import Batch, SegmentIdentity
 from replay.writer import Writer
 from tests.helpers.deadline import patient, until
-from tests.helpers.samplers import Run, ingest_all, located, new_run
-from tests.helpers.servers import shared_urls
-from tests.helpers.streams import random_stream
+from tests.helpers.replay.samplers import Run, ingest_all, located, new_run
+from tests.helpers.replay.streams import random_stream
+from tests.helpers.shards.servers import shared_urls
 
 Key = tuple[SegmentIdentity, int]
 

@@ -16,7 +16,7 @@ from replay.shards.shard import LOG_START, Shard
 from replay.types import Segment, SegmentIdentity
 from replay.writer import Writer
 from tests.helpers.deadline import patient, until
-from tests.helpers.servers import SIGNATURE, make_segment, same_segment, server_programs
+from tests.helpers.shards.servers import SIGNATURE, make_segment, same_segment, server_programs
 
 FREE = 10**6
 

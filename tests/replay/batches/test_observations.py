@@ -5,8 +5,8 @@ import redis
 
 from replay.errors import NotEnoughData
 from replay.types import Segment
-from tests.helpers.samplers import Run, ingest_all, located, new_run
-from tests.helpers.servers import shared_urls
+from tests.helpers.replay.samplers import Run, ingest_all, located, new_run
+from tests.helpers.shards.servers import shared_urls
 
 
 @pytest.fixture(scope="module")

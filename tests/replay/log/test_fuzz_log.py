@@ -16,11 +16,11 @@ from replay.log.rejections import REJECTED
 from replay.segments.header import MAX_STEPS
 from replay.shards.records import parse_entry, parse_ticket
 from replay.types import SegmentIdentity
-from tests.helpers.faulty_servers import Scribe, quiet
-from tests.helpers.fuzzing import log_fields
-from tests.helpers.hostile_log import KINDS, HostileLog
-from tests.helpers.samplers import Run, new_run
-from tests.helpers.servers import SIGNATURE, fresh_run, make_shards, same_segment, shared_urls
+from tests.helpers.replay.fuzzing import log_fields
+from tests.helpers.replay.hostile_log import KINDS, HostileLog
+from tests.helpers.replay.samplers import Run, new_run
+from tests.helpers.shards.faulty_servers import Scribe, quiet
+from tests.helpers.shards.servers import SIGNATURE, fresh_run, make_shards, same_segment, shared_urls
 
 NAMES = st.sampled_from([b"id", b"n", b"s", b"b", b"x"])
 NUMBERS = st.sampled_from(

@@ -11,8 +11,8 @@ from replay.log.reader import LogReader, ReceivedSegment
 from replay.segments.codec import encode
 from replay.shards.shard import LOG_START, Shard
 from replay.types import Segment, SegmentIdentity
-from tests.helpers.fuzzing import log_fields
-from tests.helpers.servers import SIGNATURE, make_segment, same_segment
+from tests.helpers.replay.fuzzing import log_fields
+from tests.helpers.shards.servers import SIGNATURE, make_segment, same_segment
 
 
 @pytest.fixture

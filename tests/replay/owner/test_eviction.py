@@ -21,9 +21,9 @@ from replay.segments.codec import decode_header, encode
 from replay.types import SegmentIdentity, Signature
 from replay.writer import Writer
 from tests.helpers.deadline import patient, until
-from tests.helpers.samplers import Run, ingest_all, new_run, servers
-from tests.helpers.servers import make_segment, shared_urls
-from tests.helpers.streams import random_stream
+from tests.helpers.replay.samplers import Run, ingest_all, new_run, servers
+from tests.helpers.replay.streams import random_stream
+from tests.helpers.shards.servers import make_segment, shared_urls
 
 TINY = Signature(frame_shape=(1, 1), stack=2, n_step=3, num_actions=4)
 

@@ -11,8 +11,8 @@ import redis
 
 from replay.sampler import RestoreReport, Sampler
 from replay.types import Batch
-from tests.helpers.samplers import Run, ingest_all, new_run, same_batches
-from tests.helpers.servers import shared_urls
+from tests.helpers.replay.samplers import Run, ingest_all, new_run, same_batches
+from tests.helpers.shards.servers import shared_urls
 
 
 @pytest.fixture(scope="module")

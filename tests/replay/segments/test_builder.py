@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from replay.segments.builder import SegmentBuilder
 from replay.segments.codec import decode, encode
 from replay.types import Segment
-from tests.helpers.brute_force import BruteForceItem, RecordedStep, brute_force_items, split_episodes
-from tests.helpers.streams import (
+from tests.helpers.replay.brute_force import BruteForceItem, RecordedStep, brute_force_items, split_episodes
+from tests.helpers.replay.streams import (
     FRAME_SHAPE,
     assert_same_items,
     build_segments,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from replay.segments.cache_folder import is_private, is_removed_at_end, private_folder, users_folder
-from tests.helpers.homeless import Homeless
+from tests.helpers.runs.homeless import Homeless
 
 WHERE = """
 import replay.sampler

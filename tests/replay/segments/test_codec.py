@@ -10,8 +10,8 @@ from replay.errors import CorruptSegment, ForeignSegment, SegmentError
 from replay.segments.blocks import NUM_BYTES, decompress_scattered
 from replay.segments.codec import decode, decode_header, encode, signature_mismatch
 from replay.types import Segment
-from tests.helpers.segments import block_frames, cuts, cuts_start, make_segment, of_version
-from tests.helpers.streams import signature
+from tests.helpers.replay.segments import block_frames, cuts, cuts_start, make_segment, of_version
+from tests.helpers.replay.streams import signature
 
 ARRAYS = ("frames", "actions", "rewards", "terminated", "truncated", "life_lost", "priorities")
 

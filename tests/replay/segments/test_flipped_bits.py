@@ -10,14 +10,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from replay.sampler import Sampler
 from replay.segments.codec import decode_header, encode
 from replay.types import SegmentIdentity
-from tests.helpers.faulty_servers import check_accounts
-from tests.helpers.samplers import Run, new_run
-from tests.helpers.segments import cuts_start
-from tests.helpers.servers import shared_urls
-from tests.helpers.streams import random_stream
+from tests.helpers.replay.samplers import Run, new_run
+from tests.helpers.replay.segments import cuts_start
+from tests.helpers.replay.streams import random_stream
+from tests.helpers.shards.contents import held
+from tests.helpers.shards.faulty_servers import check_accounts
+from tests.helpers.shards.servers import shared_urls
 
 STEPS = 16
 """Of a segment: three blocks of random frames."""
@@ -70,10 +70,6 @@ def flip_in_every_byte(run: Run) -> tuple[set[SegmentIdentity], set[SegmentIdent
 
 def num_items(run: Run, identities: set[SegmentIdentity]) -> int:
     return sum(len(run.items[identity]) for identity in identities)
-
-
-def held(sampler: Sampler) -> set[SegmentIdentity]:
-    return set(sampler.table.slot_of)
 
 
 def test_flipped_after_it_was_read(run: Run) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers.block_fuzzing import StoredSegments, check_scattered
+from tests.helpers.replay.block_fuzzing import StoredSegments, check_scattered
 
 
 @pytest.fixture(scope="module")

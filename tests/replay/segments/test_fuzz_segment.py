@@ -12,8 +12,7 @@ from replay.segments.codec import decode, decode_header, encode
 from replay.segments.header import HEADER_FIELDS, PREFIX
 from replay.shards.shard import Shard
 from replay.types import Segment, SegmentIdentity
-from tests.helpers import servers
-from tests.helpers.fuzzing import (
+from tests.helpers.replay.fuzzing import (
     check_decoding,
     packed,
     same,
@@ -21,8 +20,9 @@ from tests.helpers.fuzzing import (
     with_fields,
     with_header_bytes,
 )
-from tests.helpers.segments import block_frames, cuts, cuts_start, make_segment
-from tests.helpers.streams import signature
+from tests.helpers.replay.segments import block_frames, cuts, cuts_start, make_segment
+from tests.helpers.replay.streams import signature
+from tests.helpers.shards import servers
 
 ENCODED = encode(make_segment(items=9, extra=2), "run", signature())
 SEGMENT = decode(ENCODED, run="run", signature=None)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from replay.errors import CorruptSegment
 from replay.segments.codec import decode, decode_header, encode
 from replay.types import Segment
-from tests.helpers.segments import cuts_start, forged, make_segment, sealed
-from tests.helpers.streams import signature
+from tests.helpers.replay.segments import cuts_start, forged, make_segment, sealed
+from tests.helpers.replay.streams import signature
 
 
 @settings(deadline=None, max_examples=200)

@@ -12,10 +12,10 @@ import redis
 
 from replay.servers.append_only_rewrite import rewrite_if_bloated
 from replay.servers.embedded import EmbeddedServers
-from tests.helpers.access import client_of, files_with, said, seen_of_processes
 from tests.helpers.deadline import patient, until
-from tests.helpers.faulty_servers import FaultyServer, faulty_servers
-from tests.helpers.servers import MEMORY, server_programs
+from tests.helpers.shards.access import client_of, files_with, said, seen_of_processes
+from tests.helpers.shards.faulty_servers import FaultyServer, faulty_servers
+from tests.helpers.shards.servers import MEMORY, server_programs
 
 ANYBODY = "default x"
 MEGABYTE = 1_000_000

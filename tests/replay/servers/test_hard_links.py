@@ -12,7 +12,7 @@ from replay.servers.embedded import EmbeddedServers
 from replay.servers.folder_lock import lock_folder
 from replay.servers.hard_links import unshare
 from replay.shards.shard import Shard
-from tests.helpers.servers import fresh_run
+from tests.helpers.shards.servers import fresh_run
 
 
 def copy_by_links(folder: Path, copy: Path) -> Path:

@@ -18,8 +18,8 @@ from replay.servers.configuration import CLIENT, CLIENT_COMMANDS
 from replay.servers.embedded import EmbeddedServers
 from replay.shards.shard import Shard
 from replay.types import SegmentIdentity
-from tests.helpers.access import TwoMachines, client_of, files_with, said, seen_of_processes
-from tests.helpers.servers import MEMORY, server_programs
+from tests.helpers.shards.access import TwoMachines, client_of, files_with, said, seen_of_processes
+from tests.helpers.shards.servers import MEMORY, server_programs
 
 ONE = SegmentIdentity(0, 0, 1)
 OWN_ADDRESS = "127.0.0.2"

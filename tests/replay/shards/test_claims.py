@@ -5,8 +5,8 @@ import pytest
 from replay.errors import ForeignRun, ShardFull
 from replay.shards.claims import claim, release
 from replay.shards.shard import Shard
-from tests.helpers.samplers import new_run
-from tests.helpers.servers import shared_urls
+from tests.helpers.replay.samplers import new_run
+from tests.helpers.shards.servers import shared_urls
 
 
 def test_a_new_run_takes_shards_and_its_folder_keeps_them(shards: list[Shard]) -> None:

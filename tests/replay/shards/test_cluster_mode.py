@@ -13,9 +13,9 @@ from replay.tools.inventory import take_inventory
 from replay.tools.stored_shard import StoredShard
 from replay.tools.verification import verify
 from tests.helpers.deadline import until
-from tests.helpers.samplers import Run, ingest_all, new_run
-from tests.helpers.servers import fresh_run, server_programs
-from tests.helpers.stored_runs import stored_shards
+from tests.helpers.replay.samplers import Run, ingest_all, new_run
+from tests.helpers.replay.stored_runs import stored_shards
+from tests.helpers.shards.servers import fresh_run, server_programs
 
 EVERY_SLOT = ("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
 

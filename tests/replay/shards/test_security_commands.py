@@ -19,11 +19,11 @@ from replay.tools.inventory import take_inventory
 from replay.tools.stored_shard import StoredShard
 from replay.tools.verification import verify
 from replay.writer import Writer
-from tests.helpers.access import client_of
 from tests.helpers.deadline import until
-from tests.helpers.samplers import Run, ingest_all, new_run
-from tests.helpers.servers import MEMORY, admit_tester, server_programs, url_of_tester
-from tests.helpers.streams import FRAME_SHAPE, random_stream
+from tests.helpers.replay.samplers import Run, ingest_all, new_run
+from tests.helpers.replay.streams import FRAME_SHAPE, random_stream
+from tests.helpers.shards.access import client_of
+from tests.helpers.shards.servers import MEMORY, admit_tester, server_programs, url_of_tester
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "security.md"
 NOT_OURS = {"auth", "config", "config|resetstat"}

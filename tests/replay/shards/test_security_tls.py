@@ -12,9 +12,9 @@ from replay.servers.configuration import users
 from replay.shards.shard import Shard
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import patient
-from tests.helpers.samplers import ingest_all, new_run
-from tests.helpers.servers import shared_urls
-from tests.helpers.tls import Authority, a_free_port, tls_proxy, tls_server
+from tests.helpers.replay.samplers import ingest_all, new_run
+from tests.helpers.shards.servers import shared_urls
+from tests.helpers.shards.tls import Authority, a_free_port, tls_proxy, tls_server
 
 SERVER_ON_PATH = shutil.which("redis-server") or shutil.which("valkey-server")
 PASSWORD = "S3cret"

@@ -16,7 +16,7 @@ from replay.shards.records import Owner, Ticket
 from replay.shards.shard import LOG_START, Shard
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import until
-from tests.helpers.servers import SIGNATURE, server_programs, shared_urls
+from tests.helpers.shards.servers import SIGNATURE, server_programs, shared_urls
 
 ONE, TWO = SegmentIdentity(0, 0, 1), SegmentIdentity(0, 0, 2)
 

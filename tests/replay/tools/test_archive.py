@@ -14,10 +14,10 @@ from replay.tools.archive import Archive, ArchiveError, export_run, import_run
 from replay.tools.stored_shard import StoredShard
 from replay.tools.verification import verify
 from replay.writer import Writer
-from tests.helpers.samplers import Run, ingest_all, new_run, same_batches
-from tests.helpers.servers import fresh_run, server_programs, shared_urls
-from tests.helpers.stored_runs import everything, filled, stored_shards
-from tests.helpers.streams import FRAME_SHAPE, random_stream
+from tests.helpers.replay.samplers import Run, ingest_all, new_run, same_batches
+from tests.helpers.replay.stored_runs import everything, filled, stored_shards
+from tests.helpers.replay.streams import FRAME_SHAPE, random_stream
+from tests.helpers.shards.servers import fresh_run, server_programs, shared_urls
 
 
 @pytest.fixture(scope="module")

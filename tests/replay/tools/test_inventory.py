@@ -7,9 +7,9 @@ import redis
 from replay.shards.records import LogEntry
 from replay.tools.inventory import HEADER_BYTES, checkpoint_masses, take_inventory
 from replay.tools.priority_summary import summarise_priorities
-from tests.helpers.samplers import ingest_all, new_run
-from tests.helpers.servers import shared_urls
-from tests.helpers.stored_runs import everything, filled, stored_shards
+from tests.helpers.replay.samplers import ingest_all, new_run
+from tests.helpers.replay.stored_runs import everything, filled, stored_shards
+from tests.helpers.shards.servers import shared_urls
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 
 from replay.tools.inventory import take_inventory
 from replay.tools.preview import draw_transitions, item_masses
-from tests.helpers.samplers import new_run
-from tests.helpers.servers import shared_urls
-from tests.helpers.stored_runs import filled, stored_shards
+from tests.helpers.replay.samplers import new_run
+from tests.helpers.replay.stored_runs import filled, stored_shards
+from tests.helpers.shards.servers import shared_urls
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from replay.tools.inventory import checkpoint_masses
 from replay.tools.stored_shard import StoredShard
 from replay.tools.verification import WRONG, verify
 from replay.types import SegmentIdentity
-from tests.helpers.samplers import Run, ingest_all
-from tests.helpers.servers import shared_urls
-from tests.helpers.stored_runs import everything, filled, stored_shards
+from tests.helpers.replay.samplers import Run, ingest_all
+from tests.helpers.replay.stored_runs import everything, filled, stored_shards
+from tests.helpers.shards.servers import shared_urls
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,107 @@
+"""Small networks, batches and whole runs of a learner for its diagnoses to look at."""
+
+import dataclasses
+
+import numpy as np
+
+from learner.checkpoint import CheckpointStore
+from learner.config import LearnerConfig
+from learner.learner import Learner
+from learner.update.train_step import TrainStep
+from models.config import NetworkConfig
+from replay.config import ReplayConfig
+from replay.types import Batch
+
+SHAPE = (2, 36, 36)
+NETWORK = NetworkConfig(
+    encoder="nature",
+    num_experts=3,
+    expert_hidden_units=8,
+    dense_hidden_units=8,
+    num_atoms=5,
+    num_quantiles=4,
+)
+SIZE, UPDATES = 16, 6
+HEADS = {
+    "soft_moe": {},
+    "top_k_moe": {"head": "top_k_moe", "importance_loss_weight": 0.1, "router_noise": 1.0},
+    "dense": {"head": "dense", "values": "scalar", "dueling": False},
+    "pooled": {"head": "pooled"},
+    "quantile": {"values": "quantile"},
+    "per_feature_map": {"tokens": "per_feature_map", "noisy": False},
+}
+
+
+def make_batch(rng, size=SIZE):
+    return Batch(
+        observation=rng.integers(0, 256, (size, *SHAPE), dtype=np.uint8),
+        action=rng.integers(0, 3, size),
+        reward=rng.normal(size=size).astype(np.float32),
+        discount=rng.choice([0.0, 0.97], size).astype(np.float32),
+        next_observation=rng.integers(0, 256, (size, *SHAPE), dtype=np.uint8),
+        probability=np.full(size, 1 / size),
+        importance_weight=rng.uniform(0.1, 1, size).astype(np.float32),
+        leaf=np.arange(size),
+        generation=np.zeros(size, np.int64),
+        weights_version=np.zeros(size, np.int64),
+    )
+
+
+def make_step(threads=1, precision="float32", loss="huber", **network):
+    config = LearnerConfig(batch_size=SIZE, precision=precision, num_threads=threads, loss=loss)
+    network = dataclasses.replace(NETWORK, **network)
+    return TrainStep(network, config, num_actions=3, observation_shape=SHAPE, seed=4, device="cpu")
+
+
+class MemorySampler:
+    """All items are there from the start; what is drawn depends on the priorities given back."""
+
+    has_nothing = False
+
+    def __init__(self, total):
+        self.inserted, self.sampled, self.sum = total, 0, 0.0
+        self.batches = []
+
+    def ingest(self):
+        return 0
+
+    def can_sample(self):
+        return True
+
+    def sample(self):
+        self.sampled += SIZE
+        batch = make_batch(np.random.default_rng([self.sampled, int(1e6 * self.sum)]))
+        self.batches.append(batch)
+        return batch
+
+    def update_priorities(self, leaf, generation, priorities):
+        self.sum += float(priorities.sum())
+
+    def metrics(self):
+        return {"replay/size": float(self.inserted)}
+
+    def state(self):
+        return {}, {"sum": np.array([self.sum])}
+
+
+def train(folder, period, **options):
+    """A learner's whole run of UPDATES updates."""
+    folder.mkdir(exist_ok=True)
+    train_step = make_step(**options)
+    sampler = MemorySampler(10 + UPDATES)
+    config = dataclasses.replace(train_step.config, update_period=1, diagnostics_period=period)
+    published = []
+    learner = Learner(
+        config,
+        train_step.online_network.config,
+        ReplayConfig(min_size=10),
+        sampler=sampler,
+        train_step=train_step,
+        publish=published.append,
+        checkpoints=CheckpointStore(folder / "checkpoints"),
+        total_env_steps=10 + UPDATES,
+        run_document={},
+    )
+    assert learner.run(lambda: False) == "finished"
+    assert learner.updates == UPDATES
+    return learner, train_step, sampler, published
