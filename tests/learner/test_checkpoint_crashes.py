@@ -8,6 +8,7 @@ import pytest
 from safetensors import SafetensorError
 
 from learner import checkpoint as module
+from learner import checkpoint_files as files
 from learner.checkpoint import CheckpointStore
 from tests.helpers.learner.checkpoints import save, tensors
 
@@ -30,8 +31,8 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, place: int) -> list[str]:
         return wrapper
 
     for owner, name in [
-        (module, "save_file"),
-        (module, "_write_synced"),
+        (files, "save_file"),
+        (files, "write_synced"),
         (os, "fsync"),
         (module.Path, "rename"),
         (module.shutil, "rmtree"),
@@ -115,7 +116,7 @@ def test_a_full_disk_is_an_error_of_the_system_whatever_library_meets_it(tmp_pat
 
     store = CheckpointStore(tmp_path)
     kept = save(store, 1)
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(files, "save_file", full)
     with pytest.raises(OSError, match="No space left on device") as refused:
         save(store, 2)
     assert refused.value.errno == errno.ENOSPC

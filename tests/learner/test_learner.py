@@ -6,8 +6,8 @@ import time
 import psutil
 import pytest
 
+from learner.batches import LOOK_SECONDS, seconds_to_next_look
 from learner.config import LearnerConfig
-from learner.learner import LOOK_SECONDS, seconds_to_next_look
 from learner.telemetry import MetricsBoard, SpeedWindow
 from tests.helpers.deadline import patient, until
 from tests.helpers.learner.fakes import Setup, never
@@ -40,7 +40,7 @@ def test_late_items_beyond_the_total_are_learned_from_too(tmp_path):
 def test_the_ratio_is_exact_in_whole_numbers(tmp_path):
     """8 / 3 is not a binary fraction: counted in floats the last batch would come or not come by chance."""
     setup = Setup(tmp_path, [320], total=320)
-    setup.learner._config = LearnerConfig(batch_size=8, update_period=3)
+    setup.learner.batches._config = LearnerConfig(batch_size=8, update_period=3)
     setup.sampler.spi = 8 / 3
     setup.learner.run(never)
     assert setup.sampler.sampled == 800
@@ -136,8 +136,8 @@ def test_metrics_have_the_agreed_names(tmp_path):
 
 def test_the_dead_are_handed_to_the_sampler_from_the_loop(tmp_path):
     setup = Setup(tmp_path, [60], total=60)
-    setup.learner.mark_dead({(0, 1)})
-    setup.learner.mark_dead({(2, 0)})
+    setup.learner.batches.mark_dead({(0, 1)})
+    setup.learner.batches.mark_dead({(2, 0)})
     assert setup.sampler.dead == set()
     setup.learner.run(never)
     assert setup.sampler.dead == {(0, 1), (2, 0)}

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from learner.batches import BatchSource
 from learner.checkpoint import CheckpointStore
 from learner.config import LearnerConfig
 from learner.learner import Learner
@@ -113,12 +114,10 @@ def make_learner(urls, folder: Path, *, total=ITEMS, keep=5) -> tuple[Learner, R
     learner = Learner(
         LEARNER,
         NETWORK,
-        REPLAY,
-        sampler=sampler,
+        batches=BatchSource(LEARNER, sampler, min_size=REPLAY.min_size, total_env_steps=total),
         train_step=train_step,
         publish=lambda weights: recorder.versions.append(weights.version),
         checkpoints=CheckpointStore(folder / "checkpoints", keep),
-        total_env_steps=total,
         run_document={},
     )
     draw = sampler.sample

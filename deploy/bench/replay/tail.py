@@ -10,7 +10,7 @@ import numpy as np
 from deploy.bench.replay.local_replay import RUN
 from deploy.bench.replay.paced_writer import paced_writer
 from deploy.bench.replay.setup import Servers, Setup
-from learner.learner import seconds_to_next_look
+from learner.batches import seconds_to_next_look
 from replay.sampler import Sampler
 from replay.segments.codec import encode
 

@@ -86,8 +86,8 @@ class LearnerProcess(Role):
             # Actors that stayed alive take only what is newer than what they have.
             learner.weights_version = max(learner.weights_version, self._newest_version)
             self._learner = learner
-            learner.mark_dead(self._dead)
-            self._start_using(learner.add_shard)
+            learner.batches.mark_dead(self._dead)
+            self._start_using(learner.batches.add_shard)
             return learner.run(self.should_stop)
 
     def heartbeat(self) -> Report:
@@ -99,7 +99,7 @@ class LearnerProcess(Role):
         if self._learner is None:
             self._dead = self._dead | incarnations
         else:
-            self._learner.mark_dead(incarnations)
+            self._learner.batches.mark_dead(incarnations)
 
     def leave(self, why: str) -> None:
         """Nobody needs this process any more: end with a checkpoint, or at once with nothing to save."""
@@ -189,6 +189,7 @@ class LearnerProcess(Role):
         )
 
     def _build(self, checkpoints: Any, sampler: "Sampler") -> "Learner":
+        from learner.batches import BatchSource
         from learner.learner import Learner
         from learner.update.train_step import TrainStep
 
@@ -203,14 +204,17 @@ class LearnerProcess(Role):
         return Learner(
             config.learner,
             config.network,
-            config.replay,
-            sampler=sampler,
+            batches=BatchSource(
+                config.learner,
+                sampler,
+                min_size=config.replay.min_size,
+                total_env_steps=config.run.total_env_steps,
+                lockstep=config.run.lockstep,
+            ),
             train_step=train_step,
             publish=self._publish,
             checkpoints=checkpoints,
-            total_env_steps=config.run.total_env_steps,
             run_document=to_json(without_passwords(config)),
-            lockstep=config.run.lockstep,
             note=self._note,
         )
 

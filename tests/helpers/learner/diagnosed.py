@@ -4,12 +4,12 @@ import dataclasses
 
 import numpy as np
 
+from learner.batches import BatchSource
 from learner.checkpoint import CheckpointStore
 from learner.config import LearnerConfig
 from learner.learner import Learner
 from learner.update.train_step import TrainStep
 from models.config import NetworkConfig
-from replay.config import ReplayConfig
 from replay.types import Batch
 
 SHAPE = (2, 36, 36)
@@ -94,12 +94,10 @@ def train(folder, period, **options):
     learner = Learner(
         config,
         train_step.online_network.config,
-        ReplayConfig(min_size=10),
-        sampler=sampler,
+        batches=BatchSource(config, sampler, min_size=10, total_env_steps=10 + UPDATES),
         train_step=train_step,
         publish=published.append,
         checkpoints=CheckpointStore(folder / "checkpoints"),
-        total_env_steps=10 + UPDATES,
         run_document={},
     )
     assert learner.run(lambda: False) == "finished"

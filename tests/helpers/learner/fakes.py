@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+from learner.batches import BatchSource
 from learner.checkpoint import CheckpointStore
 from learner.config import LearnerConfig
 from learner.learner import Learner
 from models.config import NetworkConfig
-from replay.config import ReplayConfig
 from replay.owner.restore import RestoreReport
 from replay.types import Batch
 
@@ -121,14 +121,13 @@ class Setup:
         self.learner = Learner(
             config,
             NetworkConfig(),
-            ReplayConfig(min_size=min_size),
-            sampler=self.sampler,
+            batches=BatchSource(
+                config, self.sampler, min_size=min_size, total_env_steps=total, lockstep=lockstep
+            ),
             train_step=self.train_step,
             publish=self.publish,
             checkpoints=self.store,
-            total_env_steps=total,
             run_document={"name": "test"},
-            lockstep=lockstep,
         )
 
     def publish(self, weights):
