@@ -4,9 +4,10 @@ GAME ?= Pong
 PRESET ?= laptop
 STEPS ?=
 MINUTES ?= 10
+ARGS ?=
 BIN := .venv/bin
 
-.PHONY: train test faults check setup format mutants soak bench clean
+.PHONY: train test faults check docs setup format mutants soak bench clean
 
 train: setup
 	$(BIN)/apexpert train --preset $(PRESET) --game $(GAME) $(if $(STEPS),--total-env-steps $(STEPS)) $(ARGS)
@@ -23,6 +24,10 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documentation as a site, in site/; a warning is an error. NO_MKDOCS_2_WARNING hides the theme's notice.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -49,4 +54,4 @@ setup: .venv/.ready
 	@touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist site

@@ -1,4 +1,7 @@
-"""What README.md and docs/ tell people to type is understood, and what they name is there. Nothing is run."""
+"""What README.md, CONTRIBUTING.md and docs/ say to type is understood, and what they name is there.
+
+Nothing is run.
+"""
 
 import importlib
 import importlib.util
@@ -11,6 +14,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
+import apexpert
 from deploy.cli.bench import WHAT
 from deploy.cli.errors import UsageError
 from deploy.cli.main import COMMANDS
@@ -24,7 +28,9 @@ from replay.log.reader import COUNTERS
 from replay.owner.metrics import metrics
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README, DOCS = ROOT / "README.md", ROOT / "docs"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+README_WORDS = 700
 MAKEFILE = (ROOT / "Makefile").read_text()
 SPAN = re.compile(r"`([^`\n]+)`")
 # `E`, `K`, `N` and the like stand for a number; it is even, 2 or more and fits every flag that has one.
@@ -99,8 +105,18 @@ def commands_of(text: str) -> list[list[str]]:
     ]
 
 
+def units_of(text: str) -> list[str]:
+    """Paragraphs, list items and rows of tables, each with its wrapped lines joined."""
+    units = [""]
+    for line in text.splitlines():
+        if not line.strip() or re.match(r"\s*(- |[|#>]|```|\d+\. )", line):
+            units.append("")
+        units[-1] += f"{line} "
+    return units
+
+
 def loose_flags_of(text: str) -> list[tuple[list[str], list[str]]]:
-    """Flags that stand alone, and the commands that they may be of: those of their line, else `train`.
+    """Flags that stand alone, and the commands that they may be of: those of their unit, else `train`.
 
     Those of another program are left out: a block of the page shows them with it.
     """
@@ -108,9 +124,9 @@ def loose_flags_of(text: str) -> list[tuple[list[str], list[str]]]:
     blocks = "".join(re.findall(r"^```.*?^```", text, flags=re.MULTILINE | re.DOTALL))
     others = [line for line in blocks.splitlines() if not line.lstrip().startswith("apexpert ")]
     foreign = set(re.findall(r"--[\w-]+", "\n".join(others)))
-    for line in text.splitlines():
-        named = [name for name in re.findall(r"`apexpert (\w+)", line) if name in COMMANDS]
-        spans = [words_of(span) for span in SPAN.findall(line) if span.startswith("--")]
+    for unit in units_of(text):
+        named = [name for name in re.findall(r"`apexpert (\w+)", unit) if name in COMMANDS]
+        spans = [words_of(span) for span in SPAN.findall(unit) if span.startswith("--")]
         found += [(words, [*named, "train"]) for words in spans if words[0] not in foreign]
     return found
 
@@ -178,13 +194,32 @@ def test_what_a_page_tells_is_so(page: Path, tmp_path: Path, monkeypatch: pytest
     assert problems(page.read_text(), page.parent) == []
 
 
-def test_the_readme_says_enough_for_this_to_mean_something() -> None:
-    text = PAGES[0].read_text()
-    assert {words[0] for words in commands_of(text)} == set(COMMANDS), "every command is named, and no other"
-    assert len(loose_flags_of(text)) > 10
-    assert {words[1] for words in make_lines_of(text)} > {"train", "test", "check"}
-    assert len(paths_of(text)) > 10
-    assert [name for name in PRESETS if f"`{name}`" not in text] == []
+def test_the_pages_say_enough_for_this_to_mean_something() -> None:
+    text = "\n".join(page.read_text() for page in PAGES)
+    named = {words[0] for words in commands_of(text) if words}
+    assert named == set(COMMANDS), "every command is named, and no other"
+    assert len(loose_flags_of(text)) > 60
+    targets = set(re.findall(r"^(\w+):", MAKEFILE, flags=re.MULTILINE)) - {"bench", "clean"}
+    assert {words[1] for words in make_lines_of(text)} >= targets
+    assert len(paths_of(text)) > 100
+
+
+def test_the_readme_is_short_and_links_to_every_page() -> None:
+    text = README.read_text()
+    assert len(text.split()) <= README_WORDS
+    reached = set(links_of(text)) | {f"docs/{link}" for link in links_of((DOCS / "index.md").read_text())}
+    assert {f"docs/{page.name}" for page in DOCS.glob("*.md") if page.name != "index.md"} <= reached
+
+
+def test_one_page_lists_all_there_are_of_a_kind() -> None:
+    commands = (DOCS / "commands.md").read_text()
+    assert {words[0] for words in commands_of(commands) if words} == set(COMMANDS)
+    presets = (DOCS / "presets.md").read_text()
+    assert [name for name in PRESETS if f"`{name}`" not in presets] == []
+    decisions = {f"decisions/{page.name}" for page in (DOCS / "decisions").glob("*.md")}
+    assert set(links_of((DOCS / "decisions.md").read_text())) == decisions
+    api = set(re.findall(r"^::: apexpert\.(\w+)$", (DOCS / "python-api.md").read_text(), flags=re.MULTILINE))
+    assert api == set(apexpert.__all__)
 
 
 MISTAKES = [

@@ -165,5 +165,5 @@ def test_the_readmes_batches_from_python(
     names: dict[str, Any] = {}
     exec(code.replace("my-run", "r"), names)  # it is our own
     assert capsys.readouterr().out.startswith("(32, 1, 84, 84) [")
-    assert names["sampler"].size == 150
+    assert names["replay"].size == 150
     assert names["batch"].probability.min() > 0
