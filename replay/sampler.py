@@ -23,11 +23,10 @@ from replay.items.table import item_table
 from replay.log.cursor import Poll
 from replay.log.reader import LogReader
 from replay.owner.indexer import Indexer
-from replay.owner.limiter import Allowance, Limiter
+from replay.owner.limiter import Allowance, Limiter, fitting_error_buffer
 from replay.owner.metrics import metrics
 from replay.owner.ownership import Ownership
 from replay.owner.restore import Restoration, RestoreReport, table_state
-from replay.shards.records import TicketBook
 from replay.shards.shard import Shard
 from replay.types import Batch, Signature
 
@@ -78,7 +77,7 @@ class Sampler:
             min_size=config.min_size,
             samples_per_insert=samples_per_insert,
             batch_size=batch_size,
-            error_buffer=self._error_buffer(),
+            error_buffer=config.error_buffer or fitting_error_buffer(config, batch_size, samples_per_insert),
             total_env_steps=total_env_steps,
         )
         self._allowance = Allowance(reader.cursors, self.limiter)
@@ -93,7 +92,7 @@ class Sampler:
         """
         self._own()
         turn = self._indexer.turn(limit, self._check)
-        self._allow(turn.books)
+        self._allowance.refresh(turn.books, self.inserted, self.sampled, self._dead, empty=self.size == 0)
         return turn.added
 
     def rebuild(self) -> int:
@@ -113,7 +112,7 @@ class Sampler:
         self._own()
         self.mark_dead(dead)
         books = self._indexer.books(REBUILD_SEGMENTS, self._check)
-        self._allow(books)
+        self._allowance.refresh(books, self.inserted, self.sampled, self._dead, empty=self.size == 0)
         self._indexer.settle()
 
     def mark_dead(self, incarnations: Iterable[tuple[int, int]]) -> None:
@@ -182,15 +181,6 @@ class Sampler:
         """Whether there are no items, not even in shards that do not answer."""
         return not self.table.num_items
 
-    @property
-    def max_inserts(self) -> int:
-        """Items that may have been inserted in all, by what was sampled so far."""
-        return int(self.limiter.max_inserts(self.sampled))
-
-    def caught_up(self) -> bool:
-        """Whether the samples have used up what the inserts since the warm-up earned."""
-        return (self.inserted - self.config.min_size) * self.samples_per_insert <= self.sampled
-
     def metrics(self) -> dict[str, float]:
         """Counters and sizes under the run's metric names."""
         return metrics(self.counters, self._recovery, self.config, misses=self._frames.misses)
@@ -241,12 +231,3 @@ class Sampler:
         """Raise StaleOwner where another sampler has taken a shard; show the others that this one lives."""
         self._ownership.check({shard: poll.owner for shard, poll in polls.items()})
         self._ownership.show_life(self._indexer.pipelines(polls))
-
-    def _allow(self, books: dict[int, TicketBook]) -> None:
-        self._allowance.refresh(books, self.inserted, self.sampled, self._dead, empty=self.size == 0)
-
-    def _error_buffer(self) -> float:
-        """Samples by which the limiter may leave the exact ratio: room for two segments that come at once."""
-        ratio, config = self.samples_per_insert, self.config
-        smallest = self.batch_size + 2 * ratio * config.segment_steps
-        return config.error_buffer or max(smallest, 0.1 * config.min_size * ratio)

@@ -11,6 +11,7 @@ from typing import Any
 
 from redis import RedisError
 
+from replay.config import ReplayConfig
 from replay.log.cursor import LogCursor
 from replay.shards.pipeline import pack
 from replay.shards.records import Ticket, TicketBook
@@ -71,6 +72,12 @@ class Limiter:
             "error_buffer": self._error_buffer,
             "total_env_steps": self._total,
         }
+
+
+def fitting_error_buffer(config: ReplayConfig, batch_size: int, samples_per_insert: float) -> float:
+    """Samples by which the limiter may leave the exact ratio: room for two segments that come at once."""
+    smallest = batch_size + 2 * samples_per_insert * config.segment_steps
+    return max(smallest, 0.1 * config.min_size * samples_per_insert)
 
 
 class Allowance:

@@ -40,7 +40,7 @@ FOLLOWER = MagicMock(**{"reader.counters": dict.fromkeys(COUNTERS, 0)})
 METRICS = set(metrics(Counters(), FOLLOWER, ReplayConfig(), misses=0)) | set(
     re.findall(r'"(actors/\w+)": ', (ROOT / "actors/telemetry.py").read_text())
 )
-MADE_BY_USE = ("runs/", "RUN/", ".venv/")
+MADE_BY_USE = ("runs/", "RUN/", ".venv/", "site/")
 
 
 def arguments_of(name: str) -> Any:

@@ -149,7 +149,8 @@ def test_all_is_lost_while_the_limiter_is_at_its_edge(tmp_path: Path) -> None:
         sampler = run.sampler(batch_size=16, samples_per_insert=4.0)
         scribe = Scribe(run, 1_000, end=0.0)
         with scribe.writing():
-            ingest_until(sampler, lambda: sampler.inserted >= sampler.max_inserts, "the edge")
+            edge = sampler.limiter.max_inserts(sampler.sampled)
+            ingest_until(sampler, lambda: sampler.inserted >= edge, "the edge")
             for server in servers:
                 server.client.flushall()
             ingest_until(sampler, lambda: sampler.size == 0, "the loss")
