@@ -1,0 +1,74 @@
+"""The wheel, in a virtual environment of its own outside the tree: the command trains, Python imports it."""
+
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.deadline import patient
+from tests.helpers.runs.rays import without_ray_settings
+
+ROOT = Path(__file__).parents[2]
+SHORT = (
+    "--total-env-steps", "420", "--name", "r", "--replay.min-size", "300", "--replay.capacity", "2000",
+    "--learner.batch-size", "16", "--replay.frame-store-bytes", "100000000",
+)  # fmt: skip
+
+
+def run(*words: object, folder: Path) -> str:
+    done = subprocess.run(
+        list(map(str, words)), cwd=folder, env=without_ray_settings() | {"PYTHONPATH": ""},
+        capture_output=True, text=True, timeout=patient(300), check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, ROOT, folder=folder)
+    return next(folder.glob("apexpert-*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of that environment's programs. Only its dependencies are those of this environment.
+
+    A folder that a .pth file names is searched, but no .pth file in it is read: so the editable install is
+    not seen.
+    """
+    folder = tmp_path_factory.mktemp("clean")
+    venv.create(folder, with_pip=True)
+    programs = folder / "bin"
+    run(programs / "python", "-m", "pip", "install", "-q", "--no-deps", wheel, folder=folder)
+    site = next(folder.glob("lib/python*/site-packages"))
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return programs
+
+
+@pytest.mark.faults_long
+def test_it_trains_and_reads_what_it_trained(installed: Path, tmp_path: Path) -> None:
+    where = run(installed / "python", "-c", "import deploy; print(deploy.__file__)", folder=tmp_path)
+    assert str(installed.parent) in where, "the wheel's, not the tree's"
+    out = run(installed / "apexpert", "train", "--game", "Pong", *SHORT, folder=tmp_path)
+    assert "run r finished" in out
+    code = "import apexpert\nwith apexpert.open_replay('r') as replay: print(replay.sample(4).action.shape)"
+    assert run(installed / "python", "-c", code, folder=tmp_path).strip() == "(4,)"
+    bands = run(installed / "apexpert", "bands", "--power", "Boxing", "--agent", "rainbow", folder=tmp_path)
+    assert "Boxing" in bands, "the published seeds come with it"
+
+
+@pytest.mark.faults_long
+def test_it_holds_what_the_tree_holds(wheel: Path) -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "apexpert", "models", "replay", "actors", "learner", "deploy"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    names = zipfile.ZipFile(wheel).namelist()
+    assert set(listed) - set(names) == set()
+    assert [name for name in names if name.split("/")[0] in ("tests", "docs", "benchmarks", "examples")] == []
