@@ -107,6 +107,11 @@ class BatchSource:
         done = inserted >= self._total and (not self._earned(inserted) or self.replay.has_nothing)
         return done and self.ahead is None
 
+    @property
+    def progress(self) -> float:
+        """Share of the run's env steps that are inserted, 0 to 1 (and above, by the last segments)."""
+        return self.replay.inserted / self._total
+
     def next(self, all_learned: Callable[[], object] = lambda: None) -> Batch | None:
         """The batch drawn ahead, else a new one; None when none may be drawn yet.
 

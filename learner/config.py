@@ -27,6 +27,8 @@ class LearnerConfig:
     """Updates between two copies of the online network into the target network."""
     learning_rate: float = 6.25e-5
     """Adam's learning rate."""
+    final_learning_rate: float = 0.0
+    """Adam's learning rate at the run's end, reached linearly in env steps; 0 keeps it constant."""
     adam_eps: float = 1.5e-4
     """Adam's epsilon."""
     max_grad_norm: float = 0.0
@@ -48,3 +50,8 @@ class LearnerConfig:
     """Precision of the forward and backward pass over float32 weights; `auto`: bfloat16 where it is fast."""
     num_threads: int = 0
     """CPU threads of the learner; 0 takes all cores."""
+
+    def learning_rate_at(self, progress: float) -> float:
+        """Adam's learning rate when this share of the run's env steps, 0 to 1, is inserted."""
+        final = self.final_learning_rate or self.learning_rate
+        return self.learning_rate + (final - self.learning_rate) * min(progress, 1.0)

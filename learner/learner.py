@@ -86,6 +86,7 @@ class Learner:
                 if self._board.due():
                     self._write_metrics()
                 continue
+            self._train_step.optimizer.set_learning_rate(self._config.learning_rate_at(self.batches.progress))
             with self._diagnostics.watch(self.updates + 1, self._replay.inserted, batch):
                 result = self._train_step.step(batch, meanwhile=self.batches.draw_ahead)
             self._refuse_nan(batch, result)
@@ -216,6 +217,7 @@ class Learner:
                 "learner/loss": result.loss,
                 "learner/q_mean": result.q_mean,
                 "learner/grad_norm": result.grad_norm,
+                "learner/learning_rate": self._config.learning_rate_at(self.batches.progress),
                 "learner/priority_max": float(np.max(result.priorities)),
                 "learner/sample_age": age,
             }

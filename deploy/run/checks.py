@@ -90,6 +90,7 @@ RULES: dict[str, Rule] = {
     "learner.update_period": POSITIVE,
     "learner.target_update_period": POSITIVE,
     "learner.learning_rate": POSITIVE,
+    "learner.final_learning_rate": NOT_NEGATIVE,
     "learner.adam_eps": POSITIVE,
     "learner.max_grad_norm": NOT_NEGATIVE,
     "learner.publish_period": POSITIVE,

@@ -35,6 +35,11 @@ class FlatAdam:
             state[moment] = self._moments[moment][part]
         return optimizer
 
+    def set_learning_rate(self, rate: float) -> None:
+        """Use this learning rate from the next step on."""
+        for optimizer in self._optimizers:
+            optimizer.param_groups[0]["lr"] = rate
+
     def step(self, part: int) -> None:
         """Move the parameters of one part by its gradient."""
         self._optimizers[part].step()

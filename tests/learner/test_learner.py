@@ -195,3 +195,15 @@ def test_looks_are_spaced_by_what_they_cost() -> None:
         LOOK_SECONDS[1],
     ]
     assert LOOK_SECONDS[0] < seconds_to_next_look(0.002) < seconds_to_next_look(0.003) < LOOK_SECONDS[1]
+
+
+def test_the_learning_rate_goes_down_with_the_env_steps(tmp_path):
+    setup = Setup(tmp_path, [20, 20, 20], total=60, learning_rate=1e-3, final_learning_rate=1e-4)
+    setup.learner.run(never)
+    # Linear from 1e-3 at 0 to 1e-4 at 60 env steps; each rate is that of the items inserted by then.
+    assert setup.train_step.rates[0] == pytest.approx(1e-3 - 9e-4 * 20 / 60)
+    assert setup.train_step.rates[-1] == pytest.approx(1e-4)
+    assert setup.train_step.rates == sorted(setup.train_step.rates, reverse=True)
+    constant = Setup(tmp_path / "constant", [60], total=60, learning_rate=1e-3)
+    constant.learner.run(never)
+    assert set(constant.train_step.rates) == {1e-3}

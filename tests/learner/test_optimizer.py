@@ -29,7 +29,7 @@ def test_pack_keeps_values_and_memory_formats():
 
 
 def test_adam_by_hand_without_weight_decay():
-    """Two steps on gradients 1 and then 3: moments, bias correction and epsilon in plain floats."""
+    """Steps on gradients 1, then 3, at a rate and half of it: moments, bias correction, epsilon in floats."""
     network = _network()
     flat = pack(network)
     config = LearnerConfig(learning_rate=0.01, adam_eps=0.5)
@@ -38,11 +38,13 @@ def test_adam_by_hand_without_weight_decay():
     first_moment = second_moment = 0.0
     for step, gradient in enumerate((1.0, 3.0), start=1):
         optimizer.gradient.fill_(gradient)
+        rate = 0.01 / step
+        optimizer.set_learning_rate(rate)
         optimizer.step(0)
         first_moment = 0.9 * first_moment + 0.1 * gradient
         second_moment = 0.999 * second_moment + 0.001 * gradient**2
         scale = math.sqrt(second_moment / (1 - 0.999**step)) + 0.5
-        value -= 0.01 * first_moment / (1 - 0.9**step) / scale
+        value -= rate * first_moment / (1 - 0.9**step) / scale
         assert math.isclose(flat[0].item(), value, rel_tol=1e-5)
 
 

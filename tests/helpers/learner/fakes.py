@@ -80,6 +80,8 @@ class FakeTrainStep:
     def __init__(self, *, losses=(), seconds=0.0):
         self.observation_shape, self.num_actions = (1, 2, 2), 3
         self.steps, self.copied_at, self.batches = 0, [], []
+        self.rates = []
+        self.optimizer = SimpleNamespace(set_learning_rate=self.rates.append)
         self._losses, self._seconds = list(losses), seconds
 
     def step(self, batch, meanwhile):
