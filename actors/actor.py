@@ -113,7 +113,7 @@ class Actor:
         self._telemetry = Telemetry()
 
     def run(self, should_stop: Callable[[], bool]) -> None:
-        """Act until told to stop, then write the open segments; errors of writer and weights source propagate."""
+        """Act until told to stop, then write the open segments; errors of writer and weights propagate."""
         self._should_stop = should_stop
         try:
             while not should_stop():

@@ -169,7 +169,7 @@ def dormant_shares(encoder_layers: list[Tensor], hidden: Tensor) -> dict[str, fl
 
 
 def td_errors(output: NetworkOutput, action: Tensor, target: Tensor, support: Tensor) -> Tensor:
-    """Return target minus value of the action, (B,); distributions and quantiles (B, Z) count by their mean."""
+    """Return target minus value of the action, (B,); distributions and quantiles (B, Z) by their mean."""
     if output.logits is not None:
         target = (target * support).sum(dim=1)
     elif output.quantiles is not None:
