@@ -114,7 +114,7 @@ def _operators(call: Callable[[], None]) -> int:
 
 
 def _parts(config: Config, device: torch.device, dtype: torch.dtype) -> dict[str, Part]:
-    """Return the head on a feature map, and the network that made the map, with one draw of noise for both."""
+    """Return the head on a feature map, and the network that made the map, with one draw of noise."""
     spec = describe_environment(config.environment)
     shape = (config.environment.stack, *spec.frame_shape)
     network = build_network(config.network, spec.num_actions, observation_shape=shape).to(device, dtype)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from models.summary import LayerSummary, NetworkSummary
 
 LEAST_COLUMNS = 90
-"""What the table of the deepest network takes; a narrower terminal wraps it."""
+"""Width of the deepest network's table; a narrower terminal wraps it."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,19 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class ModelArguments(TrainArguments):
-    """Print the network of a preset and flags: layers, tokens, experts, slots, parameters and FLOPs a state.
+    """Print the network of a preset and flags: layers, tokens, experts, slots, parameters, FLOPs per state.
 
       apexpert model --preset paper-rainbow --game MsPacman --experts 8
 
-    Every flag of `apexpert train` is understood; those of the network and of the environment matter. FLOPs
-    are those of matmuls and convolutions, a multiply-add counted as two.
+    Accepts every flag of `apexpert train`; only those of network and environment matter. FLOPs count matmuls
+    and convolutions, a multiply-add as two.
     """
 
     model: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
 
 
 def model(argv: Sequence[str]) -> int:
-    """Print the network; gives the exit code."""
+    """Print the network; return the exit code."""
     try:
         arguments = parse_config(ModelArguments, argv, command="model", default=lambda: PRESETS[DEFAULT])
         config = with_checked_environment(config_of(arguments))
@@ -64,7 +64,7 @@ def model(argv: Sequence[str]) -> int:
 
 
 def summary_of(config: Config) -> "NetworkSummary":
-    """The network that a run with this (checked) configuration would have."""
+    """Summarise the network that a run with this (checked) configuration would have."""
     from actors.environments import describe_environment
     from models.q_network import build_network
     from models.summary import summarise
@@ -94,7 +94,7 @@ def _print(config: Config, summary: "NetworkSummary") -> None:
 
 
 def facts(config: Config, summary: "NetworkSummary") -> dict[str, str]:
-    """What is to be known beside the layers, in words."""
+    """Return facts to print beside the layers, by label."""
     network = config.network
     found = {
         "network": f"{network.encoder}, {network.head}, {summary.num_actions} actions ({config.game_name})",
@@ -122,7 +122,7 @@ def facts(config: Config, summary: "NetworkSummary") -> dict[str, str]:
 
 
 def values_line(network: NetworkConfig) -> str:
-    """What is learned of an action's return."""
+    """Return a line about what is learned of an action's return."""
     return {
         "scalar": "scalar, one an action",
         "c51": f"c51, {network.num_atoms:,} atoms from {network.v_min:g} to {network.v_max:g} an action",
