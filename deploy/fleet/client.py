@@ -73,7 +73,7 @@ class RunClient:
         self._call("scale", num_actors)
 
     def add_shards(self, num_shards: int, urls: tuple[str, ...]) -> None:
-        """Ask for `num_shards` embedded servers, or to add the user's own `urls`; FleetError without an answer."""
+        """Ask for `num_shards` embedded servers, or to add the user's `urls`; FleetError if unanswered."""
         self._call("add_shards", num_shards, urls)
 
     def stop(self) -> None:
@@ -88,7 +88,7 @@ class RunClient:
                 self._supervisor.heartbeat.remote()
 
     def wait_finished(self, timeout: float) -> dict[str, Any]:
-        """Return the status once the run has ended; heartbeats meanwhile. FleetError after `timeout` seconds."""
+        """Return the status once the run has ended; heartbeats meanwhile. FleetError after `timeout` s."""
         deadline = time.monotonic() + timeout
         while (status := self.status())["state"] not in FINAL_STATES:
             if time.monotonic() > deadline:
