@@ -216,6 +216,7 @@ class Actor:
                 q_taken=None if q_taken is None else float(q_taken[env]),
                 q_max=q_newest,
             )
+            # The replay begins a new episode with the next life, while the game itself continues.
             if self._life_loss_terminates and result.life_lost[env]:
                 builder.reset(result.frames[env])
 
@@ -224,6 +225,7 @@ class Actor:
             segment = self._unwritten[0]
             with self._telemetry.waiting():
                 self._writer.write(segment, wait=wait)
+            # Removed only after the commit: WriterStopped leaves the segment for `drain`.
             self._unwritten.popleft()
             self._needed_env_steps += segment.num_items
 

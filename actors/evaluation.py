@@ -75,6 +75,7 @@ def evaluate(
     recording.begin(frames)
     while remaining.any() and not should_stop():
         playing = np.flatnonzero(remaining)
+        # Environments that have played their quota are stepped with no-ops; their games do not count.
         actions = np.zeros(env.num_envs, np.int64)
         chosen = policy.act(stacks.observations[playing], epsilon, noise=False, values=False)
         actions[playing] = chosen.action

@@ -36,6 +36,7 @@ def ladder_epsilons(config: ExplorationConfig, *, slot: int, num_envs: int) -> N
     Source: Horgan et al., 2018, Distributed Prioritized Experience Replay, arXiv 1803.00933. There the
     position of actor i of N is i / (N - 1), which would move every actor when N changes.
     """
+    # Positions are numbered over the whole fleet, not within the actor.
     first = slot * num_envs
     positions = np.array([ladder_position(first + env) for env in range(num_envs)])
     return config.ladder_base ** (1.0 + config.ladder_exponent * positions)

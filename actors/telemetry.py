@@ -74,5 +74,6 @@ class Telemetry:
     def _mark(self, now: float) -> None:
         if now - self._marks[-1][0] >= MARK_SECONDS:
             self._marks.append((now, self._env_steps, self._waited_until(now)))
+        # Keep one mark at least RATE_SECONDS old, so that rates cover the whole window.
         while len(self._marks) > 1 and now - self._marks[1][0] >= RATE_SECONDS:
             self._marks.popleft()

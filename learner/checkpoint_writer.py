@@ -95,6 +95,7 @@ class CheckpointWriter:
                 continue
             with self._changed:
                 if not self._closed:
+                    # A newer snapshot that arrived meanwhile takes precedence.
                     self._waiting = self._waiting or snapshot
                 self._changed.wait_for(lambda: self._closed, pause)
             pause = min(2 * pause, RETRY_SECONDS[1])
@@ -125,7 +126,7 @@ class CheckpointWriter:
             known, self._refusal = self._refusal, error
         if known is None:
             text = f"checkpoint of update {snapshot.update} cannot be written: {_reason(error)}"
-            self._note(f"{text}; it is tried again, those before stay")
+            self._note(f"{text}; it is tried again, earlier checkpoints stay")
 
 
 def _reason(error: OSError) -> str:

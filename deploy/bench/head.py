@@ -124,6 +124,7 @@ def _parts(config: Config, device: torch.device, dtype: torch.dtype) -> dict[str
     noise = network.sample_noise(random)
     with torch.no_grad():
         features = network.encoder(network.to_image(frames), scale=1.0 / 255.0)
+    # In training the head's backward pass also computes the gradient for the encoder.
     features.requires_grad_()
 
     def whole() -> Tensor:

@@ -102,6 +102,7 @@ def _what(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 def _benchmark(what: str, options: BenchOptions) -> Callable[[Config], dict[str, Any]]:
     given: dict[str, Any] = {"seconds": options.seconds} if options.seconds else {}
+    # Imported after the flags are checked, so that mistakes are reported at once.
     from deploy.bench import actor, diagnostics, end_to_end, head, learner, weights
     from deploy.bench.replay import replay
 

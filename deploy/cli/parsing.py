@@ -47,6 +47,7 @@ def parse(kind: type[T], argv: Sequence[str], *, command: str, default: T | None
     given: dict[str, Any] = {} if default is None else {"default": default}
     errors = io.StringIO()
     try:
+        # tyro prints a box of its own, which `explain` turns into one line.
         with contextlib.redirect_stderr(errors):
             value, unknown = tyro.cli(kind, args=list(argv), prog=prog, return_unknown_args=True, **given)
     except SystemExit as stop:

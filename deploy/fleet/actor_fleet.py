@@ -130,7 +130,7 @@ class ActorFleet:
                 del self._starting[slot]
             elif now - since > START_SECONDS:
                 del self._starting[slot]
-                self._note(f"actor {slot} waits since {START_SECONDS:.0f} s to start: has Ray a free core?")
+                self._note(f"actor {slot} has waited {START_SECONDS:.0f} s to start: has Ray a free core?")
 
     def _dismiss(self, slot: int, now: float) -> None:
         incarnation, handle = self._running.pop(slot)

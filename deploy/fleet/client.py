@@ -92,7 +92,7 @@ class RunClient:
         deadline = time.monotonic() + timeout
         while (status := self.status())["state"] not in FINAL_STATES:
             if time.monotonic() > deadline:
-                raise FleetError(f"{self._folder.name} is {status['state']} still, after {timeout:.0f} s")
+                raise FleetError(f"{self._folder.name} is still {status['state']} after {timeout:.0f} s")
             self.heartbeat()
             time.sleep(0.1)
         return status

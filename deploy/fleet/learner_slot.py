@@ -95,7 +95,7 @@ class LearnerSlot:
         if handle.end is not None and handle.end.error is None:
             self._ask_last(handle)
         elif handle.end is None and not handle.ready:
-            self._note("stopped before the learner was ready: no new checkpoint, those before stay")
+            self._note("stopped before the learner was ready: no new checkpoint, earlier ones stay")
         else:
             reason = handle.end.reason if handle.end else f"not done after {seconds:.0f} s"
             if handle.end is not None and isinstance(handle.end.error, CheckpointNotWritten):
@@ -143,6 +143,4 @@ class LearnerSlot:
         if isinstance(end.error, NOT_WORTH_RETRYING) or failures >= FAILURES:
             self.outcome, self.message = "failed", end.reason
             return
-        self._note(
-            f"the learner is gone ({failures}): {end.reason}; it starts again from its last checkpoint"
-        )
+        self._note(f"the learner is gone ({failures}): {end.reason}; it restarts from its last checkpoint")

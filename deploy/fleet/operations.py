@@ -62,6 +62,7 @@ def resume(
     A resume that fails restores the previous configuration. Raises ConfigError, FleetError, RunBusy.
     """
     with folder.lock():
+        # A copy by hard links must not append to the original's files (decision 0019).
         folder.unshare()
         before = folder.load_config()
         config = _resumed_config(folder, total_env_steps, num_actors, ray_address, detach)

@@ -35,6 +35,7 @@ class Events:
         )
         event = Event(wall_time=wall_time, step=env_steps)
         event.summary.value.append(Summary.Value(tag=name, image=content))
+        # Private, but the only way to write an image into the same file as the numbers.
         self._output._ev_writer.add_event(event)
 
     def flush(self) -> None:

@@ -114,6 +114,7 @@ class UnfailingFile:
                 self._note(f"{self._path.name} can be written again")
             self._refused = False
         if len(self._unwritten) > MOST_UNWRITTEN_BYTES:
+            # Drop the older half, in whole lines.
             del self._unwritten[: self._unwritten.index(b"\n", MOST_UNWRITTEN_BYTES // 2) + 1]
 
     def close(self) -> None:

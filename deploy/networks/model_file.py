@@ -36,6 +36,7 @@ class Model:
 def save_model(model: Model, path: Path) -> None:
     """Write the file atomically; raise OSError when that fails."""
     checkpoint = model.checkpoint
+    # The file may be passed on: it must not name folders or servers of the machine that trained it.
     config = with_values(model.config, run__runs_dir="runs", run__ray_address="", replay__urls=())
     document = {"config": to_json(config), "update": checkpoint.update}
     document |= {key: checkpoint.document[key] for key in KEPT}

@@ -101,7 +101,7 @@ def find(name: str, runs_dir: str, urls: tuple[str, ...]) -> RunFolder | None:
     except RunNotFound as error:
         if urls or urls_of_environment():
             return None
-        hint = f"; of a run elsewhere give its servers by --replay.urls or ${URLS_VARIABLE}"
+        hint = f"; for a run elsewhere, give its servers by --replay.urls or ${URLS_VARIABLE}"
         raise RunNotFound(f"{error}{hint}") from None
 
 

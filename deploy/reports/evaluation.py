@@ -36,7 +36,10 @@ class EvaluationReport:
     """Why the requested video does not exist; empty otherwise."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return a flat, JSON-able dict; 95 % bootstrap intervals; returns are undiscounted raw rewards."""
+        """Return a flat, JSON-able dict.
+
+        Intervals are 95 % bootstrap intervals; returns are undiscounted sums of raw rewards.
+        """
         mean, median = self.scores.mean, self.scores.median
         of_human = {
             "human_normalised": self.scores.human_normalised_mean,

@@ -24,6 +24,7 @@ class VideoWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.failure = path, ""
         self._has_frames = False
+        # H.264 needs even sides only; imageio's default of 16 would rescale an Atari screen.
         self._writer = imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=2, quality=7)
 
     def add(self, frame: NDArray[np.uint8]) -> None:

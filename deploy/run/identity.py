@@ -28,6 +28,7 @@ class Identity:
     def fits(self, folder: Path) -> bool:
         """Whether it was recorded in this folder, and not in one that this folder was copied from."""
         now = _here(folder)
+        # After a reboot the device may have another number, so only the inode counts then.
         same_device = self.device == now[1] or self.boot != now[2]
         return self.inode == now[0] and same_device
 

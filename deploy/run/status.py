@@ -62,4 +62,4 @@ def renamed(folder: RunFolder) -> str:
 def check_not_renamed(folder: RunFolder) -> None:
     """Raise RunError for a folder renamed while at work: a stop could not save its last checkpoint."""
     if why := renamed(folder):
-        raise RunError(f"{folder.name}: {why}; then once more", path=folder.path)
+        raise RunError(f"{folder.name}: {why}; then retry", path=folder.path)

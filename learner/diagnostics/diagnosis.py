@@ -85,6 +85,7 @@ def diagnose(train_step: TrainStep, before: Before) -> Diagnosis:
     Raises RuntimeError when memory runs out or a matrix with non-finite numbers has no singular values.
     """
     network, data = train_step.online_network, before.data
+    # The NTK uses fewer rows where all samples' gradients would not fit (decision 0014).
     rows = min(len(data.action), max_samples(network))
     columns = (data.observation, data.action, before.target)
     shares = list(zip(*(column[:rows].chunk(train_step.team.size) for column in columns), strict=True))
@@ -140,6 +141,7 @@ def spread_of(train_step: TrainStep, observations: NDArray[np.uint8]) -> dict[st
 
 
 def _add_gates(diagnosis: Diagnosis, moe: MoEOutput | None) -> None:
+    # Empty for a network without experts, whose files hold the same arrays all the same.
     shares = {"dispatch": torch.zeros(0), "combine": torch.zeros(0)}
     if moe is not None:
         shares = {

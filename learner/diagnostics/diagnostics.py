@@ -51,6 +51,7 @@ class Diagnostics:
         if self._start is None:
             self._start = time.monotonic()
         self._keep(update, batch)
+        # Kernel statistics need at least two samples.
         if not self._period or update % self._period or len(batch.action) < 2:
             yield
             return

@@ -27,7 +27,10 @@ def feature_norm(variances: Tensor) -> float:
 
 
 def channel_activity(activations: Tensor) -> Tensor:
-    """Return each channel's mean absolute activation (C,) over (B, C, h, w) or (B, C) activations."""
+    """Return each channel's mean absolute activation (C,), over batch and positions.
+
+    `activations` are (B, C, h, w) or (B, C).
+    """
     if activations.ndim not in (2, 4):
         raise ValueError(f"activations have shape {tuple(activations.shape)}, not (B, C) or (B, C, h, w)")
     return activations.double().abs().mean(dim=[0, 2, 3][: activations.ndim - 1])
@@ -63,6 +66,7 @@ class EncoderActivity(TorchFunctionMode):
         """Call `func` and inspect its result."""
         result = func(*args, **(kwargs or {}))
         if func is functional.relu and result.ndim == 4:
+            # The statistics must not become part of the graph of the pass being watched.
             with torch.no_grad():
                 self.layers.append(channel_activity(result))
         return result

@@ -22,6 +22,7 @@ def singular_values(matrices: Tensor) -> Tensor:
 def singular_values_of_gram(gram: Tensor) -> Tensor:
     """Return the singular values (..., M), largest first, of matrices with the float64 `gram` (..., M, M)."""
     squares: Tensor = torch.linalg.eigvalsh(gram)
+    # Rounding can make an eigenvalue of a Gram matrix slightly negative.
     return squares.clamp(min=0.0).sqrt().flip(-1)
 
 

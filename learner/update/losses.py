@@ -117,7 +117,7 @@ def huber_loss(q_values: Tensor, action: Tensor, target: Tensor) -> Tensor:
 
 
 def squared_loss(q_values: Tensor, action: Tensor, target: Tensor) -> Tensor:
-    """Return the squared error (B,), no half, between `target` (B,) and values (B, A) of `action` (B,)."""
+    """Return the squared error (B,), without the half, of `action`'s (B,) values (B, A) to `target` (B,)."""
     chosen = of_action(q_values, action)
     _check("target", target, tuple(chosen.shape))
     return (chosen - target).square()

@@ -30,7 +30,9 @@ class FlatAdam:
         parameter.grad = self.gradient[part]
         optimizer = torch.optim.Adam([parameter], lr=config.learning_rate, eps=config.adam_eps, fused=True)
         state = optimizer.state[parameter]
+        # The fused kernel expects the step count as a float32 tensor on the parameters' device.
         state["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
+        # Views of the flat moments, so that saving and restoring need not know about the parts.
         for moment in MOMENTS:
             state[moment] = self._moments[moment][part]
         return optimizer

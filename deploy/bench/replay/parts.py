@@ -59,6 +59,7 @@ def _insert(
     while spent < setup.seconds / len(setup.recordings):
         segments = source(next(turns), game)
         start = time.perf_counter()
+        # For `build_and_insert` this is a generator, so that the loop also times building the segments.
         for segment in segments:
             writer.write(segment)
         spent += time.perf_counter() - start

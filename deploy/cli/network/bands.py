@@ -43,7 +43,7 @@ class BandsArguments:
     encoder: Literal["", "nature", "impala"] = ""
     """Encoder of the published agent; empty takes the run's, or nature for --power."""
     windows: int = 20
-    """Number of windows that --power considers; after the 20th it keeps one in five."""
+    """Number of windows that --power covers; after the 20th only every fifth is available."""
     json: bool = False
     """Print JSON instead of rows; the picture is then drawn with --output only."""
     output: str = ""

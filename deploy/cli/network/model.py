@@ -103,8 +103,8 @@ def facts(config: Config, summary: "NetworkSummary") -> dict[str, str]:
     if (mixture := summary.mixture) is not None:
         found |= {
             "experts": f"{mixture.num_experts}, {mixture.hidden_units:,} hidden units each",
-            "slots": f"{mixture.slots_per_expert:,} an expert,"
-            f" {mixture.slots_per_expert * mixture.num_experts:,} together",
+            "slots": f"{mixture.slots_per_expert:,} per expert,"
+            f" {mixture.slots_per_expert * mixture.num_experts:,} in total",
         }
     found["values"] = values_line(network)
     parts = [
@@ -113,20 +113,20 @@ def facts(config: Config, summary: "NetworkSummary") -> dict[str, str]:
     found["parameters"] = f"{summary.parameters:,} ({', '.join(parts)})"
     if mixture is not None:
         found["of the head"] = (
-            f"{mixture.parameters_per_expert:,} an expert, {mixture.parameters_of_routing:,} routing"
+            f"{mixture.parameters_per_expert:,} per expert, {mixture.parameters_of_routing:,} routing"
         )
-    found["FLOPs a state"] = f"{summary.flops / 1e6:,.2f} million"
+    found["FLOPs per state"] = f"{summary.flops / 1e6:,.2f} million"
     if summary.flops_with_noise != summary.flops:
-        found["FLOPs a state"] += f", {summary.flops_with_noise / 1e6:,.2f} million with noise"
+        found["FLOPs per state"] += f", {summary.flops_with_noise / 1e6:,.2f} million with noise"
     return found
 
 
 def values_line(network: NetworkConfig) -> str:
     """Return a line about what is learned of an action's return."""
     return {
-        "scalar": "scalar, one an action",
-        "c51": f"c51, {network.num_atoms:,} atoms from {network.v_min:g} to {network.v_max:g} an action",
-        "quantile": f"quantile, {network.num_quantiles:,} an action",
+        "scalar": "scalar, one per action",
+        "c51": f"c51, {network.num_atoms:,} atoms from {network.v_min:g} to {network.v_max:g} per action",
+        "quantile": f"quantile, {network.num_quantiles:,} per action",
     }[network.values]
 
 

@@ -46,6 +46,7 @@ def play(argv: Sequence[str]) -> int:
     trained = open_trained(arguments.run, arguments.runs_dir, best=arguments.best)
     from actors.rendering import NoWindow
 
+    # Only the Atari emulator can open a window.
     if not arguments.output and has_display() and not trained.config.environment.env:
         try:
             _play(trained, arguments, None)

@@ -203,7 +203,7 @@ def _delete(source: Source, *, sure: bool) -> int:
 
 def _agreed(question: str) -> bool:
     if not sys.stdin.isatty():
-        raise ConfigError("--delete: nobody is here to be asked; --yes deletes without asking")
+        raise ConfigError("--delete: there is no terminal to confirm on; --yes deletes without asking")
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 

@@ -251,6 +251,7 @@ def _sendable(error: Exception | None) -> Exception | None:
 def main() -> None:
     """Leave the parent, receive the assignment from the connection, and learn."""
     connection = Connection(int(sys.argv[2]))
+    # Without a parent in Ray, this process is not killed with Ray's worker (decision 0024).
     if os.fork():
         os._exit(0)
     assignment, dead, newest_version, ray_pid = connection.recv()

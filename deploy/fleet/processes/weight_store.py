@@ -63,6 +63,7 @@ class WeightStore:
             logger.warning("version %d refused: %d is there already", version, self._newest.version)
             return False
         self._newest = Published(version, env_steps, updates, [ray.put(parameters)])
+        # Wake all that wait for this version; the next version gets a new event.
         self._changed.set()
         self._changed = asyncio.Event()
         return True

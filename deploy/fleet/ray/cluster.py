@@ -115,6 +115,7 @@ def start_local(num_cpus: int = LOGICAL_CPUS, num_gpus: int | None = None) -> Lo
 def _start_local(num_cpus: int, num_gpus: int | None) -> LocalRay:
     folder = _private_folder()
     token = folder / "token"
+    # Make the file private before the token is in it.
     token.touch(0o600)
     token.write_text(secrets.token_hex(32))
     process = subprocess.Popen(
@@ -205,7 +206,7 @@ def connect(address: str, local: LocalRay | None = None) -> None:
         return
     if local is not None:
         _use_token(Path(local.folder) / "token")
-        # Ray prints its own end between the console's lines; the run's is in status and log.
+        # Silence Ray's messages about its own end between the console's lines; the log tells the run's end.
         worker.print_to_stdstream = lambda *_, **__: None
     try:
         loopback = _loopback() if local is not None else contextlib.nullcontext()

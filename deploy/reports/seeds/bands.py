@@ -102,6 +102,7 @@ def _overall(rows: Sequence[WindowRow], curve: PublishedCurve) -> Compared | Non
     errors = [row.compared.error for row in rows]
     if not seeds or len(means) < len(rows) or not all(map(math.isfinite, errors)):
         return None
+    # Errors of different windows are independent, so their variances add up.
     error = math.sqrt(sum(error**2 for error in errors)) / len(rows)
     freedom = sum(row.episodes - 1 for row in rows)
     return Compared(float(np.mean(means)), error, seeds, prediction_interval(seeds, error, freedom))
