@@ -39,8 +39,8 @@ def of_action(values: Tensor, action: Tensor) -> Tensor:
 def project(probabilities: Tensor, atoms: Tensor, support: Tensor) -> Tensor:
     """Project distributions on `atoms` (both (B, Z)) onto the evenly spaced `support` (Z,); returns (B, Z).
 
-    Each atom is clipped to the ends of the support and splits its mass between its two neighbours, the nearer
-    one taking more (Bellemare et al., 2017, arXiv 1707.06887, equation 7).
+    Each atom is clipped to the ends of the support and splits its mass between its two neighbours in
+    proportion to nearness (Bellemare et al., 2017, arXiv 1707.06887, equation 7).
     """
     batch, num_atoms = probabilities.shape
     _check("atoms", atoms, (batch, num_atoms))

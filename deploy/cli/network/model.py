@@ -115,9 +115,9 @@ def facts(config: Config, summary: "NetworkSummary") -> dict[str, str]:
         found["of the head"] = (
             f"{mixture.parameters_per_expert:,} per expert, {mixture.parameters_of_routing:,} routing"
         )
-    found["FLOPs per state"] = f"{summary.flops / 1e6:,.2f} million"
+    found["FLOPs/state"] = f"{summary.flops / 1e6:,.2f} million"
     if summary.flops_with_noise != summary.flops:
-        found["FLOPs per state"] += f", {summary.flops_with_noise / 1e6:,.2f} million with noise"
+        found["FLOPs/state"] += f", {summary.flops_with_noise / 1e6:,.2f} million with noise"
     return found
 
 
