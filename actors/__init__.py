@@ -1,1 +1,1 @@
-"""Acting: environments, exploration, the CPU policy, the actor loop and evaluation."""
+"""Acting: environments, exploration, the policy on the CPU, the actor's loop and evaluation."""

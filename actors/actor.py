@@ -1,4 +1,4 @@
-"""An actor: several environments, one policy, and a writer that takes what they see to the replay."""
+"""The actor: steps several environments under one policy and writes their transitions to the replay."""
 
 import itertools
 import logging
@@ -27,34 +27,34 @@ logger = logging.getLogger(__name__)
 
 
 class WeightsSource(Protocol):
-    """Where an actor gets weights from."""
+    """Where an actor gets its weights."""
 
     def ask(self) -> None:
-        """Ask for the newest weights; does not wait."""
+        """Request the newest weights without waiting for them."""
 
     def take(self, wait: bool = False) -> Weights | None:
-        """Weights newer than those given before, as asked for, once they are here; else None.
+        """Return the requested weights if they have arrived and are newer than the last returned, else None.
 
-        `wait`: asks for any newer ones, and may block for a short while.
+        With `wait`, request any newer weights and possibly block for a short while.
         """
 
 
 class SegmentWriter(Protocol):
-    """What an actor needs of `replay.writer.Writer`."""
+    """The part of `replay.writer.Writer` that an actor uses."""
 
     def write(self, segment: Segment, *, wait: bool = True) -> int:
-        """Commit a segment; raises WriterStopped when told to stop while waiting for allowance."""
+        """Commit a segment; raise WriterStopped when told to stop while waiting for allowance."""
 
     def metrics(self) -> dict[str, float]:
-        """What it has done, under the run's metric names; may be called from any thread."""
+        """Return the writer's counters under the run's metric names; may be called from any thread."""
 
 
 class Actor:
-    """Steps its environments as one batch and writes every step to the replay, as items of segments.
+    """Steps its environments as one batch and writes every step to the replay in segments.
 
-    The policy is asked about all environments at once. The step after an episode's end only resets that
-    environment: it is no transition, but the policy has then seen the last observation, whose value a window
-    cut by a time limit bootstraps from. Killed at any time, an actor loses its open segments, nothing else.
+    One call of the policy serves all environments. The step after an episode's end only resets that
+    environment: it yields no transition, but by then the policy has evaluated the last observation, whose
+    value bootstraps a window cut by a time limit. An actor killed at any time loses only its open segments.
     """
 
     def __init__(
@@ -73,8 +73,12 @@ class Actor:
         lockstep: bool = False,
         start_env_steps: int = 0,
     ) -> None:
-        """With `lockstep` each segment is followed by weights that know of it; `start_env_steps` counts the
-        items in the replay before this incarnation. Raises EnvironmentSetupError."""
+        """Create the environments, the policy and one segment builder per environment.
+
+        With `lockstep`, the actor waits after each segment for weights that take it into account.
+        `start_env_steps` is the number of items in the replay before this incarnation. Raises
+        EnvironmentSetupError.
+        """
         num_envs = config.envs_per_actor
         self._config = config
         self._writer = writer
@@ -85,7 +89,7 @@ class Actor:
             environment, num_envs, environment_seeds(seed, slot, incarnation, num_envs)
         )
         frame_shape, num_actions = self._environment.frame_shape, self._environment.num_actions
-        # The spawn key keeps this stream apart from those of the environments, whatever their number.
+        # The spawn key keeps this stream apart from the environments' streams, however many there are.
         choices = np.random.SeedSequence([seed, slot, incarnation, 0], spawn_key=(1,))
         self._policy = Policy(
             network,
@@ -109,28 +113,28 @@ class Actor:
         self._telemetry = Telemetry()
 
     def run(self, should_stop: Callable[[], bool]) -> None:
-        """Act until told to stop, then write what is open; raises what writer and weights source raise."""
+        """Act until told to stop, then write the open segments; errors of writer and weights propagate."""
         self._should_stop = should_stop
         try:
             while not should_stop():
                 self.step()
         except WriterStopped:
-            pass  # Told to stop while waiting for allowance: the segment in hand goes with the rest.
+            pass  # Told to stop while waiting for allowance: `drain` writes the segment in hand too.
         self.drain()
 
     def step(self) -> None:
-        """One step of all environments: act, collect, write finished segments.
+        """Step all environments once: act, collect, write finished segments.
 
         Raises WriterStopped when told to stop while writing; the segment is kept for `drain`.
         """
         if not self._refresh_weights() or self._weights is None:
-            return  # Told to stop before the weights came.
+            return  # Told to stop before the weights arrived.
         if not self._started:
             self._begin()
         epsilon = self._epsilons.at(self._weights.env_steps)
         actions = self._policy.act(self._stacks.observations, epsilon, values=self._config.actor_priorities)
         result = self._without_refused(self._environment.step(actions.action))
-        # A lost life that is an end for the replay is one for the stack too: the reference's Atari 100k.
+        # Where the replay ends an episode at a lost life, so does the stack: the reference's Atari 100k.
         goes_on = result.valid & ~(result.life_lost & self._life_loss_terminates)
         self._stacks.push(result.frames, goes_on)
         self._collect(actions, result)
@@ -139,19 +143,19 @@ class Actor:
         self._write_finished(wait=True)
 
     def drain(self) -> None:
-        """Write all open segments, without waiting for allowance; acting may go on afterwards."""
+        """Write all open segments without waiting for allowance; acting may continue afterwards."""
         for builder in self._builders:
             self._unwritten.extend(builder.drain())
         self._write_finished(wait=False)
 
     def take_episodes(self) -> list[Episode]:
-        """Episodes finished since the last call; may be called from any thread."""
+        """Return the episodes finished since the last call; may be called from any thread."""
         return self._telemetry.take_episodes()
 
     def metrics(self) -> dict[str, float]:
-        """Rates over the last seconds and totals of this incarnation; may be called from any thread.
+        """Return rates over the last seconds and totals of this incarnation; may be called from any thread.
 
-        `deploy.fleet.reporting.actor_metrics` has a rule for each name: how the fleet's number is made of it.
+        `deploy.fleet.reporting.actor_metrics` has a rule for each name that combines the actors' values.
         """
         weights = self._weights
         return {
@@ -176,7 +180,7 @@ class Actor:
         self._started = True
 
     def _without_refused(self, result: StepResult) -> StepResult:
-        """A step whose reward is not finite is no transition: the episode's record ends before it."""
+        """Mark steps whose reward is not finite as no transition: the episode's record ends before them."""
         refused = result.valid & ~np.isfinite(result.rewards)
         if not refused.any():
             return result
@@ -192,14 +196,14 @@ class Actor:
         )
 
     def _collect(self, actions: Actions, result: StepResult) -> None:
-        """Hand each environment's step to its builder; a reset begins that slot's next episode."""
+        """Pass each environment's step to its builder; a reset begins the next episode of that slot."""
         version = self._policy.weights_version
         q_taken, q_max = actions.q_taken, actions.q_max
         for env, builder in enumerate(self._builders):
             q_newest = None if q_max is None else float(q_max[env])
             if not result.valid[env]:
                 builder.reset(result.frames[env], q_newest)
-                self._unwritten += builder.drain()  # what waited for the value of the last observation
+                self._unwritten += builder.drain()  # It waited for the value of the last observation.
                 continue
             self._unwritten += builder.add(
                 int(actions.action[env]),
@@ -212,6 +216,7 @@ class Actor:
                 q_taken=None if q_taken is None else float(q_taken[env]),
                 q_max=q_newest,
             )
+            # The replay begins a new episode with the next life, while the game itself continues.
             if self._life_loss_terminates and result.life_lost[env]:
                 builder.reset(result.frames[env])
 
@@ -220,13 +225,14 @@ class Actor:
             segment = self._unwritten[0]
             with self._telemetry.waiting():
                 self._writer.write(segment, wait=wait)
+            # Removed only after the commit: WriterStopped leaves the segment for `drain`.
             self._unwritten.popleft()
             self._needed_env_steps += segment.num_items
 
     def _refresh_weights(self) -> bool:
-        """Look for newer weights now and then; wait for the first, and in lockstep for those that are due.
+        """Look for newer weights at intervals; wait for the first, and in lockstep for the weights due.
 
-        False when told to stop while they have not come.
+        Returns False when told to stop before they have arrived.
         """
         needed = self._needed_env_steps if self._lockstep else 0
         while self._weights is None or self._weights.env_steps < needed:
@@ -237,7 +243,7 @@ class Actor:
         if not self._lockstep:
             self._load(self._weights_source.take())
             if self._vector_steps % self._config.weights_poll_steps == 0:
-                self._weights_source.ask()  # answered while the environments are stepped
+                self._weights_source.ask()  # Answered while the environments step.
         return True
 
     def _load(self, weights: Weights | None) -> None:
@@ -249,7 +255,7 @@ class Actor:
 def _make_builders(
     config: ActorConfig, replay: ReplayConfig, signature: Signature, *, slot: int, incarnation: int
 ) -> list[SegmentBuilder]:
-    """One builder an environment; they share one sequence of segment numbers."""
+    """Return one builder per environment; they share one sequence of segment numbers."""
     sequence = itertools.count()
     return [
         SegmentBuilder(

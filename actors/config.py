@@ -1,4 +1,4 @@
-"""How actors act: environment, exploration, and the actor itself; every field is one command-line flag."""
+"""Configuration of acting: environment, exploration and actors; every field is one command-line flag."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,35 +6,35 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class EnvironmentConfig:
-    """The environment, with every setting explicit (library defaults are never relied on)."""
+    """The environment. Every setting is explicit: the library's defaults are never relied on."""
 
     game: str = "pong"
-    """Atari game by its ROM name (`ms_pacman`); `MsPacman` and `ms-pacman` are understood too."""
+    """Atari game by its ROM name (`ms_pacman`); `MsPacman` and `ms-pacman` are accepted too."""
     env: str = ""
-    """Another vector environment than Atari: a Gymnasium id or `module:callable`, with uint8 images, which
-    become grey. Of a size that the encoder takes: nothing is resized."""
+    """A vector environment other than Atari: a Gymnasium id or `module:callable`, with uint8 images, which
+    are converted to grey. Nothing is resized: their size must be one that the encoder accepts."""
     repeat_action_probability: float = 0.25
     """Sticky actions (Machado et al., 2018)."""
     frame_skip: int = 4
-    """Emulator frames an env step; the last two are max-pooled."""
+    """Emulator frames per env step; the last two are max-pooled."""
     max_frames_per_episode: int = 108_000
-    """Time limit of an episode in emulator frames (30 minutes); reaching it is a truncation."""
+    """Time limit of an episode in emulator frames (30 minutes); reaching it truncates the episode."""
     noop_max: int = 0
-    """Largest number of random no-ops at an episode's start, each an env step and none of them a transition
-    (Atari games only)."""
+    """Maximum number of random no-ops at the start of an episode; each is an env step and none is a
+    transition (Atari games only)."""
     full_action_space: bool = False
-    """All 18 actions instead of the game's minimal set."""
+    """Use all 18 actions instead of the game's minimal set."""
     frame_height: int = 84
     """Height of a frame in pixels."""
     frame_width: int = 84
     """Width of a frame in pixels."""
     stack: int = 4
-    """Frames stacked into an observation."""
+    """Frames stacked into one observation."""
 
 
 @dataclass(frozen=True)
 class ExplorationConfig:
-    """Epsilon-greedy exploration; noisy networks explore beside it where the network has them."""
+    """Epsilon-greedy exploration; noisy networks also explore through their noise."""
 
     kind: Literal["linear", "ladder"] = "linear"
     """`linear`: one schedule for the fleet. `ladder`: a fixed epsilon per env slot (Horgan et al., 2018)."""
@@ -52,15 +52,15 @@ class ExplorationConfig:
 
 @dataclass(frozen=True)
 class ActorConfig:
-    """The fleet's actors: one Ray actor process each, one CPU core, several environments."""
+    """The fleet's actors: each is one Ray actor process on one CPU core with several environments."""
 
     num_actors: int = 4
-    """Actor processes at start; `apexpert scale` changes it while the run goes on."""
+    """Actor processes at the start; `apexpert scale` changes the number while the run is active."""
     envs_per_actor: int = 8
-    """Environments each actor steps as one batch."""
+    """Environments that each actor steps as one batch."""
     weights_poll_steps: int = 100
-    """Vector steps between two questions for the newest weights; the answer is taken when it is there."""
+    """Vector steps between two requests for the newest weights; the answer is picked up once it arrives."""
     actor_priorities: bool = False
-    """Actors send each item's TD error as its first priority (Ape-X); else items enter with the largest."""
+    """Send each item's TD error as its first priority (Ape-X); otherwise items enter with the largest one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of acting; `auto` is bfloat16 where the CPU has instructions for it."""

@@ -1,4 +1,4 @@
-"""Evaluation: full games under the policy, with as little chance in it as the protocol allows."""
+"""Evaluation: full games under the policy, with as little randomness as the protocol allows."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -14,7 +14,7 @@ from actors.rendering import EpisodeRecording, Recorder
 from actors.stacking import FrameStacks
 
 EVALUATION_SLOT = 2**31
-"""Takes the place of an actor's slot in the seeds: no actor has played these games."""
+"""Stands in for an actor's slot in the seeds, so that no actor has played these games."""
 
 
 class Player(Protocol):
@@ -32,9 +32,9 @@ class Player(Protocol):
 
 
 def episode_quotas(episodes: int, num_envs: int) -> NDArray[np.int64]:
-    """How many episodes each environment plays, fixed beforehand; at most one more than any other.
+    """Return how many episodes each environment plays; the numbers differ by at most one.
 
-    Taking whatever ends first would favour short games, which mostly are the bad ones.
+    They are fixed beforehand: taking whichever episodes end first would favour short ones, mostly bad games.
     """
     quotas = np.full(num_envs, episodes // num_envs, np.int64)
     quotas[: episodes % num_envs] += 1
@@ -55,13 +55,13 @@ def evaluate(
     progress: Callable[[Episode], object] = lambda episode: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Episode]:
-    """Play `episodes` full games, sticky as configured, with the network's noise off.
+    """Play `episodes` full games, with sticky actions as configured and the network's noise off.
 
-    With `life_loss_terminates` the stack of frames begins anew after a lost life, as it does in training.
-    `recorder` is given one picture an env step of environment 0 in its first episode: RGB (210, 160, 3) of
-    Atari games, else the grey frame (H, W). `window` shows the same episode of an Atari game as it is
-    played, at its own speed, or raises NoWindow. `progress` is given each episode as it ends. Told to stop,
-    it returns the episodes that have ended. Raises EnvironmentSetupError.
+    With `life_loss_terminates` the frame stack is cleared after a lost life, as it is in training.
+    `recorder` receives one picture per env step of environment 0 in its first episode: RGB (210, 160, 3)
+    for Atari games, else the grey frame (H, W). `window` shows the same episode of an Atari game while it is
+    played, at the game's own speed, or raises NoWindow. `progress` receives each episode as it ends. When
+    told to stop, returns the episodes that have ended. Raises EnvironmentSetupError.
     """
     remaining = episode_quotas(episodes, min(num_envs, episodes))
     seeds = environment_seeds(seed, EVALUATION_SLOT, 0, len(remaining))
@@ -75,6 +75,7 @@ def evaluate(
     recording.begin(frames)
     while remaining.any() and not should_stop():
         playing = np.flatnonzero(remaining)
+        # Environments that have played their quota are stepped with no-ops; their games do not count.
         actions = np.zeros(env.num_envs, np.int64)
         chosen = policy.act(stacks.observations[playing], epsilon, noise=False, values=False)
         actions[playing] = chosen.action

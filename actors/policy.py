@@ -1,4 +1,4 @@
-"""Acting on the CPU: a copy of the network, its noise, and the epsilon-greedy choice, all in one batch."""
+"""Acting on the CPU: a copy of the network, its noise and the epsilon-greedy choice, as one batch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class Actions:
-    """What E environments are to do, and what the network thought of it."""
+    """Actions for E environments, and the network's values of them."""
 
     action: NDArray[np.int64]
     """(E,)"""
     q_taken: NDArray[np.float32] | None
-    """(E,) value of that action, or None if values were not asked for."""
+    """(E,) value of the chosen action, or None if values were not requested."""
     q_max: NDArray[np.float32] | None
-    """(E,) largest value, or None if values were not asked for."""
+    """(E,) largest value, or None if values were not requested."""
 
 
 def choose_dtype(precision: Precision) -> torch.dtype:
-    """Data type of acting; `auto` takes bfloat16 where the CPU has instructions for it."""
+    """Return the data type of acting; `auto` is bfloat16 where the CPU has instructions for it."""
     if precision == "auto":
-        # Older versions of torch cannot say what the CPU has: float32 is the safe choice then.
+        # Older versions of torch do not report the CPU's capabilities; float32 is then the safe choice.
         capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
         fast = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
         return torch.bfloat16 if fast else torch.float32
@@ -38,7 +38,7 @@ def choose_dtype(precision: Precision) -> torch.dtype:
 
 
 class Policy:
-    """Epsilon-greedy over a noisy or plain Q-network, on as many threads as the process was given.
+    """Epsilon-greedy policy over a noisy or plain Q-network, on as many threads as the process has.
 
     The whole network is kept in the data type of acting, channels-last: casting once, when weights are
     loaded, is 5 to 30 % faster here than autocast over float32 weights, with the same error in the values.
@@ -66,11 +66,11 @@ class Policy:
 
     @property
     def network(self) -> QNetwork:
-        """What it acts by, in the data type of acting."""
+        """The network that chooses actions, in the data type of acting."""
         return self._network
 
     def load(self, weights: Weights) -> None:
-        """Take over published weights; raises ValueError if they are of another network."""
+        """Load published weights; raise ValueError if they belong to a different network."""
         load(self._network, weights.parameters)
         self.weights_version = weights.version
 
@@ -82,10 +82,10 @@ class Policy:
         noise: bool = True,
         values: bool = True,
     ) -> Actions:
-        """Actions for (E, K, H, W) uint8 observations; `epsilon` is one number or (E,).
+        """Return actions for (E, K, H, W) uint8 observations; `epsilon` is one number or (E,).
 
-        Every environment has its own draw of the network's noise, and a new one each step; `noise` False acts
-        by the means. With `values` False the network is not asked about environments that explore anyway.
+        Every environment gets its own draw of the network's noise at each step; with `noise` False the
+        network acts by its mean weights. With `values` False, environments that explore skip the network.
         """
         count = len(observations)
         explores = self._random.random(count) < epsilon
@@ -102,7 +102,7 @@ class Policy:
         return Actions(action, q_values[np.arange(count), action], q_values.max(axis=1))
 
     def _q_values(self, observations: NDArray[np.uint8], noise: bool) -> NDArray[np.float32]:
-        """(B, A) values of (B, K, H, W) observations, with a draw of noise for each row."""
+        """Return the (B, A) values of (B, K, H, W) observations, with one draw of noise per row."""
         with torch.inference_mode():
             draw = self._network.sample_noise(self._noise_generator, len(observations)) if noise else None
             output = self._network(torch.from_numpy(observations), draw)

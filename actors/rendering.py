@@ -1,4 +1,4 @@
-"""Pictures of a game for people: a second emulator in colour beside the one that plays."""
+"""Pictures of a game for viewers: a second emulator in colour beside the one that plays."""
 
 import os
 import sys
@@ -19,40 +19,40 @@ Recorder = Callable[[NDArray[np.uint8]], None]
 
 
 class NoWindow(ApexpertError):
-    """A game cannot be shown in a window here; the message is what the graphics library says."""
+    """A game cannot be shown in a window here; the message comes from the graphics library."""
 
 
 class View(Protocol):
-    """Shows environment slot 0, one picture an env step."""
+    """Shows environment slot 0, one picture per env step."""
 
     def begin(self, first_frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The picture of an episode's start; (E, H, W) frames are those of the environments."""
+        """Return the picture of an episode's start; `first_frames` (E, H, W) are the environments' frames."""
 
     def step(self, action: int, result: StepResult) -> NDArray[np.uint8]:
-        """The picture after slot 0 took `action`."""
+        """Return the picture after slot 0 took `action`."""
 
 
 class FrameView:
-    """The frames that the network sees."""
+    """Shows the frames that the network sees."""
 
     def begin(self, first_frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Grey (H, W)."""
+        """Return the grey frame (H, W)."""
         return first_frames[0]
 
     def step(self, action: int, result: StepResult) -> NDArray[np.uint8]:
-        """Grey (H, W)."""
+        """Return the grey frame (H, W)."""
         return result.frames[0]
 
 
 class ColourView:
-    """An emulator of its own that makes the same moves: same game, seed and sticky actions, so the same game.
+    """Replays the same moves in a second emulator: same game, seed and sticky actions, so the same game.
 
-    Pictures are RGB (210, 160, 3) for most games, the brighter of the last two screens as in the frames of
-    the network. It follows the first episode after the seeding.
+    Pictures are RGB (210, 160, 3) for most games: the pixel-wise maximum of the last two screens, as in the
+    network's frames. It follows the first episode after seeding.
     """
 
     def __init__(self, config: EnvironmentConfig, seed: int, *, window: bool = False) -> None:
-        """`window`: the emulator shows its screen in one as well, at the game's own speed; else NoWindow."""
+        """With `window` the emulator also shows its screen, at the game's own speed, or raises NoWindow."""
         ALEInterface.setLoggerMode(LoggerMode.Error)
         self._ale = ALEInterface()
         self._ale.setInt("random_seed", seed)
@@ -66,12 +66,12 @@ class ColourView:
         self._frame_skip = config.frame_skip
 
     def begin(self, first_frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """RGB (H, W, 3)."""
+        """Return RGB (H, W, 3)."""
         self._ale.reset_game()
         return self._ale.getScreenRGB()
 
     def step(self, action: int, result: StepResult) -> NDArray[np.uint8]:
-        """RGB (H, W, 3)."""
+        """Return RGB (H, W, 3)."""
         before = after = self._ale.getScreenRGB()
         for _ in range(self._frame_skip):
             if self._ale.game_over():
@@ -82,9 +82,9 @@ class ColourView:
 
 
 def _load(ale: ALEInterface, rom: Path, *, window: bool) -> None:
-    """Load a game; NoWindow when it cannot be shown in a window that it should be shown in."""
+    """Load a game; raise NoWindow when a window was requested and cannot be opened."""
     if window and sys.platform == "linux":
-        # Without a screen that answers SDL, which the emulator draws with, would show the game nowhere.
+        # Otherwise SDL, which the emulator draws with, shows the game nowhere when no screen answers.
         os.environ.setdefault("SDL_VIDEODRIVER", "x11,wayland")
     try:
         ale.loadROM(rom)
@@ -95,15 +95,15 @@ def _load(ale: ALEInterface, rom: Path, *, window: bool) -> None:
 
 
 NOOP = 0
-"""The first of every game's actions."""
+"""The first action of every game."""
 
 
 def _nowhere(_picture: NDArray[np.uint8]) -> None:
-    """Records nothing."""
+    """Discard the picture."""
 
 
 class EpisodeRecording:
-    """Gives a recorder the pictures of slot 0's first episode, or shows them in a window, or neither."""
+    """Passes the pictures of slot 0's first episode to a recorder, or shows them in a window, or neither."""
 
     def __init__(
         self, recorder: Recorder | None, config: EnvironmentConfig, seed: int, *, window: bool = False
@@ -114,12 +114,12 @@ class EpisodeRecording:
             self._view = ColourView(config, seed, window=window)
 
     def begin(self, first_frames: NDArray[np.uint8]) -> None:
-        """The environments were reset, slot 0 with the seed of this recording."""
+        """Record the reset of the environments, slot 0 with the seed of this recording."""
         if self._recorder:
             self._recorder(self._view.begin(first_frames))
 
     def step(self, action: int, result: StepResult) -> None:
-        """Slot 0 took `action`, or a no-op at the episode's start."""
+        """Record that slot 0 took `action`, or a no-op at the start of the episode."""
         if self._recorder:
             self._recorder(self._view.step(action if result.valid[0] else NOOP, result))
             if result.terminated[0] or result.truncated[0]:

@@ -1,27 +1,27 @@
-"""Observations from single frames: the newest K frames of each environment."""
+"""Observations made of single frames: the newest K frames of each environment."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 class FrameStacks:
-    """Rolling stacks of E environments; frames before an episode's first are zeros."""
+    """Rolling frame stacks of E environments; frames before an episode's first are zeros."""
 
     def __init__(self, num_envs: int, stack: int, frame_shape: tuple[int, int]) -> None:
         self._stacks = np.zeros((num_envs, stack, *frame_shape), np.uint8)
 
     @property
     def observations(self) -> NDArray[np.uint8]:
-        """(E, K, H, W), oldest frame first; written over by the next `reset` or `push`."""
+        """(E, K, H, W), oldest frame first; overwritten by the next `reset` or `push`."""
         return self._stacks
 
     def reset(self, frames: NDArray[np.uint8]) -> None:
-        """All environments begin an episode with (E, H, W) first frames."""
+        """Begin an episode in all environments with (E, H, W) first frames."""
         self._stacks[:] = 0
         self._stacks[:, -1] = frames
 
     def push(self, frames: NDArray[np.uint8], goes_on: NDArray[np.bool_]) -> None:
-        """Add (E, H, W) newest frames; where `goes_on` (E,) is False they begin a new episode."""
+        """Add the (E, H, W) newest frames; where `goes_on` (E,) is False they begin a new episode."""
         self._stacks[:, :-1] = self._stacks[:, 1:]
         self._stacks[~goes_on] = 0
         self._stacks[:, -1] = frames

@@ -1,4 +1,4 @@
-"""What an actor tells about itself: rates, waiting and finished episodes."""
+"""An actor's report on itself: rates, waiting time and finished episodes."""
 
 import threading
 import time
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from actors.episodes import Episode
 
 RATE_SECONDS = 10.0
-"""Rates are means over about this long."""
+"""Rates are means over about this many seconds."""
 MARK_SECONDS = 1.0
 
 
 class Telemetry:
-    """Written by the acting thread, read by any; `clock` gives seconds that never go back."""
+    """Written by the acting thread, read by any thread; `clock` returns monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -23,16 +23,16 @@ class Telemetry:
         self._env_steps = 0
         self._waited = 0.0
         self._waiting_since: float | None = None
-        # (time, env steps, seconds waited) about every second, the oldest RATE_SECONDS ago.
+        # (time, env steps, seconds waited), one mark a second or so, the oldest RATE_SECONDS ago.
         self._marks = deque([(clock(), 0, 0.0)])
 
     @property
     def env_steps(self) -> int:
-        """Transitions made."""
+        """Transitions made so far."""
         return self._env_steps
 
     def count(self, env_steps: int, episodes: Iterable[Episode]) -> None:
-        """Take in one vector step."""
+        """Add one vector step."""
         with self._lock:
             self._env_steps += env_steps
             self._episodes.extend(episodes)
@@ -40,7 +40,7 @@ class Telemetry:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time inside counts as waiting, at once and not only at its end."""
+        """Count the time inside as waiting, from its beginning and not only once it ends."""
         with self._lock:
             self._waiting_since = self._clock()
         try:
@@ -51,13 +51,13 @@ class Telemetry:
                 self._waiting_since = None
 
     def take_episodes(self) -> list[Episode]:
-        """Episodes finished since the last call."""
+        """Return the episodes finished since the last call."""
         with self._lock:
             taken, self._episodes = self._episodes, []
             return taken
 
     def rates(self) -> dict[str, float]:
-        """Env steps a second, and the share of time spent waiting for the replay or for weights."""
+        """Return env steps per second and the share of time spent waiting for the replay or for weights."""
         with self._lock:
             now = self._clock()
             self._mark(now)
@@ -74,5 +74,6 @@ class Telemetry:
     def _mark(self, now: float) -> None:
         if now - self._marks[-1][0] >= MARK_SECONDS:
             self._marks.append((now, self._env_steps, self._waited_until(now)))
+        # Keep one mark at least RATE_SECONDS old, so that rates cover the whole window.
         while len(self._marks) > 1 and now - self._marks[1][0] >= RATE_SECONDS:
             self._marks.popleft()

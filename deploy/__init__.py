@@ -1,1 +1,1 @@
-"""What composes the system: configuration, command line, Ray fleet, monitoring, reports, benchmarks."""
+"""Composes the system: configuration, command line, Ray fleet, monitoring, reports, benchmarks."""

@@ -1,1 +1,1 @@
-"""Learning: losses, the train step, checkpoints and the learner loop."""
+"""Learning: losses, the train step, checkpoints and the learner's loop."""

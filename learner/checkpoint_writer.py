@@ -1,4 +1,4 @@
-"""Writes checkpoints beside the learner's loop, one at a time; tries again while the disk refuses them."""
+"""Writes checkpoints beside the learner's loop, one at a time, and retries while the disk refuses."""
 
 import logging
 import threading
@@ -17,9 +17,9 @@ from learner.errors import CheckpointNotWritten
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = (0.5, 10.0)
-"""First and longest wait before a checkpoint that could not be written is tried again; it doubles."""
+"""Shortest and longest wait before a failed write is retried; the wait doubles."""
 LAST_SECONDS = 60.0
-"""How long a run's last checkpoint is tried: a full disk often has room again within seconds."""
+"""How long a run's last checkpoint is retried: a full disk often has room again within seconds."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,16 @@ class Snapshot:
 
 
 class CheckpointWriter:
-    """One background thread that saves the newest snapshot it was given.
+    """One background thread that saves the newest snapshot submitted.
 
-    A snapshot that comes while an older one still waits replaces it. What cannot be written is noted once and
-    tried again, until it is there or a newer one stands in for it; older checkpoints stay whole meanwhile.
+    A newer snapshot replaces one that is still waiting. A failed write is noted once and retried until it
+    succeeds or a newer snapshot replaces it; older checkpoints stay intact meanwhile.
     """
 
     def __init__(
         self, store: CheckpointStore, *, note: Callable[[str], None], last_seconds: float = LAST_SECONDS
     ) -> None:
-        """`note` is told of a checkpoint that cannot be written, and of the first one that can be again."""
+        """`note` receives a message when writing a checkpoint first fails and when it works again."""
         self._store, self._note, self._last_seconds = store, note, last_seconds
         self._changed = threading.Condition()
         self._waiting: Snapshot | None = None
@@ -51,7 +51,7 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
 
     def submit(self, snapshot: Snapshot) -> None:
-        """Have this written, and return at once."""
+        """Have the snapshot written, and return at once."""
         with self._changed:
             self._closed, self._waiting = False, snapshot
             self._changed.notify_all()
@@ -60,9 +60,9 @@ class CheckpointWriter:
                 self._thread.start()
 
     def finish(self, snapshot: Snapshot) -> Path:
-        """Have this written and wait for it; returns its folder.
+        """Have the snapshot written, wait for it and return its folder.
 
-        Raises CheckpointNotWritten, with what the system says of it, after `last_seconds`.
+        Raises CheckpointNotWritten, with the system's reason, after `last_seconds`.
         """
         self.submit(snapshot)
         with self._changed:
@@ -76,7 +76,7 @@ class CheckpointWriter:
         raise CheckpointNotWritten(f"{what}: {reason}; the newest is {kept}")
 
     def close(self) -> None:
-        """End the thread; what waits is tried once more."""
+        """End the thread; a waiting snapshot is tried once more."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -95,6 +95,7 @@ class CheckpointWriter:
                 continue
             with self._changed:
                 if not self._closed:
+                    # A newer snapshot that arrived meanwhile takes precedence.
                     self._waiting = self._waiting or snapshot
                 self._changed.wait_for(lambda: self._closed, pause)
             pause = min(2 * pause, RETRY_SECONDS[1])
@@ -109,7 +110,7 @@ class CheckpointWriter:
         begun = time.monotonic()
         try:
             path = self._store.save(snapshot.update, snapshot.tensors, snapshot.document)
-        except Exception as error:  # whatever it is: a thread that ended would write none ever again
+        except Exception as error:  # Of any kind: if the thread ended, no checkpoint would be written again.
             self._refused(snapshot, error if isinstance(error, OSError) else OSError(str(error)))
             return False
         logger.info("checkpoint %s written in %.1f s", path.name, time.monotonic() - begun)
@@ -125,7 +126,7 @@ class CheckpointWriter:
             known, self._refusal = self._refusal, error
         if known is None:
             text = f"checkpoint of update {snapshot.update} cannot be written: {_reason(error)}"
-            self._note(f"{text}; it is tried again, those before stay")
+            self._note(f"{text}; it is tried again, earlier checkpoints stay")
 
 
 def _reason(error: OSError) -> str:

@@ -1,4 +1,4 @@
-"""How the learner learns; every field is one command-line flag."""
+"""Configuration of the learner; every field is one command-line flag."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,20 +9,20 @@ PriorityKind = Literal["loss", "kl", "absolute_td"]
 
 @dataclass(frozen=True)
 class LearnerConfig:
-    """Loss, optimizer, schedule and checkpoints of the learner."""
+    """The learner's loss, optimizer, schedule and checkpoints."""
 
     batch_size: int = 32
-    """Transitions an update."""
+    """Transitions per update."""
     update_period: int = 4
     """Env steps of the fleet per update; samples_per_insert is batch_size / update_period."""
     double: bool = True
-    """Double Q-learning: the online network chooses the next action, the target network judges it."""
+    """Double Q-learning: the online network chooses the next action, the target network evaluates it."""
     loss: ScalarLoss = "huber"
-    """Loss of scalar values: huber with delta 1, or squared, the error's square without the half. C51 and
-    quantiles have losses of their own."""
+    """Loss of scalar values: huber (delta 1), or squared (the squared error without the half). C51 and
+    quantiles have their own losses."""
     priority: PriorityKind = "loss"
-    """What an item's priority becomes when it was drawn: loss, its own loss (C51: the cross-entropy); kl,
-    C51's without the target's entropy; absolute_td, the size of the mean's error, as actors send it."""
+    """An item's new priority after it was drawn. loss: its loss (C51: the cross-entropy); kl: C51's loss
+    without the target's entropy; absolute_td: the absolute error of the mean value, as actors send it."""
     target_update_period: int = 2_000
     """Updates between two copies of the online network into the target network."""
     learning_rate: float = 6.25e-5
@@ -32,24 +32,24 @@ class LearnerConfig:
     adam_eps: float = 1.5e-4
     """Adam's epsilon."""
     max_grad_norm: float = 0.0
-    """L2 norm that the whole gradient is clipped to; 0: it is left as it is."""
+    """L2 norm that the whole gradient is clipped to; 0 turns clipping off."""
     publish_period: int = 50
     """Updates between two publications of weights."""
     checkpoint_period: int = 25_000
-    """Updates between two checkpoints; one more is written when the run stops."""
+    """Updates between two checkpoints; another one is written when the run stops."""
     keep_checkpoints: int = 3
     """Newest checkpoints kept, besides the best by evaluation."""
     diagnostics_period: int = 10_000
     """Updates between two diagnoses (dormant neurons, ranks, empirical NTK, experts, norms); 0: none."""
     updates_in_flight: Literal[0, 1] = 1
-    """Updates whose new priorities may be outstanding when the next batch is drawn: 1 draws it while the
+    """Updates whose new priorities may be missing when the next batch is drawn: 1 draws the batch while the
     update is computed, 0 after it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the networks live; `auto` takes a GPU when there is one."""
+    """Where the networks live; `auto` takes a GPU if there is one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the forward and backward pass over float32 weights; `auto`: bfloat16 where it is fast."""
+    """Precision of forward and backward pass over float32 weights; `auto` is bfloat16 where that is fast."""
     num_threads: int = 0
-    """CPU threads of the learner; 0 takes all cores."""
+    """CPU threads of the learner; 0 uses all cores."""
 
     def learning_rate_at(self, progress: float) -> float:
         """Adam's learning rate when this share of the run's env steps, 0 to 1, is inserted."""

@@ -1,8 +1,8 @@
 """Everything that the learner raises.
 
-LearnerError            the run cannot go on as it is; the message says what to do or where to look
-  CheckpointError       a checkpoint is not whole, or is not of this run's network
-  CheckpointNotWritten  a run's last checkpoint could not be put on disk; those before it are whole
+LearnerError            the run cannot continue as it is; the message says what to do or where to look
+  CheckpointError       a checkpoint is broken or belongs to another network
+  CheckpointNotWritten  a run's last checkpoint could not be written; the earlier ones are intact
 """
 
 from apexpert.errors import ApexpertError
@@ -17,4 +17,4 @@ class CheckpointError(LearnerError):
 
 
 class CheckpointNotWritten(LearnerError):
-    """The last checkpoint could not be written, as on a disk that stays full; those before are whole."""
+    """The last checkpoint could not be written, as on a disk that stays full; the earlier ones are intact."""

@@ -1,4 +1,4 @@
-"""What the learner tells about itself: recent speed, share of time spent waiting, latest metrics."""
+"""The learner's report on itself: recent speed, share of time spent waiting, latest metrics."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 
 class SpeedWindow:
-    """Updates, waiting and arrivals of the last `seconds`, kept in buckets of one second."""
+    """Updates, waiting time and arrivals of the last `seconds`, kept in one-second buckets."""
 
     def __init__(self, seconds: float = 20.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
@@ -16,7 +16,7 @@ class SpeedWindow:
         self._buckets: deque[tuple[float, int, float, int]] = deque()
 
     def count(self, *, updates: int = 0, waited: float = 0.0, arrived: int = 0) -> None:
-        """Adds updates made, seconds waited that ended just now, or items that arrived at once."""
+        """Add updates made, seconds of a wait that ended just now, or the items of one arrival."""
         now = self._clock()
         if self._buckets and now - self._buckets[-1][0] < 1.0:
             since, u, w, a = self._buckets[-1]
@@ -28,7 +28,7 @@ class SpeedWindow:
 
     @property
     def updates_per_s(self) -> float:
-        """Updates a second over the window (over the time since the start while that is shorter)."""
+        """Updates per second over the window (over the time since the start while that is shorter)."""
         return sum(u for _, u, _, _ in self._recent()) / self._length()
 
     @property
@@ -60,16 +60,16 @@ class MetricsBoard:
         self._due = clock()
 
     def due(self) -> bool:
-        """Whether the last `write` is a period ago (gathering metrics costs more than asking)."""
+        """Whether a period has passed since the last `write`: gathering metrics costs more than asking."""
         return self._clock() >= self._due
 
     def write(self, metrics: Mapping[str, float]) -> None:
-        """Replaces the values of these names."""
+        """Replace the values of these names."""
         with self._lock:
             self._latest.update(metrics)
         self._due = self._clock() + self._period
 
     def read(self) -> dict[str, float]:
-        """A copy of the latest values."""
+        """Return a copy of the latest values."""
         with self._lock:
             return dict(self._latest)

@@ -1,4 +1,4 @@
-"""`apexpert bench actor`: one production actor on one core; embedded shards take all it writes."""
+"""`apexpert bench actor`: one production actor on one core; embedded shards accept all it writes."""
 
 from typing import Any
 
@@ -9,9 +9,10 @@ from deploy.run.config import Config, to_json
 
 
 def run(config: Config, *, seconds: float = 10.0) -> dict[str, Any]:
-    """Measures for `seconds` each: the whole actor, its environments alone, its policy alone (all a second).
+    """Measure the whole actor, its environments alone and its policy alone, for `seconds` each.
 
-    `agent_steps_per_s` counts vector steps times environments; `bytes_per_step` is a step's cost in Redis.
+    All results are per second. `agent_steps_per_s` counts vector steps times environments; `bytes_per_step`
+    is the size of one step in Redis.
     """
     spec = describe_environment(config.environment)
     with open_shards(config) as shards:

@@ -1,4 +1,4 @@
-"""`apexpert bench diagnostics`: what one diagnosis costs, and which share of the updates' time that is."""
+"""`apexpert bench diagnostics`: the cost of one diagnosis, and its share of the time spent on updates."""
 
 import os
 import statistics
@@ -20,11 +20,12 @@ from replay.types import Batch
 
 
 def run(config: Config, *, seconds: float = 4.0) -> dict[str, Any]:
-    """For each preset's network and batch, on `config`'s environment, device, precision and threads: seconds
-    of an update and of a diagnosis (medians over about `seconds` each), and how many percent of a
-    learner's time diagnoses take at the preset's period when it does nothing but updates.
+    """Measure an update and a diagnosis for the network and batch of each preset.
 
-    A run also acts, draws and waits: there it is less, and is the metric `diagnostics/time_share`.
+    Environment, device, precision and threads are `config`'s. Gives seconds of both (medians over about
+    `seconds` each) and the percentage of a learner's time that diagnoses take at the preset's period when the
+    learner does nothing but updates. A run also acts, draws and waits: its share is lower, and is the metric
+    `diagnostics/time_share`.
     """
     spec = describe_environment(config.environment)
     result: dict[str, Any] = {"benchmark": "diagnostics"}
@@ -65,7 +66,7 @@ def _median_update(train_step: TrainStep, batch: Batch, seconds: float) -> float
 
 def _median_diagnosis(train_step: TrainStep, batch: Batch, seconds: float) -> float:
     measured: list[float] = []
-    period = -(-ROWS // len(batch.action))  # so that each has as many states as it looks at
+    period = -(-ROWS // len(batch.action))  # So that each diagnosis has as many states as it can use.
     with tempfile.TemporaryDirectory() as folder:
         diagnostics = Diagnostics(
             train_step,

@@ -1,7 +1,7 @@
-"""`apexpert bench end-to-end`: agent steps a second of a whole run, next to the limit that its parts allow.
+"""`apexpert bench end-to-end`: agent steps per second of a whole run, next to the limit its parts allow.
 
-The run is the production one: fleet on a local Ray, embedded shards, actors, learner. What counts is what the
-learner's sampler has taken in, over a window of wall time that starts when warm-up and the limiter's slack
+The run is the production one: fleet on a local Ray, embedded shards, actors, learner. It counts what the
+learner's sampler has received over a window of wall time that starts once warm-up and the limiter's slack
 are used up, so that every step counted was also paid for in samples.
 """
 
@@ -21,17 +21,17 @@ from deploy.run.states import FINAL_STATES
 WARM_UP = 3_000
 """Items inserted before the first update."""
 START_SECONDS = 300.0
-"""Longest time that start, warm-up and settling may take."""
+"""Maximum time for start, warm-up and settling."""
 POLL_SECONDS = 0.5
 ENDLESS = 10**9
 
 
 class BenchmarkError(ApexpertError):
-    """The run ended or stood still before it was measured."""
+    """The run ended or stalled before it was measured."""
 
 
 def default_config() -> Config:
-    """Nature, Soft MoE with 4 experts, Rainbow, batch 32 every 4 steps, Breakout, one actor with 8 games."""
+    """Return Nature, Soft MoE with 4 experts, Rainbow, batch 32 every 4 steps, Breakout, 1 actor, 8 games."""
     return with_values(
         get_preset("paper-rainbow"),
         network__encoder="nature",
@@ -52,11 +52,11 @@ def run(
     limit_seconds: float = 4.0,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Measures `repeats` runs of `seconds` each for SAME and for VALID padding; medians of each.
+    """Measure `repeats` runs of `seconds` each for SAME and for VALID padding; return the medians.
 
     Keys: `agent_steps_per_s`, `ratio_of_limit`, `limit` and its parts, all again with the suffix `_valid`,
-    `repeats` with every single measurement, and `config`. `report` gets a line for each measurement as it is
-    made. Raises BenchmarkError when a run fails.
+    `repeats` with every single measurement, and `config`. `report` receives a line for each measurement when
+    it is done. Raises BenchmarkError when a run fails.
     """
     config = _for_measurement(config or default_config())
     result: dict[str, Any] = {"benchmark": "end-to-end", "seconds": seconds}
@@ -73,9 +73,9 @@ def run(
 
 
 def _for_measurement(config: Config) -> Config:
-    """Short warm-up, no end in sight, and neither checkpoints nor evaluations within the window.
+    """Return `config` with a short warm-up, no end, and neither checkpoints nor evaluations in the window.
 
-    Epsilon is low from the start: an actor that explores does not ask its network, and would be too fast.
+    Epsilon is low from the start: an exploring actor does not evaluate its network, and would be too fast.
     """
     return with_values(
         config,
@@ -89,7 +89,7 @@ def _for_measurement(config: Config) -> Config:
 
 
 def _measure(config: Config, seconds: float, limit_seconds: float) -> dict[str, float]:
-    """One run between two measurements of the limit, whose mean counts: machines change within minutes."""
+    """Measure one run between two measurements of the limit and use their mean: machines drift in minutes."""
     before = limits.measure(config, seconds=limit_seconds)
     with tempfile.TemporaryDirectory() as runs_dir:
         speed = _measure_run(with_values(config, run__runs_dir=runs_dir, run__name="bench"), seconds)
@@ -99,7 +99,7 @@ def _measure(config: Config, seconds: float, limit_seconds: float) -> dict[str, 
 
 
 def _measure_run(config: Config, seconds: float) -> dict[str, float]:
-    from deploy.fleet import launch  # Ray is only wanted where a fleet is
+    from deploy.fleet import launch  # Here, because only this benchmark needs Ray.
 
     folder = RunFolder.create(config)
     client = launch(config, folder, resume=False)
@@ -113,7 +113,7 @@ def _measure_run(config: Config, seconds: float) -> dict[str, float]:
 
 
 def _settle(config: Config, client: Any) -> None:
-    """Waits for twice the limiter's slack to be inserted after the warm-up: from then on samples pay."""
+    """Wait until twice the limiter's slack is inserted after the warm-up: from then on steps are paid for."""
     slack = max(
         config.replay.error_buffer / config.samples_per_insert,
         config.learner.update_period + 2 * config.replay.segment_steps,
@@ -127,7 +127,7 @@ def _settle(config: Config, client: Any) -> None:
 
 
 def _measure_window(client: Any, seconds: float) -> dict[str, float]:
-    """From one arrival to the first that is `seconds` later, so that no fraction of a segment is counted."""
+    """Measure from one arrival to the first one `seconds` later, so that no fraction of a segment counts."""
     start_items, start = _next_arrival(client, _metric(client, "replay/inserted"))
     start_samples = _metric(client, "replay/sampled")
     items, now = start_items, start

@@ -1,4 +1,4 @@
-"""`apexpert bench head`: which share of a network's time its head takes, by the number of experts."""
+"""`apexpert bench head`: the head's share of a network's time, by the number of experts."""
 
 import itertools
 import os
@@ -23,7 +23,7 @@ EXPERTS = (1, 2, 4, 8, 16)
 ENCODERS = ("impala", "nature")
 DEFAULT_SECONDS = 2.0
 LEAST_CALLS = 5
-"""Of each measurement, however short it is."""
+"""Minimum number of calls of each measurement, however short it is."""
 
 
 class BenchmarkError(ApexpertError):
@@ -31,18 +31,18 @@ class BenchmarkError(ApexpertError):
 
 
 class Part(NamedTuple):
-    """A forward pass to time, and the tensors that a backward pass through it has gradients for."""
+    """A forward pass to time, and the tensors that its backward pass computes gradients for."""
 
     forward: Callable[[], Tensor]
     leaves: list[Tensor]
 
     def forward_alone(self) -> None:
-        """Without a graph, as for the target and for acting."""
+        """Run without a graph, as for the target and for acting."""
         with torch.no_grad():
             self.forward()
 
     def forward_backward(self) -> None:
-        """With a gradient of ones; parameters of noise that is off have none."""
+        """Run with a gradient of ones; parameters of noise that is off get none."""
         outputs = self.forward()
         torch.autograd.grad(outputs, self.leaves, torch.ones_like(outputs), allow_unused=True)
 
@@ -55,14 +55,14 @@ def run(
     encoders: Sequence[str] = ENCODERS,
     report: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
-    """Time of the head over that of the whole network, in a forward pass and in one with its backward pass,
-    for `config` with each encoder (padding `same`) and number of experts.
+    """Measure the head's share of the whole network's time, in a forward pass and with the backward pass.
 
-    The head is what lies between the feature map and the output layer: tokens, routing, experts. It is timed
-    alone, on the feature map that the network's encoder makes of the same random frames, in turn with the
-    whole network; medians of about `seconds` together. Device, precision, batch and threads are those of the
-    learner, whose forward passes this runs one after the other, not split over a team of threads.
-    Raises BenchmarkError for a head without experts.
+    Varies `config` over encoders (padding `same`) and numbers of experts. The head is everything between the
+    feature map and the output layer: tokens, routing, experts. It is timed alone, on the feature map that the
+    network's encoder computes from the same random frames, alternating with the whole network; results are
+    medians of about `seconds` for both together. Device, precision, batch and threads are the learner's, but
+    passes run one after the other, not split over a team of threads. Raises BenchmarkError for a head without
+    experts.
     """
     if config.network.head not in MOE_HEADS:
         raise BenchmarkError(f"--network.head {config.network.head}: must be one of {', '.join(MOE_HEADS)}")
@@ -92,7 +92,7 @@ def run(
 
 
 def _measure(config: Config, device: torch.device, dtype: torch.dtype, seconds: float) -> dict[str, Any]:
-    """One row: times of both passes, their ratios, and how many operators the head's forward pass calls."""
+    """Measure one row: times of both passes, their ratios, and the operators of the head's forward pass."""
     parts = _parts(config, device, dtype)
     found: dict[str, Any] = {}
     for name in ("forward", "forward_backward"):
@@ -107,14 +107,14 @@ def _measure(config: Config, device: torch.device, dtype: torch.dtype, seconds: 
 
 
 def _operators(call: Callable[[], None]) -> int:
-    """How many operators are called, not counting those that an operator calls itself."""
+    """Count the operators that are called, without those that an operator calls itself."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         call()
     return sum(event.cpu_parent is None for event in profile.events())
 
 
 def _parts(config: Config, device: torch.device, dtype: torch.dtype) -> dict[str, Part]:
-    """The head on a feature map and the network that the map is from, with one draw of noise for all."""
+    """Return the head on a feature map, and the network that made the map, with one draw of noise."""
     spec = describe_environment(config.environment)
     shape = (config.environment.stack, *spec.frame_shape)
     network = build_network(config.network, spec.num_actions, observation_shape=shape).to(device, dtype)
@@ -124,6 +124,7 @@ def _parts(config: Config, device: torch.device, dtype: torch.dtype) -> dict[str
     noise = network.sample_noise(random)
     with torch.no_grad():
         features = network.encoder(network.to_image(frames), scale=1.0 / 255.0)
+    # In training the head's backward pass also computes the gradient for the encoder.
     features.requires_grad_()
 
     def whole() -> Tensor:
@@ -140,8 +141,10 @@ def _parts(config: Config, device: torch.device, dtype: torch.dtype) -> dict[str
 def _alternate(
     calls: Mapping[str, Callable[[], None]], device: torch.device, seconds: float
 ) -> dict[str, float]:
-    """Median seconds of each function, called in turn for about `seconds`: so that a slow moment of the
-    machine meets all of them."""
+    """Return the median seconds of each function, called in turn for about `seconds` together.
+
+    Taking turns, a slow moment of the machine affects all of them.
+    """
     measured: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         for _ in range(limits.WARM_CALLS):
@@ -164,7 +167,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The rows of `run` as Markdown: shares in percent, times in milliseconds."""
+    """Format the rows of `run` as Markdown: shares in percent, times in milliseconds."""
     lines = [
         f"Share of the head ({result['config']['network']['head']}) in the whole time: {result['device']},"
         f" {result['precision']}, batch {result['batch_size']}, padding SAME.",

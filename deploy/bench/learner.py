@@ -12,13 +12,13 @@ from replay.shards.shard import Shard
 from replay.types import Batch
 
 FILL = 2_000
-"""Items written by a real actor before the measurement."""
+"""Items that a real actor writes before the measurement."""
 NEVER_LIMITED = 1e12
-"""Error buffer with which the limiter lets the learner draw on."""
+"""Error buffer so large that the limiter never stops the learner."""
 
 
 def run(config: Config, *, seconds: float = 10.0) -> dict[str, Any]:
-    """Measures for `seconds` each: samples a second of the train step, of the sampler, of both together."""
+    """Measure samples per second of the train step, the sampler and both together, for `seconds` each."""
     config = with_values(config, replay__min_size=FILL, replay__error_buffer=NEVER_LIMITED)
     spec = describe_environment(config.environment)
     with open_shards(config) as shards:

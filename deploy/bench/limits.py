@@ -1,7 +1,7 @@
-"""How fast the parts of a run are by themselves, and the end-to-end speed that follows from them.
+"""The speed of a run's parts by themselves, and the end-to-end speed that follows from them.
 
-With samples_per_insert s, an agent step costs s samples on all cores, one env step and one forward pass on
-one core each: limit = 1 / (s / update + (1 / env + 1 / forward) / cores) agent steps a second.
+With samples_per_insert s, an agent step costs s samples on all cores, and one env step and one forward pass
+on one core each: limit = 1 / (s / update + (1 / env + 1 / forward) / cores) agent steps per second.
 """
 
 import os
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def measure(config: Config, *, seconds: float = 4.0) -> dict[str, float]:
-    """Measures the three parts for `seconds` each and returns them with the `limit` and `cores`."""
+    """Measure the three parts for `seconds` each; return them with the `limit` and `cores`."""
     cores = len(os.sched_getaffinity(0))
     update = update_samples_per_s(config, seconds=seconds)
     env = env_steps_per_s(config, seconds=seconds)
@@ -40,9 +40,9 @@ def measure(config: Config, *, seconds: float = 4.0) -> dict[str, float]:
 
 
 def update_samples_per_s(config: Config, *, seconds: float) -> float:
-    """Samples a second of the production TrainStep on all cores (or the GPU), on random frames.
+    """Return samples per second of the production TrainStep on all cores (or the GPU), on random frames.
 
-    It is told of the next batch, as in a run.
+    Each update receives the next batch ahead of time, as in a run.
     """
     spec = describe_environment(config.environment)
     train_step = make_train_step(config, spec)
@@ -59,7 +59,7 @@ def update_samples_per_s(config: Config, *, seconds: float) -> float:
 
 
 def env_steps_per_s(config: Config, *, seconds: float) -> float:
-    """Env steps a second of one actor's environments on one thread, under random actions."""
+    """Return env steps per second of one actor's environments on one thread, under random actions."""
     num_envs = config.actors.envs_per_actor
     environment = make_environment(
         config.environment, num_envs, environment_seeds(config.run.seed, 0, 0, num_envs)
@@ -76,7 +76,7 @@ def env_steps_per_s(config: Config, *, seconds: float) -> float:
 
 
 def forward_states_per_s(config: Config, *, seconds: float) -> float:
-    """States a second of the production Policy on one thread, at the actor's batch of environments."""
+    """Return states per second of the production Policy on one thread, at the actor's batch size."""
     num_envs = config.actors.envs_per_actor
     spec = describe_environment(config.environment)
     policy = make_policy(config, spec)
@@ -86,7 +86,7 @@ def forward_states_per_s(config: Config, *, seconds: float) -> float:
 
 
 def make_train_step(config: Config, spec: EnvironmentSpec) -> TrainStep:
-    """The train step that the learner of this configuration would have."""
+    """Return the train step that a learner with this configuration would have."""
     return TrainStep(
         config.network,
         config.learner,
@@ -97,7 +97,7 @@ def make_train_step(config: Config, spec: EnvironmentSpec) -> TrainStep:
 
 
 def make_policy(config: Config, spec: EnvironmentSpec) -> Policy:
-    """The policy that an actor of this configuration would have."""
+    """Return the policy that an actor with this configuration would have."""
     return Policy(
         config.network,
         observation_shape=(config.environment.stack, *spec.frame_shape),
@@ -108,7 +108,7 @@ def make_policy(config: Config, spec: EnvironmentSpec) -> Policy:
 
 
 def random_batch(config: Config, spec: EnvironmentSpec, rng: np.random.Generator) -> Batch:
-    """A batch of random frames, actions, rewards in {-1, 0, 1} and equal importance weights."""
+    """Return a batch of random frames, actions, rewards in {-1, 0, 1} and equal importance weights."""
     size = config.learner.batch_size
     shape = (size, config.environment.stack, *spec.frame_shape)
     return Batch(
@@ -126,7 +126,7 @@ def random_batch(config: Config, spec: EnvironmentSpec, rng: np.random.Generator
 
 
 def calls_per_s(function: Callable[[], Any], seconds: float) -> float:
-    """Calls a second of wall time over about `seconds`, after a few calls that do not count."""
+    """Return calls per second of wall time over about `seconds`, after some warm-up calls."""
     for _ in range(WARM_CALLS):
         function()
     calls, start = 0, time.perf_counter()
@@ -137,7 +137,7 @@ def calls_per_s(function: Callable[[], Any], seconds: float) -> float:
 
 
 def with_threads(threads: int, function: Callable[[], T]) -> T:
-    """Runs `function` with that many PyTorch threads and puts the number back."""
+    """Run `function` with that many PyTorch threads, then restore the number."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -1,7 +1,7 @@
-"""`apexpert bench weights`: what actors pay for acting with the newest weights, in core-milliseconds.
+"""`apexpert bench weights`: the cost for actors to act with the newest weights, in core-milliseconds.
 
-The production store in a Ray process of its own; this process asks it as an actor does and publishes as a
-learner does, at a pace that leaves the cores idle in between.
+Runs the production store in a Ray process of its own; this process asks it as an actor does and publishes as
+a learner does, at a pace that leaves the cores idle in between.
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,9 @@ from deploy.run.config import Config, to_json
 
 
 def run(config: Config, *, seconds: float = 4.0) -> dict[str, Any]:
-    """Measure for `seconds` each: a question that finds nothing newer, and a publication with the question
-    that takes it. What the processes take when nothing is asked is subtracted.
+    """Measure a request that finds nothing newer, and a publication with the request that fetches it.
+
+    Each takes `seconds`. The idle cost of the processes is subtracted.
     """
     parts = limits.measure(config, seconds=seconds)
     parameters = limits.make_train_step(config, describe_environment(config.environment)).parameters()
@@ -27,7 +28,7 @@ def run(config: Config, *, seconds: float = 4.0) -> dict[str, Any]:
 def relate(
     config: Config, parts: Mapping[str, float], question: float, publication: float
 ) -> dict[str, float]:
-    """Both, in core-milliseconds, beside what they serve (`parts`: as `limits.measure` gives them).
+    """Relate both costs, in core-milliseconds, to what they serve (`parts` as from `limits.measure`).
 
     `question_percent`: of an actor's vector steps, at its `weights_poll_steps`; `publication_percent`: of the
     learner's updates, at its `publish_period`.

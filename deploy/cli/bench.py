@@ -31,11 +31,11 @@ class BenchOptions:
     """Length of each measurement; 0 takes 10 (actor, learner), 4 (replay, diagnostics, weights), 2 (head) or
     60 (end-to-end)."""
     repeats: int = 3
-    """Runs that replay and end-to-end take the median of."""
+    """Runs of replay and end-to-end whose median is reported."""
     parts: tuple[str, ...] = ()
-    """Parts of replay to measure: insert, sample, index, bytes, tail, ready; none named measures all."""
+    """Parts of replay to measure: insert, sample, index, bytes, tail, ready; all if none is named."""
     items: int = 1_000_000
-    """Transitions in the full replay of replay's measurements."""
+    """Transitions in the full replay for the replay measurements."""
 
 
 @dataclass(frozen=True)
@@ -47,23 +47,23 @@ class BenchArguments(TrainArguments):
       learner      updates with the real sampler, and the train step and the sampler alone
       head         the head's share of the network's time, with 1, 2, 4, 8 and 16 experts and both encoders
       diagnostics  a diagnosis of every preset's network, and the share of time it takes at its period
-      weights      an actor's question for newer weights and a publication, beside a vector step and an update
+      weights      an actor's request for newer weights and a publication, beside a vector step and an update
       end-to-end   a whole run, beside the limit that its parts allow
 
     Without --preset: Nature, Soft MoE with 4 experts, Rainbow, batch 32 every 4 steps, Breakout, one actor
-    with 8 games. Every flag of `apexpert train` is understood.
+    with 8 games. Accepts every flag of `apexpert train`.
     """
 
     bench: Annotated[BenchOptions, tyro.conf.arg(name="")] = field(default_factory=BenchOptions)
 
 
 def bench(argv: Sequence[str]) -> int:
-    """Measure and print; gives the exit code."""
+    """Measure and print; return the exit code."""
     what, rest = _what(argv)
     arguments, config = configure(rest)
     measure = _benchmark(what, arguments.bench)
     result = measure(config)
-    # What was measured: a benchmark shortens the warm-up, for one.
+    # Show what was measured: a benchmark changes the configuration, for example shortens the warm-up.
     measured = without_passwords(from_json(result["config"]))
     if arguments.bench.json:
         print(json.dumps(result | {"config": to_json(measured)}, indent=1))
@@ -73,7 +73,7 @@ def bench(argv: Sequence[str]) -> int:
 
 
 def configure(argv: Sequence[str]) -> tuple[BenchArguments, Config]:
-    """How to measure, and the checked configuration to measure."""
+    """Return how to measure, and the checked configuration to measure."""
     from deploy.bench.end_to_end import default_config
 
     try:
@@ -91,7 +91,7 @@ def configure(argv: Sequence[str]) -> tuple[BenchArguments, Config]:
 
 
 def _what(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """The benchmark's name and the flags behind it."""
+    """Return the benchmark's name and the flags after it."""
     if argv and argv[0] in WHAT:
         return argv[0], argv[1:]
     if {"-h", "--help"} & set(argv):
@@ -102,6 +102,7 @@ def _what(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 def _benchmark(what: str, options: BenchOptions) -> Callable[[Config], dict[str, Any]]:
     given: dict[str, Any] = {"seconds": options.seconds} if options.seconds else {}
+    # Imported after the flags are checked, so that mistakes are reported at once.
     from deploy.bench import actor, diagnostics, end_to_end, head, learner, weights
     from deploy.bench.replay import replay
 

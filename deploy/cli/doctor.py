@@ -1,4 +1,4 @@
-"""`apexpert doctor`: can this machine train, how well, and what to do about what is missing."""
+"""`apexpert doctor`: whether and how well this machine can train, and what to do about what is missing."""
 
 import importlib.util
 import os
@@ -20,7 +20,7 @@ from deploy.run.folder import RunFolder
 from deploy.run.metadata import cpu_name, gpus
 
 SOCKET_PATH_BYTES = 107
-"""Longest path of a UNIX socket on Linux."""
+"""Maximum length of the path of a UNIX socket on Linux."""
 NEEDED = (
     "ray",
     "ale_py",
@@ -36,7 +36,7 @@ NEEDED = (
 
 
 class Finding(NamedTuple):
-    """One line of the report: how it stands, what was found, and what to do unless it is `ok`."""
+    """One line of the report: level, what was found, and what to do unless it is `ok`."""
 
     level: Literal["ok", "warn", "fail"]
     name: str
@@ -46,14 +46,14 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class DoctorArguments:
-    """Check that this machine can train, and say what to do where it cannot; exit code 1 when it cannot."""
+    """Check that this machine can train, and say what to do where it cannot; exit code 1 if it cannot."""
 
     runs_dir: str = "runs"
-    """Folder that will hold the runs: its disk is looked at."""
+    """Folder that will hold the runs; its disk is checked."""
 
 
 def doctor(argv: Sequence[str]) -> int:
-    """Print one line a check; gives 1 when one failed, else 0."""
+    """Print one line per check; return 1 if one failed, else 0."""
     arguments = parse(DoctorArguments, argv, command="doctor")
     findings = [examine() for examine in CHECKS] + [disk(Path(arguments.runs_dir))]
     for finding in findings:
@@ -64,13 +64,13 @@ def doctor(argv: Sequence[str]) -> int:
 
 
 def line(finding: Finding) -> str:
-    """`ok    redis          7.4.1 (/usr/bin/redis-server)`, with the advice behind it."""
+    """Format a finding with its advice: `ok    redis          7.4.1 (/usr/bin/redis-server)`."""
     advice = f"; {finding.advice}" if finding.advice else ""
     return f"{finding.level:<5} {finding.name:<14} {finding.found}{advice}"
 
 
 def python() -> Finding:
-    """Python 3.11 to 3.13."""
+    """Check for Python 3.11 to 3.13."""
     found = ".".join(map(str, sys.version_info[:3]))
     if (3, 11) <= sys.version_info[:2] < (3, 14):
         return Finding("ok", "python", f"{found} ({sys.executable})")
@@ -78,7 +78,7 @@ def python() -> Finding:
 
 
 def packages() -> Finding:
-    """Every package that training imports is installed (none of them is imported here)."""
+    """Check that every package that training imports is installed, without importing any."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         return Finding("fail", "packages", f"missing: {', '.join(missing)}", "run: make setup")
@@ -86,7 +86,7 @@ def packages() -> Finding:
 
 
 def torch() -> Finding:
-    """PyTorch imports."""
+    """Check that PyTorch imports."""
     try:
         import torch as module
     except (ImportError, OSError) as error:
@@ -95,7 +95,7 @@ def torch() -> Finding:
 
 
 def cuda() -> Finding:
-    """A GPU for the learner."""
+    """Check for a GPU for the learner."""
     if importlib.util.find_spec("torch") is None:
         return Finding("warn", "cuda", "unknown without torch")
     import torch as module
@@ -109,7 +109,7 @@ def cuda() -> Finding:
 
 
 def bfloat16() -> Finding:
-    """Instructions for bfloat16, which make acting on the CPU about twice as fast."""
+    """Check for bfloat16 instructions, which make acting on the CPU about twice as fast."""
     flags = _cpu_flags()
     found = [flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in flags]
     if found:
@@ -120,7 +120,7 @@ def bfloat16() -> Finding:
 
 
 def cores() -> Finding:
-    """Cores and memory."""
+    """Check cores and memory."""
     usable, memory = len(os.sched_getaffinity(0)), psutil.virtual_memory()
     found = f"{usable} cores, {gigabytes(memory.available)} of {gigabytes(memory.total)} memory available"
     if memory.available < 2e9:
@@ -131,7 +131,7 @@ def cores() -> Finding:
 
 
 def redis() -> Finding:
-    """The server that embedded shards run."""
+    """Check for the server that embedded shards run."""
     from replay.errors import ServerError
     from replay.servers.embedded import find_server
 
@@ -147,7 +147,7 @@ def redis() -> Finding:
 
 
 def compiled_code() -> Finding:
-    """A folder for the code that numba compiles, so that it is not compiled again in every process."""
+    """Check for a lasting folder for numba's compiled code, so that no process compiles it again."""
     try:
         from replay.segments.cache_folder import is_removed_at_end
         from replay.segments.compiled import VARIABLE, cache_folder
@@ -162,7 +162,7 @@ def compiled_code() -> Finding:
 
 
 def games() -> Finding:
-    """The Atari games that come with ale-py."""
+    """Check for the Atari games that come with ale-py."""
     try:
         from actors.environments import list_games
 
@@ -175,7 +175,7 @@ def games() -> Finding:
 
 
 def shared_memory() -> Finding:
-    """/dev/shm, where Ray keeps the weights that it hands to actors."""
+    """Check /dev/shm, where Ray keeps the weights that it passes to actors."""
     try:
         size = shutil.disk_usage("/dev/shm")
     except OSError:
@@ -187,7 +187,7 @@ def shared_memory() -> Finding:
 
 
 def open_files() -> Finding:
-    """The limit on open files; Ray and many actors need some thousands."""
+    """Check the limit on open files; Ray and many actors need some thousands."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     found = f"{soft} (ulimit -n), up to {hard}"
     if soft >= 4096:
@@ -198,7 +198,7 @@ def open_files() -> Finding:
 
 
 def temporary() -> Finding:
-    """A writable temporary folder with a path short enough for UNIX sockets."""
+    """Check for a writable temporary folder with a path short enough for UNIX sockets."""
     try:
         with tempfile.TemporaryDirectory(prefix="apexpert-") as folder:
             (Path(folder) / "probe").write_bytes(b"x")
@@ -213,7 +213,7 @@ def temporary() -> Finding:
 
 
 def disk(runs_dir: Path) -> Finding:
-    """Free disk space where the runs will be, and leave to write there."""
+    """Check free disk space, and permission to write, where the runs will be."""
     folder = RunFolder(runs_dir).path
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free

@@ -2,7 +2,7 @@
 
 Exit codes: 0 done, 1 the run or the check failed, 2 the command line or configuration is wrong (nothing was
 started), 130 ended by a second Ctrl-C. Subcommands are imported when called, so that help, versions and
-mistakes answer at once.
+mistakes are answered at once.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from deploy.run import import_path
 
 
 class Command(NamedTuple):
-    """Where a subcommand lives (module, function) and what it is for."""
+    """Where a subcommand is defined (module, function) and what it does."""
 
     module: str
     function: str
@@ -29,7 +29,7 @@ COMMANDS = {
         "deploy.cli.run.train", "train", "start a run: apexpert train --preset laptop --game Pong"
     ),
     "resume": Command(
-        "deploy.cli.run.train", "resume", "go on with a run from its newest checkpoint, replay included"
+        "deploy.cli.run.train", "resume", "resume a run from its newest checkpoint, replay included"
     ),
     "status": Command("deploy.cli.run.control", "status", "show how a run is doing (--follow keeps showing)"),
     "scale": Command("deploy.cli.run.control", "scale", "change the number of actors of a running run"),
@@ -87,7 +87,7 @@ Trains Soft Mixture-of-Experts Q-networks on Atari with many actors and one lear
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv` (the process's own by default) and give the exit code."""
+    """Run the command line `argv` (default: the process's own) and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     open_closed_streams()
     print_whatever_is_in_a_path()
@@ -106,14 +106,14 @@ def _main(argv: list[str]) -> int:
 
 
 def print_whatever_is_in_a_path() -> None:
-    """Print what the terminal's encoding, or any, has no character for as `\\xhh`, in place of raising."""
+    """Print characters that the terminal's encoding, or any, lacks as `\\xhh` instead of raising."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def help_text() -> str:
-    """The list of commands."""
+    """Return the list of commands."""
     lines = (f"  {name:<10} {command.summary}" for name, command in COMMANDS.items())
     return HELP.format(commands="\n".join(lines))
 
@@ -140,15 +140,15 @@ def run_command(name: str, argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return fail("interrupted", 130)
     except OSError as error:
-        # A folder that may not be written, a full disk: one line for whatever was not foreseen.
+        # A folder that cannot be written, a full disk: one line for errors that nobody foresaw.
         return fail(f"{error.filename or name}: {error.strerror or error}", 1)
 
 
 def fail(message: str, code: int) -> int:
-    """Say in one line on stderr what is wrong; gives `code`."""
+    """Print in one line on stderr what is wrong; return `code`."""
     from deploy.run.checks import hide_password
 
-    # Below the command line `run.seed` is a field; typed it is `--seed`.
+    # In the configuration `run.seed` is a field; as a flag it is `--seed`.
     line = hide_password(" ".join(message.split()).replace("--run.", "--"))
     print(f"apexpert: {line}", file=sys.stderr)
     return code

@@ -1,8 +1,8 @@
-"""Where commands print: what cannot be printed any more is not shown, and ends nothing.
+"""Output of commands: text that cannot be printed any more is dropped, and ends nothing.
 
-The reader of a pipe leaves (`| head`), or gets the same Ctrl-C (`| tee log`); a terminal is closed; the disk
-under a log file is full. From then on a command goes on without showing; whoever works for that output alone
-asks `is_lost`.
+The reader of a pipe leaves (`| head`) or gets the same Ctrl-C (`| tee log`); a terminal is closed; the disk
+under a log file is full. From then on a command continues without output; a command that only works for its
+output checks `is_lost`.
 """
 
 import contextlib
@@ -14,32 +14,32 @@ from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
 PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN)
-"""Refusals that pass; others, such as a broken pipe, are for good."""
+"""Errors that are temporary; others, such as a broken pipe, are permanent."""
 
 _lost: list[str] = []
 """Why standard output cannot be written any more; empty while it can."""
 
 
 def is_lost() -> bool:
-    """Whether standard output was there and cannot be written any more."""
+    """Whether standard output existed and cannot be written any more."""
     return bool(_lost)
 
 
 def why_lost() -> str:
-    """What the system said when standard output failed first."""
+    """Return what the system reported when standard output first failed."""
     return _lost[0] if _lost else ""
 
 
 def open_closed_streams() -> None:
-    """Put /dev/null where this process was started without standard input, output or error (`2>&-`).
+    """Open /dev/null where this process was started without standard input, output or error (`2>&-`).
 
-    Else the next file or socket that is opened takes that number, and is printed into.
+    Otherwise the next file or socket opened gets that descriptor, and is printed into.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+            os.open(os.devnull, os.O_RDWR)  # Takes the lowest free descriptor, which is this one.
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 (as Python's own)
 
@@ -62,37 +62,37 @@ def unfailing() -> Iterator[None]:
 
 
 class Unfailing:
-    """A text stream that, once it cannot be written, takes everything and shows nothing."""
+    """A text stream that, once it cannot be written, accepts everything and shows nothing."""
 
     def __init__(self, stream: TextIO, lost: list[str]) -> None:
-        """`lost` gets the reason of the first failure."""
+        """`lost` receives the reason of the first failure."""
         self._stream, self._lost = stream, lost
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Show the text, if that is possible still."""
+        """Write the text, if that is still possible."""
         try:
             return self._stream.write(text)
-        except (OSError, ValueError) as error:  # ValueError: it was closed
+        except (OSError, ValueError) as error:  # ValueError: the stream was closed.
             self._failed(error)
             return len(text)
 
     def flush(self) -> None:
-        """Show what is buffered, if that is possible still."""
+        """Flush the buffer, if that is still possible."""
         try:
             self._stream.flush()
         except (OSError, ValueError) as error:
             self._failed(error)
 
     def _failed(self, error: Exception) -> None:
-        """What a full disk, or a slow terminal, refuses is left out; later text may be taken again."""
+        """Drop text that a full disk or a slow terminal refuses; later text may be accepted again."""
         if getattr(error, "errno", None) not in PASSING:
             self._give_up(error)
 
     def end(self) -> None:
-        """Nothing more will be shown: what cannot be, still, is dropped, or Python tries it at its end."""
+        """Flush for the last time; drop what cannot be written, or Python tries it again at exit."""
         try:
             self._stream.flush()
         except (OSError, ValueError) as error:
@@ -100,6 +100,6 @@ class Unfailing:
 
     def _give_up(self, error: Exception) -> None:
         self._lost.append(getattr(error, "strerror", None) or str(error))
-        # What is buffered goes there too: else Python tries it again at its end, and changes the exit code.
+        # The buffer goes to /dev/null too: otherwise Python tries it again at exit and changes the exit code.
         with contextlib.suppress(OSError, ValueError, io.UnsupportedOperation):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())

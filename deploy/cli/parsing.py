@@ -1,4 +1,4 @@
-"""Command lines to dataclasses by tyro; every mistake is one line that names the flag and what is allowed."""
+"""Parses command lines into dataclasses with tyro; every mistake is one line: the flag and what it allows."""
 
 import contextlib
 import dataclasses
@@ -28,18 +28,18 @@ SHORT_FLAGS = {
     "--head": "--network.head",
     "--experts": "--network.num-experts",
 }
-"""Short names of the usual flags of `train`."""
+"""Short names for the common flags of `train`."""
 RENAMED = {
     "--network.distributional": "--network.values c51",
     "--network.no-distributional": "--network.values scalar",
 }
-"""Flags of earlier versions, by what does the same today."""
+"""Flags of earlier versions, and the flag that does the same today."""
 UNPREFIXED = ("run", "bench", "model")
-"""Parts of an arguments dataclass whose fields are flags without a prefix (they say so to tyro as well)."""
+"""Parts of an arguments dataclass whose fields are flags without a prefix (tyro is told so as well)."""
 
 
 def parse(kind: type[T], argv: Sequence[str], *, command: str, default: T | None = None) -> T:
-    """`argv` as a `kind` (a dataclass of fields or of dataclasses).
+    """Parse `argv` into a `kind` (a dataclass of fields or of dataclasses).
 
     Prints the help and raises SystemExit(0) for `--help`; raises UsageError for anything that does not parse.
     """
@@ -47,6 +47,7 @@ def parse(kind: type[T], argv: Sequence[str], *, command: str, default: T | None
     given: dict[str, Any] = {} if default is None else {"default": default}
     errors = io.StringIO()
     try:
+        # tyro prints a box of its own, which `explain` turns into one line.
         with contextlib.redirect_stderr(errors):
             value, unknown = tyro.cli(kind, args=list(argv), prog=prog, return_unknown_args=True, **given)
     except SystemExit as stop:
@@ -59,7 +60,7 @@ def parse(kind: type[T], argv: Sequence[str], *, command: str, default: T | None
 
 
 def expand_short(argv: Sequence[str]) -> list[str]:
-    """`argv` with the short flags written out: `--game=Pong` gives `--environment.game=Pong`."""
+    """Return `argv` with short flags written out: `--game=Pong` becomes `--environment.game=Pong`."""
     full = []
     for token in argv:
         flag, equals, value = token.partition("=")
@@ -68,7 +69,7 @@ def expand_short(argv: Sequence[str]) -> list[str]:
 
 
 def as_typed(message: str, argv: Sequence[str]) -> str:
-    """`message` with each flag named as it stands in `argv`, where the short form was typed."""
+    """Return `message` with flags named as in `argv`, where the short form was typed."""
     typed = {_hyphens(token.partition("=")[0]) for token in argv}
     for short, full in SHORT_FLAGS.items():
         if short in typed and full not in typed:
@@ -77,7 +78,7 @@ def as_typed(message: str, argv: Sequence[str]) -> str:
 
 
 def flag_value(argv: Sequence[str], flag: str) -> str | None:
-    """The last value that `argv` gives for `flag`, as text; None when it has none or is not there."""
+    """Return the last value that `argv` gives for `flag`, as text; None without value or flag."""
     found = None
     for place, token in enumerate(argv):
         name, equals, value = token.partition("=")
@@ -87,7 +88,7 @@ def flag_value(argv: Sequence[str], flag: str) -> str | None:
 
 
 def flags_of(kind: Any, prefix: str = "") -> dict[str, Any]:
-    """Every flag of a dataclass with its type; switches also in their `no-` form, positionals not at all."""
+    """Return every flag of a dataclass with its type; switches also in `no-` form, positionals not at all."""
     flags: dict[str, Any] = {}
     for name, annotation in get_type_hints(kind, include_extras=True).items():
         positional = get_origin(annotation) is Annotated and tyro.conf.Positional in get_args(annotation)
@@ -95,7 +96,7 @@ def flags_of(kind: Any, prefix: str = "") -> dict[str, Any]:
         if dataclasses.is_dataclass(annotation):
             flags |= flags_of(annotation, "" if name in UNPREFIXED else f"{name}.")
         elif not positional:
-            # `import_`: Python has taken the word itself.
+            # `import_` has an underscore because the word itself is Python's.
             flags[f"--{prefix}{_hyphens(name.rstrip('_'))}"] = annotation
             if annotation is bool:
                 flags[f"--{prefix}no-{_hyphens(name)}"] = annotation
@@ -103,16 +104,16 @@ def flags_of(kind: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def explain(text: str, kind: Any, argv: Sequence[str], prog: str) -> str:
-    """tyro's error box `text` as one line.
+    """Turn tyro's error box `text` into one line.
 
-    Only the flag's name is taken from the box, everything else from `kind` and `argv`, so that its wording
+    Only the flag's name is taken from the box, everything else from `kind` and `argv`, so that tyro's wording
     and layout do not matter.
     """
     plain = " ".join(re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─]", " ", text).split())
     flags = flags_of(kind)
     typed = {_hyphens(token.partition("=")[0]): token for token in argv if re.match(r"--\w", token)}
     if strange := [token for name, token in typed.items() if name not in flags]:
-        return _unknown(strange[0], flags, argv, prog)  # tyro may miss first what it stands for
+        return _unknown(strange[0], flags, argv, prog)  # tyro may report a missing value for it first.
     named = [flag for flag in re.findall(r"--[\w.-]*\w", plain) if flag in flags]
     if re.search(r"\bRUN\b", plain):
         return f"RUN is missing: the name of a run or the path of its folder (see {prog} --help)"
@@ -124,7 +125,7 @@ def explain(text: str, kind: Any, argv: Sequence[str], prog: str) -> str:
 
 
 def _unknown(token: str, flags: dict[str, Any], argv: Sequence[str], prog: str) -> str:
-    """One line for a token that belongs to no flag."""
+    """Return one line about a token that belongs to no flag."""
     if token.startswith("-"):
         name = _hyphens(token.partition("=")[0])
         if name in RENAMED:

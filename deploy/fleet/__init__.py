@@ -1,6 +1,6 @@
 """Ray: the cluster, the supervisor, the roles it runs, and the weight store.
 
-Imported when they are first asked for: the learner's own process has no use for Ray.
+Names are imported when first used, because the learner's own process has no use for Ray.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""The run's actors: one per slot below the target, replaced when they die, drained when they are too many."""
+"""The run's actors: one per slot below the target, replaced when they die, drained when surplus."""
 
 import time
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from deploy.fleet.run_state import FleetState
 from deploy.fleet.scaling import Backoff, missing, surplus
 
 START_SECONDS = 20.0
-"""People are told of an actor that takes longer to start."""
+"""A start that takes longer than this is reported."""
 DRAIN_SECONDS = 30.0
-"""An actor that was told to leave and is not done after this long is killed."""
+"""An actor told to leave is killed if it takes longer than this."""
 
 
 class ActorFleet:
@@ -23,32 +23,32 @@ class ActorFleet:
     def __init__(
         self, assignment: Assignment, state: FleetState, *, node_id: str | None, note: Callable[[str], None]
     ) -> None:
-        """`node_id`: the only node they may run on, or None for any."""
+        """`node_id`: the only node that actors may run on, or None for any."""
         self._assignment, self._state, self._node_id, self._note = assignment, state, node_id, note
         self._running: dict[int, tuple[int, RoleHandle]] = {}
         self._leaving: dict[int, tuple[int, RoleHandle, float]] = {}
         self._backoff: dict[int, Backoff] = {}
         self._starting: dict[int, float] = {}
-        """When slots were asked for that have not answered yet; those that were noted are left out."""
+        """When each slot that has not answered yet was started; reported slots are left out."""
         self._gone: dict[str, float] = {}
-        """What the incarnations that are gone have counted."""
+        """Counters of the incarnations that are gone."""
         self.restarts = 0
         self.new_dead: set[tuple[int, int]] = set()
-        """Incarnations found dead or gone since somebody last cleared it."""
+        """Incarnations found dead or gone since the set was last cleared."""
 
     @property
     def alive(self) -> int:
-        """Actors at work."""
+        """Number of actors at work."""
         return sum(handle.ready for _, handle in self._running.values())
 
     @property
     def started(self) -> set[tuple[int, int]]:
-        """(slot, incarnation) of all that may still write."""
+        """(slot, incarnation) of all actors that may still write."""
         leaving = {(slot, incarnation) for slot, (incarnation, _, _) in self._leaving.items()}
         return {(slot, incarnation) for slot, (incarnation, _) in self._running.items()} | leaving
 
     def step(self, start_env_steps: int) -> list[Episode]:
-        """Look at every actor, and bring their number to the target; gives the episodes that ended."""
+        """Look at every actor, and bring their number to the target; return the episodes that ended."""
         episodes = self._poll()
         now = time.monotonic()
         self._reap(now)
@@ -62,13 +62,13 @@ class ActorFleet:
         return episodes
 
     def add_shard(self, url: str) -> None:
-        """The run has one more shard."""
+        """Tell all actors that the run has one more shard."""
         self._assignment = self._assignment.with_shard(url)
         for handle in self._handles():
             handle.add_shard(len(self._assignment.urls) - 1, url)
 
     def drain(self, seconds: float) -> list[Episode]:
-        """Tell all to leave and wait until they have written what is open; kills those that take longer."""
+        """Tell all to leave and wait until they have written open segments; kill those that take longer."""
         now = time.monotonic()
         for slot in list(self._running):
             self._dismiss(slot, now)
@@ -81,13 +81,13 @@ class ActorFleet:
         return episodes
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row an actor for the status."""
+        """Return one row per actor for the status."""
         rows = [self._row(slot, n, handle, "") for slot, (n, handle) in self._running.items()]
         rows += [self._row(slot, n, handle, "leaving") for slot, (n, handle, _) in self._leaving.items()]
         return sorted(rows, key=lambda row: (row["slot"], row["incarnation"]))
 
     def report(self) -> FleetReport:
-        """What each actor at work reported last, and the counters of all that ever were."""
+        """Return the last report of each actor at work, and the counters of all actors that ever were."""
         counted = [handle.metrics for handle in self._handles()]
         return FleetReport(
             target=self._state.target,
@@ -104,7 +104,7 @@ class ActorFleet:
         return [(slot, handle) for slot, (_, handle) in self._running.items()] + leaving
 
     def _poll(self) -> list[Episode]:
-        """The episodes that actors have told since the last time, each with its actor's slot."""
+        """Return the episodes that actors have reported since the last call, with their actor's slot."""
         return [
             episode._replace(actor_slot=slot)
             for slot, handle in self._with_slots()
@@ -130,7 +130,7 @@ class ActorFleet:
                 del self._starting[slot]
             elif now - since > START_SECONDS:
                 del self._starting[slot]
-                self._note(f"actor {slot} waits since {START_SECONDS:.0f} s to start: has Ray a free core?")
+                self._note(f"actor {slot} has waited {START_SECONDS:.0f} s to start: has Ray a free core?")
 
     def _dismiss(self, slot: int, now: float) -> None:
         incarnation, handle = self._running.pop(slot)

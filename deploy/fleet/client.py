@@ -1,4 +1,4 @@
-"""The command's handle on a run: starting it, finding it, and talking to its supervisor."""
+"""The command's handle on a run: starts it, finds it, and talks to its supervisor."""
 
 import contextlib
 import time
@@ -25,14 +25,14 @@ CONCURRENCY = 16
 
 
 class RunClient:
-    """A run that is somewhere on Ray; made by `launch` and `connect`."""
+    """A run somewhere on Ray; made by `launch` and `connect`."""
 
     def __init__(self, folder: RunFolder, supervisor: Any, local: LocalRay | None) -> None:
         self._folder, self._supervisor, self._local = folder, supervisor, local
         self._given_up = False
 
     def status(self) -> dict[str, Any]:
-        """The run's status from its supervisor, or status.json when that does not answer."""
+        """Return the run's status from its supervisor, or status.json if the supervisor does not answer."""
         status = self._ask()
         if status is None:
             status = self._folder.read_json("status.json", None) or self._unknown()
@@ -46,11 +46,11 @@ class RunClient:
         return self._given_up or (self._local is not None and not self._local.alive)
 
     def last_words(self, timeout: float, told_to_stop: bool) -> dict[str, Any]:
-        """The status of a run that `is_gone`, once all its processes on this machine are or have said it.
+        """Return the status of a run that `is_gone`, once its processes here have ended or written it.
 
-        One that was told to stop, and left no last word, because its learner was not at work, has stopped.
+        A run that was told to stop and left no last status, because its learner was not at work, has stopped.
         """
-        self._let_go()  # Ray would end this process after a minute without its head
+        self._let_go()  # Ray would end this process a minute after losing its head node.
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             status: dict[str, Any] = self._folder.read_json("status.json", {})
@@ -60,45 +60,45 @@ class RunClient:
         if told_to_stop:
             why = "ended from outside"
             write_farewell(self._folder, {}, why, None, ray_pid=0, seconds=TERMINATED_SECONDS)
-        # Once more: what was at work may have written its last word just before it ended.
+        # Read it again: a process may have written its last status just before it ended.
         return self._folder.read_json("status.json", None) or self._unknown()
 
     def _unknown(self) -> dict[str, Any]:
-        """Of a run whose first status is still to come."""
+        """Return the status of a run that has not written its first one."""
         known = {"run": self._folder.name, "state": "starting", "message": "", "time": time.time()}
         return known | {"metrics": {}, "notes": [], "target_actors": 0, "total_env_steps": 0}
 
     def scale(self, num_actors: int) -> None:
-        """Ask for that many actors; FleetError when the run does not answer."""
+        """Ask for `num_actors` actors; raise FleetError when the run does not answer."""
         self._call("scale", num_actors)
 
     def add_shards(self, num_shards: int, urls: tuple[str, ...]) -> None:
-        """Ask for so many embedded servers, or for these of the user's own; FleetError without an answer."""
+        """Ask for `num_shards` embedded servers, or to add the user's `urls`; FleetError if unanswered."""
         self._call("add_shards", num_shards, urls)
 
     def stop(self) -> None:
-        """Ask the run to end cleanly; returns at once. FleetError when the run does not answer."""
+        """Ask the run to end cleanly and return at once; raise FleetError when the run does not answer."""
         if self._supervisor is not None:
             self._call("stop")
 
     def heartbeat(self) -> None:
-        """Say that the command that owns the run is alive."""
+        """Tell the run that the command that owns it is alive."""
         if self._supervisor is not None:
             with contextlib.suppress(RayError):
                 self._supervisor.heartbeat.remote()
 
     def wait_finished(self, timeout: float) -> dict[str, Any]:
-        """The status once the run has ended; heartbeats meanwhile. FleetError after `timeout` seconds."""
+        """Return the status once the run has ended; heartbeats meanwhile. FleetError after `timeout` s."""
         deadline = time.monotonic() + timeout
         while (status := self.status())["state"] not in FINAL_STATES:
             if time.monotonic() > deadline:
-                raise FleetError(f"{self._folder.name} is {status['state']} still, after {timeout:.0f} s")
+                raise FleetError(f"{self._folder.name} is still {status['state']} after {timeout:.0f} s")
             self.heartbeat()
             time.sleep(0.1)
         return status
 
     def close(self) -> None:
-        """Let go of the run and leave it as it is."""
+        """Disconnect from the run and leave it as it is."""
         self._let_go()
 
     def shutdown(self) -> None:
@@ -123,7 +123,7 @@ class RunClient:
                     return None
             status: dict[str, Any] = ray.get(answer)
             return status
-        except ActorDiedError:  # one that only starts again is unavailable
+        except ActorDiedError:  # Dead for good; a supervisor that is being restarted is only unavailable.
             self._given_up = True
             return None
         except RayError:
@@ -136,23 +136,23 @@ class RunClient:
             raise FleetError(f"{self._folder.name} does not answer; see apexpert status") from error
 
     def _let_go(self) -> None:
-        """A Ray of the run's own ends soon, and would take a process with it that is still connected."""
+        """Disconnect: a Ray of the run's own ends soon, and would take a connected process with it."""
         self._supervisor = None
         if self._local is not None and ray.is_initialized():
             ray.shutdown()
 
 
 def launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
-    """Start the run in `folder` (whose saved config counts) and give its client once its supervisor answers.
+    """Start the run in `folder` (with its saved config); return its client once its supervisor answers.
 
-    Without `run.ray_address` it gets a Ray of its own. `resume` clears what a crash left behind. Raises
-    FleetError (WrongFlag when the configuration does not fit that Ray, where nothing was started then), and
-    RunBusy when the run is at work already.
+    Without `run.ray_address` the run gets a Ray of its own. `resume` clears what a crash left behind. Raises
+    FleetError (WrongFlag when the configuration does not fit that Ray; then nothing was started), and RunBusy
+    when the run is at work already.
     """
     with folder.lock():
         if resume:
             _clear_leftovers(folder)
-        folder.settle(folder.drawn_identity())  # a folder of before, or a copy, has none of its own
+        folder.settle(folder.drawn_identity())  # Old folders and copies have no identity of their own.
     FleetState(folder).target = config.actors.num_actors
     address, local = config.run.ray_address, None
     if not address:
@@ -161,7 +161,7 @@ def launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
     save_ray(folder, local, address)
     try:
         cluster.connect(address, local)
-        nodes.learner_gpus(config, nodes.here())  # WrongFlag, before anything starts
+        nodes.learner_gpus(config, nodes.here())  # Raises WrongFlag before anything starts.
         supervisor = _start_supervisor(folder, local)
         if local is not None:
             local.claim()
@@ -176,7 +176,7 @@ def launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
 
 
 def connect(folder: RunFolder) -> RunClient:
-    """The client of a run that was started by another command; FleetError when it is not there."""
+    """Return the client of a run that another command started; raise FleetError when it is not running."""
     address, local = load_ray(folder)
     if not address or (local is not None and not local.alive):
         raise FleetError(f"{folder.name} is not running")
@@ -189,7 +189,7 @@ def connect(folder: RunFolder) -> RunClient:
 
 
 def end_leftovers(folder: RunFolder) -> bool:
-    """End the Ray of its own that a run has left, and with it all roles; False when there is none."""
+    """End the run's own leftover Ray, and with it all roles; return False when there is none."""
     _, local = load_ray(folder)
     if local is None or not local.alive:
         return False
@@ -199,12 +199,12 @@ def end_leftovers(folder: RunFolder) -> bool:
 
 
 def _actor_name(folder: RunFolder) -> str:
-    # By path: runs of the same name can be in different folders, on the same Ray.
+    # By path: runs of the same name can be in different folders on the same Ray.
     return f"supervisor:{Path(folder.path).resolve()}"
 
 
 def _wait_gone(folder: RunFolder) -> bool:
-    """Wait until Ray has forgotten the run's supervisor, which takes a moment; False when it lives on."""
+    """Wait until Ray has forgotten the run's supervisor, which takes a moment; return False if it stays."""
     deadline = time.monotonic() + GONE_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -256,7 +256,7 @@ def _wait_for(answer: Any, local: LocalRay | None) -> None:
 
 
 def _clear_leftovers(folder: RunFolder) -> None:
-    """A Ray of this run that a crash left behind; the caller holds the run's lock, so nobody is at work."""
+    """End a Ray of this run that a crash left; the caller holds the run's lock, so no process is at work."""
     _, local = load_ray(folder)
     if local is not None:
         local.end()

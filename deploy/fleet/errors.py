@@ -1,4 +1,4 @@
-"""What the fleet raises."""
+"""Errors that the fleet raises."""
 
 from apexpert.errors import ApexpertError
 

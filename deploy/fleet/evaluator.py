@@ -1,4 +1,4 @@
-"""Evaluation of checkpoints while the run goes on, and of the last one at its end, as a Ray task."""
+"""Evaluation of checkpoints during the run, and of the last one at its end, as a Ray task."""
 
 import logging
 import os
@@ -23,9 +23,9 @@ LAST_ATTEMPTS = 2
 
 
 def evaluate_newest(assignment: Assignment, after_update: int) -> dict[str, Any] | None:
-    """Evaluate the newest checkpoint, mark it if it is the best; None if not newer than `after_update`.
+    """Evaluate the newest checkpoint and mark it if it is the best; None if not newer than `after_update`.
 
-    The report has a `warning` where the mark could not be written.
+    The report contains a `warning` if the mark could not be written.
     """
     import torch
 
@@ -40,25 +40,25 @@ def evaluate_newest(assignment: Assignment, after_update: int) -> dict[str, Any]
     checkpoint = store.load_newest()
     if checkpoint is None or checkpoint.update <= after_update:
         return None
-    # The learner goes on and saves others meanwhile: this one must still be there to be marked as the best.
+    # The learner saves other checkpoints meanwhile; this one must still exist to be marked as the best.
     with store.pinned(checkpoint.path):
         episodes, seed = config.evaluation.episodes, config.run.seed
         report = evaluate_checkpoint(config, checkpoint, episodes=episodes, seed=seed).to_json()
         try:
             store.mark_best(checkpoint.path, float(report["return_mean"]))
-        except OSError as error:  # a full disk: the games are played, and their report needs no file
+        except OSError as error:  # A full disk: the games are played, and their report needs no file.
             report["warning"] = f"{checkpoint.path.name} cannot be marked as the best: {error.strerror}"
     logger.info("evaluated %s in process %d: %s", checkpoint.path.name, os.getpid(), report)
     return {**report, "update": checkpoint.update, "env_steps": int(checkpoint.document["env_steps"])}
 
 
 class Evaluator:
-    """Starts an evaluation every so many env steps, one at a time, on the node where the run's folder is."""
+    """Starts an evaluation every so many env steps, one at a time, on the node that has the run's folder."""
 
     def __init__(self, assignment: Assignment, node_id: str, telemetry: Telemetry) -> None:
         self._assignment, self._telemetry = assignment, telemetry
         self._every = assignment.config.evaluation.every_env_steps
-        # No CPU of Ray's: on a node whose cores are all taken by actors it would wait for ever.
+        # No CPU of Ray's: on a node whose cores are all taken by actors it would wait forever.
         self._remote: Any = ray.remote(evaluate_newest).options(
             num_cpus=0, max_retries=0, scheduling_strategy=only_on(node_id)
         )
@@ -68,7 +68,7 @@ class Evaluator:
         self._task: Any = None
 
     def step(self, learner: Mapping[str, float]) -> None:
-        """Start what is due, and take in what is done."""
+        """Start an evaluation that is due, and collect one that is done."""
         env_steps = learner.get("progress/env_steps", 0.0)
         if self._task is not None:
             self._look(0)
@@ -77,9 +77,9 @@ class Evaluator:
             self._start()
 
     def finish(self, gives_up: Callable[[], bool]) -> None:
-        """Wait for what is under way, then evaluate the last checkpoint, until `gives_up` says otherwise.
+        """Wait for the evaluation under way, then evaluate the last checkpoint, until `gives_up` is true.
 
-        Once more if that fails: nothing comes after it that would show how well the last weights play.
+        Tries once more if that fails: no later evaluation would show how well the last weights play.
         """
         if not self._every:
             return
@@ -92,7 +92,7 @@ class Evaluator:
                 return
 
     def cancel(self) -> None:
-        """End what is under way."""
+        """End the evaluation under way."""
         if self._task is not None:
             ray.cancel(self._task, force=True)
             self._task = None
@@ -106,7 +106,7 @@ class Evaluator:
         self._task = self._remote.remote(self._assignment, self._update)
 
     def _wait(self, gives_up: Callable[[], bool]) -> bool:
-        """Until nothing is under way; whether it went well."""
+        """Wait until no evaluation is under way; return whether it succeeded."""
         well = True
         while self._task is not None and not gives_up():
             well = self._look(WAIT_SECONDS)
@@ -114,7 +114,7 @@ class Evaluator:
         return well
 
     def _look(self, seconds: float) -> bool:
-        """Take in what is done within that time; False if it failed."""
+        """Collect the evaluation if it ends within `seconds`; return False if it failed."""
         if not ray.wait([self._task], timeout=seconds)[0]:
             return True
         task, self._task = self._task, None

@@ -1,4 +1,4 @@
-"""The last status of a run whose supervisor and Ray are gone, written by the last process that leaves."""
+"""The last status of a run whose supervisor and Ray are gone, written by the last process to leave."""
 
 import logging
 import time
@@ -12,9 +12,10 @@ from deploy.run.states import EVALUATING, FINAL_STATES
 logger = logging.getLogger(__name__)
 
 GONE_SECONDS = 15.0
-"""Within so long a Ray that was told to end is gone."""
+"""A Ray that was told to end is gone within this time."""
 TRIED_SECONDS, TERMINATED_SECONDS = 60.0, 5.0
-"""How long the status is tried: a full disk often has room again within seconds. Who got SIGTERM has few."""
+"""How long writing the status is tried: a full disk often has room again within seconds, and a process that
+got SIGTERM has only a few."""
 RETRY_SECONDS = 0.5
 
 
@@ -27,14 +28,14 @@ def write_farewell(
     succeeded: Callable[[], bool] = lambda: False,
     seconds: float = TRIED_SECONDS,
 ) -> None:
-    """Make status.json say `stopped` (`failed` with an `error`) if nobody else will; tried for `seconds`.
+    """Write `stopped` (`failed` with an `error`) to status.json if nobody else will; try for `seconds`.
 
     A run that was at its last evaluation has `finished`: its last checkpoint is written.
 
-    `succeeded`: another learner is at work, which knows more.
+    `succeeded`: whether another learner is at work, which knows more.
 
-    `ray_pid`: the raylet's process on this node. While it lives Ray starts the supervisor again, which then
-    has the word; the same holds for a supervisor that is still at work on the run.
+    `ray_pid`: the raylet's process on this node. While it lives, Ray restarts the supervisor, which then
+    writes the status; so does a supervisor that is still at work on the run.
     """
     deadline = time.monotonic() + GONE_SECONDS
     while _is_alive(ray_pid) or folder.is_supervised():
@@ -46,7 +47,7 @@ def write_farewell(
         "message": why if error is None else " ".join(str(error).split()),
     }
     deadline = time.monotonic() + seconds
-    # A run that is resumed meanwhile has the word, too.
+    # A run that has been resumed meanwhile also writes its own status.
     while not (succeeded() or folder.is_supervised()) and (refusal := _refusal_of(folder, metrics, said)):
         if time.monotonic() > deadline:
             logger.warning("the last status cannot be written: %s", refusal)
@@ -55,7 +56,7 @@ def write_farewell(
 
 
 def _refusal_of(folder: RunFolder, metrics: Mapping[str, float], said: dict[str, str]) -> OSError | None:
-    """Write the last status, unless there is one; gives what the system says against it."""
+    """Write the last status unless there is one; return the error if that fails."""
     status = folder.read_json("status.json", {})
     if not status or status.get("state") in FINAL_STATES:
         return None
@@ -71,7 +72,7 @@ def _refusal_of(folder: RunFolder, metrics: Mapping[str, float], said: dict[str,
 
 
 def has_ended(pid: int, seconds: float) -> bool:
-    """Whether that process ends within so many seconds, or has."""
+    """Whether the process has ended, or ends within `seconds`."""
     deadline = time.monotonic() + seconds
     while _is_alive(pid):
         if time.monotonic() > deadline:
@@ -81,7 +82,7 @@ def has_ended(pid: int, seconds: float) -> bool:
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether that process runs; one that nobody has reaped yet does not."""
+    """Whether the process runs; a zombie does not."""
     try:
         return pid > 1 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.Error:

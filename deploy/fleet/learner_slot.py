@@ -1,4 +1,4 @@
-"""The place of the run's one learner: started again when it dies, until that is clearly of no help."""
+"""The place of the run's one learner, which is restarted when it dies, until restarting clearly fails."""
 
 import time
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from replay.errors import SignatureMismatch, StaleOwner
 FAILURES = 5
 RESTORING_SECONDS, WAIT_SECONDS = 3.0, 0.2
 NOT_WORTH_RETRYING = (LearnerError, SignatureMismatch, EnvironmentSetupError, StaleOwner)
-"""Errors that a new start would only repeat."""
+"""Errors that a restart would only repeat."""
 
 
 class LearnerSlot:
-    """Starts the learner, watches it and starts it again from its last checkpoint."""
+    """Starts the learner, watches it and restarts it from its last checkpoint."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class LearnerSlot:
         dead: Callable[[], set[tuple[int, int]]],
         note: Callable[[str], None],
     ) -> None:
-        """`dead` gives every incarnation that will write no more, for a learner that starts."""
+        """`dead` returns every incarnation that will not write again, for a learner that starts."""
         self._assignment, self._node_id, self._num_gpus = assignment, node_id, num_gpus
         self._dead, self._note = dead, note
         self._backoff = Backoff()
@@ -52,32 +52,32 @@ class LearnerSlot:
             self._backoff.started(now)
 
     def _kill(self, handle: RoleHandle) -> None:
-        """End its Ray actor, upon which its own process ends by itself; one that hangs is ended here."""
+        """End its Ray actor, after which its own process ends by itself; if that one hangs, kill it here."""
         handle.kill()
         hangs = handle.end is None or isinstance(handle.end.error, TimeoutError)
         if hangs and handle.ready and handle.report is not None:
             kill_learner(handle.report["pid"], self._assignment.folder)
 
     def mark_dead(self, incarnations: set[tuple[int, int]]) -> None:
-        """These actors will write no more."""
+        """Tell the learner that these actors will not write again."""
         if self._handle is not None and incarnations:
             self._handle.actor.mark_dead.remote(incarnations)
 
     def add_shard(self, url: str) -> None:
-        """The run has one more shard."""
+        """Tell the learner that the run has one more shard."""
         self._assignment = self._assignment.with_shard(url)
         if self._handle is not None:
             self._handle.add_shard(len(self._assignment.urls) - 1, url)
 
     def tell_to_stop(self) -> None:
-        """Have it save and end, without waiting; `stop` follows."""
+        """Tell the learner to save and end, without waiting; `stop` follows."""
         if self._handle is not None and self._handle.end is None:
             self._handle.stop()
 
     def stop(self, seconds: float, waiting: Callable[[], object] = lambda: None) -> dict[str, float]:
-        """Tell it to save a checkpoint and end; gives its last metrics. Kills it when that takes longer.
+        """Tell the learner to save a checkpoint and end; return its last metrics. Kill it after `seconds`.
 
-        One that still restores is killed after `RESTORING_SECONDS`: it has nothing new that it could save.
+        A learner that is still restoring is killed after `RESTORING_SECONDS`: it has nothing new to save.
         `waiting` is called several times a second meanwhile.
         """
         if self._handle is None:
@@ -95,7 +95,7 @@ class LearnerSlot:
         if handle.end is not None and handle.end.error is None:
             self._ask_last(handle)
         elif handle.end is None and not handle.ready:
-            self._note("stopped before the learner was ready: no new checkpoint, those before stay")
+            self._note("stopped before the learner was ready: no new checkpoint, earlier ones stay")
         else:
             reason = handle.end.reason if handle.end else f"not done after {seconds:.0f} s"
             if handle.end is not None and isinstance(handle.end.error, CheckpointNotWritten):
@@ -106,17 +106,17 @@ class LearnerSlot:
 
     @property
     def ready(self) -> bool:
-        """It has restored and learns."""
+        """Whether the learner has restored and learns."""
         return self._handle is not None and self._handle.ready
 
     @property
     def pid(self) -> int | None:
-        """Its process, once it has reported."""
+        """Process id of the learner, once it has reported."""
         return self._handle.report["pid"] if self._handle is not None and self._handle.report else None
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What it reported last."""
+        """The last reported metrics."""
         return self._handle.metrics if self._handle is not None else {}
 
     def _poll(self, handle: RoleHandle) -> None:
@@ -135,7 +135,7 @@ class LearnerSlot:
             self._ask_last(self._handle)
             self.outcome = "finished"
             return
-        # One that ended by itself has not heard from us for a while: it goes on like one that died.
+        # A learner that ended by itself had lost contact with us: treat it like one that died.
         self._kill(self._handle)
         self._handle = None
         self._backoff.failed(now)
@@ -143,6 +143,4 @@ class LearnerSlot:
         if isinstance(end.error, NOT_WORTH_RETRYING) or failures >= FAILURES:
             self.outcome, self.message = "failed", end.reason
             return
-        self._note(
-            f"the learner is gone ({failures}): {end.reason}; it starts again from its last checkpoint"
-        )
+        self._note(f"the learner is gone ({failures}): {end.reason}; it restarts from its last checkpoint")

@@ -1,4 +1,4 @@
-"""What a user does with a run, from the command line and from Python: create, launch, scale, stop."""
+"""Operations on a run, for the command line and for Python: create, launch, scale, stop."""
 
 import contextlib
 import shutil
@@ -22,7 +22,7 @@ STOP_SECONDS = 300.0
 
 
 def create(config: Config) -> RunFolder:
-    """Make the folder of a new run, and take its shards; ConfigError or RunError leave no folder."""
+    """Create the folder of a new run and claim its shards; ConfigError or RunError leave no folder."""
     folder = RunFolder.create(config)
     try:
         if config.replay.urls:
@@ -34,9 +34,9 @@ def create(config: Config) -> RunFolder:
 
 
 def start_new(folder: RunFolder) -> RunClient:
-    """Start the run of a folder just made; its client answers.
+    """Start the run of a folder just created; the client returned answers.
 
-    Raises FleetError, or ConfigError for a flag that does not fit the Ray found: the folder is removed then.
+    Raises FleetError, or ConfigError for a flag that does not fit the Ray found, which removes the folder.
     """
     config = folder.load_config()
     try:
@@ -57,11 +57,12 @@ def resume(
     detach: bool = False,
     announce: Callable[[Config], object] = lambda config: None,
 ) -> RunClient:
-    """Resume the run; 0 and "" keep its own values. `announce` is given its configuration before the start.
+    """Resume the run; 0 and "" keep its own values. `announce` receives its configuration before the start.
 
-    A resume that fails leaves the configuration that was there. Raises ConfigError, FleetError, RunBusy.
+    A resume that fails restores the previous configuration. Raises ConfigError, FleetError, RunBusy.
     """
     with folder.lock():
+        # A copy by hard links must not append to the original's files (decision 0019).
         folder.unshare()
         before = folder.load_config()
         config = _resumed_config(folder, total_env_steps, num_actors, ray_address, detach)
@@ -85,7 +86,7 @@ def resume(
 def _resumed_config(
     folder: RunFolder, total_env_steps: int, num_actors: int, ray_address: str, detach: bool
 ) -> Config:
-    """The saved configuration with what `resume` was given; ConfigError when nothing is left to do."""
+    """Return the saved configuration with `resume`'s changes; raise ConfigError if nothing is left to do."""
     config = with_urls_of_today(folder.load_config())
     status = folder.read_json("status.json", {})
     total = total_env_steps or config.run.total_env_steps
@@ -114,9 +115,10 @@ def scale(
     num_shards: int | None = None,
     add_urls: tuple[str, ...] = (),
 ) -> list[str]:
-    """Ask a run at work for another number of actors, or for more shards; returns what was asked for.
+    """Ask a running run for another number of actors, or for more shards; return what was asked for.
 
-    Raises ConfigError for what cannot be, RunError when the run is not at work, FleetError without an answer.
+    Raises ConfigError for an impossible request, RunError when the run is not at work, FleetError without an
+    answer.
     """
     config = folder.load_config()
     _check_scale(folder, config, num_actors, num_shards, add_urls)
@@ -155,7 +157,7 @@ def _check_scale(
 def _with_more_shards(
     config: Config, shards: int | None, add_urls: tuple[str, ...]
 ) -> tuple[Config, tuple[str, ...]]:
-    """What the run shall be like, and URLs that are new; ConfigError for what cannot be added."""
+    """Return the configuration to reach, and new URLs; raise ConfigError for what cannot be added."""
     replay = config.replay
     if shards is not None:
         if replay.urls:
@@ -179,10 +181,10 @@ def _with_more_shards(
 
 
 def stop(folder: RunFolder, tell: Callable[[str], object] = lambda text: None) -> dict[str, Any]:
-    """Ask a run to stop, and wait until it has; returns its last status. One that has ended is left alone.
+    """Ask a run to stop and wait until it has; return its last status. Leaves a run that has ended alone.
 
-    A run that does not answer is ended by its Ray, upon which its learner saves. `tell` is given what
-    happens. Raises RunError or FleetError when it can be neither asked nor ended.
+    A run that does not answer is ended through its Ray, whereupon its learner saves. `tell` receives
+    progress messages. Raises RunError or FleetError when it can neither be asked nor ended.
     """
     status = read_status(folder)
     if status["state"] in FINAL_STATES:
@@ -209,7 +211,7 @@ def _wait_for_end(folder: RunFolder) -> dict[str, Any]:
 
 
 def _end_what_is_left(folder: RunFolder, error: Exception, tell: Callable[[str], object]) -> dict[str, Any]:
-    """End the Ray that a run left which does not answer; without one, raise the `error`."""
+    """End the Ray left by a run that does not answer; if there is none, raise `error`."""
     with naming_the_log(folder):
         if not end_leftovers(folder):
             raise error
@@ -225,7 +227,7 @@ def _end_what_is_left(folder: RunFolder, error: Exception, tell: Callable[[str],
 
 @contextlib.contextmanager
 def connected(folder: RunFolder) -> Iterator[RunClient]:
-    """The client of a run at work, which is let go at the end. Raises FleetError."""
+    """Yield the client of a running run and close it at the end; raise FleetError."""
     with naming_the_log(folder):
         client = connect(folder)
         try:
@@ -236,7 +238,7 @@ def connected(folder: RunFolder) -> Iterator[RunClient]:
 
 @contextlib.contextmanager
 def naming_the_log(folder: RunFolder) -> Iterator[None]:
-    """Let errors of fleet and replay name the run and its log."""
+    """Make errors of fleet and replay name the run and its log."""
     try:
         yield
     except WrongFlag:
@@ -248,7 +250,7 @@ def naming_the_log(folder: RunFolder) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _naming(flag: str) -> Iterator[None]:
-    """Let errors about the shards name the flag that gave their URLs."""
+    """Make errors about the shards name the flag that gave their URLs."""
     try:
         yield
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""What the fleet keeps in the run's folder: the target, incarnations, and the Ray that the run started."""
+"""The fleet's records in the run's folder: target, incarnations, and the Ray that the run started."""
 
 import contextlib
 import dataclasses
@@ -11,7 +11,7 @@ FLEET = "fleet.json"
 
 
 class FleetState:
-    """Target and incarnations, on disk before anything acts on them."""
+    """Target and incarnations, written to disk before anything acts on them."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
@@ -21,17 +21,17 @@ class FleetState:
 
     @property
     def target(self) -> int:
-        """Actors asked for."""
+        """Number of actors asked for."""
         return self._target
 
     @target.setter
     def target(self, num_actors: int) -> None:
         self._target = num_actors
-        with contextlib.suppress(OSError):  # it counts all the same, and is noted with the next incarnation
+        with contextlib.suppress(OSError):  # It applies anyway, and is written with the next incarnation.
             self._save()
 
     def next_incarnation(self, slot: int) -> int:
-        """A number that this slot never had before; raises OSError when it cannot be noted on disk."""
+        """Return a number this slot never had before; raise OSError when it cannot be written to disk."""
         incarnation = self._next.get(slot, 0)
         self._next[slot] = incarnation + 1
         try:
@@ -42,7 +42,7 @@ class FleetState:
         return incarnation
 
     def dead_incarnations(self, alive: Collection[tuple[int, int]]) -> set[tuple[int, int]]:
-        """Every (slot, incarnation) that was ever started and is not in `alive`."""
+        """Return every (slot, incarnation) that was ever started and is not in `alive`."""
         started = {(slot, n) for slot, count in self._next.items() for n in range(count)}
         return started - set(alive)
 
@@ -52,16 +52,16 @@ class FleetState:
 
 
 def save_ray(folder: RunFolder, local: LocalRay | None, address: str) -> None:
-    """Record the Ray that the run is on; `local` is one that it started for itself."""
+    """Record the Ray that the run uses; `local` is one that it started for itself."""
     record = None if local is None else dataclasses.asdict(local)
     document = {"address": address, "local": record, "path": str(folder.path.resolve())}
     folder.write_json(RAY, folder.marked(document), mode=0o600)
 
 
 def load_ray(folder: RunFolder) -> tuple[str, LocalRay | None]:
-    """What `save_ray` recorded in this folder; an empty address when the run was never on any.
+    """Return what `save_ray` recorded in this folder; an empty address if the run was never on any Ray.
 
-    A record that came with a copy is of the original's Ray, which is none of this folder's business.
+    A record that came with a copy describes the original's Ray, which this folder must leave alone.
     """
     document = folder.read_json(RAY, {})
     if not folder.is_own(document):
@@ -70,6 +70,6 @@ def load_ray(folder: RunFolder) -> tuple[str, LocalRay | None]:
 
 
 def forget_ray(folder: RunFolder) -> None:
-    """The run is on no Ray any more."""
+    """Remove the record: the run is on no Ray any more."""
     with contextlib.suppress(FileNotFoundError):
         (folder.path / RAY).unlink()

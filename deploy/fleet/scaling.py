@@ -1,4 +1,4 @@
-"""Which actor slots run, and when a dead role may start again. No Ray in here."""
+"""Decides which actor slots run, and when a dead role may restart. Does not use Ray."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -8,31 +8,31 @@ STEADY_SECONDS = 60.0
 
 
 def surplus(running: Collection[int], target: int) -> list[int]:
-    """Slots that shall leave: those at or above `target`."""
+    """Return the slots to be drained: those at or above `target`."""
     return sorted(slot for slot in running if slot >= target)
 
 
 def missing(running: Collection[int], target: int) -> list[int]:
-    """Slots below `target` that do not run."""
+    """Return the slots below `target` that do not run."""
     return [slot for slot in range(target) if slot not in running]
 
 
 @dataclass
 class Backoff:
-    """When a role may start again: after 0.5, 1, 2, ... 30 s; one that held for a minute starts afresh."""
+    """When a role may restart: after 0.5, 1, 2, ... 30 s; a role that held for a minute starts afresh."""
 
     failures: int = 0
-    """In a row."""
+    """Number of failures in a row."""
     not_before: float = field(default=0.0)
-    """On the caller's monotonic clock."""
+    """Earliest time of the next start, on the caller's monotonic clock."""
     _started: float = field(default=0.0, repr=False)
 
     def started(self, now: float) -> None:
-        """The role was started."""
+        """Record that the role was started."""
         self._started = now
 
     def failed(self, now: float) -> None:
-        """The role has died."""
+        """Record that the role has died."""
         self.failures = 1 if now - self._started > STEADY_SECONDS else self.failures + 1
         delay = min(BACKOFF_FIRST * 2.0 ** (self.failures - 1), BACKOFF_LAST)
         self.not_before = now + delay

@@ -1,1 +1,1 @@
-"""Metrics sink and console."""
+"""Metrics files, TensorBoard events and the console."""

@@ -1,15 +1,15 @@
-"""Episodes by how much they explored: a return says something of the policy only where it acts greedily."""
+"""Bands of episodes by exploration: a return describes the policy only where it acts greedily."""
 
 import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 RETURN = "episode/return_mean_100"
-"""Mean return of the last 100 episodes of all."""
+"""Mean return of the last 100 episodes in all bands together."""
 
 
 class Band(NamedTuple):
-    """Episodes that explored alike; `name` ends the metric's name."""
+    """Episodes that explored alike; `name` is the suffix of the metric's name."""
 
     name: str
     highest_epsilon: float
@@ -22,16 +22,16 @@ class Band(NamedTuple):
 
 GREEDY = Band("greedy", 0.05)
 BANDS = (GREEDY, Band("exploring", 0.5), Band("random", math.inf))
-"""By rising epsilon; each begins above the one before. Why there: docs/decisions/0023."""
+"""By rising epsilon; each begins above the one before. The bounds are explained in docs/decisions/0023."""
 
 
 def band_of(epsilon: float) -> Band:
-    """The band of an episode whose last step acted with `epsilon`."""
+    """Return the band of an episode whose last step acted with `epsilon`."""
     return next(band for band in BANDS if epsilon <= band.highest_epsilon)
 
 
 def greedy_return(metrics: Mapping[str, float], form: str) -> str:
-    """The nearly greedy band's return in that format; "" when there is none or it shows as that of all."""
+    """Format the nearly greedy band's return; "" if there is none or it looks the same as that of all."""
     if GREEDY.metric not in metrics:
         return ""
     shown = format(metrics[GREEDY.metric], form)

@@ -16,7 +16,7 @@ PLAIN_PERIOD_SECONDS = 10.0
 
 
 class Console:
-    """Shows a run's status as it goes.
+    """Shows a run's status while it is active.
 
     On a terminal: a progress bar in env steps with the time left, and a table. Elsewhere (`plain`): one line
     at once, one every ten seconds, and one at each change of state.
@@ -30,7 +30,7 @@ class Console:
         out: RichConsole | None = None,
         expects: Callable[[float], str] = lambda _: "",
     ) -> None:
-        """`expects`: what others came to by so many env steps, in a line; empty where nothing is known."""
+        """`expects`: line about what others had reached by an env step; empty where nothing is known."""
         self._out = out or RichConsole()
         self._plain = (not self._out.is_terminal) if plain is None else plain
         self._title, self._expects = title, expects
@@ -63,7 +63,7 @@ class Console:
         self._out.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _print_expected(self, text: str) -> None:
-        """Where it is another than the last."""
+        """Print the line about published results if it has changed."""
         if text not in ("", self._last_expected):
             self._last_expected = text
             self._print(f"published: {text}")
@@ -76,13 +76,13 @@ class Console:
         return due
 
     def close(self) -> None:
-        """Leave the last picture standing and give the terminal back."""
+        """Leave the last picture on screen and release the terminal."""
         if self._live is not None:
             self._live.stop()
 
 
 class Pace:
-    """Env steps a second over about the last minute."""
+    """Env steps per second over about the last minute."""
 
     def __init__(self) -> None:
         self._points: list[tuple[float, float]] = []
@@ -94,7 +94,7 @@ class Pace:
 
     @property
     def rate(self) -> float:
-        """Env steps a second; 0 before two points are there."""
+        """Env steps per second; 0 before there are two points."""
         if not self._points:
             return 0.0
         (t0, n0), (t1, n1) = self._points[0], self._points[-1]
@@ -102,18 +102,18 @@ class Pace:
 
 
 def env_steps(status: Mapping[str, Any]) -> float:
-    """Those that the learner has counted; 0 as long as it has not."""
+    """Return the env steps that the learner has counted; 0 before it has reported any."""
     return float(status["metrics"].get("progress/env_steps", 0.0))
 
 
 def seconds_left(status: Mapping[str, Any], rate: float) -> float | None:
-    """Seconds until `total_env_steps` at `rate` env steps a second, or None when that cannot be said."""
+    """Return the seconds until `total_env_steps` at `rate` env steps per second; None if unknown."""
     missing = status["total_env_steps"] - env_steps(status)
     return missing / rate if rate > 0 and missing > 0 else None
 
 
 def duration(seconds: float | None) -> str:
-    """`1:02:03`, or `-` for None."""
+    """Format seconds as `1:02:03`, or `-` for None."""
     if seconds is None:
         return "-"
     minutes, second = divmod(int(seconds), 60)
@@ -122,7 +122,7 @@ def duration(seconds: float | None) -> str:
 
 
 def rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the console shows, as pairs of label and value; the value is `-` as long as it is not known."""
+    """Return the console's pairs of label and value; the value is `-` while it is unknown."""
     m = status["metrics"]
 
     def show(name: str, form: str = ",.0f", scale: float = 1.0) -> str:
@@ -137,7 +137,7 @@ def rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     epsilon = show("actors/epsilon", ".3g")
     if "actors/epsilon_min" in m:
         epsilon += f" ({show('actors/epsilon_min', '.2g')} to {show('actors/epsilon_max', '.2g')})"
-    # These are 0 in a run where all is well, and then no news.
+    # These are 0 while all is well, and then not worth a row.
     troubles = {"refused rewards": "actors/refused_rewards", "writer retries": "writer/retries"}
     replay = f"{show('replay/size')} transitions, {show('replay/fill', '.0f', 100)} % full"
     return [
@@ -170,7 +170,7 @@ def rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def render(title: str, status: Mapping[str, Any], left: float | None, expected: str = "") -> Group:
-    """The picture for a terminal; `expected`: what others came to by now."""
+    """Return the picture for a terminal; `expected`: what others had reached by now."""
     progress = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -191,7 +191,7 @@ def render(title: str, status: Mapping[str, Any], left: float | None, expected: 
 
 
 def line(status: Mapping[str, Any], left: float | None) -> str:
-    """The same in one plain line."""
+    """Return the same as one plain line."""
     done = int(env_steps(status))
     total = status["total_env_steps"]
     parts = [f"{status['state']}: {done:,}/{total:,} env steps", f"{duration(left)} left"]

@@ -1,4 +1,4 @@
-"""TensorBoard events: numbers, and images, for which `tensorboard.summary` has no method of its own."""
+"""TensorBoard events: numbers, and also images, for which `tensorboard.summary` has no method."""
 
 import io
 from pathlib import Path
@@ -14,19 +14,19 @@ CELL_PIXELS = 8
 
 
 class Events:
-    """The event file of one process in `folder`: numbers and images come to lie in the same file, because
-    TensorBoard reads the files of a folder one after the other, not side by side."""
+    """The event file of one process in `folder`. Numbers and images share one file, because TensorBoard reads
+    the files of a folder one after the other, not side by side."""
 
     def __init__(self, folder: Path) -> None:
         self._output = DirectoryOutput(str(folder))
         self._writer = Writer(self._output)
 
     def add_scalar(self, name: str, value: float, env_steps: int, *, wall_time: float) -> None:
-        """One number; `wall_time` in seconds since the epoch."""
+        """Add one number; `wall_time` in seconds since the epoch."""
         self._writer.add_scalar(name, value, env_steps, wall_time=wall_time)
 
     def add_image(self, name: str, image: NDArray[np.uint8], env_steps: int, *, wall_time: float) -> None:
-        """One image (height, width, 3)."""
+        """Add one image (height, width, 3)."""
         height, width, channels = image.shape
         png = io.BytesIO()
         imageio.imwrite(png, image, extension=".png")
@@ -35,10 +35,11 @@ class Events:
         )
         event = Event(wall_time=wall_time, step=env_steps)
         event.summary.value.append(Summary.Value(tag=name, image=content))
+        # Private, but the only way to write an image into the same file as the numbers.
         self._output._ev_writer.add_event(event)
 
     def flush(self) -> None:
-        """Write out what is buffered."""
+        """Write out the buffer."""
         self._writer.flush()
 
     def close(self) -> None:
@@ -47,10 +48,10 @@ class Events:
 
 
 def correlation_image(kernel: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """A kernel (B, B) as an image (8 B, 8 B, 3): cosines, from blue (-1) over white (0) to red (1).
+    """Draw a kernel (B, B) as an image (8 B, 8 B, 3): cosines, from blue (-1) over white (0) to red (1).
 
-    As gradient covariances are drawn in Lyle et al., 2022 (arXiv 2206.02126) and after. A sample whose own
-    entry is not positive has white rows.
+    Gradient covariances are drawn like this in Lyle et al., 2022 (arXiv 2206.02126) and later work. A sample
+    whose own entry is not positive has white rows.
     """
     lengths = np.sqrt(np.maximum(np.diagonal(kernel), 0.0, dtype=np.float64))
     products = np.outer(lengths, lengths)

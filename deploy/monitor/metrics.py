@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl and TensorBoard events, under the same names."""
+"""Writes a run's numbers to metrics.jsonl and TensorBoard events, under the same names."""
 
 import contextlib
 import json
@@ -19,17 +19,17 @@ DIAGNOSTICS = "diagnostics/"
 
 
 MOST_UNWRITTEN_BYTES = 64 * 2**20
-"""Of records that wait for a disk with room: some ten hours of a run's."""
+"""Maximum size of records that wait for disk space: some ten hours of a run's."""
 
 
 class MetricsSink:
     """Appends metrics to `metrics.jsonl` and to TensorBoard events in `tensorboard/`, both below `folder`.
 
-    One writer a run: the supervisor. A resumed run goes on in the same files. Metrics of diagnoses are not
-    repeated with the others: each diagnosis is one record of its own, at its own env steps, and an image.
+    Each run has one writer, the supervisor. A resumed run continues the same files. Metrics of diagnoses are
+    not repeated with the others: each diagnosis is one record, at its own env steps, and an image.
 
-    Nothing here raises when the disk is full or gone: `note` is told once, records wait, and metrics.jsonl
-    has all of them, in whole lines, as soon as there is room. TensorBoard's events have a gap then.
+    Nothing here raises when the disk is full or gone: `note` is called once, records wait, and metrics.jsonl
+    gets all of them, in whole lines, as soon as there is room. TensorBoard's events then have a gap.
     """
 
     def __init__(self, folder: Path, note: Callable[[str], object] = logger.warning) -> None:
@@ -60,14 +60,14 @@ class MetricsSink:
         self._with_events(add)
 
     def _draw(self, update: int, env_steps: int) -> None:
-        """The empirical NTK of a diagnosis, if its file is there, as a picture for TensorBoard."""
+        """Draw the empirical NTK of a diagnosis, if its file exists, as a picture for TensorBoard."""
         kernel = read_arrays(self._folder, update).get("entk")
         if kernel is not None:
             image, now = correlation_image(kernel), time.time()
             self._with_events(lambda e: e.add_image("diagnostics/entk", image, env_steps, wall_time=now))
 
     def _with_events(self, add: Callable[[Events], object]) -> None:
-        """Add to TensorBoard's file; one that could not be written is torn, and left for a new one."""
+        """Add to TensorBoard's file; after a failed write the file is torn and is replaced by a new one."""
         try:
             self._events = self._events or self._new_events()
             add(self._events)
@@ -77,7 +77,7 @@ class MetricsSink:
             self._events = None
 
     def _new_events(self) -> Events:
-        """Raises OSError; a folder that is gone, or renamed, is not made anew for its events."""
+        """Open new events, or raise OSError: a folder that is gone or renamed is not recreated for them."""
         self._folder.stat()
         return Events(self._folder / "tensorboard")
 
@@ -90,18 +90,18 @@ class MetricsSink:
 
 
 class UnfailingFile:
-    """A file that is appended to; what a full disk refuses waits and is written, in order, when it can be."""
+    """A file to append to; text that a full disk refuses waits and is written, in order, once possible."""
 
     def __init__(self, path: Path, note: Callable[[str], object]) -> None:
         self._path, self._note = path, note
         self._descriptor: int | None = None
         self._unwritten = bytearray()
         self._refused = False
-        # A line that a crash has cut off stays alone: what is appended to it would be lost with it.
+        # End a line that a crash has cut off: text appended to it would be lost with it.
         self.write("\n" if _ends_in_a_torn_line(path) else "")
 
     def write(self, text: str) -> None:
-        """Append, as soon as possible; what has waited longest is given up when too much waits."""
+        """Append as soon as possible; when too much waits, the text that has waited longest is dropped."""
         self._unwritten += text.encode()
         try:
             self._append()
@@ -114,10 +114,11 @@ class UnfailingFile:
                 self._note(f"{self._path.name} can be written again")
             self._refused = False
         if len(self._unwritten) > MOST_UNWRITTEN_BYTES:
+            # Drop the older half, in whole lines.
             del self._unwritten[: self._unwritten.index(b"\n", MOST_UNWRITTEN_BYTES // 2) + 1]
 
     def close(self) -> None:
-        """Try once more what waits, and close the file."""
+        """Try waiting text once more, and close the file."""
         with contextlib.suppress(OSError):
             self._append()
         if self._descriptor is not None:
@@ -129,7 +130,7 @@ class UnfailingFile:
         if self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         while self._unwritten:
-            # A disk that gets full takes a part.
+            # A disk that is getting full writes only part of it.
             del self._unwritten[: os.write(self._descriptor, self._unwritten)]
 
 
@@ -138,12 +139,12 @@ def _ends_in_a_torn_line(path: Path) -> bool:
         with path.open("rb") as file:
             file.seek(-1, os.SEEK_END)
             return file.read(1) != b"\n"
-    except OSError:  # there is none yet, or it is empty
+    except OSError:  # There is no file yet, or it is empty.
         return False
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a metrics.jsonl; a last line cut off by a crash is passed over."""
+    """Yield the records of a metrics.jsonl; a last line cut off by a crash is skipped."""
     if not path.exists():
         return
     with path.open(encoding="utf-8") as lines:

@@ -1,1 +1,1 @@
-"""Trained networks: of a run, of an exported file, or bundled with the package."""
+"""Trained networks: from a run, from an exported file, or bundled with the package."""

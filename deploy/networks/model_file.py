@@ -1,4 +1,4 @@
-"""A trained network as one file: what it takes to play, and nothing of the run that trained it.
+"""A trained network as one file: all that is needed to play, and nothing else of the run that trained it.
 
 A safetensors file of the online network's parameters (float32). Its metadata hold format, version and one
 JSON document: the run's configuration, the network's shape, and how long it was trained.
@@ -20,7 +20,7 @@ from learner.checkpoint import Checkpoint, network_tensors, with_prefix
 FORMAT, VERSION, SUFFIX = "apexpert-model", 1, ".safetensors"
 BUNDLED = "bundled:"
 KEPT = ("network", "observation_shape", "num_actions", "env_steps", "weights_version")
-"""What a checkpoint's document says that is needed to play, or that a report of it names."""
+"""Fields of a checkpoint's document that are needed to play, or that a report mentions."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,15 @@ class Model:
     """A trained network and how it plays."""
 
     config: Config
-    """Of the run that trained it."""
+    """Configuration of the run that trained it."""
     checkpoint: Checkpoint
-    """With the online network's tensors at least."""
+    """Contains at least the online network's tensors."""
 
 
 def save_model(model: Model, path: Path) -> None:
-    """Write the file as one step; raises OSError when that is not possible."""
+    """Write the file atomically; raise OSError when that fails."""
     checkpoint = model.checkpoint
+    # The file may be passed on: it must not name folders or servers of the machine that trained it.
     config = with_values(model.config, run__runs_dir="runs", run__ray_address="", replay__urls=())
     document = {"config": to_json(config), "update": checkpoint.update}
     document |= {key: checkpoint.document[key] for key in KEPT}
@@ -50,9 +51,9 @@ def save_model(model: Model, path: Path) -> None:
 
 
 def load_model(path: Path) -> Model:
-    """Read such a file; ConfigError, in one line, when it is none or one of a later version."""
+    """Read a model file; raise ConfigError, in one line, if it is none or of a later version."""
     try:
-        path.open("rb").close()  # safetensors does not say what the system has against it
+        path.open("rb").close()  # Raises the system's error, which safetensors does not report.
         written = path.stat().st_mtime
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -85,6 +86,6 @@ def _document(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
 
 
 def bundled_models() -> dict[str, Path]:
-    """The models that come with the package, by name."""
+    """Return the models that come with the package, by name."""
     folder = Path(str(importlib.resources.files("deploy"))) / "bundled"
     return {path.stem: path for path in sorted(folder.glob(f"*{SUFFIX}"))}

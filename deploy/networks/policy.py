@@ -9,7 +9,7 @@ from models.q_network import QNetwork, build_network
 
 
 def network_of(checkpoint: Checkpoint) -> QNetwork:
-    """The online network of a checkpoint, float32."""
+    """Return the online network of a checkpoint, float32."""
     document = checkpoint.document
     shape: tuple[int, int, int] = tuple(document["observation_shape"])
     network = NetworkConfig(**with_current_names(document["network"]))
@@ -19,7 +19,7 @@ def network_of(checkpoint: Checkpoint) -> QNetwork:
 
 
 def policy_of(config: Config, checkpoint: Checkpoint, *, seed: int | None = None) -> Policy:
-    """A policy that acts by the online network of a checkpoint; `seed` None takes the run's."""
+    """Return a policy that acts by the online network of a checkpoint; `seed` None takes the run's."""
     document = checkpoint.document
     online = network_of(checkpoint)
     policy = Policy(

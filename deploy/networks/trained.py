@@ -1,4 +1,4 @@
-"""What plays: a run by its name or folder, a file of `apexpert export`, or a model that comes with us."""
+"""Finds what can play: a run by name or folder, a file of `apexpert export`, or a bundled model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,26 +25,26 @@ class Trained:
     config: Config
     checkpoint: "Checkpoint"
     folder: RunFolder | None
-    """The run's; None of a model."""
+    """The run's folder; None for a model."""
 
     @property
     def stem(self) -> str:
-        """Begins the names of files about it, in the run's folder or, of a model, anywhere."""
+        """Prefix for names of files about it, in the run's folder or, for a model, anywhere."""
         return f"update-{self.checkpoint.update:09d}" if self.folder else self.name
 
     def home(self, output: str) -> Path:
-        """Where reports go: to the folder `output` if given, else the run's or, of a model, this one."""
+        """Return the folder for reports: `output` if given, else the run's or, for a model, this one."""
         return Path(output) if output or not self.folder else self.folder.path
 
     def videos(self, output: str) -> Path:
-        """The same for pictures, which have a folder of their own in a run's."""
+        """Return the folder for pictures, for which a run's folder has a separate one."""
         return Path(output) if output or not self.folder else self.folder.videos
 
 
 def open_trained(name: str, runs_dir: str, *, best: bool) -> Trained:
-    """What `name` stands for: the newest checkpoint of a run, or its best, or a model.
+    """Open what `name` stands for: a run's newest checkpoint, or its best one, or a model.
 
-    Raises ConfigError, RunNotFound or CheckpointError when it is not there, or its environment is not.
+    Raises ConfigError, RunNotFound or CheckpointError when it, or its environment, does not exist.
     """
     from deploy.networks.model_file import BUNDLED, SUFFIX, bundled_models, load_model
 
@@ -66,7 +66,7 @@ def open_trained(name: str, runs_dir: str, *, best: bool) -> Trained:
 
 
 def load_checkpoint(folder: RunFolder, *, best: bool) -> "Checkpoint":
-    """The newest checkpoint of a run, or the best; CheckpointError when there is none."""
+    """Return a run's newest checkpoint, or its best; raise CheckpointError when there is none."""
     from learner.checkpoint import CheckpointStore
     from learner.errors import CheckpointError
 

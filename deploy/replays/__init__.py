@@ -1,1 +1,1 @@
-"""A run's replay: where it is, and whose."""
+"""Where a run's replay is, and which folder owns it."""

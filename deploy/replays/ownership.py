@@ -1,4 +1,4 @@
-"""Servers of the user's own: a run's folder takes its keys there, and no other folder's."""
+"""Claims keys on the user's own servers for one run's folder, so that no other folder takes them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ ANSWER_SECONDS = 3.0
 
 
 def claim_new(config: Config, folder: RunFolder) -> None:
-    """Take the shards for a new run; ConfigError when one of them holds a run of its name already."""
+    """Claim the shards for a new run; raise ConfigError if one already holds a run of its name."""
     name = config.run.name
     with _shards(config) as shards:
         try:
@@ -22,19 +22,19 @@ def claim_new(config: Config, folder: RunFolder) -> None:
         except ForeignRun as error:
             delete = f"remove it by: apexpert replay {name} --delete --replay.urls ..."
             raise ConfigError(
-                f"--name {name}: {error}; go on with that one by: apexpert resume {name}; {delete};"
+                f"--name {name}: {error}; resume it by: apexpert resume {name}; {delete};"
                 " or choose another --name"
             ) from None
 
 
 def claim_resumed(config: Config, folder: RunFolder, identity: Identity) -> None:
-    """Take the shards for a folder that goes on; ConfigError when they hold another folder's run."""
+    """Claim the shards for a folder that resumes; raise ConfigError when they hold another folder's run."""
     with _shards(config) as shards:
         _claim(shards, folder, identity)
 
 
 def claim_added(config: Config, folder: RunFolder, urls: tuple[str, ...]) -> None:
-    """The same for shards that a running run gets besides those that it has."""
+    """Claim shards that a running run gets in addition; raise ConfigError as `claim_resumed` does."""
     identity = folder.drawn_identity()
     folder.settle(identity)
     with _shards(config, urls, len(config.replay.urls)) as shards:
@@ -42,7 +42,7 @@ def claim_added(config: Config, folder: RunFolder, urls: tuple[str, ...]) -> Non
 
 
 def release_new(config: Config) -> None:
-    """Take back what `claim_new` has taken, if anything, for a run that does not start after all."""
+    """Release what `claim_new` has claimed, if anything, for a run that does not start after all."""
     with _shards(config) as shards, contextlib.suppress(ShardError):
         release(shards)
 
@@ -59,7 +59,7 @@ def _claim(shards: list[Shard], folder: RunFolder, identity: Identity, *, new: b
 
 
 def _if_mounted_anew(folder: RunFolder) -> str:
-    """How a folder keeps its keys whose device has got another number; empty where that is not it."""
+    """Return how a folder whose device number has changed keeps its keys; empty for other reasons."""
     device = device_to_note(folder.path)
     if device is None:
         return ""

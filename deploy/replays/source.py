@@ -1,4 +1,4 @@
-"""Where a run's replay is: on a live run's servers, in a finished run's folder, or on the user's servers."""
+"""Finds a run's replay: on a live run's servers, in a finished run's folder, or on the user's servers."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -22,25 +22,25 @@ RETRY_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Source:
-    """A run's shards, connected, and what is known of the run besides."""
+    """A run's shards, connected, and what else is known of the run."""
 
     run: str
     shards: Sequence[StoredShard]
     folder: RunFolder | None
-    """None: only its keys are known, by `--replay.urls`."""
+    """None if only its keys are known, by `--replay.urls`."""
     locked: bool
-    """A process of this machine is at work on the run's folder."""
+    """Whether a process on this machine is at work on the run's folder."""
     alive: bool
-    """On servers of the user's own: the run's owner, wherever it is, gave a sign of life lately."""
+    """On the user's own servers: whether the run's owner, wherever it is, gave a recent sign of life."""
 
     @property
     def live(self) -> bool:
-        """A process is at work on the run."""
+        """Whether a process is at work on the run."""
         return self.locked or self.alive
 
     @property
     def is_foreign(self) -> bool:
-        """The keys belong to another folder's run, which this folder was copied from."""
+        """Whether the keys belong to another folder's run, which this folder was copied from."""
         if self.folder is None:
             return False
         identity = self.folder.identity
@@ -48,7 +48,7 @@ class Source:
         return any(shard.administration.folder_id() not in own for shard in self.shards)
 
     def checkpoint(self) -> "Checkpoint | None":
-        """The newest whole checkpoint, if there is any; broken ones are told on stderr."""
+        """Return the newest whole checkpoint, if any; broken ones are reported on stderr."""
         if self.folder is None or not self.folder.checkpoints.is_dir():
             return None
         import sys
@@ -61,16 +61,16 @@ class Source:
         return CheckpointStore(self.folder.checkpoints, note=note).load_newest()
 
     def config(self) -> Config | None:
-        """The run's configuration, None without a folder."""
+        """Return the run's configuration, None without a folder."""
         return None if self.folder is None else self.folder.load_config()
 
 
 @contextlib.contextmanager
 def opened(name: str, runs_dir: str, urls: tuple[str, ...]) -> Iterator[Source]:
-    """The replay of the run `name`: a run's name or folder, or with `urls` also just a name in Redis.
+    """Open the replay of the run `name`: a run's name or folder, or with `urls` also just a name in Redis.
 
-    The servers of a run that nobody works on are started for the time of the context; its lock is held
-    meanwhile, so that it is not resumed. Raises ConfigError, RunNotFound, ReplayError.
+    The servers of a run that no process works on are started for the duration of the context; its lock is
+    held meanwhile, so that it is not resumed. Raises ConfigError, RunNotFound, ReplayError.
     """
     folder = find(name, runs_dir, urls)
     if folder is None:
@@ -95,13 +95,13 @@ def opened(name: str, runs_dir: str, urls: tuple[str, ...]) -> Iterator[Source]:
 
 
 def find(name: str, runs_dir: str, urls: tuple[str, ...]) -> RunFolder | None:
-    """The run's folder; None when there is none but servers are given. Raises RunNotFound."""
+    """Return the run's folder; None if there is none but servers are given. Raises RunNotFound."""
     try:
         return RunFolder.open(name, runs_dir)
     except RunNotFound as error:
         if urls or urls_of_environment():
             return None
-        hint = f"; of a run elsewhere give its servers by --replay.urls or ${URLS_VARIABLE}"
+        hint = f"; for a run elsewhere, give its servers by --replay.urls or ${URLS_VARIABLE}"
         raise RunNotFound(f"{error}{hint}") from None
 
 
@@ -109,7 +109,7 @@ def find(name: str, runs_dir: str, urls: tuple[str, ...]) -> RunFolder | None:
 def served(
     folder: RunFolder, config: Config, *, live: bool, create: bool = False
 ) -> Iterator[tuple[str, ...]]:
-    """URLs of the folder's embedded servers: the live run's own, else started for the time of the context."""
+    """Yield URLs of the folder's embedded servers: the live run's, or servers started for the context."""
     if live:
         yield running_urls(folder.replay)
         return
@@ -134,9 +134,9 @@ def connected(
     embedded: bool = False,
     empty: bool = False,
 ) -> Iterator[Source]:
-    """The run's shards at `urls`; ConfigError when none of them holds anything of it, unless `empty`.
+    """Yield the run's shards at `urls`; ConfigError when none of them holds any of its data, unless `empty`.
 
-    Of `embedded` servers the folder's lock tells whether the run is live, a moment after it was killed, too.
+    For `embedded` servers the folder's lock tells whether the run is live, even just after it was killed.
     """
     with contextlib.ExitStack() as stack:
         shards = [
@@ -153,7 +153,7 @@ def connected(
 
 
 def new_run(name: str, runs_dir: str, config: Config, urls: tuple[str, ...]) -> RunFolder:
-    """The folder of a new run with this configuration, on these servers or embedded ones."""
+    """Create the folder of a new run with this configuration, on these servers or embedded ones."""
     if Path(name).name != name:
         raise ConfigError(f"RUN {name!r}: no such run; name a new one without slashes, below --runs-dir")
     changed = with_values(config, run__name=name, run__runs_dir=runs_dir, replay__urls=urls)

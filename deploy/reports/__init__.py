@@ -4,7 +4,7 @@ import os
 
 from replay.segments.cache_folder import private_folder, users_folder
 
-# Before matplotlib looks for fonts: without a home it and fontconfig do so in every process, and complain.
+# Before matplotlib looks for fonts: without a home, it and fontconfig would search and complain every time.
 if "MPLCONFIGDIR" not in os.environ and users_folder("XDG_CONFIG_HOME", "~/.config") is None:
     os.environ["MPLCONFIGDIR"] = str(private_folder() / "matplotlib")
 if users_folder("XDG_CACHE_HOME", "~/.cache") is None:

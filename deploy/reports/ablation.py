@@ -1,4 +1,4 @@
-"""A trained network without one of its parts: what does it play by?"""
+"""A trained network without one of its parts, to see which parts it plays by."""
 
 from collections.abc import Callable
 
@@ -21,11 +21,11 @@ STATE_GAMES = 8
 
 
 class WithoutPart(ApexpertError, ValueError):
-    """The network does not have the part that is to be taken away."""
+    """The network does not have the part to be removed."""
 
 
 class MeanMixture(nn.Module):
-    """A mixture whose output tokens are their mean over states: it has no say in what is chosen."""
+    """A mixture whose output tokens are their mean over states, so that it has no influence on actions."""
 
     mean: Tensor
 
@@ -36,7 +36,7 @@ class MeanMixture(nn.Module):
         self.register_buffer("mean", mean)
 
     def forward(self, tokens: Tensor, noise: Noise | None = None) -> MoEOutput:
-        """Tokens (B, T, D) to the mean as often, all else as the mixture has it."""
+        """Replace the output for tokens (B, T, D) by the mean; all else is the mixture's own."""
         found: MoEOutput = self.mixture(tokens, noise)
         return found._replace(tokens=self.mean.to(tokens.dtype).expand_as(found.tokens))
 
@@ -48,11 +48,11 @@ def ablate(
     seed: int,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Take `part` out of the network that `policy` acts by.
+    """Remove `part` from the network that `policy` acts by.
 
     `mixture`: its output becomes the mean over the states of STATE_GAMES games that the whole network plays
-    from `seed`; `residual`: nothing goes past the mixture any more. Raises WithoutPart. Told to stop, the
-    mean is over the states until then.
+    from `seed`; `residual`: nothing bypasses the mixture any more. Raises WithoutPart. When told to stop, the
+    mean is taken over the states seen so far.
     """
     head = policy.network.head
     if not isinstance(head, MoEHead):
@@ -69,7 +69,7 @@ def ablate(
 def mean_tokens(
     policy: Policy, mixture: nn.Module, config: Config, seed: int, should_stop: Callable[[], bool]
 ) -> Tensor:
-    """(T, D) float32 mean of what `mixture` gives over the states of STATE_GAMES games."""
+    """Return the (T, D) float32 mean of `mixture`'s output over the states of STATE_GAMES games."""
     total, states = torch.zeros((), dtype=torch.float64), 0
 
     def note(_module: nn.Module, _inputs: object, output: MoEOutput) -> None:

@@ -1,4 +1,4 @@
-"""A contact sheet of sampled transitions: what the learner is shown, as one picture."""
+"""A contact sheet of sampled transitions: what the learner sees, as one picture."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ SPACE = 0.12
 
 
 def action_names(config: EnvironmentConfig | None, num_actions: int) -> list[str]:
-    """What the game calls its actions, such as UPRIGHT; their numbers in other environments."""
+    """Return the game's names of its actions, such as UPRIGHT; numbers in other environments."""
     if config is None or config.env:
         return [f"action {action}" for action in range(num_actions)]
     import ale_py
@@ -43,8 +43,8 @@ def action_names(config: EnvironmentConfig | None, num_actions: int) -> list[str
 def draw_contact_sheet(
     transitions: Sequence[DrawnTransition], names: Sequence[str], target: Path, *, title: str
 ) -> Path:
-    """Draw transitions into a PNG: of each the oldest and newest frame of its observation, the newest of its
-    next observation, and in words action, n-step return, priority.
+    """Draw transitions into a PNG: for each the oldest and newest frame of its observation, the newest of its
+    next observation, and as text action, n-step return and priority.
     """
     rows = -(-len(transitions) // COLUMNS)
     figure = Figure(figsize=(4.0 * COLUMNS, 0.5 + 1.95 * rows), layout=ConstrainedLayoutEngine(w_pad=SPACE))
@@ -75,7 +75,7 @@ def _draw(axes: Axes, transition: DrawnTransition, names: Sequence[str]) -> None
 
 
 def _strip(transition: DrawnTransition) -> NDArray[np.uint8]:
-    """The three frames side by side (height, 3 * width + gaps)."""
+    """Return the three frames side by side (height, 3 * width + gaps)."""
     observation, later = transition.observation, transition.next_observation
     gap = np.full((observation.shape[1], GAP), 255, np.uint8)
     return np.hstack([observation[0], gap, observation[-1], gap, gap, later[-1]])

@@ -25,7 +25,7 @@ NEEDED = BAND_METRICS | {RETURN, NUM_FRAMES, EVALUATION, EVALUATED_AT}
 LINE: Mapping[str, Any] = {"linewidth": 2}
 DOTS: Mapping[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1}
 DRAWN = ("rainbow", "dqn")
-"""Published agents that a run is drawn beside."""
+"""Published agents drawn beside a run."""
 THIN: Mapping[str, Any] = {"linestyle": "-.", "linewidth": 1}
 
 
@@ -38,21 +38,21 @@ class Curve:
     """Returns over a run, all of one kind."""
 
     kind: str
-    """Which episodes they are of, as the picture's legend says it."""
+    """Which episodes the returns are of, as shown in the legend."""
     frames: list[float]
     """Millions of emulator frames."""
     returns: list[float]
     style: Mapping[str, Any] = field(default_factory=lambda: LINE)
     comparable: bool = True
-    """May stand beside published curves."""
+    """Whether it may be drawn beside published curves."""
 
 
 def read_curves(run_path: Path) -> list[Curve]:
-    """A run's curves that are comparable with published ones; CurveError when no episode has ended.
+    """Return a run's curves that are comparable with published ones; CurveError if no episode has ended.
 
-    They are of its nearly greedy episodes and of its evaluations, and of all episodes where a version that
-    did not tell them apart has recorded them. A run that has none of these gives the curve of all its
-    episodes, which is not comparable: they explore too much.
+    They show its nearly greedy episodes and its evaluations, and all episodes where a version that did not
+    distinguish them recorded them. A run with none of these gets the curve of all its episodes, which is not
+    comparable: they explore too much.
     """
     records = [
         {name: record[name] for name in NEEDED if name in record}
@@ -74,19 +74,19 @@ def read_curves(run_path: Path) -> list[Curve]:
 
 
 def _means(records: Iterable[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:
-    """Millions of frames and values of one metric, where it was recorded."""
+    """Return millions of frames and values of one metric, where it was recorded."""
     there = [record for record in records if name in record and NUM_FRAMES in record]
     return [record[NUM_FRAMES] / 1e6 for record in there], [record[name] for record in there]
 
 
 def _evaluations(records: Iterable[Mapping[str, float]], frame_skip: int) -> tuple[list[float], list[float]]:
-    """Millions of frames of the checkpoints that were evaluated, and their returns; each once."""
+    """Return millions of frames and returns of the evaluated checkpoints, each once."""
     found = {r[EVALUATED_AT]: r[EVALUATION] for r in records if EVALUATED_AT in r and EVALUATION in r}
     return [env_steps * frame_skip / 1e6 for env_steps in found], list(found.values())
 
 
 def dopamine_curves(game: str) -> dict[str, list[tuple[float, float]]]:
-    """Millions of frames and mean return over Dopamine's seeds, by agent; no agents for a game it lacks."""
+    """Return millions of frames and mean return over Dopamine's seeds, by agent; empty for unknown games."""
     try:
         curves = [published_curve(game, agent, encoder) for encoder in ENCODERS for agent in DRAWN]
     except NotPublished:
@@ -137,9 +137,9 @@ def _frame_skip(run_path: Path) -> int:
 
 
 def _draw_published(axes: Any, game: str, own: Sequence[Curve], colour: int) -> None:
-    """Dopamine's curves up to a little past the runs' own end, and the random and human scores as lines.
+    """Draw Dopamine's curves a little past the runs' own end, and the random and human scores as lines.
 
-    Dopamine's agents acted with epsilon 0.01: beside nothing but explorers their curves would mislead.
+    Dopamine's agents acted with epsilon 0.01: beside exploring runs alone their curves would mislead.
     """
     end = 1.5 * max(curve.frames[-1] for curve in own)
     if any(curve.comparable for curve in own):

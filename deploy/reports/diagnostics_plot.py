@@ -1,4 +1,4 @@
-"""The diagnostics of runs over training, as one picture."""
+"""Draws the diagnostics of runs over training as one picture."""
 
 import itertools
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("update norm", ("update_norm/",)),
     ("TD error", ("td_error_",)),
 )
-"""Title and names below `diagnostics/`; one that ends in / or _ stands for all that begin with it."""
+"""Title and names below `diagnostics/`; a name that ends in / or _ stands for all that begin with it."""
 STYLES = ("-", "--", ":", "-.")
 
 
 def draw_diagnostics(run_paths: Sequence[Path], target: Path) -> Path:
-    """Draw every group of diagnostics of the runs, and the first one's newest NTK; CurveError without any."""
+    """Draw every group of diagnostics of the runs, and the first run's newest NTK; CurveError without any."""
     runs = [(path, _records(path)) for path in run_paths]
     across, down = 4, -(-(len(PANELS) + 1) // 4)
     figure, grid = plt.subplots(down, across, figsize=(5 * across, 3.6 * down), layout="constrained")
@@ -54,7 +54,7 @@ def draw_diagnostics(run_paths: Sequence[Path], target: Path) -> Path:
 
 
 def _records(run_path: Path) -> list[dict[str, float]]:
-    """The diagnoses of a run, in order, each update once."""
+    """Return the diagnoses of a run, in order, each update once."""
     found = {r[X]: r for r in read_metrics(run_path / "metrics.jsonl") if X in r}
     if not found:
         raise CurveError(
@@ -66,7 +66,7 @@ def _records(run_path: Path) -> list[dict[str, float]]:
 def _draw_panel(
     axis: Any, title: str, names: tuple[str, ...], runs: Sequence[tuple[Path, list[dict[str, float]]]]
 ) -> None:
-    """One group: a colour for each of its metrics, a line style for each run."""
+    """Draw one group: a colour for each of its metrics, a line style for each run."""
     for index, (_, records) in enumerate(runs):
         shown = [name for name in records[-1] if belongs(name, names)]
         for colour, name in enumerate(shown):
@@ -88,7 +88,7 @@ def _draw_panel(
 
 
 def belongs(metric: str, names: tuple[str, ...]) -> bool:
-    """Whether a metric is one of a panel's."""
+    """Whether a metric belongs to a panel with these names."""
     name = metric.removeprefix(PREFIX)
     return name != metric and any(name.startswith(n) if n[-1] in "/_" else name == n for n in names)
 
@@ -99,7 +99,7 @@ def _short(metric: str) -> str:
 
 
 def _draw_kernel(axis: Any, run_path: Path) -> None:
-    """The newest empirical NTK as correlations between samples."""
+    """Draw the newest empirical NTK, scaled by its largest entry."""
     files = array_files(run_path)
     update = int(files[-1].stem.partition("-")[2]) if files else 0
     kernel = read_arrays(run_path, update).get("entk") if files else None

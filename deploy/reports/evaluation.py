@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint: full games, scored raw and human-normalised, with an optional video."""
+"""Evaluates a checkpoint: full games, scored raw and human-normalised, with an optional video."""
 
 import contextlib
 from collections.abc import Callable
@@ -20,7 +20,7 @@ ATARI_FRAMES_PER_SECOND = 60
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What an evaluation found."""
+    """The results of an evaluation."""
 
     game: str
     checkpoint: str
@@ -31,12 +31,15 @@ class EvaluationReport:
     episodes: list[Episode]
     scores: ScoreSummary
     without: str = ""
-    """The part of the network that was taken away, see deploy.reports.ablation; empty if it was whole."""
+    """The part removed from the network, see deploy.reports.ablation; empty if it was whole."""
     video_failure: str = ""
-    """Why there is no video of it though one was asked for."""
+    """Why the requested video does not exist; empty otherwise."""
 
     def to_json(self) -> dict[str, Any]:
-        """Flat and JSON-able; 95 % bootstrap intervals; returns are undiscounted sums of raw rewards."""
+        """Return a flat, JSON-able dict.
+
+        Intervals are 95 % bootstrap intervals; returns are undiscounted sums of raw rewards.
+        """
         mean, median = self.scores.mean, self.scores.median
         of_human = {
             "human_normalised": self.scores.human_normalised_mean,
@@ -78,15 +81,14 @@ def evaluate_checkpoint(
 ) -> EvaluationReport:
     """Play `episodes` full games with the online network of `checkpoint`, noise off, sticky as trained.
 
-    `without`: a part that is taken out of the network before, see `deploy.reports.ablation`; WithoutPart
-    when it has none.
-    A video that cannot be written ends nothing: see `EvaluationReport.video_failure`. Told to stop, it
-    reports on the games that have ended; ValueError when none has. EnvironmentSetupError as from
-    `make_environment`.
+    `without`: a part to remove from the network first, see `deploy.reports.ablation`; WithoutPart if the
+    network lacks it. A video that cannot be written does not end the games: see
+    `EvaluationReport.video_failure`. When told to stop, reports on the games that have ended; ValueError if
+    none has. Raises EnvironmentSetupError like `make_environment`.
     """
     policy = policy_of(config, checkpoint)
     if without:
-        # Other games than those that are counted.
+        # Use other games than those that are scored.
         ablate(policy, without, config, seed + 1, should_stop)
     fps = ATARI_FRAMES_PER_SECOND / config.environment.frame_skip
     with VideoWriter(video, fps=fps) if video else contextlib.nullcontext() as writer:

@@ -1,4 +1,4 @@
-"""Full games of a trained network by its run's own protocol."""
+"""Plays full games with a trained network under its run's own protocol."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from deploy.run.config import Config
 
 
 def play_games(config: Config, player: Player, *, episodes: int, seed: int, **options: Any) -> list[Episode]:
-    """`actors.evaluation.evaluate` as the run is evaluated: its environment, epsilon and lost lives."""
+    """Call `actors.evaluation.evaluate` with the run's environment, epsilon and rule for lost lives."""
     return evaluate(
         player,
         config.environment,

@@ -1,4 +1,4 @@
-"""What a run's replay holds, as one JSON-able document and as tables for people."""
+"""Summarises a run's replay, as one JSON-able document and as tables to print."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -21,13 +21,13 @@ TICKETS = ("reserved", "allowed", "outstanding")
 
 
 class KnownPriorities(NamedTuple):
-    """The sampler's part of the newest checkpoint: where priorities are known from."""
+    """The sampler's part of the newest checkpoint, the source of known priorities."""
 
     checkpoint: str
     update: int
     env_steps: int
     age_seconds: float
-    """Since it was written here."""
+    """Since the checkpoint was written here."""
     arrays: Mapping[str, NDArray[Any]]
 
 
@@ -40,10 +40,10 @@ def summarise(
     priorities: KnownPriorities | None,
     counters: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The document; without `priorities` it tells none.
+    """Return the document; without `priorities` it contains none.
 
-    Ages are in seconds before now, by the shards' clocks; bytes are encoded segments', server bytes all that
-    the servers use, for other runs too.
+    Ages are in seconds before now, by the shards' clocks; bytes are those of encoded segments, server bytes
+    all that the servers use, including for other runs.
     """
     segments = inventory.segments
     rows = [_shard(shard, segments[segments["shard"] == shard.index]) for shard in shards]
@@ -96,7 +96,7 @@ def _quantiles(values: NDArray[Any], names: tuple[str, ...]) -> dict[str, float]
 
 
 def _priorities(inventory: Inventory, priorities: KnownPriorities) -> dict[str, Any]:
-    """Of what is still stored, as of the checkpoint; what came in since is only counted."""
+    """Summarise the priorities of items still stored, as of the checkpoint; newer items are only counted."""
     known = checkpoint_masses(priorities.arrays)
     found = [known[identity] for identity in inventory.identities() if identity in known]
     masses = np.concatenate([np.empty(0), *found])
@@ -108,7 +108,7 @@ def _priorities(inventory: Inventory, priorities: KnownPriorities) -> dict[str, 
 
 
 def print_summary(document: Mapping[str, Any], console: Console) -> None:
-    """The document as tables."""
+    """Print the document as tables."""
     console.print(_shards_table(document["shards"], document["run"]))
     overview = Table(box=None, show_header=False, pad_edge=False)
     for label, value in _lines(document):
@@ -134,7 +134,7 @@ def _shards_table(rows: Sequence[Mapping[str, Any]], run: str) -> Table:
 
 
 def _lines(document: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Label and text of everything but shards and counters."""
+    """Return label and text of everything but shards and counters."""
     items = document["items"]
     lines = [
         ("state", "live: a process is at work on it" if document["live"] else "nobody is at work on it"),
@@ -182,13 +182,13 @@ def _priority_lines(priorities: Mapping[str, Any] | None, *, live: bool) -> list
 
 
 def bars(counts: Sequence[int]) -> str:
-    """A line of blocks as high as the counts; anything but zero is seen."""
+    """Return a line of blocks as high as the counts; every count above zero is visible."""
     highest = max(counts)
     return "".join(BARS[-(-count * (len(BARS) - 1) // highest)] for count in counts)
 
 
 def size(num_bytes: float) -> str:
-    """Bytes for people."""
+    """Format a number of bytes with its unit."""
     for unit in ("B", "KiB", "MiB"):
         if num_bytes < 1024:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
@@ -197,7 +197,7 @@ def size(num_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time span for people, in its largest fitting unit."""
+    """Format a time span in its largest fitting unit."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if abs(seconds) >= length:
             return f"{seconds / length:.1f} {unit}"

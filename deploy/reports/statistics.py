@@ -20,7 +20,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """Returns of whole episodes, summarised; normalised fields are None where no human score is tabulated."""
+    """Summary of whole episodes' returns; normalised fields are None for a game without human score."""
 
     episodes: int
     mean: Interval
@@ -30,12 +30,12 @@ class ScoreSummary:
 
 
 def score_key(game: str) -> str:
-    """The spelling of the score tables: lower case without separators (`ms_pacman` is `mspacman`)."""
+    """Return the spelling of the score tables: lower case without separators (`ms_pacman` is `mspacman`)."""
     return "".join(c for c in game.lower() if c.isalnum())
 
 
 def human_scores() -> dict[str, dict[str, float]]:
-    """Random and human score of each game, as tabulated by Dopamine."""
+    """Return random and human score of each game, as tabulated by Dopamine."""
     text = (
         resources.files("deploy.reports").joinpath("data/atari_human_scores.json").read_text(encoding="utf-8")
     )
@@ -44,13 +44,13 @@ def human_scores() -> dict[str, dict[str, float]]:
 
 
 def human_normalised(score: float, game: str) -> float | None:
-    """(score - random) / (human - random), or None for a game without a tabulated human score."""
+    """Return (score - random) / (human - random), or None for a game without a tabulated human score."""
     row = human_scores().get(score_key(game))
     return None if row is None else (score - row["random"]) / (row["human"] - row["random"])
 
 
 def summarise(returns: Sequence[float], game: str, *, seed: int = 0) -> ScoreSummary:
-    """Mean and median of returns with 95 % intervals (10,000 bootstrap resamples); ValueError when empty."""
+    """Return mean and median with 95 % intervals (10,000 bootstrap resamples); ValueError when empty."""
     if not returns:
         raise ValueError("no finished episode to summarise")
     values = np.asarray(returns, dtype=np.float64)
@@ -60,13 +60,13 @@ def summarise(returns: Sequence[float], game: str, *, seed: int = 0) -> ScoreSum
 
 
 def _human_normalised(interval: Interval, game: str) -> Interval | None:
-    """The same interval on the other scale: normalising is linear."""
+    """Return the interval on the normalised scale: normalising is linear."""
     value, low, high = (human_normalised(score, game) for score in vars(interval).values())
     return None if value is None or low is None or high is None else Interval(value, low, high)
 
 
 def _interval(values: np.ndarray, statistic: object, value: float, seed: int) -> Interval:
-    if np.ptp(values) == 0.0:  # the bootstrap of a constant is that constant; scipy would warn
+    if np.ptp(values) == 0.0:  # The bootstrap of a constant is that constant; scipy would warn.
         return Interval(value, value, value)
     found = stats.bootstrap(
         (values,), statistic, n_resamples=10_000, method="percentile", rng=np.random.default_rng(seed)

@@ -16,18 +16,19 @@ SMALLEST_SIDE = 320
 class VideoWriter:
     """Writes uint8 frames, grey (H, W) or RGB (H, W, 3), to an mp4, small ones enlarged by a whole factor.
 
-    What ffmpeg cannot write, on a full disk say, ends no game that is being played: then `failure` says so,
-    and the file is removed. Raises OSError when the file's folder cannot be made.
+    If ffmpeg cannot write, for example on a full disk, the game in progress does not end: `failure` then says
+    why, and the file is removed. Raises OSError when the file's folder cannot be made.
     """
 
     def __init__(self, path: Path, *, fps: float) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.failure = path, ""
         self._has_frames = False
+        # H.264 needs even sides only; imageio's default of 16 would rescale an Atari screen.
         self._writer = imageio.get_writer(path, fps=fps, codec="libx264", macro_block_size=2, quality=7)
 
     def add(self, frame: NDArray[np.uint8]) -> None:
-        """Append one frame; nothing once that has failed."""
+        """Append one frame; does nothing after a failure."""
         if self.failure:
             return
         factor = max(1, -(-SMALLEST_SIDE // min(frame.shape[:2])))
@@ -41,7 +42,7 @@ class VideoWriter:
         self._has_frames = True
 
     def close(self) -> None:
-        """Finish the file; afterwards `failure` is empty if it is whole."""
+        """Finish the file; afterwards `failure` is empty if the file is complete."""
         try:
             self._writer.close()
             if self._has_frames and not self.failure:
@@ -64,7 +65,7 @@ class VideoWriter:
 
 
 def _read_header(path: Path) -> None:
-    """Raises OSError for a file without one: ffmpeg writes it last, and that shows nowhere else."""
+    """Raise OSError for a file without a header: ffmpeg writes it last and reports no error otherwise."""
     reader = imageio_ffmpeg.read_frames(path.absolute())
     next(reader)
     reader.close()

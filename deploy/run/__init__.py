@@ -1,1 +1,1 @@
-"""What a run is: its configuration, its folder, its identity."""
+"""What defines a run: its configuration, its folder, its identity."""

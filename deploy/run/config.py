@@ -19,39 +19,39 @@ from replay.config import ReplayConfig
 
 
 class ConfigError(ApexpertError):
-    """A value that cannot be used; the message is one line that names the flag and what is allowed."""
+    """A value cannot be used; the message is one line that names the flag and what is allowed."""
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Evaluation of checkpoints while the run goes on, and by `apexpert evaluate`."""
+    """Evaluation of checkpoints during the run, and by `apexpert evaluate`."""
 
     every_env_steps: int = 0
     """Env steps between two evaluations; 0 turns them off."""
     episodes: int = 30
-    """Full games of one evaluation."""
+    """Full games per evaluation."""
     epsilon: float = 0.001
     """Epsilon while evaluating."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The run as a whole: its name, its length and where it lives."""
+    """The run as a whole: its name, its length and where it is stored."""
 
     preset: str = ""
-    """Named set of defaults; a name that there is not is answered with all of them."""
+    """Named set of defaults; an unknown name prints all of them."""
     name: str = ""
-    """Name of the run and of its folder under --runs-dir; empty makes one of preset, game and time."""
+    """Name of the run and of its folder under --runs-dir; empty makes one from preset, game and time."""
     seed: int = 0
-    """Seed of everything that is drawn."""
+    """Seed of all random draws."""
     total_env_steps: int = 50_000_000
-    """Env steps at which the run is finished, counted from its very beginning (also when it was resumed)."""
+    """Env steps at which the run is finished, counted from its very beginning, also if it was resumed."""
     runs_dir: str = "runs"
     """Folder that holds the runs' folders."""
     ray_address: str = ""
-    """Ray cluster to run on (`auto` finds one that was started here); empty starts a private local one."""
+    """Ray cluster to run on (`auto` finds one started on this machine); empty starts a private local one."""
     detach: bool = False
-    """Start the run and give the terminal back; `apexpert status` and `apexpert stop` go on from there."""
+    """Start the run and return to the shell; control it with `apexpert status` and `apexpert stop`."""
     lockstep: bool = False
     """Reproducible run: one actor with one environment that waits for the learner after each segment."""
 
@@ -71,24 +71,24 @@ class Config:
 
     @property
     def samples_per_insert(self) -> float:
-        """Transitions drawn for each one inserted; the ratio that the limiter keeps."""
+        """Transitions drawn per transition inserted; the ratio that the limiter keeps."""
         return self.learner.batch_size / self.learner.update_period
 
     @property
     def game_name(self) -> str:
-        """What the run plays: the other environment if one is given, else the Atari game."""
+        """What the run plays: the environment of `env` if one is given, else the Atari game."""
         return self.environment.env or self.environment.game
 
 
 def flag_of(path: str) -> str:
-    """The flag of a field: `replay.n_step` gives `--replay.n-step`, `run.seed` gives `--seed`."""
+    """Return the flag of a field: `replay.n_step` gives `--replay.n-step`, `run.seed` gives `--seed`."""
     section, name = path.split(".")
     name = name.replace("_", "-")
     return f"--{name}" if section == "run" else f"--{section}.{name}"
 
 
 def leaves(config: Config) -> dict[str, Any]:
-    """Every field as `section.name` -> value, in the order of the tree."""
+    """Return every field as `section.name` -> value, in the order of the tree."""
     return {
         f"{section.name}.{leaf.name}": getattr(getattr(config, section.name), leaf.name)
         for section in dataclasses.fields(config)
@@ -97,7 +97,7 @@ def leaves(config: Config) -> dict[str, Any]:
 
 
 def leaf_types() -> dict[str, Any]:
-    """Every field as `section.name` -> its type annotation."""
+    """Return every field as `section.name` -> its type annotation."""
     return {
         f"{section}.{name}": annotation
         for section, owner in get_type_hints(Config).items()
@@ -106,7 +106,7 @@ def leaf_types() -> dict[str, Any]:
 
 
 def with_values(config: Config, **values: Any) -> Config:
-    """A copy with some fields replaced, given as `section__name=value` (`replay__shards=3`)."""
+    """Return a copy with some fields replaced, given as `section__name=value` (`replay__shards=3`)."""
     sections: dict[str, dict[str, Any]] = {}
     for key, value in values.items():
         section, name = key.split("__")
@@ -116,23 +116,23 @@ def with_values(config: Config, **values: Any) -> Config:
 
 
 def with_shard(config: Config, url: str) -> Config:
-    """The same with one more Redis server of the user's own."""
+    """Return a copy with one more of the user's own Redis servers."""
     urls = (*config.replay.urls, url)
     return with_values(config, replay__urls=urls, replay__shards=ReplayConfig().shards)
 
 
 def describe_type(annotation: Any) -> str:
-    """What a flag of this type takes, in words for an error message."""
+    """Return what a flag of this type accepts, in words for an error message."""
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(map(str, get_args(annotation)))
-    if isinstance(annotation, UnionType):  # `... | None`: it may be left away
+    if isinstance(annotation, UnionType):  # `... | None`: the flag may be omitted.
         annotation = get_args(annotation)[0]
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return words.get(annotation, "a list of texts")
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """The tree as JSON-able dicts."""
+    """Return the tree as JSON-able dicts."""
     return {
         section: {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
         for section, values in dataclasses.asdict(config).items()
@@ -140,10 +140,10 @@ def to_json(config: Config) -> dict[str, Any]:
 
 
 def from_json(document: Any) -> Config:
-    """Inverse of `to_json`.
+    """Invert `to_json`.
 
-    A missing field gets its default and one that was renamed its new name (a run of an older version stays
-    readable); ConfigError on an unknown section or field and on a value of the wrong type.
+    A missing field gets its default and a renamed one its new name, so that runs of older versions stay
+    readable. Raises ConfigError on an unknown section or field and on a value of the wrong type.
     """
     sections = get_type_hints(Config)
     _check_keys(document, sections, "config")
@@ -167,7 +167,7 @@ def _check_keys(document: Any, known: Mapping[str, Any], where: str) -> None:
 
 
 def _value(path: str, annotation: Any, value: Any) -> Any:
-    """`value` as the field's type; JSON has no tuples and writes 10.0 as 10."""
+    """Return `value` as the field's type; JSON has no tuples and writes 10.0 as 10."""
     if get_origin(annotation) is tuple:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)

@@ -1,4 +1,4 @@
-"""What can be wrong with a run's folder; each message is one line."""
+"""Errors about a run's folder; each message is one line."""
 
 from apexpert.errors import ApexpertError
 
@@ -8,11 +8,11 @@ class RunError(ApexpertError):
 
 
 class RunNotFound(RunError):
-    """There is no such run."""
+    """The run does not exist."""
 
 
 class RunExists(RunError):
-    """A run of that name is there already."""
+    """A run of that name already exists."""
 
 
 class RunBusy(RunError):

@@ -1,8 +1,8 @@
-"""Which folder a run's folder is: itself, under whatever name, or a copy of another.
+"""Tells a run's folder, under whatever name, from a copy of it.
 
-A folder gets an id when it is made, noted together with its inode and its device. `mv` keeps them; a copy has
-the id, but another inode, or the same one on another device. As a device's number may change when a machine
-starts anew, it counts only until then.
+A folder gets an id when it is created, recorded together with its inode and its device. `mv` keeps all three;
+a copy has the id, but another inode, or the same inode on another device. A device's number may change when a
+machine reboots, so it only counts until then.
 """
 
 import json
@@ -16,34 +16,35 @@ FILE = "identity.json"
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells a folder from all others."""
+    """What distinguishes a folder from all others."""
 
     id: str
-    """Random; also noted in each shard on servers of the user's own."""
+    """Random; also recorded in each shard on the user's own servers."""
     inode: int
     device: int
     boot: str
-    """Of the machine, when this was noted."""
+    """Boot id of the machine when this was recorded."""
 
     def fits(self, folder: Path) -> bool:
-        """Whether it was noted in this folder, and not in one that this was copied from."""
+        """Whether it was recorded in this folder, and not in one that this folder was copied from."""
         now = _here(folder)
+        # After a reboot the device may have another number, so only the inode counts then.
         same_device = self.device == now[1] or self.boot != now[2]
         return self.inode == now[0] and same_device
 
     @property
     def document(self) -> dict[str, Any]:
-        """As it stands in identity.json, and in each record of something that lives."""
+        """The identity as in identity.json, and in each record of something that lives."""
         return asdict(self)
 
 
 def drawn_for(folder: Path) -> Identity:
-    """A new identity for this folder; to be written to `FILE`."""
+    """Draw a new identity for this folder; to be written to `FILE`."""
     return Identity(secrets.token_hex(8), *_here(folder))
 
 
 def _here(folder: Path) -> tuple[int, int, str]:
-    """Inode and device of a folder, zeros when it is not there, and this start of the machine."""
+    """Return inode and device of a folder, zeros if it does not exist, and the machine's boot id."""
     try:
         status = folder.stat()
         boot = Path("/proc/sys/kernel/random/boot_id")
@@ -53,17 +54,17 @@ def _here(folder: Path) -> tuple[int, int, str]:
 
 
 def device_to_note(folder: Path) -> int | None:
-    """The `device` with which the folder would count as itself, if it does not for its device's number alone.
+    """Return the `device` that would make the folder count as itself, if only its device's number differs.
 
-    That is so for a copy by a snapshot, and for a folder on a file system that was mounted anew: who knows
-    that it is the latter may note it in `FILE`.
+    That is the case for a copy by a snapshot, and for a folder on a file system that was mounted anew: a user
+    who knows that it is the latter may write it to `FILE`.
     """
     noted, (inode, device, _) = noted_in(folder), _here(folder)
     return None if noted is None or noted.fits(folder) or noted.inode != inode else device
 
 
 def noted_in(folder: Path) -> Identity | None:
-    """What the folder says of itself; None for one of before, or whose file is damaged."""
+    """Return the identity recorded in the folder; None for an old folder or a damaged file."""
     try:
         return Identity(**json.loads((folder / FILE).read_bytes()))
     except (OSError, ValueError, TypeError):

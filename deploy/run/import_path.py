@@ -1,7 +1,7 @@
-"""Where Python looks for modules: our packages come before PYTHONPATH, the user's current folder comes last.
+"""Where Python looks for modules: our packages before PYTHONPATH, the user's current folder last.
 
-Either may hold a `models/` of its own, which must not be taken for ours; and the current folder, where
-`--environment.env module:callable` is looked for, may hold a `select.py`, which is nobody else's business.
+Either may hold a `models/` of its own, which must not be taken for ours. The current folder is searched for
+`--environment.env module:callable`, but may hold, say, a `select.py` that must not shadow the real one.
 """
 
 import os
@@ -14,20 +14,20 @@ ROOT = str(Path(__file__).resolve().parents[2])
 
 
 def users_folders() -> tuple[str, ...]:
-    """Absolute folders where the caller's own modules are: PYTHONPATH, its script's, the one it works in."""
+    """Return absolute folders of the caller's own modules: PYTHONPATH, the script's, the current one."""
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return tuple(str(Path(folder).absolute()) for folder in [*filter(None, given), *_script_folder(), "."])
 
 
 def _script_folder() -> Iterator[str]:
-    """Where `python some/script.py` lies; nothing for a console script, a module or a notebook."""
+    """Yield the folder of `python some/script.py`; nothing for a console script, a module or a notebook."""
     script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
     if script.suffix == ".py" and script.name != "__main__.py":
         yield str(script.parent)
 
 
 def search_also(folders: Iterable[str]) -> None:
-    """Search `folders` too, after everything that is searched already."""
+    """Search `folders` too, after everything that is already searched."""
     sys.path += [folder for folder in dict.fromkeys(folders) if folder not in sys.path]
 
 
@@ -38,5 +38,5 @@ def search_ours_first() -> None:
 
 
 def python_path() -> str:
-    """PYTHONPATH for processes that import our packages: what it was, behind ours."""
+    """Return PYTHONPATH for processes that import our packages: ours, then its previous value."""
     return os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))

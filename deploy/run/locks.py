@@ -1,4 +1,4 @@
-"""Locks of a run's folder: the kernel frees them when their holder dies."""
+"""Locks in a run's folder, which the kernel releases when their holder dies."""
 
 import contextlib
 import fcntl
@@ -81,7 +81,7 @@ class LockedFolder:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[IO[str]]:
-    """A file of the run to write to; RunError when that is not allowed."""
+    """Open a file of the run for writing; raise RunError when that is not allowed."""
     try:
         file = path.open("a")
     except OSError as error:
@@ -91,7 +91,7 @@ def opened(path: Path) -> Iterator[IO[str]]:
 
 
 def take(file: IO[str]) -> bool:
-    """Take the lock; False when somebody has it."""
+    """Take the lock; return False if another process has it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -100,9 +100,9 @@ def take(file: IO[str]) -> bool:
 
 
 def is_locked(path: Path, probe: int = fcntl.LOCK_EX) -> bool:
-    """Whether somebody holds the lock of that file.
+    """Whether a process holds the lock of that file.
 
-    `probe` LOCK_SH does not see who shares the lock, and disturbs nobody who looks at the same time.
+    `probe` LOCK_SH does not detect shared locks, and does not disturb others that probe at the same time.
     """
     try:
         with path.open("rb") as file:

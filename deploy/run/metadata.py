@@ -30,7 +30,7 @@ PACKAGES = (
 
 
 def collect() -> dict[str, Any]:
-    """Commit (None outside a checkout), versions and hardware of this machine, as a JSON-able document."""
+    """Return commit (None outside a checkout), versions and hardware of this machine, JSON-able."""
     return {
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": [hide_password(word) for word in sys.argv],
@@ -41,7 +41,7 @@ def collect() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Commit of the source checkout, with `+` behind it when files differ; None when there is none."""
+    """Return the commit of the source checkout, with `+` appended if files differ; None without one."""
     source = Path(__file__).resolve().parents[2]
     if not (source / ".git").exists():
         return None
@@ -51,7 +51,7 @@ def commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide about results."""
+    """Return the versions of Python and of the packages that affect results."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -62,7 +62,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """This machine's CPU, usable cores, memory in bytes and GPUs."""
+    """Return this machine's CPU, usable cores, memory in bytes and GPUs."""
     return {
         "machine": platform.machine(),
         "system": platform.platform(),
@@ -74,7 +74,7 @@ def hardware() -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's name, as the kernel gives it."""
+    """Return the processor's name as the kernel reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -84,7 +84,7 @@ def cpu_name() -> str:
 
 
 def gpus() -> list[str]:
-    """Name, memory and driver of each NVIDIA GPU; none without `nvidia-smi`."""
+    """Return name, memory and driver of each NVIDIA GPU; empty without `nvidia-smi`."""
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
@@ -92,7 +92,7 @@ def gpus() -> list[str]:
 
 
 def _output(command: list[str]) -> str:
-    """What the command prints; an empty string when it cannot be run, fails or takes over 10 seconds."""
+    """Return the command's output; empty if it cannot run, fails or takes over 10 seconds."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""What can only be found out by trying, before anything is started: environment, Redis and Ray."""
+"""Checks that need a trial, before anything is started: environment, Redis and Ray."""
 
 import os
 import socket
@@ -17,9 +17,9 @@ URLS_VARIABLE = "APEXPERT_REDIS_URLS"
 
 
 def preflight(config: Config, *, resumes: bool = False) -> Config:
-    """`config` with the game's canonical name; ConfigError when what it names is not there or not fit.
+    """Return `config` with the game's canonical name; ConfigError when something it names is not usable.
 
-    A run that `resumes` goes on without Redis shards that do not answer, as one that runs does.
+    A run that `resumes` does without Redis shards that do not answer, as a running one does.
     """
     config = with_checked_environment(config)
     check_ray_address(config.run.ray_address)
@@ -30,13 +30,13 @@ def preflight(config: Config, *, resumes: bool = False) -> Config:
 
 
 def with_checked_environment(config: Config) -> Config:
-    """`config` with the game's canonical name.
+    """Return `config` with the game's canonical name.
 
-    Raises ConfigError when the environment cannot be made, or gives frames too small for the encoder.
+    Raises ConfigError when the environment cannot be made, or its frames are too small for the encoder.
     """
     from actors.environments import EnvironmentSetupError, describe_environment, normalise_game
 
-    # A console script's import path lacks the folder it is called in, where a user's own environment is.
+    # A console script's import path lacks the current folder, where a user's own environment is.
     import_path.search_also(import_path.users_folders())
     try:
         if not config.environment.env:
@@ -52,7 +52,7 @@ def with_checked_environment(config: Config) -> Config:
 
 
 def check_own_network(config: Config, frame_shape: tuple[int, int]) -> None:
-    """ConfigError when the user's own encoder or head cannot be made or does not fit the frames."""
+    """Raise ConfigError if the user's own encoder or head cannot be made or does not fit the frames."""
     if not (is_imported(config.network.encoder) or is_imported(config.network.head)):
         return
     from models.q_network import build_network
@@ -65,16 +65,16 @@ def check_own_network(config: Config, frame_shape: tuple[int, int]) -> None:
 
 
 def with_urls_of_environment(config: Config) -> Config:
-    """`config` with the shards of $APEXPERT_REDIS_URLS (separated by spaces) unless it names its own.
+    """Return `config` with the shards of $APEXPERT_REDIS_URLS (separated by spaces) unless it names its own.
 
-    Unlike a process's arguments, its environment and files are not shown to the machine's other users.
+    Unlike a process's arguments, its environment and files are hidden from the machine's other users.
     """
     urls = urls_of_environment()
     return with_values(config, replay__urls=urls) if urls and not config.replay.urls else config
 
 
 def with_urls_of_today(config: Config) -> Config:
-    """A saved configuration with the shards as $APEXPERT_REDIS_URLS has them now: they may have moved.
+    """Return a saved configuration with the current shards of $APEXPERT_REDIS_URLS: they may have moved.
 
     Raises ConfigError.
     """
@@ -87,12 +87,12 @@ def with_urls_of_today(config: Config) -> Config:
 
 
 def urls_of_environment() -> tuple[str, ...]:
-    """The shards of $APEXPERT_REDIS_URLS; none where it is not set."""
+    """Return the shards of $APEXPERT_REDIS_URLS; empty if it is not set."""
     return named_urls(os.environ.get(URLS_VARIABLE, "").split())
 
 
 def named_urls(words: Iterable[str]) -> tuple[str, ...]:
-    """URLs as they are, and for each `@FILE` those in the file, one a line; ConfigError when it has none."""
+    """Return URLs as they are, and for each `@FILE` its URLs, one per line; ConfigError if it has none."""
     urls: list[str] = []
     for word in words:
         if not word.startswith("@"):
@@ -110,7 +110,7 @@ def named_urls(words: Iterable[str]) -> tuple[str, ...]:
 
 
 def check_device(config: Config) -> None:
-    """ConfigError when a GPU is asked for on a local Ray and this machine has none that torch can use."""
+    """Raise ConfigError if a local Ray should use a GPU and torch finds none on this machine."""
     if config.learner.device != "cuda" or config.run.ray_address:
         return
     import torch
@@ -120,7 +120,7 @@ def check_device(config: Config) -> None:
 
 
 def check_ray_address(address: str) -> None:
-    """ConfigError unless something listens at a `host:port`; Ray itself would try for minutes."""
+    """Raise ConfigError unless something listens at a `host:port`; Ray itself would try for minutes."""
     host, colon, port = address.rpartition(":")
     if not colon:
         if address not in ("", "auto"):
@@ -133,9 +133,9 @@ def check_ray_address(address: str) -> None:
 
 
 def check_urls(urls: tuple[str, ...], *, all_needed: bool = True) -> None:
-    """ConfigError unless each URL reaches a Redis or Valkey of its own that is new enough and lets us in.
+    """Raise ConfigError unless each URL reaches its own Redis or Valkey, recent enough and accessible.
 
-    Not `all_needed`, one that does not answer is warned of, as long as another does.
+    Unless `all_needed`, a server that does not answer only causes a warning, as long as another does.
     """
     from replay.errors import ShardError
     from replay.shards.connect import connect_shards

@@ -1,7 +1,7 @@
 """Named configurations: those of the papers, the published baselines, and a start for a laptop.
 
-Each is written as its difference from another one; docs/presets.md sets every number beside its source, and
-says what deviates. Fields that none of them names have the defaults of their dataclass.
+Each is written as its difference from another one; docs/presets.md lists the source of every number and all
+deviations. Fields that no preset names have the defaults of their dataclass.
 """
 
 from typing import Any
@@ -73,7 +73,7 @@ DOPAMINE_QR_DQN = _preset(
     DOPAMINE_RAINBOW,
     network__values="quantile",
     network__num_quantiles=200,
-    # The reference computes importance weights and does not use them.
+    # The reference computes importance weights but does not use them.
     replay__importance_exponent=0.0,
     learner__learning_rate=5e-5,
     learner__adam_eps=3.125e-4,
@@ -156,7 +156,7 @@ APEX = _preset(
     actors__num_actors=16,
     actors__envs_per_actor=16,
     actors__actor_priorities=True,
-    # What actors send and what a draw makes of it are of one scale, or new items would hardly be drawn.
+    # Priorities from actors and from draws must be of one scale, or new items would hardly be drawn.
     learner__priority="absolute_td",
     learner__batch_size=512,
     learner__update_period=64,
@@ -189,7 +189,7 @@ LAPTOP = _preset(
     replay__segment_steps=32,
     replay__frame_store_bytes=2 * 1024**3,
     exploration__epsilon_decay_steps=50_000,
-    # A question costs two core-milliseconds, and weights are published every 25 vector steps.
+    # A request costs two core-milliseconds, and weights are published every 25 vector steps.
     actors__weights_poll_steps=5,
     learner__update_period=8,
     learner__target_update_period=500,
@@ -209,11 +209,11 @@ PRESETS: dict[str, Config] = {
 
 
 def fitted(config: Config) -> Config:
-    """Without the preset's own options that do not fit the head, or the values, that were asked for.
+    """Reset the preset's own options that do not fit the head or the values that were asked for.
 
-    So that `--network.head dense` is the preset with a dense head, whatever its mixture looks like.
+    With this, `--network.head dense` is the preset with a dense head, whatever its mixture looks like.
     """
-    if config.run.preset not in PRESETS:  # made in Python, from its dataclasses
+    if config.run.preset not in PRESETS:  # Made in Python, from its dataclasses.
         return config
     network, preset = config.network, PRESETS[config.run.preset].network
     default = NetworkConfig()
@@ -236,7 +236,7 @@ def _with_losses_for(values: str, config: Config) -> Config:
 
 
 def get_preset(name: str) -> Config:
-    """The preset of that name; ConfigError that names the flag and the presets there are."""
+    """Return the preset of that name; raise ConfigError that names the flag and all presets."""
     if name not in PRESETS:
         raise ConfigError(
             f"--preset {name}: unknown preset; allowed are {', '.join(PRESETS)}{near_matches(name, PRESETS)}"

@@ -1,6 +1,6 @@
-"""States of a run, as status.json has them."""
+"""States of a run, as written to status.json."""
 
 FINAL_STATES = frozenset({"finished", "stopped", "failed"})
-"""A run's states from which only `resume` leads."""
+"""States that a run leaves only by `resume`."""
 EVALUATING = "evaluating"
-"""The state of a run that has finished but for the evaluation of its last checkpoint."""
+"""The state of a run that is finished except for the evaluation of its last checkpoint."""

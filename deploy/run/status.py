@@ -1,4 +1,4 @@
-"""A run's status as its folder tells it, for everyone but the supervisor, who writes it."""
+"""Reads a run's status from its folder, for everyone but the supervisor, which writes it."""
 
 import shlex
 import time
@@ -15,7 +15,7 @@ STALE_SECONDS = 30.0
 def read_status(folder: RunFolder) -> dict[str, Any]:
     """Read status.json; `lost` when it says alive, is 30 s old, and no process here is at work on the run.
 
-    A process at work whose status is old most likely has a full disk: the `message` says so.
+    If a process is at work and its status is old, the disk is most likely full: the `message` says so.
     """
     status: dict[str, Any] = folder.read_json("status.json", None)
     if status is None:
@@ -23,7 +23,7 @@ def read_status(folder: RunFolder) -> dict[str, Any]:
     if status["state"] in FINAL_STATES:
         return status
     if "folder" in status and not folder.is_own(status):
-        copied = "a copy of a run that was at work; go on with the copy"
+        copied = "a copy of a run that was at work; resume the copy"
         return status | {"state": "lost", "message": f"{copied}: {folder.command('resume')}"}
     age = time.time() - status["time"]
     if age <= STALE_SECONDS:
@@ -31,7 +31,7 @@ def read_status(folder: RunFolder) -> dict[str, Any]:
     if folder.is_at_work():
         why = renamed(folder) or "is the disk full?"
         return status | {"message": f"at work, but its status is {age:.0f} s old: {why}"}
-    lost = f"no sign of it for {age:.0f} s; go on with it: {folder.command('resume')}"
+    lost = f"no sign of it for {age:.0f} s; resume it: {folder.command('resume')}"
     return status | {"state": "lost", "message": lost}
 
 
@@ -44,14 +44,14 @@ def check_live(folder: RunFolder) -> None:
 
 
 def path_at_start(folder: RunFolder) -> str:
-    """Where the folder was when its run was put on a Ray: what the roles write to."""
+    """Return the folder's path when its run was put on a Ray, which is where the roles write."""
     document = folder.read_json(RAY, {})
     path = document.get("path") if folder.is_own(document) else None
     return str(path or folder.path.resolve())
 
 
 def renamed(folder: RunFolder) -> str:
-    """What happened to a folder that was renamed while its run is at work, and what to do; else empty."""
+    """Return what happened to a folder renamed while its run is at work, and what to do; else empty."""
     before = Path(path_at_start(folder))
     if not folder.is_supervised() or (before.exists() and before.samefile(folder.path)):
         return ""
@@ -60,6 +60,6 @@ def renamed(folder: RunFolder) -> str:
 
 
 def check_not_renamed(folder: RunFolder) -> None:
-    """Raise RunError for a folder renamed at work: told to stop, it could not save its last checkpoint."""
+    """Raise RunError for a folder renamed while at work: a stop could not save its last checkpoint."""
     if why := renamed(folder):
-        raise RunError(f"{folder.name}: {why}; then once more", path=folder.path)
+        raise RunError(f"{folder.name}: {why}; then retry", path=folder.path)

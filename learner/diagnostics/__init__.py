@@ -1,1 +1,1 @@
-"""Diagnostics of a network while it learns."""
+"""Diagnostics of a network during training."""

@@ -1,7 +1,7 @@
-"""One diagnosis: what the network is like after an update, on a sample of the update's own batch.
+"""One diagnosis: measurements of the network after an update, on a sample of the update's own batch.
 
-Noise is off and nothing is drawn from any generator of the training, so a diagnosed run and one that is not
-are the same bit by bit. It computes in float32 whatever the training's precision.
+Noise is off and nothing is drawn from the training's generators, so that a run with diagnostics is bit for
+bit the same as one without. It computes in float32 whatever the training's precision.
 """
 
 import time
@@ -30,21 +30,21 @@ from models.q_network import NetworkOutput
 from replay.types import Batch
 
 MAX_ROWS = 32
-"""Rows of a batch that a diagnosis looks at: the paper's batch."""
+"""Rows of a batch that a diagnosis uses: the size of the paper's batch."""
 QUANTILES = (0.5, 0.9)
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Before:
-    """What has to be known from before the update."""
+    """What a diagnosis needs from before the update."""
 
     data: TensorBatch
-    """The rows of the batch that are looked at, in an order of chance."""
+    """The rows of the batch that are used, in random order."""
     target: Tensor
-    """What their losses regress to, (B, Z) or (B,), without noise."""
+    """The target of their losses, (B, Z) or (B,), without noise."""
     parameters: dict[str, Tensor]
-    """Copies of the online network's."""
+    """Copies of the online network's parameters."""
 
 
 @dataclass
@@ -55,20 +55,20 @@ class Diagnosis:
     arrays: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def add(self, group: str, values: dict[str, float] | list[float] | list[Any]) -> None:
-        """Metrics `group/<name>`, or `group/<index>`."""
+        """Add metrics `group/<name>`, or `group/<index>`."""
         items = values.items() if isinstance(values, dict) else enumerate(values)
         self.metrics |= {f"{group}/{name}": float(value) for name, value in items}
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Measures the body: `seconds/<part>`."""
+        """Measure the body as `seconds/<part>`."""
         start = time.perf_counter()
         yield
         self.metrics[f"seconds/{part}"] = time.perf_counter() - start
 
 
 def look_before(train_step: TrainStep, batch: Batch, seed: int) -> Before:
-    """To be called before the update on `batch`; `seed` chooses the rows."""
+    """Record the state before the update on `batch`, which must follow; `seed` chooses the rows."""
     rows = np.random.default_rng(seed).permutation(len(batch.action))[:MAX_ROWS]
     some = Batch(**{column.name: getattr(batch, column.name)[rows] for column in fields(batch)})
 
@@ -81,10 +81,12 @@ def look_before(train_step: TrainStep, batch: Batch, seed: int) -> Before:
 
 
 def diagnose(train_step: TrainStep, before: Before) -> Diagnosis:
-    """To be called after the update, before anything else changes the network. Raises RuntimeError where
-    memory does not suffice or a number that is not finite has no singular values.
+    """Diagnose the network after the update, before anything else changes it.
+
+    Raises RuntimeError when memory runs out or a matrix with non-finite numbers has no singular values.
     """
     network, data = train_step.online_network, before.data
+    # The NTK uses fewer rows where all samples' gradients would not fit (decision 0014).
     rows = min(len(data.action), max_samples(network))
     columns = (data.observation, data.action, before.target)
     shares = list(zip(*(column[:rows].chunk(train_step.team.size) for column in columns), strict=True))
@@ -134,12 +136,13 @@ def _add_all(diagnosis: Diagnosis, train_step: TrainStep, before: Before, kernel
 
 
 def spread_of(train_step: TrainStep, observations: NDArray[np.uint8]) -> dict[str, float]:
-    """`learner.diagnostics.spread.spread` of the online network over uint8 observations (N, K, H, W)."""
+    """Return `learner.diagnostics.spread.spread` of the online network on uint8 observations (N, K, H, W)."""
     states = torch.from_numpy(observations).to(train_step.device)
     return _alone(train_step, lambda: spread(train_step.online_network, states))
 
 
 def _add_gates(diagnosis: Diagnosis, moe: MoEOutput | None) -> None:
+    # Empty for a network without experts, whose files hold the same arrays all the same.
     shares = {"dispatch": torch.zeros(0), "combine": torch.zeros(0)}
     if moe is not None:
         shares = {
@@ -156,8 +159,10 @@ def _add_gates(diagnosis: Diagnosis, moe: MoEOutput | None) -> None:
 
 
 def dormant_shares(encoder_layers: list[Tensor], hidden: Tensor) -> dict[str, float]:
-    """Shares of dormant neurons, in [0, 1]: of `encoder.0`, `encoder.1`, ... (the encoder's ReLUs in order of
-    computation; activities (C,)), of the `head` (activations (B, H) or (B, E, S, H)), and of `all` of them.
+    """Return the shares of dormant neurons, in [0, 1], of `encoder.0`, `encoder.1`, ..., `head` and `all`.
+
+    `encoder_layers` are activities (C,) of the encoder's ReLUs in order of computation, `hidden` the head's
+    activations (B, H) or (B, E, S, H); `all` is the share over all these layers.
     """
     layers = {f"encoder.{i}": activity for i, activity in enumerate(encoder_layers)}
     layers["head"] = head_activity(hidden)
@@ -167,7 +172,7 @@ def dormant_shares(encoder_layers: list[Tensor], hidden: Tensor) -> dict[str, fl
 
 
 def td_errors(output: NetworkOutput, action: Tensor, target: Tensor, support: Tensor) -> Tensor:
-    """Target value minus value of the action, (B,); of a target distribution or quantiles (B, Z) the mean."""
+    """Return target minus value of the action, (B,); distributions and quantiles (B, Z) by their mean."""
     if output.logits is not None:
         target = (target * support).sum(dim=1)
     elif output.quantiles is not None:
@@ -176,7 +181,7 @@ def td_errors(output: NetworkOutput, action: Tensor, target: Tensor, support: Te
 
 
 def td_error_statistics(errors: Tensor) -> dict[str, float]:
-    """Mean and standard deviation of errors (B,); maximum and quantiles of their sizes."""
+    """Return mean and standard deviation of errors (B,), maximum and quantiles of their absolute values."""
     sizes = errors.double().abs()
     statistics = {
         "td_error_mean": errors.double().mean().item(),
@@ -187,8 +192,8 @@ def td_error_statistics(errors: Tensor) -> dict[str, float]:
 
 
 def _alone(train_step: TrainStep, look: Callable[[], T]) -> T:
-    """What `look` gives, called by one member of the team: in the caller's thread an operator might use all
-    cores, and leave threads that spin on them."""
+    """Return `look()`, called in one member of the team: in the caller's thread an operator might use all
+    cores, and leave threads spinning on them."""
     seen: list[T] = []
     train_step.team.run(
         lambda member: seen.append(look()) if member == 0 else None, lambda: None, lambda member: None

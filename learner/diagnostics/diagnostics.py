@@ -1,4 +1,4 @@
-"""Diagnoses during training, on a period: metrics `diagnostics/...`, arrays in files, and what they cost."""
+"""Periodic diagnoses during training: metrics `diagnostics/...`, arrays in files, and their cost."""
 
 import logging
 import time
@@ -22,11 +22,11 @@ T = TypeVar("T")
 
 
 class Diagnostics:
-    """Watches updates, every `period`-th of them closely (0: none); belongs to the learner's thread.
+    """Watches updates and diagnoses every `period`-th (0: none); belongs to the learner's thread.
 
-    Its arrays go to a file below `folder` (`learner.diagnostics.files`): `entk` float32 (rows, rows),
+    Arrays go to files below `folder` (`learner.diagnostics.files`): `entk` float32 (rows, rows),
     `dispatch_share` and `combine_share` float32 (E,), `update` and `env_steps` int64 (). A file that cannot
-    be written is logged and left out; a diagnosis that fails is logged and is the last one: training goes on.
+    be written is logged and skipped. A diagnosis that fails is logged and is the last; training continues.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Diagnostics:
         folder: Path,
         write: Callable[[Mapping[str, float]], None],
     ) -> None:
-        """`write` takes the metrics of a diagnosis."""
+        """`write` receives the metrics of a diagnosis."""
         self._train_step, self._period = train_step, period
         self._folder, self._write = folder, write
         self._recent: deque[NDArray[np.uint8]] = deque(maxlen=ROWS)
@@ -47,10 +47,11 @@ class Diagnostics:
 
     @contextmanager
     def watch(self, update: int, env_steps: int, batch: Batch) -> Iterator[None]:
-        """Around the train step of this update (counted from 1) on this batch."""
+        """Wrap the train step of this update (counted from 1) on this batch."""
         if self._start is None:
             self._start = time.monotonic()
         self._keep(update, batch)
+        # Kernel statistics need at least two samples.
         if not self._period or update % self._period or len(batch.action) < 2:
             yield
             return
@@ -62,13 +63,13 @@ class Diagnostics:
             self._attempt(lambda: self._diagnose(update, env_steps, before, spent))
 
     def _keep(self, update: int, batch: Batch) -> None:
-        """Keep what the next diagnosis looks at beside its own batch."""
+        """Keep the batch's observations if the next diagnosis needs them beside its own batch."""
         to_come = -update % self._period if self._period else ROWS
         if to_come * len(batch.action) < ROWS:
             self._recent.append(batch.observation.copy())
 
     def _take_recent(self) -> NDArray[np.uint8]:
-        """(N, K, H, W), the newest first, N at most ROWS."""
+        """Return and clear the kept observations (N, K, H, W), newest first, N at most ROWS."""
         newest_first = np.concatenate([*reversed(self._recent)])[:ROWS]
         self._recent.clear()
         return newest_first
@@ -100,7 +101,7 @@ class Diagnostics:
             )
 
     def _save(self, update: int, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Write the file; without room for it the metrics count all the same, and the next may find room."""
+        """Write the file, or log why not: the metrics still count, and the next file may find room."""
         try:
             save_arrays(self._folder, update, arrays)
         except OSError as error:
@@ -110,7 +111,7 @@ class Diagnostics:
         try:
             return work()
         except (RuntimeError, OSError) as error:
-            # No memory, or no singular values of numbers that are not finite.
+            # Out of memory, or no singular values because numbers are not finite.
             self._period = 0
             logger.warning("diagnostics are off from now on: %s", error)
             return None

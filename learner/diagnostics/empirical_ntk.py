@@ -1,9 +1,9 @@
-"""The empirical neural tangent kernel of a batch: how far the gradients of its samples point the same way.
+"""The empirical neural tangent kernel of a batch: how much the gradients of its samples align.
 
 K[i, j] is the inner product of the gradients of sample i's and sample j's loss over all parameters. A matrix
-of all samples' gradients would take gigabytes, nearly all of it for kernels of layers that see one vector a
-sample. The gradient of such a kernel is an outer product, of the layer's input and the gradient of its bias,
-and these two give its part of K.
+of all samples' gradients would take gigabytes, nearly all of it for kernels of layers that see one vector per
+sample. The gradient of such a kernel is an outer product of the layer's input and the gradient of its bias,
+and these two suffice for its part of K.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from models.q_network import NetworkOutput, QNetwork
 from models.values.noisy import Noise
 
 MAX_NUMBERS = 128 * 1024**2
-"""Float32 numbers that `max_samples` lets the gradients of all samples take (512 MiB)."""
+"""Float32 numbers that `max_samples` allows the gradients of all samples to take (512 MiB)."""
 
 
 @dataclass(frozen=True)
@@ -30,25 +30,25 @@ class SampleGradients:
 
     num_samples: int
     rows: dict[str, Tensor] = field(default_factory=dict)
-    """(B, P) by parameter name; a parameter that no loss depends on is not there."""
+    """(B, P) by parameter name; parameters that no loss depends on are left out."""
     factors: dict[str, tuple[Tensor, str]] = field(default_factory=dict)
-    """For a kernel by its name: the layer's inputs (B, in), and its bias, whose rows go with them."""
+    """By kernel name: the layer's inputs (B, in) and its bias's name, whose rows are the other factor."""
 
     def put(self, name: str, sample: int, gradient: Tensor) -> None:
-        """One sample's gradient of one parameter."""
+        """Store one sample's gradient of one parameter."""
         if name not in self.rows:
             self.rows[name] = gradient.new_zeros(self.num_samples, gradient.numel())
         self.rows[name][sample] = gradient.flatten()
 
     def put_factor(self, name: str, sample: int, inputs: Tensor, bias: str) -> None:
-        """One sample's input to the layer of a kernel, whose bias is `bias`."""
+        """Store one sample's input to the layer of a kernel, and the name of the layer's bias."""
         if name not in self.factors:
             self.factors[name] = (inputs.new_zeros(self.num_samples, inputs.numel()), bias)
         self.factors[name][0][sample] = inputs.flatten()
 
     @classmethod
     def join(cls, parts: Sequence["SampleGradients"]) -> "SampleGradients":
-        """Those of a batch from those of its shares, in order."""
+        """Join the gradients of a batch's shares, in order."""
         joined = cls(sum(part.num_samples for part in parts))
         for name in {name: None for part in parts for name in part.rows}:
             joined.rows[name] = torch.cat([part._rows_of(name, parts) for part in parts])
@@ -72,11 +72,11 @@ def sample_gradients(
     *,
     loss: ScalarLoss = "huber",
 ) -> SampleGradients:
-    """Gradients of each sample's loss, for a network whose parameters all ask for gradients.
+    """Compute the gradient of each sample's loss, for a network whose parameters all require gradients.
 
-    `observation` uint8 (B, K, H, W), `action` (B,) int64, `target` (B, Z) or (B,), `noise` one draw
-    for all. One forward and backward pass a sample: slower than one pass that keeps the samples apart, but it
-    asks nothing of the layers, which may be a user's. Threads may share a network.
+    `observation` uint8 (B, K, H, W), `action` (B,) int64, `target` (B, Z) or (B,), `noise` one draw for all.
+    Runs one forward and backward pass per sample: slower than one vectorised pass, but it demands nothing of
+    the layers, which may be a user's own. Threads may share a network.
     """
     names = {parameter: name for name, parameter in network.named_parameters()}
     gradients = SampleGradients(len(action))
@@ -97,10 +97,10 @@ def sample_gradients(
 
 
 def empirical_ntk(gradients: SampleGradients) -> Tensor:
-    """The kernel (B, B): inner products of the gradients of all pairs of samples, over all parameters.
+    """Return the kernel (B, B): inner products of all pairs of samples' gradients, over all parameters.
 
-    Jacot et al., 2018 (arXiv 1806.07572) for the kernel; taken of the losses, as the reference code of arXiv
-    2402.08609 does, it is the gradient covariance of Lyle et al., 2022 (arXiv 2206.02126), not normalised.
+    Jacot et al., 2018 (arXiv 1806.07572) for the kernel; taken of the losses, as in the reference code of
+    arXiv 2402.08609, it is the gradient covariance of Lyle et al., 2022 (arXiv 2206.02126), not normalised.
     """
     kernel = torch.zeros(())
     for rows in gradients.rows.values():
@@ -112,7 +112,7 @@ def empirical_ntk(gradients: SampleGradients) -> Tensor:
 
 
 def kernel_correlation(kernel: Tensor) -> Tensor:
-    """Cosines (B, B) of the angles between the gradients, in [-1, 1]; zero where a gradient is zero."""
+    """Return the cosines (B, B) between the gradients, in [-1, 1]; zero where a gradient is zero."""
     lengths = kernel.diagonal().clamp(min=0.0).sqrt()
     products = lengths.unsqueeze(1) * lengths
     cosines = torch.where(products > 0, kernel / products.clamp(min=1e-30), torch.zeros_like(kernel))
@@ -120,28 +120,28 @@ def kernel_correlation(kernel: Tensor) -> Tensor:
 
 
 def max_samples(network: nn.Module) -> int:
-    """Samples whose gradients take up to MAX_NUMBERS numbers: at least 2, 32 and more for most networks."""
-    # Matrices are kernels of vector layers, or small ones that the router has.
+    """Return how many samples' gradients fit in MAX_NUMBERS: at least 2, 32 and more for most networks."""
+    # Matrices are kernels of vector layers, kept as factors, or small ones of the router.
     stored = sum(parameter.numel() for parameter in network.parameters() if parameter.ndim != 2)
     return max(2, MAX_NUMBERS // max(stored, 1))
 
 
 class _VectorLayers(TorchFunctionMode):
-    """While active, notes the input of every linear layer of this thread that maps a single vector."""
+    """While active, records the input of every linear layer of this thread that maps a single vector."""
 
     def __init__(self) -> None:
         super().__init__()
         self.inputs: dict[nn.Parameter, tuple[Tensor, nn.Parameter]] = {}
-        """By the layer's kernel: input, and bias."""
+        """By the layer's kernel: its input and its bias."""
         self._seen: set[nn.Parameter] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call `func`; remember what the gradient of its kernel can be made of."""
+        """Call `func`; record the factors of its kernel's gradient."""
         if func is functional.linear and len(args) == 3 and args[0].numel() == args[0].shape[-1]:
             inputs, weight, bias = args
             shared = weight in self._seen or bias in self._seen
             self._seen |= {weight, bias}
-            if shared:  # Its gradient is a sum of outer products.
+            if shared:  # Its gradient is a sum of outer products, which two factors cannot hold.
                 self.inputs = {
                     w: pair for w, pair in self.inputs.items() if w is not weight and pair[1] is not bias
                 }

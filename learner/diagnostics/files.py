@@ -1,4 +1,4 @@
-"""The arrays of diagnoses in a run's folder: diagnostics/update-000012345.npz, a bounded number of files."""
+"""Arrays of diagnoses in a run's folder: diagnostics/update-000012345.npz, a bounded number of files."""
 
 import re
 import zipfile
@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 FOLDER = "diagnostics"
 NAME = re.compile(r"update-(\d{9,})\.npz")
 MAX_FILES = 64
-"""When there are more, one goes where they are closest: what stays covers the whole training."""
+"""Beyond this many, the file where they lie closest is removed: the rest covers the whole training."""
 
 
 def array_path(folder: Path, update: int) -> Path:
-    """Where the arrays of the diagnosis of `update` are, below the run's `folder`."""
+    """Return the path of the arrays of the diagnosis of `update`, below the run's `folder`."""
     return folder / FOLDER / f"update-{update:09d}.npz"
 
 
 def array_files(folder: Path) -> list[Path]:
-    """The arrays of all kept diagnoses of the run in `folder`, oldest first."""
+    """Return the array files of all kept diagnoses of the run in `folder`, oldest first."""
     if not (folder / FOLDER).is_dir():
         return []
     found = [(match, path) for path in (folder / FOLDER).iterdir() if (match := NAME.fullmatch(path.name))]
@@ -30,7 +30,7 @@ def array_files(folder: Path) -> list[Path]:
 
 
 def save_arrays(folder: Path, update: int, arrays: Mapping[str, NDArray[Any]]) -> Path:
-    """Write one file, whole or not at all, and thin out the older ones; raises OSError when it cannot."""
+    """Write one file, whole or not at all, and thin out the older ones; raise OSError when it cannot."""
     path = array_path(folder, update)
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".tmp-{path.name}")
@@ -44,7 +44,7 @@ def save_arrays(folder: Path, update: int, arrays: Mapping[str, NDArray[Any]]) -
 
 
 def _thin_out(paths: list[Path]) -> None:
-    """Remove files, never the first or the newest, until there are MAX_FILES."""
+    """Remove files, never the first or the newest, until MAX_FILES remain."""
     while len(paths) > MAX_FILES:
         updates = [int(path.stem.partition("-")[2]) for path in paths]
         gaps = [after - before for before, after in zip(updates, updates[2:], strict=False)]
@@ -52,7 +52,7 @@ def _thin_out(paths: list[Path]) -> None:
 
 
 def read_arrays(folder: Path, update: int) -> dict[str, NDArray[Any]]:
-    """The arrays of one diagnosis by name; none if the file is gone or cannot be read."""
+    """Return the arrays of one diagnosis by name; none if the file is gone or cannot be read."""
     try:
         with np.load(array_path(folder, update), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}

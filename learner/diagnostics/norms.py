@@ -1,4 +1,4 @@
-"""Lengths of parameters, gradients and updates: pure functions of tensors by parameter name."""
+"""Norms of parameters, gradients and updates: pure functions of tensors by parameter name."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from models.q_network import QNetwork
 
 
 def norms_by_part(tensors: Mapping[str, Tensor]) -> dict[str, float]:
-    """L2 norm over all tensors of each top-level part of the network (`encoder`, `head`, `output`, ...)."""
+    """Return the L2 norm of each top-level part of the network (`encoder`, `head`, `output`, ...)."""
     norms: dict[str, list[Tensor]] = {}
     for name, tensor in tensors.items():
         norms.setdefault(name.partition(".")[0], []).append(torch.linalg.vector_norm(tensor))
@@ -18,7 +18,7 @@ def norms_by_part(tensors: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def expert_gradient_norms(network: QNetwork, gradients: Mapping[str, Tensor]) -> list[float]:
-    """L2 norm of the gradient of each expert's own parameters; none for a network without experts."""
+    """Return the L2 norm of the gradient of each expert's own parameters; empty for a network without any."""
     names = [
         f"{path}.{name}"
         for path, module in network.named_modules()

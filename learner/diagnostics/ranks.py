@@ -1,15 +1,15 @@
-"""Ranks of matrices, as the literature on plasticity counts them: pure functions of singular values."""
+"""Ranks of matrices as the literature on plasticity defines them: pure functions of singular values."""
 
 import torch
 from torch import Tensor
 
 
 def singular_values(matrices: Tensor) -> Tensor:
-    """Singular values (..., min(M, N)) float64, largest first, of matrices (..., M, N).
+    """Return the singular values (..., min(M, N)) float64, largest first, of matrices (..., M, N).
 
-    Roots of the eigenvalues of the smaller Gram matrix in float64: several times faster than a float32
-    decomposition of many small matrices, and exact to about 1e-8 of the largest. Raises ValueError for fewer
-    than two dimensions.
+    They are roots of the eigenvalues of the smaller Gram matrix in float64: several times faster than a
+    float32 decomposition of many small matrices, and exact to about 1e-8 of the largest. Raises ValueError
+    for fewer than two dimensions.
     """
     if matrices.ndim < 2:
         raise ValueError(f"matrices have shape {tuple(matrices.shape)}, not (..., M, N)")
@@ -20,13 +20,14 @@ def singular_values(matrices: Tensor) -> Tensor:
 
 
 def singular_values_of_gram(gram: Tensor) -> Tensor:
-    """Those (..., M), largest first, of the matrices whose Gram matrices (..., M, M), float64, these are."""
+    """Return the singular values (..., M), largest first, of matrices with the float64 `gram` (..., M, M)."""
     squares: Tensor = torch.linalg.eigvalsh(gram)
+    # Rounding can make an eigenvalue of a Gram matrix slightly negative.
     return squares.clamp(min=0.0).sqrt().flip(-1)
 
 
 def count_above(singular_values: Tensor, threshold: float) -> int:
-    """How many singular values, of any shape, are above `threshold` times the largest of them all.
+    """Count the singular values, of any shape, above `threshold` times the largest of them all.
 
     The `srank_t` of the reference code of arXiv 2402.08609. All zeros, or a NaN among them, count as none.
     """
@@ -34,8 +35,8 @@ def count_above(singular_values: Tensor, threshold: float) -> int:
 
 
 def srank(singular_values: Tensor, delta: float = 0.01) -> int:
-    """Effective rank (Kumar et al., 2021, arXiv 2010.14498): how many of the singular values (N,), largest
-    first, make up the share 1 - `delta` of their sum. Zero for a zero matrix.
+    """Return the effective rank (Kumar et al., 2021, arXiv 2010.14498): how many of the singular values (N,),
+    largest first, make up the share 1 - `delta` of their sum. Zero for a zero matrix.
     """
     if singular_values.ndim != 1:
         raise ValueError(f"singular_values have shape {tuple(singular_values.shape)}, not (N,)")

@@ -1,10 +1,10 @@
 """The network statistics of the reference code (Dopamine's labs/moes, full Rainbow), under its own names.
 
-They are of the online network after an update, on that update's batch, with the target from before it. Two
-of the reference's habits are kept, or its numbers could not be compared: its `td_error_*` are statistics of
-the losses, and its `entk_*` are of a matrix that is more than the empirical NTK. Its Jacobian function gives
-the network's outputs beside the Jacobian, and the inner products of both are summed up. A diagnosis measures
-the kernel alone, too.
+They describe the online network after an update, on that update's batch, with the target from before it. Two
+of the reference's peculiarities are kept so that its numbers stay comparable: its `td_error_*` are statistics
+of the losses, and its `entk_*` describe more than the empirical NTK. Its Jacobian function returns the
+network's outputs beside the Jacobian, and the inner products of both are summed. A diagnosis also measures
+the kernel alone.
 """
 
 import torch
@@ -31,7 +31,7 @@ def reference_statistics(
     *,
     loss: ScalarLoss = "huber",
 ) -> dict[str, float]:
-    """All of them, by the reference's names, for observations uint8 (B, K, H, W), B at least 2.
+    """Return all statistics, by the reference's names, for observations uint8 (B, K, H, W), B at least 2.
 
     `action` (B,) int64, `target` (B, Z) or (B,). Ranks at threshold 0 depend on rounding.
     """
@@ -46,8 +46,8 @@ def reference_statistics(
 def statistics_of(
     network: QNetwork, output: NetworkOutput, losses: Tensor, kernel: Tensor
 ) -> dict[str, float]:
-    """The same from what is there already: outputs without gradients, losses (B,), empirical NTK (B, B)
-    or of fewer samples, the first ones."""
+    """Return the same from given outputs without gradients, losses (B,) and the empirical NTK (B, B), which
+    may cover fewer samples, the first ones."""
     variances = feature_variances(output.hidden)
     values = singular_values(features_as_matrices(output.hidden))
     statistics = {"feature_norm": feature_norm(variances), "param_norm": squared_norm(network)}
@@ -67,18 +67,18 @@ def statistics_of(
 
 
 def features_as_matrices(hidden: Tensor) -> Tensor:
-    """The matrices whose singular values count: of (B, E, S, H) one (S, H) for each sample and expert."""
+    """Return the matrices to take singular values of: for (B, E, S, H) one (S, H) per sample and expert."""
     return hidden if hidden.ndim in (2, 4) else hidden.flatten(1)
 
 
 def squared_norm(network: QNetwork) -> float:
-    """Sum of the squares of all parameters; the reference calls it a norm."""
+    """Return the sum of the squares of all parameters; the reference calls it a norm."""
     norms = torch.stack([torch.linalg.vector_norm(parameter) for parameter in network.parameters()])
     return norms.double().square().sum().item()
 
 
 def kernel_statistics(kernel: Tensor) -> dict[str, float]:
-    """Mean and spread of a kernel's (B, B) diagonal, mean beside it, shares of entries by sign."""
+    """Return mean and spread of a kernel's (B, B) diagonal, mean off it, shares of entries by sign."""
     size = len(kernel)
     if kernel.shape != (size, size) or size < 2:
         raise ValueError(f"kernel has shape {tuple(kernel.shape)}, not (B, B) with B at least 2")
@@ -93,13 +93,13 @@ def kernel_statistics(kernel: Tensor) -> dict[str, float]:
 
 
 def outputs_gram(output: NetworkOutput) -> Tensor:
-    """Inner products (B, B) float64 of the samples' outputs that the reference adds to its NTK.
+    """Return the inner products (B, B) float64 of the samples' outputs that the reference adds to its NTK.
 
-    These are all arrays that its networks return; the experts' activations are among them twice.
+    They cover all arrays that its networks return, which include the experts' activations twice.
     """
     arrays = [output.q_values, output.hidden]
     if output.outputs is not output.q_values:
-        # Of quantiles too: the reference's network of them returns their softmax, which nothing reads.
+        # For quantiles as well: the reference's quantile network returns their softmax, which nothing reads.
         arrays += [output.outputs, output.outputs.softmax(dim=-1)]
     if output.moe is not None:
         arrays += [output.moe.tokens, output.moe.hidden, output.moe.router_probabilities]
@@ -109,10 +109,10 @@ def outputs_gram(output: NetworkOutput) -> Tensor:
 
 
 def _routing(moe: MoEOutput) -> list[Tensor]:
-    """The rest of what the reference's routers return; zeros are left away.
+    """Return the rest of what the reference's routers return; zeros are left out.
 
-    Of a Soft MoE the expert with the largest combine weight of each token, as a number; of a Top-k MoE its
-    logits, the chosen experts' probabilities and their numbers (its reference takes k = 1).
+    For a Soft MoE: the index of the expert with the largest combine weight of each token. For a Top-k MoE:
+    its logits, the chosen experts' probabilities and their indices (the reference uses k = 1).
     """
     if moe.router_logits is None:
         return [moe.router_probabilities.argmax(dim=2)]

@@ -1,7 +1,7 @@
-"""How much a network's features and values differ from state to state, over more states than a batch has.
+"""How much a network's features and values differ between states, over more states than a batch has.
 
-A head that does not see its input has features of large size that are about the same for every state: their
-standard deviation is a percent of their root mean square, and all of their rank is that of the mean.
+A head that ignores its input has large features that are nearly the same for every state: their standard
+deviation is a percent of their root mean square, and their rank is only that of the mean.
 """
 
 import torch
@@ -11,18 +11,18 @@ from learner.diagnostics.ranks import singular_values_of_gram, srank
 from models.q_network import QNetwork
 
 ROWS = 512
-"""States that are looked at: enough for a rank that a batch of 32 would cut off."""
+"""States used: enough for a rank that a batch of 32 would cap."""
 CHUNK = 64
 
 
 @torch.no_grad()
 def spread(network: QNetwork, observations: Tensor) -> dict[str, float]:
-    """Statistics over N states, uint8 (N, K, H, W), noise off, by their names without `diagnostics/`.
+    """Return statistics over N states, uint8 (N, K, H, W), noise off, by names without `diagnostics/`.
 
-    `spread/<part>` of `encoder`, `features` (what enters the output layer) and `q`: the standard deviation
-    over the states over the root mean square, each over all entries; from 0 (all states alike) to about 1.
-    `srank_wide` and `srank_centred`: effective rank (`srank` in ranks.py) of the features, and of what is
-    left of them without their mean; `spread_rows` is N.
+    `spread/<part>` for `encoder`, `features` (the output layer's input) and `q`: the standard deviation over
+    states divided by the root mean square, each over all entries; from 0 (all states alike) to about 1.
+    `srank_wide` and `srank_centred`: effective rank (`srank` in ranks.py) of the features, and of the
+    features minus their mean; `spread_rows` is N.
     """
     parts = [_parts_of(network, chunk) for chunk in torch.split(observations, CHUNK)]
     encoder, features, q_values = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -38,20 +38,20 @@ def spread(network: QNetwork, observations: Tensor) -> dict[str, float]:
 
 
 def deviation_over_rms(rows: Tensor) -> float:
-    """Root of the mean variance over the rows (N, F), over the root mean square of all; 0 for all zeros."""
+    """Return the root mean variance over rows (N, F), divided by the root mean square; 0 for all zeros."""
     wide = rows.double()
     size = wide.square().mean().sqrt().item()
     return (wide.var(dim=0, correction=0).mean().sqrt().item() / size) if size else 0.0
 
 
 def _centred(gram: Tensor) -> Tensor:
-    """The Gram matrix (N, N) of rows without their mean; half as dear as to make another one."""
+    """Return the Gram matrix (N, N) of the rows minus their mean, at half the cost of computing it anew."""
     means: Tensor = gram.mean(dim=0)
     return gram - means - means.unsqueeze(1) + means.mean()
 
 
 def _parts_of(network: QNetwork, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Encoder's maps (B, C * h * w), features (B, F) and values (B, A), of one forward pass."""
+    """Return encoder maps (B, C * h * w), features (B, F) and values (B, A) of one forward pass."""
     seen: list[Tensor] = []
     hooks = (
         network.encoder.register_forward_hook(lambda module, inputs, maps: seen.append(maps.flatten(1))),

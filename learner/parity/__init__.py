@@ -1,1 +1,1 @@
-"""Our networks and updates beside the reference code's."""
+"""Compares our networks and updates with the reference code's."""

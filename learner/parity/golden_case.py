@@ -1,6 +1,6 @@
-"""A golden case: what the paper's reference code printed for one network and batch.
+"""A golden case: what the paper's reference code computed for one network and batch.
 
-A case is an `.npz` of arrays; `meta` is JSON in bytes. tests/golden/README.md says what each array holds.
+A case is an `.npz` of arrays; `meta` is JSON as bytes. tests/golden/README.md describes each array.
 """
 
 import json
@@ -18,7 +18,7 @@ from models.reference.options import count, number
 from replay.types import Batch
 
 BATCH_ARRAYS = ("action", "reward", "terminal", "loss_weight")
-# What numpy and json raise for files that are something else, or cut short.
+# Raised by numpy and json for files of another kind, or cut short.
 UNREADABLE = (
     ArithmeticError,
     AttributeError,
@@ -47,7 +47,7 @@ class GoldenCase:
 
     @classmethod
     def load(cls, path: Path) -> "GoldenCase":
-        """Read the file."""
+        """Read a case from its file."""
         try:
             with np.load(path) as file:
                 arrays: dict[str, Any] = {key: file[key] for key in file.files}
@@ -66,11 +66,11 @@ class GoldenCase:
         return cls(str(meta.get("name", path.stem)), meta, arrays)
 
     def section(self, prefix: str) -> dict[str, NDArray[Any]]:
-        """Arrays under `prefix/`, without it."""
+        """Return the arrays under `prefix/`, without the prefix in their names."""
         return {k.removeprefix(f"{prefix}/"): v for k, v in self.arrays.items() if k.startswith(f"{prefix}/")}
 
     def batch(self) -> Batch:
-        """The case's batch: the discount is the reference's cumulative gamma, 0 after a true end."""
+        """Return the case's batch; its discount is the reference's cumulative gamma, 0 after a true end."""
         size = len(self.observation())
         action, reward, terminal, weight = (self._array(name, (size,)) for name in BATCH_ARRAYS)
         num_actions = count(self.meta, "num_actions")
@@ -94,7 +94,7 @@ class GoldenCase:
         )
 
     def observation(self, name: str = "state") -> NDArray[np.uint8]:
-        """(B, K, H, W) of the reference's (B, H, W, K)."""
+        """Return the reference's (B, H, W, K) observation as (B, K, H, W)."""
         state = self._array(name)
         if state.dtype != np.uint8 or state.ndim != 4 or not state.size:
             raise CaseError(f"{name}: {state.dtype} {state.shape}, not uint8 (B, H, W, K)")
@@ -110,5 +110,5 @@ class GoldenCase:
 
 
 def one_line(error: Exception) -> str:
-    """The error's message without line breaks."""
+    """Return the error's message without line breaks."""
     return " ".join(str(error).split())

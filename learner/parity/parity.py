@@ -1,9 +1,9 @@
-"""`python -m learner.parity CASE.npz ...`: is what training computes what the paper's code computes?
+"""`python -m learner.parity CASE.npz ...`: check that training computes what the paper's code computes.
 
-Each case is run through the functions that training calls, in float32 on the CPU: network, losses, target,
-gradient and optimizer of `TrainStep`, and the network statistics. One JSON line a case goes to stdout, with
-the largest error of every array that the case holds. Exit status: 0 all are within tolerance, 1 one or more
-are not, 2 a case cannot be read or is not supported (one line on stderr; the other cases are still run).
+Each case runs through the functions that training calls, in float32 on the CPU: network, losses, target,
+gradient and optimizer of `TrainStep`, and the network statistics. One JSON line per case goes to stdout, with
+the largest error of every array in the case. Exit status: 0 if all are within tolerance, 1 if one or more are
+not, 2 if a case cannot be read or is not supported (one line on stderr; the other cases still run).
 """
 
 import argparse
@@ -45,37 +45,37 @@ PARAMETERS = ("params/", "target_params/")
 INPUTS = ("state", "next_state", "action", "reward", "terminal", "loss_weight")
 OUTPUTS = ("q_values", "logits", "moe_values", "router_probabilities", "experts_hidden")
 RELATIVE = ("grad_norm", "grad_mean", "statistics")
-"""Sections whose arrays are compared relative to the largest of their kind."""
+"""Sections whose arrays are compared relative to the largest value of their kind."""
 COUNTS = ("dormant_", "srank_", "entk_srank_")
-"""Statistics that are whole numbers: the tolerance is zero."""
+"""Statistics that are whole numbers: their tolerance is zero."""
 NOT_JUDGED = ("statistics/srank_0.0", "statistics/entk_srank_0.0")
-"""They count what is not exactly zero, which is up to rounding."""
+"""They count values that are not exactly zero, which depends on rounding."""
 Arrays = dict[str, NDArray[Any]]
 
 
 class CaseStep(TrainStep):
-    """The train step with what a case holds still: the noise of its passes and, once set, the target."""
+    """The train step with what a case fixes: the noise of its passes and, once set, the target."""
 
     noise: UpdateNoise = NO_NOISE
     fixed_target: Tensor | None = None
 
     def sample_noise(self, member: int = 0, routed_rows: int = 0) -> UpdateNoise:
-        """The noise of the case."""
+        """Return the noise of the case."""
         return self.noise
 
     def sample_judge_noise(self, share: int = 0, routed_rows: int = 0) -> Noise | None:
-        """The noise of the case."""
+        """Return the noise of the case."""
         return self.noise.judge
 
     def target(
         self, data: TensorBatch, noise: UpdateNoise = NO_NOISE, judged: NextValues | None = None
     ) -> Tensor:
-        """The fixed target if there is one, else the train step's own."""
+        """Return the fixed target if there is one, else the train step's own."""
         return super().target(data, noise, judged) if self.fixed_target is None else self.fixed_target
 
 
 def build_step(case: GoldenCase) -> tuple[CaseStep, int | None]:
-    """The train step with the case's parameters in both networks, and the seed of its noise if it has one.
+    """Return the train step with the case's parameters in both networks, and the seed of its noise, if any.
 
     Raises CaseError or UnsupportedOption.
     """
@@ -95,9 +95,9 @@ def build_step(case: GoldenCase) -> tuple[CaseStep, int | None]:
     except (
         ValueError,
         RuntimeError,
-    ) as error:  # A patch that does not fit, or no memory for so many experts.
+    ) as error:  # A patch that does not fit, or too little memory for so many experts.
         raise CaseError(f"meta: {one_line(error)}") from error
-    # Cases of outputs alone do without a target network.
+    # A case that holds outputs only needs no target network.
     sections = {"params": step.online_network, "target_params": step.target_network}
     for section, part in sections.items():
         if section == "params" or case.section(section) or _needs_update(case):
@@ -115,7 +115,7 @@ def build_step(case: GoldenCase) -> tuple[CaseStep, int | None]:
 
 
 def compute(case: GoldenCase, step: CaseStep) -> Arrays:
-    """Our value for every array of the case, by its name; raises CaseError or UnsupportedOption."""
+    """Return our value for every array of the case, by name; raise CaseError or UnsupportedOption."""
     noise, observation = step.noise.online, torch.from_numpy(case.observation())
     found = _outputs(step, observation, noise)
     if not _needs_update(case):
@@ -135,7 +135,7 @@ def compute(case: GoldenCase, step: CaseStep) -> Arrays:
             network, observation, data.action, step.fixed_target, noise, loss=step.config.loss
         )
         if network.config.head == "soft_moe" and not network.config.normalize:
-            # The reference counts a parameter that nothing reads and that we do not have.
+            # The reference counts a parameter that nothing reads and that our network does not have.
             unread = case.section("params").get(SOFT_MOE_SCALE, np.zeros(1))
             statistics["param_norm"] += float(np.square(unread, dtype=np.float64).sum())
         found |= {f"statistics/{name}": np.array(value) for name, value in statistics.items()}
@@ -148,7 +148,7 @@ def compute(case: GoldenCase, step: CaseStep) -> Arrays:
 def _outputs(step: TrainStep, observation: Tensor, noise: Noise | None) -> Arrays:
     with torch.no_grad():
         output: NetworkOutput = step.online_network(observation, noise)
-    # Without a distribution the reference's logits are one value an action.
+    # Without a distribution the reference's logits are one value per action.
     logits = output.outputs if output.outputs.ndim == 3 else output.outputs.unsqueeze(2)
     found = {"q_values": output.q_values, "logits": logits}
     if output.moe is not None:
@@ -169,7 +169,7 @@ def _needs_update(case: GoldenCase) -> bool:
 
 
 def report(case: GoldenCase) -> dict[str, Any]:
-    """Run the case: what is printed as its line, with the names that are over tolerance.
+    """Run the case and return the document of its line, including the names that are over tolerance.
 
     Raises CaseError or UnsupportedOption.
     """
@@ -209,20 +209,20 @@ def _check_shape(case: GoldenCase, name: str, found: Arrays) -> None:
 
 
 def _error(case: GoldenCase, name: str, found: Arrays) -> float:
-    """Largest absolute difference; not finite where either side is not."""
+    """Return the largest absolute difference; not finite where either side is not."""
     difference = np.asarray(found[name], np.float64) - case.arrays[name]
     return float(np.abs(difference).max(initial=0.0))
 
 
 def _scale(case: GoldenCase, name: str) -> float:
-    """Largest magnitude of the arrays of the same kind; 1 if all are zero."""
+    """Return the largest magnitude among the arrays of the same kind; 1 if all are zero."""
     section, _, leaf = name.partition("/")
     kinds = [key for key in case.section(section) if _kind(section, key) == _kind(section, leaf)]
     return max(float(np.abs(case.arrays[f"{section}/{key}"]).max()) for key in kinds) or 1.0
 
 
 def _kind(section: str, leaf: str) -> str:
-    """Gradients are of one kind; statistics are where they have the same unit."""
+    """Return the kind to scale by: all gradients share one, statistics share one where they share a unit."""
     if section != "statistics":
         return section
     prefix, _, rest = leaf.partition("_")
@@ -236,7 +236,7 @@ def _tolerance(name: str, relative: bool) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+    """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m learner.parity", description=(__doc__ or "").split("\n")[0]
     )
@@ -249,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{path}: {error}", file=sys.stderr)
             status = 2
             continue
-        except UNREADABLE as error:  # Its numbers or sizes are beyond what anything here can compute.
+        except UNREADABLE as error:  # Its numbers or sizes are beyond what can be computed.
             print(f"{path}: cannot be computed: {one_line(error)}", file=sys.stderr)
             status = 2
             continue

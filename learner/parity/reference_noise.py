@@ -1,9 +1,10 @@
-"""The noise that the reference's experts carry in a golden case, because its evaluation mode leaves it on.
+"""The noise in the reference's experts in a golden case, which the reference's evaluation mode leaves on.
 
-The reference hands `eval_mode` to its output layers only, not to its experts: "noise off" there means off in
-the output, and one draw, shared by all samples and experts, in the experts. The draw is a function of the key
-handed to the network, and is made again here with JAX's generator: Threefry-2x32 (Salmon et al., 2011), its
-counters in the order that JAX calls partitionable. See docs/decisions/0012-noise-of-the-reference.md.
+The reference passes `eval_mode` to its output layers but not to its experts: "noise off" means off in the
+output layers, while one draw, shared by all samples and experts, stays on in the experts. The draw is a
+function of the key passed to the network and is reproduced here with JAX's generator: Threefry-2x32 (Salmon
+et al., 2011), with its counters in the order that JAX calls partitionable. See
+docs/decisions/0012-noise-of-the-reference.md.
 """
 
 import numpy as np
@@ -16,12 +17,12 @@ from models.values.noisy import LayerNoise, Noise
 Key = NDArray[np.uint32]
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 MAX_SEED = 1024
-"""Keys that are tried: PRNGKey(0) up to this one."""
+"""Number of keys tried: PRNGKey(0) up to, and without, this one."""
 KEY_PARITY = np.uint32(0x1BD11BDA)
 
 
 def threefry(key: Key, num: int) -> tuple[Key, Key]:
-    """Two uint32 words (num,) of the counters 0 to num - 1: 20 rounds of Threefry-2x32 under `key` (2,)."""
+    """Hash counters 0 to num - 1 by 20 rounds of Threefry-2x32, `key` (2,): two uint32 words (num,)."""
     keys = (key[0], key[1], key[0] ^ key[1] ^ KEY_PARITY)
     left = np.full(num, keys[0])
     right = np.arange(num, dtype=np.uint32) + keys[1]
@@ -36,19 +37,19 @@ def threefry(key: Key, num: int) -> tuple[Key, Key]:
 
 
 def seed_key(seed: int) -> Key:
-    """`jax.random.PRNGKey(seed)`."""
+    """Return `jax.random.PRNGKey(seed)`."""
     return np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
 
 
 def split(key: Key, num: int) -> list[Key]:
-    """`jax.random.split(key, num)`."""
+    """Return `jax.random.split(key, num)`."""
     return list(np.stack(threefry(key, num), axis=1))
 
 
 def factors(key: Key, size: int) -> torch.Tensor:
-    """f(x) = sign(x) sqrt(|x|) of `jax.random.normal(key, (size,))`, float32."""
+    """Return f(x) = sign(x) sqrt(|x|) of `jax.random.normal(key, (size,))`, float32."""
     left, right = threefry(key, size)
-    # 23 random bits as the fraction of a float32 between 1 and 2.
+    # 23 random bits become the fraction of a float32 between 1 and 2.
     unit = ((left ^ right) >> np.uint32(9) | np.uint32(0x3F800000)).view(np.float32) - np.float32(1.0)
     lowest = np.nextafter(np.float32(-1.0), np.float32(0.0))
     uniform = torch.from_numpy(np.maximum(lowest, unit * (np.float32(1.0) - lowest) + lowest))
@@ -58,7 +59,7 @@ def factors(key: Key, size: int) -> torch.Tensor:
 
 
 def expert_noise(seed: int, sizes: tuple[int, int]) -> Noise:
-    """The noise of a reference Rainbow network in evaluation under `PRNGKey(seed)`: off in the output layer.
+    """Return the noise of a reference Rainbow network in evaluation under `PRNGKey(seed)`: no output noise.
 
     `sizes` are (in, out) of the experts' first layer, whose key is the second of three.
     """
@@ -71,9 +72,9 @@ def expert_noise(seed: int, sizes: tuple[int, int]) -> Noise:
 def find_noise(
     network: QNetwork, observation: torch.Tensor, hidden: torch.Tensor
 ) -> tuple[Noise, int] | None:
-    """The noise, with its seed, that made the experts' activations `hidden` (B, E, S, H) on `observation`.
+    """Find noise and seed that made the experts' activations `hidden` (B, E, S, H) of `observation`.
 
-    None if the experts are not noisy, had no noise or had that of a key that is not tried.
+    Returns None if the experts are not noisy, had no noise, or had the noise of a key that is not tried.
     """
     sizes = network.head.noise_sizes
     if sizes is None or hidden.ndim == 0 or network(observation[:1]).hidden.shape != hidden[:1].shape:

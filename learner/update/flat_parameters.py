@@ -5,12 +5,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-# Parameters start at multiples of this many numbers: 64 bytes even in bfloat16, a cache line.
+# Parameters start at multiples of this many elements: 64 bytes even in bfloat16, one cache line.
 ALIGNMENT = 32
 
 
 def _offsets(parameters: Iterable[Tensor]) -> list[int]:
-    """Where each parameter starts, and where the last one ends, in numbers."""
+    """Return where each parameter starts, and where the last one ends, in elements."""
     offsets = [0]
     for parameter in parameters:
         offsets.append(offsets[-1] + -(-parameter.numel() // ALIGNMENT) * ALIGNMENT)
@@ -18,22 +18,22 @@ def _offsets(parameters: Iterable[Tensor]) -> list[int]:
 
 
 def views(network: nn.Module, flat: Tensor) -> list[Tensor]:
-    """One view of `flat` for each parameter, in the parameter's shape and memory format."""
+    """Return one view of `flat` per parameter, in the parameter's shape and memory format."""
     parameters = list(network.parameters())
     starts = _offsets(parameters)
     return [flat.as_strided(p.shape, p.stride(), start) for p, start in zip(parameters, starts, strict=False)]
 
 
 def named_views(network: nn.Module, flat: Tensor) -> dict[str, Tensor]:
-    """`views` by parameter name."""
+    """Return `views` by parameter name."""
     names = [name for name, _ in network.named_parameters()]
     return dict(zip(names, views(network, flat), strict=True))
 
 
 def pack(network: nn.Module) -> Tensor:
-    """Move the network's parameters, all of one dtype and device, into one flat tensor (zeros between them).
+    """Move the network's parameters, all of one dtype and device, into one flat, zero-padded tensor.
 
-    The parameters become views of it: a change of either is a change of both.
+    The parameters become views of it, so that a change of either changes both.
     """
     parameters = list(network.parameters())
     first = parameters[0]

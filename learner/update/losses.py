@@ -1,6 +1,6 @@
-"""Losses and their targets: pure functions of tensors, shapes checked at the door.
+"""Losses and their targets: pure functions of tensors that check shapes first.
 
-Shapes: B batch, A actions, Z atoms or quantiles. Targets carry no gradient of their own; call them under
+Shapes: B batch, A actions, Z atoms or quantiles. Targets must carry no gradient; compute them under
 `no_grad`.
 """
 
@@ -19,10 +19,10 @@ def _check(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def next_action(target_q_values: Tensor, online_q_values: Tensor | None = None) -> Tensor:
-    """Greedy next actions (B,) int64 from values (B, A).
+    """Return the greedy next actions (B,) int64 of values (B, A).
 
-    With `online_q_values` given, the online network chooses and the target network will judge: double
-    Q-learning (van Hasselt et al., 2016).
+    With `online_q_values` the online network chooses and the target network is left to evaluate the choice:
+    double Q-learning (van Hasselt et al., 2016).
     """
     if online_q_values is None:
         return target_q_values.argmax(dim=1)
@@ -31,7 +31,7 @@ def next_action(target_q_values: Tensor, online_q_values: Tensor | None = None) 
 
 
 def of_action(values: Tensor, action: Tensor) -> Tensor:
-    """Each row's entries for its action (B,) int64: values (B, A) give (B,), values (B, A, Z) give (B, Z)."""
+    """Pick each row's entries for its action (B,) int64: values (B, A) give (B,), (B, A, Z) give (B, Z)."""
     _check("action", action, (len(values),))
     return values[torch.arange(len(values), device=values.device), action]
 
@@ -39,15 +39,15 @@ def of_action(values: Tensor, action: Tensor) -> Tensor:
 def project(probabilities: Tensor, atoms: Tensor, support: Tensor) -> Tensor:
     """Project distributions on `atoms` (both (B, Z)) onto the evenly spaced `support` (Z,); returns (B, Z).
 
-    Each atom, clipped to the support's ends, shares its mass between its two neighbours in proportion to
-    nearness (Bellemare et al., 2017, arXiv 1707.06887, equation 7).
+    Each atom is clipped to the ends of the support and splits its mass between its two neighbours in
+    proportion to nearness (Bellemare et al., 2017, arXiv 1707.06887, equation 7).
     """
     batch, num_atoms = probabilities.shape
     _check("atoms", atoms, (batch, num_atoms))
     _check("support", support, (num_atoms,))
     spacing = (support[-1] - support[0]) / (num_atoms - 1)
     clipped = atoms.clamp(support[0], support[-1])
-    # (B, Z to, Z from): 1 at the atom, 0 from the next atom of the support on.
+    # (B, Z to, Z from): 1 at the atom itself, falling to 0 at the next atom of the support.
     nearness = (1.0 - (clipped.unsqueeze(1) - support.unsqueeze(1)).abs() / spacing).clamp(0.0, 1.0)
     return (nearness * probabilities.unsqueeze(1)).sum(dim=2)
 
@@ -55,10 +55,10 @@ def project(probabilities: Tensor, atoms: Tensor, support: Tensor) -> Tensor:
 def c51_target(
     next_logits: Tensor, action: Tensor, reward: Tensor, discount: Tensor, support: Tensor
 ) -> Tensor:
-    """Distribution to regress to, (B, Z): reward + discount * the judged next distribution, projected.
+    """Return the target distribution (B, Z): reward + discount * next distribution, projected.
 
-    `next_logits` (B, A, Z) are the target network's, `action` (B,) the next action, `reward` and `discount`
-    (B,) float32; a discount of 0 leaves the reward alone.
+    `next_logits` (B, A, Z) come from the target network, `action` (B,) is the next action, `reward` and
+    `discount` (B,) are float32; a discount of 0 leaves the reward alone.
     """
     batch, _, num_atoms = next_logits.shape
     _check("reward", reward, (batch,))
@@ -70,16 +70,16 @@ def c51_target(
 
 
 def c51_loss(logits: Tensor, action: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy (B,) of `target` (B, Z) and the distribution of `action` (B,) by `logits` (B, A, Z)."""
+    """Return the cross-entropy (B,) of `target` (B, Z) and the `logits` (B, A, Z) of `action` (B,)."""
     batch, _, num_atoms = logits.shape
     _check("target", target, (batch, num_atoms))
     return -(target * of_action(logits, action).log_softmax(dim=1)).sum(dim=1)
 
 
 def quantile_target(next_quantiles: Tensor, action: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
-    """Quantiles to regress to, (B, Z): reward + discount * the judged ones (B, A, Z) of the next action (B,).
+    """Return the target quantiles (B, Z): reward + discount * the next action's (B,) quantiles (B, A, Z).
 
-    `reward` and `discount` (B,) float32; a discount of 0 leaves Z times the reward.
+    `reward` and `discount` are (B,) float32; with a discount of 0 all Z are the reward.
     """
     batch = len(next_quantiles)
     _check("reward", reward, (batch,))
@@ -88,21 +88,21 @@ def quantile_target(next_quantiles: Tensor, action: Tensor, reward: Tensor, disc
 
 
 def quantile_loss(quantiles: Tensor, action: Tensor, target: Tensor) -> Tensor:
-    """Quantile Huber loss (B,) of the quantiles (B, A, Z) of `action` (B,) against samples `target` (B, Z).
+    """Return the quantile Huber loss (B,) of `action`'s (B,) quantiles (B, A, Z) against `target` (B, Z).
 
-    Mean over the samples and sum over the quantiles, whose probabilities are the midpoints (i + 0.5) / Z:
-    Dabney et al., 2018 (arXiv 1710.10044), equations 9 and 10, with kappa 1.
+    The targets are samples: mean over samples, sum over quantiles, whose probabilities are the midpoints
+    (i + 0.5) / Z. Dabney et al., 2018 (arXiv 1710.10044), equations 9 and 10, with kappa 1.
     """
     batch, _, num_quantiles = quantiles.shape
     _check("target", target, (batch, num_quantiles))
     own = of_action(quantiles, action)
     loss, slope = loss_and_slope(own, target)
-    # Its value is the loss and its gradient the slope: the second part is zero.
+    # The second term is zero in value and has the slope as its gradient.
     return (loss.to(own.dtype) + slope.to(own.dtype) * (own - own.detach())).sum(dim=1)
 
 
 def scalar_target(next_q_values: Tensor, action: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
-    """Value to regress to, (B,): reward + discount * the judged value (B, A) of the next action (B,)."""
+    """Return the target value (B,): reward + discount * the next action's (B,) value in (B, A)."""
     batch = len(next_q_values)
     _check("reward", reward, (batch,))
     _check("discount", discount, (batch,))
@@ -110,14 +110,14 @@ def scalar_target(next_q_values: Tensor, action: Tensor, reward: Tensor, discoun
 
 
 def huber_loss(q_values: Tensor, action: Tensor, target: Tensor) -> Tensor:
-    """Huber loss (B,) with delta 1 between `target` (B,) and the values (B, A) of `action` (B,)."""
+    """Return the Huber loss (B,), delta 1, between `target` (B,) and the values (B, A) of `action` (B,)."""
     chosen = of_action(q_values, action)
     _check("target", target, tuple(chosen.shape))
     return functional.huber_loss(chosen, target, reduction="none", delta=1.0)
 
 
 def squared_loss(q_values: Tensor, action: Tensor, target: Tensor) -> Tensor:
-    """Squared error (B,), without the half, between `target` (B,) and the values (B, A) of `action` (B,)."""
+    """Return the squared error (B,), without the half, of `action`'s (B,) values (B, A) to `target` (B,)."""
     chosen = of_action(q_values, action)
     _check("target", target, tuple(chosen.shape))
     return (chosen - target).square()
@@ -126,7 +126,7 @@ def squared_loss(q_values: Tensor, action: Tensor, target: Tensor) -> Tensor:
 def sample_losses(
     output: NetworkOutput, action: Tensor, target: Tensor, loss: ScalarLoss = "huber"
 ) -> Tensor:
-    """Losses (B,) of a network's outputs: of logits C51's, of quantiles their regression's, else `loss`."""
+    """Return the losses (B,) of a network's output: C51's for logits, quantile regression's, else `loss`."""
     if output.logits is not None:
         return c51_loss(output.logits, action, target)
     if output.quantiles is not None:

@@ -1,4 +1,4 @@
-"""Adam over flat parameters, in parts that threads can take one each."""
+"""Adam over flat parameters, split into parts so that each thread can step one."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class FlatAdam:
     """Adam (Kingma and Ba, 2015) without weight decay over the flat float32 parameters (see `pack`).
 
-    The fused kernel takes one pass over parameters, gradient and both moments, on the CPU as on a GPU. Write
-    the gradient into `gradient`, then call `step` once for each part: the parts change no number.
+    The fused kernel makes one pass over parameters, gradient and both moments, on the CPU as on a GPU. Write
+    the gradient into `gradient`, then call `step` once for each part; splitting changes no result.
     """
 
     def __init__(self, flat: Tensor, config: LearnerConfig, parts: int = 1) -> None:
@@ -30,7 +30,9 @@ class FlatAdam:
         parameter.grad = self.gradient[part]
         optimizer = torch.optim.Adam([parameter], lr=config.learning_rate, eps=config.adam_eps, fused=True)
         state = optimizer.state[parameter]
+        # The fused kernel expects the step count as a float32 tensor on the parameters' device.
         state["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
+        # Views of the flat moments, so that saving and restoring need not know about the parts.
         for moment in MOMENTS:
             state[moment] = self._moments[moment][part]
         return optimizer
@@ -41,11 +43,11 @@ class FlatAdam:
             optimizer.param_groups[0]["lr"] = rate
 
     def step(self, part: int) -> None:
-        """Move the parameters of one part by its gradient."""
+        """Update the parameters of one part by its gradient."""
         self._optimizers[part].step()
 
     def state(self, network: nn.Module) -> dict[str, Tensor]:
-        """Copies of the moments, `exp_avg/<parameter>` and `exp_avg_sq/<parameter>`, and of `step` ()."""
+        """Copy the moments, `exp_avg/<parameter>` and `exp_avg_sq/<parameter>`, and `step` ()."""
         copies = {"step": self._steps()[0].detach().cpu().clone()}
         for moment, flat in self._moments.items():
             for name, view in named_views(network, flat).items():
@@ -53,7 +55,7 @@ class FlatAdam:
         return copies
 
     def restore(self, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-        """Inverse of `state`; raises KeyError for what is missing, RuntimeError for another shape."""
+        """Load what `state` returned; KeyError for a missing tensor, RuntimeError for another shape."""
         for step in self._steps():
             step.copy_(tensors["step"])
         for moment, flat in self._moments.items():
@@ -65,7 +67,7 @@ class FlatAdam:
 
 
 def _slices(size: int, parts: int) -> list[slice]:
-    """`parts` slices of about equal, aligned length that cover 0 to `size`."""
+    """Return `parts` aligned slices of about equal length that cover 0 to `size`."""
     cuts = [size * part // parts // ALIGNMENT * ALIGNMENT for part in range(parts)] + [size]
     return [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
 

@@ -1,4 +1,4 @@
-"""Where the networks compute, in which data type, and the copy of the weights that does it."""
+"""The device and data type that the networks compute in, and the copy of the weights that computes."""
 
 import copy
 from typing import Literal
@@ -11,17 +11,18 @@ from models.q_network import QNetwork
 
 
 def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device a `LearnerConfig.device` means on this machine."""
+    """Return the device that `LearnerConfig.device` means on this machine."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
 
 
 def choose_dtype(precision: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype:
-    """What forward and backward compute in; `auto` takes bfloat16 where the hardware multiplies it."""
+    """Return the dtype of forward and backward; `auto` is bfloat16 where the hardware multiplies it."""
     if precision != "auto":
         return torch.float32 if precision == "float32" else torch.bfloat16
     if device.type == "cuda":
+        # Emulated bfloat16 saves no time.
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -31,8 +32,8 @@ def choose_dtype(precision: Literal["auto", "float32", "bfloat16"], device: torc
 class ComputeCopy:
     """The network that computes: the float32 network itself, or a copy of it in a smaller dtype.
 
-    Casting all weights once an update is cheaper than autocast, which casts them in each of the three forward
-    passes, and rounds the same numbers in the same places.
+    Casting all weights once per update is cheaper than autocast, which casts them in each of the three
+    forward passes, and it rounds the same numbers in the same places.
     """
 
     def __init__(self, network: QNetwork, flat: Tensor, dtype: torch.dtype) -> None:
@@ -46,11 +47,11 @@ class ComputeCopy:
 
     @torch.no_grad()
     def refresh(self, part: slice = slice(None)) -> None:
-        """Take over the float32 weights, or a part of the flat ones, as they are now."""
+        """Copy the current float32 weights, or one part of the flat ones."""
         if self._flat is not self._source:
             self._flat[part].copy_(self._source[part])
 
     def gradient_buffer(self) -> tuple[Tensor, list[Tensor]]:
-        """A flat gradient in the network's dtype, and its view for each parameter."""
+        """Return a flat gradient in the network's dtype, and its view for each parameter."""
         flat = torch.zeros_like(self._flat, requires_grad=False)
         return flat, views(self.network, flat)

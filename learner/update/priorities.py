@@ -1,4 +1,4 @@
-"""How surprising each sample of an update was: its raw priority in the replay."""
+"""Raw replay priorities: how surprising each sample of an update was."""
 
 import torch
 from torch import Tensor
@@ -16,12 +16,12 @@ def sample_priorities(
     sample_losses: Tensor,
     support: Tensor,
 ) -> Tensor:
-    """Raw priorities (B,), not negative, of the samples whose losses (B,) are given.
+    """Return the non-negative raw priorities (B,) of the samples with the losses (B,) given.
 
-    `output`, `action` (B,) and `target` are those of the losses, `support` (Z,) is C51's. `loss` is the
-    reference's (Dopamine). `kl` takes the target's entropy off the cross-entropy, whose floor it is: then a
-    sample that is learned has next to none. `absolute_td` is the size of the error of the mean, as Ape-X's
-    actors send it with new items (Horgan et al., 2018).
+    `output`, `action` (B,) and `target` are what the losses were computed from, `support` (Z,) is C51's.
+    `loss` is the reference's choice (Dopamine). `kl` subtracts the target's entropy, the lowest possible
+    cross-entropy, so that a learned sample has almost no priority. `absolute_td` is the absolute error of the
+    mean, as Ape-X's actors send it with new items (Horgan et al., 2018).
     """
     if kind == "loss":
         return sample_losses

@@ -1,7 +1,7 @@
-"""The quantile Huber loss without its Z x Z pairs: sorted samples and running sums give it in Z log Z.
+"""The quantile Huber loss without its Z x Z pairs: sorting and running sums compute it in Z log Z.
 
-With 200 quantiles and a batch of 32 the pairs are 1.3 million numbers, and as many for every step of the
-formula and of its gradient.
+With 200 quantiles and a batch of 32 the pairs would be 1.3 million numbers, and as many again for every step
+of the formula and of its gradient.
 """
 
 import torch
@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn import functional
 
 KAPPA = 1.0
-"""Error at which the Huber loss goes from the square to the size."""
+"""Error at which the Huber loss changes from quadratic to linear."""
 
 
 def loss_and_slope(own: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantile Huber loss of each of the quantiles `own` (B, Z), and its derivative: both (B, Z) float64.
+    """Return the quantile Huber loss of each quantile `own` (B, Z), and its derivative: both (B, Z) float64.
 
     Each is the mean over `samples` (B, Z) of the pairs' losses: Dabney et al., 2018 (arXiv 1710.10044),
-    equations 9 and 10. Float64, because sums of squares are taken from one another.
+    equations 9 and 10. Float64, because sums of squares are subtracted from one another.
     """
     own, samples = own.detach().double(), samples.detach().double()
     count, first, second = _sums_by_distance(own, samples)
@@ -30,14 +30,14 @@ def loss_and_slope(own: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sums_by_distance(own: Tensor, samples: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Number, sum and sum of squares of the samples (B, Z) in four groups for each quantile, each (4, B, Z).
+    """Return count, sum and sum of squares of the samples (B, Z) in four groups per quantile, each (4, B, Z).
 
-    The groups: farther than kappa below the quantile, within it below, within it above, farther above.
+    The groups: more than kappa below the quantile, within kappa below, within kappa above, farther above.
     """
     ordered = samples.sort(dim=1).values
     edges = torch.stack([own - KAPPA, own, own + KAPPA])
     count = torch.searchsorted(ordered.expand(edges.shape).contiguous(), edges)
-    # Up to the last sample, which may be no number: the loss shall not be one then.
+    # Include the last sample even if it is NaN, which sorts last: the loss must then be NaN too.
     count = torch.cat([count, torch.full_like(count[:1], own.shape[1])])
     running = (functional.pad(powers.cumsum(dim=1), (1, 0)) for powers in (ordered, ordered.square()))
     first, second = (sums.expand(len(count), -1, -1).gather(2, count) for sums in running)
@@ -47,8 +47,8 @@ def _sums_by_distance(own: Tensor, samples: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def _weights(own: Tensor) -> Tensor:
-    """What a sample of each group counts in the mean of each quantile, (4, 1, Z): (1 - p) / Z below it, p / Z
-    above it."""
+    """Return a sample's weight in the mean of each quantile by group, (4, 1, Z): (1 - p) / Z below the
+    quantile, p / Z above it."""
     size = own.shape[1]
     probability = (torch.arange(size, device=own.device, dtype=own.dtype) + 0.5) / size
     below, above = 1.0 - probability, probability

@@ -11,17 +11,17 @@ import numpy as np
 import torch
 
 T = TypeVar("T")
-# Fewer rows a thread than this, and reading the weights costs more than the arithmetic.
+# With fewer rows per thread, reading the weights costs more than the arithmetic.
 MIN_ROWS = 8
 
 
 class ThreadTeam:
-    """`size` threads, the caller's and others, each running whole operators by itself.
+    """`size` threads, including the caller's, that each run whole operators by themselves.
 
-    The other way to use the cores, threads inside of every operator, meets at a barrier several hundred times
-    an update. When anything else wants a core, an actor for instance, each barrier waits for the thread that
-    lost its core: on two busy cores an update then took ten times as long as on a single thread. A team meets
-    twice an update, and what the faster ones have to spare goes into the next update.
+    The usual way to use the cores, threads inside every operator, meets at a barrier several hundred times
+    per update. When anything else wants a core, such as an actor, each barrier waits for the thread that lost
+    its core: on two busy cores an update then took ten times as long as on a single thread. A team meets
+    twice per update, and its faster members spend their spare time on the next update.
     """
 
     def __init__(self, size: int, threads_each: int = 1) -> None:
@@ -33,7 +33,7 @@ class ThreadTeam:
 
     @classmethod
     def for_batch(cls, num_threads: int, batch_size: int) -> "ThreadTeam":
-        """A team for batches of `batch_size`; what it leaves of `num_threads` goes into its operators."""
+        """Return a team for batches of `batch_size`; threads to spare go into each member's operators."""
         size = max(1, min(num_threads, batch_size // MIN_ROWS))
         return cls(size, num_threads // size)
 
@@ -44,12 +44,12 @@ class ThreadTeam:
         second: Callable[[int], T],
         meanwhile: Callable[[], Iterable[Callable[[], None]]] = lambda: (),
     ) -> list[T]:
-        """first(i) of all members at once, then between() by one of them, then second(i) of all at once.
+        """Run first(i) in all members at once, then between() in one of them, then second(i) in all at once.
 
-        Returns what `second` returned. The caller is member 0, and runs `meanwhile` before its `first`, while
-        the others are at theirs (in a team of one after it). What `meanwhile` returns are spare tasks:
-        members that are through with `first` take them, unless somebody waits for them already. They may be
-        left undone, and a team of one takes none. Raises the first error after all have ended.
+        Returns what `second` returned. The caller is member 0 and runs `meanwhile` before its `first`, while
+        the others run theirs (in a team of one after it). `meanwhile` returns spare tasks: members that have
+        finished `first` take them, unless another member already waits for them. Tasks may be left undone,
+        and a team of one takes none. Raises the first error after all members have ended.
         """
         with _flushing_denormals():
             return self._run(first, between, second, meanwhile)
@@ -86,7 +86,7 @@ class ThreadTeam:
             others = [self._pool.submit(work, member) for member in range(1, self.size)]
             futures = [_done(work, 0), *others]
             errors = [error for future in futures if (error := future.exception()) is not None]
-        # A member that fails breaks the barrier for those that wait there: theirs are not the cause.
+        # A failing member breaks the barrier for the members waiting there: their errors are not the cause.
         errors.sort(key=lambda error: isinstance(error, threading.BrokenBarrierError))
         if errors:
             raise errors[0]
@@ -95,12 +95,13 @@ class ThreadTeam:
 
 @contextmanager
 def _flushing_denormals() -> Iterator[None]:
-    """This thread takes numbers below 1.2e-38, float32's smallest normal one, for 0.
+    """Treat numbers below 1.2e-38, float32's smallest normal number, as 0 in this thread.
 
-    Adam's first moment of a weight that gets no gradient any more (a dormant unit's) shrinks to such a number
-    within 800 updates and never to 0. A third of the moments were of that kind in a run on Boxing, and
-    Adam's step took 46 ms in place of 9.
+    Adam's first moment of a weight that gets no gradient any more (of a dormant unit) shrinks to such a
+    number within 800 updates and never to 0. In a run on Boxing a third of the moments were denormal, and
+    Adam's step took 46 ms instead of 9.
     """
+    # torch cannot be asked for the mode, so probe it: with it on, a denormal product is 0.
     before = bool(np.float32(1e-40) * np.float32(1.0) == 0.0)
     torch.set_flush_denormal(True)
     try:
@@ -110,16 +111,16 @@ def _flushing_denormals() -> Iterator[None]:
 
 
 def _join(threads: int) -> None:
-    """A new member's first act."""
+    """Set up the thread of a new member."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
 
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """That many threads in the operators of this thread.
+    """Use `number` threads in the operators of this thread.
 
-    Some libraries below take the number for all threads: it must stand before the others begin, or their
+    Some libraries below apply the number to all threads: it must be set before the others begin, or their
     results differ in the last bits.
     """
     before = torch.get_num_threads()
@@ -131,7 +132,7 @@ def _threads(number: int) -> Iterator[None]:
 
 
 def _done(work: Callable[[int], T], member: int) -> "Future[T]":
-    """What a member makes of its work, in this thread."""
+    """Run a member's work in this thread and return its result or error as a future."""
     future: Future[T] = Future()
     try:
         future.set_result(work(member))
@@ -141,7 +142,7 @@ def _done(work: Callable[[int], T], member: int) -> "Future[T]":
 
 
 def _taken(tasks: "deque[Callable[[], None]]") -> Callable[[], None] | None:
-    """The first of them, if there is one; several threads take from it."""
+    """Return the first task, or None if there is none; several threads may call this at once."""
     try:
         return tasks.popleft()
     except IndexError:

@@ -16,8 +16,8 @@ def test_the_network_is_printed_with_flags_and_their_aliases(capsys):
     for text in (
         "121 x 32 (per_conv)",
         "8, 512 hidden units each",
-        "16 an expert, 128 together",
-        "50,208 an",
+        "16 per expert, 128 in total",
+        "50,208 per",
     ):
         assert text in printed
     assert "120.59 million, 123.35 million with noise" in printed
@@ -26,10 +26,10 @@ def test_the_network_is_printed_with_flags_and_their_aliases(capsys):
 @pytest.mark.parametrize(
     ("flags", "line", "outputs"),
     [
-        (["scalar"], "scalar, one an action", "6 x 1 "),
-        (["c51", "--network.v-max", "5"], "c51, 51 atoms from -3 to 5 an action", "6 x 51 "),
-        (["quantile"], "quantile, 51 an action", "6 x 51 "),
-        (["quantile", "--network.num-quantiles", "32"], "quantile, 32 an action", "6 x 32 "),
+        (["scalar"], "scalar, one per action", "6 x 1 "),
+        (["c51", "--network.v-max", "5"], "c51, 51 atoms from -3 to 5 per action", "6 x 51 "),
+        (["quantile"], "quantile, 51 per action", "6 x 51 "),
+        (["quantile", "--network.num-quantiles", "32"], "quantile, 32 per action", "6 x 32 "),
     ],
 )
 def test_what_is_learned_of_an_action_is_named(flags, line, outputs, capsys):

@@ -49,6 +49,6 @@ def test_a_killed_learner_starts_again_though_an_actor_waits_for_a_core(address:
         until(lambda: not is_alive(pid), "its end")
         until(lambda: status()["learner"].get("pid") not in (None, pid), "another learner", SECONDS)
         until(lambda: updates() > before + 20, "more updates", SECONDS)
-        command.prints("actor 1 waits since 20 s to start", SECONDS)
+        command.prints("actor 1 has waited 20 s to start", SECONDS)
         command.process.send_signal(signal.SIGINT)
         assert command.process.wait(patient(60)) == 0

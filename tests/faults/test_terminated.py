@@ -153,7 +153,7 @@ def test_sigkill_to_every_process_is_told_at_once(terminal: Terminal, running: S
     ray_folder = ray_of(folder)
     send(signal.SIGKILL, list(processes_of(folder, ray_folder)))
     assert running.process.wait(patient(45)) == 1, "it does not wait for a minute"
-    assert f"its processes were ended without a word; go on: apexpert resume {NAME}" in running.printed()
+    assert f"its processes were ended without a word; resume it: apexpert resume {NAME}" in running.printed()
     ends(folder, ray_folder)
 
 

@@ -55,7 +55,7 @@ def test_a_loop_hands_over_and_goes_on(disk: Disk) -> None:
     assert [path.name for path in disk.paths()] == ["update-000000001"]
     assert notes[0] == (
         "checkpoint of update 1 cannot be written: No space left on device;"
-        " it is tried again, those before stay"
+        " it is tried again, earlier checkpoints stay"
     )
 
 

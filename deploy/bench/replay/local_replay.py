@@ -1,4 +1,4 @@
-"""Embedded shards for a benchmark, and an actor that writes into them."""
+"""Embedded shards for a benchmark, and an actor that writes to them."""
 
 import contextlib
 import tempfile
@@ -18,32 +18,32 @@ from replay.writer import Writer
 RUN = "bench"
 UNLIMITED = 10**15
 LATE = 10**12
-"""Env steps after any schedule's end: the policy is asked at every step, as in most of a run."""
+"""Env steps past the end of any schedule: the network is evaluated at every step, as in most of a run."""
 
 
 class InitialWeights:
-    """A source of weights (`WeightsSource`) that has version 0 and nothing newer."""
+    """A `WeightsSource` that has version 0 and nothing newer."""
 
     def __init__(self, weights: Weights) -> None:
         self._weights: Weights | None = weights
 
     def ask(self) -> None:
-        """There is nothing newer."""
+        """Do nothing: there are no newer weights."""
 
     def take(self, wait: bool = False) -> Weights | None:
-        """Version 0 at the first call, then None."""
+        """Return version 0 at the first call, then None."""
         weights, self._weights = self._weights, None
         return weights
 
 
 def signature_of(config: Config, spec: EnvironmentSpec) -> Signature:
-    """What this configuration's data looks like."""
+    """Return the signature of this configuration's data."""
     return Signature(spec.frame_shape, config.environment.stack, config.replay.n_step, spec.num_actions)
 
 
 @contextlib.contextmanager
 def open_shards(config: Config) -> Iterator[list[Shard]]:
-    """Embedded servers in a temporary folder whose writers never wait for allowance."""
+    """Open embedded servers in a temporary folder whose writers never wait for allowance."""
     with tempfile.TemporaryDirectory() as folder:
         servers = EmbeddedServers(
             Path(folder) / "replay",
@@ -64,7 +64,7 @@ def open_shards(config: Config) -> Iterator[list[Shard]]:
 
 
 def make_actor(config: Config, shards: list[Shard], spec: EnvironmentSpec) -> tuple[Actor, Writer]:
-    """The production actor of slot 0 on the initial weights, and its writer."""
+    """Return the production actor of slot 0 with the initial weights, and its writer."""
     parameters = make_train_step(config, spec).parameters()
     writer = Writer(shards, run=RUN, signature=signature_of(config, spec))
     actor = Actor(

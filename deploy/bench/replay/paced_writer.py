@@ -1,4 +1,4 @@
-"""A process of its own that writes segments at a given pace, as actors elsewhere would."""
+"""A separate process that writes segments at a given pace, as remote actors would."""
 
 import itertools
 import multiprocessing
@@ -21,8 +21,8 @@ NICE_SECONDS = 0.002
 def paced_writer(
     urls: Sequence[str], run: str, signature: Signature, segments: Sequence[bytes], steps_per_s: float
 ) -> Iterator[None]:
-    """Writes encoded `segments` round and round through a production writer, `steps_per_s`, until the end."""
-    context = multiprocessing.get_context("spawn")  # a fork would share the caller's connections
+    """Write encoded `segments` in a loop through a production writer, `steps_per_s`, until the exit."""
+    context = multiprocessing.get_context("spawn")  # A fork would share the caller's connections.
     ready, stop = context.Event(), context.Event()
     arguments = (list(urls), run, signature, list(segments), steps_per_s, ready, stop)
     process = context.Process(target=_write, args=arguments, daemon=True)
@@ -52,7 +52,7 @@ def _write(
     ready.set()
     start = time.monotonic()
     for number in itertools.count():
-        if number == 1:  # the first one waits until the sampler looks
+        if number == 1:  # The first write waits until the sampler polls, which is no part of the pace.
             start = time.monotonic()
         while writer.counters.items > steps_per_s * (time.monotonic() - start):
             if stop.wait(NICE_SECONDS):

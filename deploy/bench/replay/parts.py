@@ -1,4 +1,4 @@
-"""The parts of the replay benchmark: each takes the setup and gives one measurement of its keys."""
+"""The parts of the replay benchmark: each takes the setup and yields measurements of its keys."""
 
 import itertools
 import statistics
@@ -17,23 +17,23 @@ from replay.types import Segment
 BATCH = 256
 INDEX_BATCH = 512
 INDEX_ITEMS_PER_ITEM = 10
-"""The priority index is measured with so many times the items of the full replay."""
+"""The priority index is measured with this many times the items of the full replay."""
 MOST_SAMPLED = 200_000
-"""Transitions in the replay that batches are drawn from; their frames are far more than any cache holds."""
+"""Transitions in the replay that batches are drawn from; their frames are far larger than any cache."""
 MOST_SIZED = 100_000
 """Env steps of each game whose bytes are counted."""
 CHECK_EVERY = 100
-"""One batch of so many is compared with the brute force: 1 % of what was drawn."""
+"""One batch in this many is compared with brute force: 1 % of what was drawn."""
 ROUNDING = 1e-10
-"""Of ten million masses' sum: a thousandth of one of them."""
+"""Relative to the sum of ten million masses: a thousandth of one mass."""
 WARM_BATCHES = 20
 
 
 def insert(setup: Setup) -> Iterator[dict[str, float]]:
-    """Acknowledged env steps a second of one writer in this process.
+    """Measure acknowledged env steps per second of one writer in this process.
 
-    `insert_` begins with segments (encoding, compression, tickets, commits), `build_and_insert_` with single
-    env steps, which the segment builder takes in. All games count the same.
+    `insert_` starts from segments (encoding, compression, tickets, commits), `build_and_insert_` from single
+    env steps, which the segment builder collects. All games count equally.
     """
     sources: dict[str, Callable[[int, str], Iterable[Segment]]] = {
         "insert": lambda turn, game: [segment for segment, _ in setup.segments(turn, (game,))],
@@ -59,6 +59,7 @@ def _insert(
     while spent < setup.seconds / len(setup.recordings):
         segments = source(next(turns), game)
         start = time.perf_counter()
+        # For `build_and_insert` this is a generator, so that the loop also times building the segments.
         for segment in segments:
             writer.write(segment)
         spent += time.perf_counter() - start
@@ -66,7 +67,7 @@ def _insert(
 
 
 def sample(setup: Setup) -> Iterator[dict[str, float]]:
-    """Transitions a second out of the frame store on one core, and out of Redis on all."""
+    """Measure transitions per second from the frame store on one core, and from Redis on all cores."""
     with setup.servers("sample") as servers:
         capacity = servers.fill(min(setup.items, MOST_SAMPLED))
         samplers = {}
@@ -83,8 +84,9 @@ def sample(setup: Setup) -> Iterator[dict[str, float]]:
 
 
 def _draw(setup: Setup, sampler: Sampler) -> dict[str, float]:
-    """One batch of CHECK_EVERY, which one is left to chance, is checked, beside the clock and before the next
-    is drawn: nobody holds it while others are timed.
+    """Draw batches; check a random one in CHECK_EVERY, outside the timed stretches.
+
+    It is checked before the next batch is drawn, so that it is not held while others are timed.
     """
     for _ in range(WARM_BATCHES):
         sampler.sample()
@@ -106,9 +108,9 @@ def _draw(setup: Setup, sampler: Sampler) -> dict[str, float]:
 
 
 def index(setup: Setup) -> Iterator[dict[str, float]]:
-    """Priorities set and leaves drawn a second on one core, in batches, in a large index.
+    """Measure priorities set and leaves drawn per second on one core, in batches, in a large index.
 
-    One batch of leaves in CHECK_EVERY is checked, after the clock has stopped; which ones is left to chance.
+    One random batch of leaves in CHECK_EVERY is checked, after the timing.
     """
     capacity = setup.items * INDEX_ITEMS_PER_ITEM
     random = np.random.default_rng(0)
@@ -137,7 +139,7 @@ def index(setup: Setup) -> Iterator[dict[str, float]]:
 
 
 def _calls(call: Callable[[int], Any], batches: int, seconds: float) -> tuple[float, int]:
-    """Items a second of calls with the numbers of batches, and how many calls there were."""
+    """Return items per second of calls with batch numbers, and how many calls were made."""
     done, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds / 2 or done == 0:
         for batch in range(done % batches, min(done % batches + 50, batches)):
@@ -147,9 +149,9 @@ def _calls(call: Callable[[int], Any], batches: int, seconds: float) -> tuple[fl
 
 
 def check_draws(tree: PriorityIndex, points: NDArray[np.float64], leaves: NDArray[np.int64]) -> None:
-    """Compare leaves with what the points are in the masses' cumulative sum; raises BenchmarkError.
+    """Compare leaves with where the points fall in the masses' cumulative sum; raise BenchmarkError.
 
-    The leaves of a tree that is not a power of two are on two levels: those of the lower one come first.
+    The leaves of a tree whose size is not a power of two lie on two levels: the lower level comes first.
     """
     masses, first = tree.masses(), (1 << (tree.capacity - 1).bit_length()) - tree.capacity
     ends = np.cumsum(np.roll(masses, -first))
@@ -159,7 +161,7 @@ def check_draws(tree: PriorityIndex, points: NDArray[np.float64], leaves: NDArra
 
 
 def size(setup: Setup) -> Iterator[dict[str, float]]:
-    """Bytes of a stored env step in Redis, all overheads counted, and in the append-only files, by game."""
+    """Measure the bytes of an env step in Redis, all overheads included, and in the log files, by game."""
     while True:
         result = {}
         for game in setup.recordings:
@@ -172,10 +174,10 @@ def size(setup: Setup) -> Iterator[dict[str, float]]:
 
 
 def ready(setup: Setup) -> Iterator[dict[str, float]]:
-    """Seconds until a sampler that starts on a full replay can draw: index, priorities, frame store.
+    """Measure the seconds until a sampler starting on a full replay can draw: index, priorities, frames.
 
-    `ready_seconds` from the logs alone, `restore_seconds` from a checkpoint's state. All repetitions are in
-    this process: what it takes to start one and to load its code is not in them.
+    `ready_seconds` starts from the logs alone, `restore_seconds` from a checkpoint's state. All repetitions
+    run in this process: starting a process and loading its code are not included.
     """
     suffix = "1m" if setup.items == 1_000_000 else str(setup.items)
     with setup.servers("ready") as servers:
@@ -188,7 +190,7 @@ def ready(setup: Setup) -> Iterator[dict[str, float]]:
             set_priorities(sampler, seed=0)
             document, arrays = sampler.state()
             setup.check(sampler, sampler.sample())
-            del sampler  # its frame store must leave before the next one comes
+            del sampler  # Free its frame store before the next one is allocated.
             sampler, again = _started(servers, items, lambda sampler: sampler.restore(document, arrays))  # noqa: B023
             setup.check(sampler, sampler.sample())
             del sampler

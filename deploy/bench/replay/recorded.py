@@ -1,4 +1,4 @@
-"""Games recorded at the production environments, their segments, and what must be drawn of these."""
+"""Games recorded in the production environments, their segments, and the items they must give."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -18,15 +18,15 @@ from replay.types import Segment, Signature
 GAMES = ("ms_pacman", "seaquest", "breakout", "pong")
 NUM_ENVS = 8
 NUM_ACTIONS = 18
-"""Segments of all games lie in one replay: its signature has the full action space."""
+"""All games share one replay, so that its signature has the full action space."""
 
 
 class Step(NamedTuple):
-    """One env step, as plain values."""
+    """One env step as plain values."""
 
     env: int
     first_frame: NDArray[np.uint8] | None
-    """(H, W) where the step is its episode's first, else None."""
+    """(H, W) if the step is the first of its episode, else None."""
     action: int
     reward: float
     next_frame: NDArray[np.uint8]
@@ -38,12 +38,12 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Stream:
-    """What one environment showed in S steps, as arrays: all frames in order, those of resets included."""
+    """What one environment showed in S steps, as arrays: all frames in order, frames of resets included."""
 
     frames: NDArray[np.uint8]
     """(F, H, W)"""
     newest: NDArray[np.int64]
-    """(S,) the frame that a step's action was chosen on; the next frame is what the step led to."""
+    """(S,) the frame that the step's action was chosen on; the next frame is the step's result."""
     first: NDArray[np.int64]
     """(S,) the first frame of the step's episode."""
     actions: NDArray[np.int64]
@@ -59,7 +59,7 @@ class Stream:
 
 
 class Transition(NamedTuple):
-    """One item by brute force."""
+    """One item, computed by brute force."""
 
     observation: NDArray[np.uint8]
     """(stack, H, W)"""
@@ -85,7 +85,7 @@ class Recording:
 
     @cached_property
     def steps(self) -> list[Step]:
-        """All steps, the environments in turns."""
+        """All steps, alternating between the environments."""
         turns = itertools.zip_longest(*(_steps(env, stream) for env, stream in self.streams.items()))
         return [step for turn in turns for step in turn if step is not None]
 
@@ -95,7 +95,7 @@ class Recording:
         return list(self.build())
 
     def build(self, *, actor: int = 0, incarnation: int = 0) -> Iterator[Segment]:
-        """The segments as an actor makes them: step by step, by the production builder."""
+        """Yield the segments as an actor makes them: step by step, by the production builder."""
         numbers = itertools.count()
         builders = [
             SegmentBuilder(
@@ -118,7 +118,7 @@ class Recording:
 
     @cached_property
     def _starts(self) -> list[int]:
-        """Of each segment, the step of its environment's stream that its first item is."""
+        """For each segment, the index of its first item's step in its environment's stream."""
         taken = dict.fromkeys(self.streams, 0)
         starts = []
         for segment in self.segments:
@@ -127,7 +127,7 @@ class Recording:
         return starts
 
     def expected(self, seq: int, place: int) -> Transition:
-        """Item `place` of segment `seq`, straight from the stream; shares no code with the replay."""
+        """Return item `place` of segment `seq`, straight from the stream; shares no code with the replay."""
         stream, rules = self.streams[self.segments[seq].env_slot], self._replay
         start = step = self._starts[seq] + place
         total, power, bootstrap = 0.0, 1.0, True
@@ -156,7 +156,7 @@ class Recording:
 def record(
     game: str, environment: EnvironmentConfig, replay: ReplayConfig, *, steps: int, seed: int = 0
 ) -> Recording:
-    """Plays `game` for at least `steps` steps in all, with every other setting of `environment`."""
+    """Play `game` for at least `steps` steps in total, with every other setting of `environment`."""
     config = replace(environment, game=game, env="")
     environments = make_environment(config, NUM_ENVS, environment_seeds(seed, 0, 0, NUM_ENVS))
     try:
@@ -179,7 +179,7 @@ def _play(environments: VectorEnvironment, steps: int, rng: np.random.Generator)
             if valid:
                 flags = (answer.terminated[env], answer.truncated[env], answer.life_lost[env])
                 rows[env].append((newest, first[env], actions[env], answer.rewards[env], *flags))
-            else:  # the reset after an end
+            else:  # The reset after an end.
                 first[env] = newest + 1
     kinds = (np.int64, np.int64, np.int64, np.float32, np.bool_, np.bool_, np.bool_)
     return {

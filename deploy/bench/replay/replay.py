@@ -1,9 +1,9 @@
-"""`apexpert bench replay`: how fast the replay takes in, keeps and gives out recorded Atari.
+"""`apexpert bench replay`: how fast the replay ingests, keeps and returns recorded Atari.
 
-Production classes throughout: environments (which are recorded once, at the start), segment builder, writer,
-embedded servers with append-only files, log reader, priority index, frame store, sampler. One batch of a
-hundred, at random, is compared with transitions built from the recording by brute force, and as many leaves
-of the large index with the cumulative sum of its masses.
+Production classes throughout: environments (recorded once, at the start), segment builder, writer, embedded
+servers with append-only files, log reader, priority index, frame store, sampler. One random batch in a
+hundred is compared with transitions built from the recording by brute force, and as many leaves of the large
+index with the cumulative sum of its masses.
 """
 
 import os
@@ -23,7 +23,7 @@ __all__ = ["GAMES", "PARTS", "BenchmarkError", "record_games", "run"]
 
 ITEMS = 1_000_000
 MOST_RECORDED = 16_384
-"""Steps recorded of each game, at most; more items are made by writing these again as other segments."""
+"""Maximum steps recorded per game; more items are made by writing these again as other segments."""
 
 PARTS: Mapping[str, Callable[[Setup], Iterator[dict[str, float]]]] = {
     "insert": replay_parts.insert,
@@ -61,13 +61,13 @@ def run(
     recordings: Mapping[str, Recording] | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Medians of `repeats` measurements of about `seconds` each, of some `parts` (none named: all).
+    """Return medians of `repeats` measurements of about `seconds` each, for the `parts` (none named: all).
 
     `items` transitions are the full replay; the priority index has ten times as many. Keys: those of the
-    parts, `goals` with what each should reach and whether it does, `commands` with the servers' statistics by
-    part, `repeats` with every single measurement, `transitions_checked` of `transitions_drawn`,
-    `ready_process`, `load` (the machine's load average before and after) and `config`. Raises BenchmarkError
-    when a draw is wrong.
+    parts, `goals` with each goal and whether it is met, `commands` with the servers' statistics by part,
+    `repeats` with every single measurement, `transitions_checked` of `transitions_drawn`, `ready_process`,
+    `load` (the machine's load average before and after) and `config`. Raises BenchmarkError when a draw is
+    wrong.
     """
     load, begun = os.getloadavg()[0], time.monotonic()
     setup = Setup(config, recordings or record_games(config, items, report), items, seconds, report)
@@ -101,7 +101,7 @@ def run(
 
 
 def record_games(config: Config, items: int, report: Callable[[str], None]) -> dict[str, Recording]:
-    """All games, each with a sixteenth of the items or MOST_RECORDED steps."""
+    """Record all games, each with a sixteenth of the items or MOST_RECORDED steps."""
     steps = min(MOST_RECORDED, max(items // 16, 8 * config.replay.segment_steps))
     recordings = {}
     for game in GAMES:
@@ -113,7 +113,7 @@ def record_games(config: Config, items: int, report: Callable[[str], None]) -> d
 
 
 def goals(medians: Mapping[str, float]) -> dict[str, dict[str, float | bool]]:
-    """Of each measured key that has a goal: the goal, and whether it is met."""
+    """Return, for each measured key that has a goal, the goal and whether it is met."""
     least = {
         key: {"at_least": float(goal), "met": medians[key] >= goal}
         for key, goal in AT_LEAST.items()
@@ -128,7 +128,7 @@ def goals(medians: Mapping[str, float]) -> dict[str, dict[str, float | bool]]:
 
 
 def _table(commands: Counter[str]) -> dict[str, dict[str, float]]:
-    """Calls and microseconds a call of each command, the most time first."""
+    """Return calls, and microseconds per call, of each command, the most total time first."""
     names = sorted({key.split()[0] for key in commands}, key=lambda name: -commands[f"{name} usec"])
     return {
         name: {

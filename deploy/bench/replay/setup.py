@@ -1,4 +1,4 @@
-"""What the parts of the replay benchmark share: filled servers, samplers and the brute-force check."""
+"""Shared by the parts of the replay benchmark: filled servers, samplers and the brute-force check."""
 
 import contextlib
 import tempfile
@@ -24,16 +24,16 @@ from replay.types import Batch, Segment, SegmentIdentity, Signature
 from replay.writer import Writer
 
 NEVER_LIMITED = 1e15
-"""Error buffer with which the limiter stands in nobody's way."""
+"""Error buffer so large that the limiter never blocks."""
 
 
 class BenchmarkError(ApexpertError):
-    """What was drawn is not what was recorded."""
+    """A draw differs from what was recorded."""
 
 
 @dataclass
 class Setup:
-    """One run of the benchmark: what is measured, and what it adds up on the way."""
+    """One run of the benchmark: what it measures, and the totals it collects."""
 
     config: Config
     recordings: Mapping[str, Recording]
@@ -46,19 +46,19 @@ class Setup:
     """By part: calls and microseconds of the servers' commands, as `name calls` and `name usec`."""
     drawn: int = 0
     checked: int = 0
-    """Transitions compared with the brute force."""
+    """Transitions compared with brute force."""
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(1))
-    """Says what is checked."""
+    """Chooses what is checked."""
 
     @property
     def signature(self) -> Signature:
-        """Of all recordings."""
+        """The signature that all recordings share."""
         return next(iter(self.recordings.values())).signature
 
     def segments(self, pass_number: int, games: tuple[str, ...] = ()) -> list[tuple[Segment, Segment]]:
-        """All segments of some games (all, by default) under new identities, with the recorded ones.
+        """Return all segments of some games (default: all) under new identities, with the recorded ones.
 
-        The actor is the game's number and the incarnation the pass: so an identity names what was recorded.
+        Actor is the game's number and incarnation the pass, so that an identity names what was recorded.
         """
         return [
             (replace(segment, identity=SegmentIdentity(number, pass_number, segment.identity.seq)), segment)
@@ -69,7 +69,7 @@ class Setup:
 
     @contextlib.contextmanager
     def servers(self, part: str) -> Iterator["Servers"]:
-        """Fresh embedded servers with append-only files, whose writers never wait for allowance."""
+        """Open fresh embedded servers with append-only files, whose writers never wait for allowance."""
         replay = self.config.replay
         with tempfile.TemporaryDirectory() as folder:
             embedded = EmbeddedServers(
@@ -88,7 +88,7 @@ class Setup:
                 embedded.stop()
 
     def check(self, sampler: Sampler, batch: Batch) -> None:
-        """Compare a batch, every bit of it, with what the recordings say; raises BenchmarkError."""
+        """Compare a batch, bit for bit, with the recordings; raise BenchmarkError."""
         recordings, table = list(self.recordings.values()), sampler.table
         slots = table.leaf_slots[batch.leaf]
         places = batch.leaf - table.slots["first_leaf"][slots]
@@ -111,7 +111,7 @@ class Setup:
 
 
 class Servers:
-    """The servers of one measurement, by their shards."""
+    """The servers of one measurement and their shards."""
 
     def __init__(self, setup: Setup, urls: list[str], folder: Path) -> None:
         self._setup, self.urls, self._folder = setup, urls, folder
@@ -125,11 +125,11 @@ class Servers:
             shard.close()
 
     def writer(self) -> Writer:
-        """A production writer."""
+        """Return a production writer."""
         return Writer(self.shards, run=RUN, signature=self._setup.signature)
 
     def sampler(self, *, capacity: int, batch_size: int = 256, store_bytes: int | None = None) -> Sampler:
-        """A production sampler; `store_bytes` None takes the configured frame store."""
+        """Return a production sampler; with `store_bytes` None it has the configured frame store."""
         signature = self._setup.signature
         config = replace(
             self._setup.config.replay,
@@ -150,9 +150,9 @@ class Servers:
         )
 
     def fill(self, items: int, games: tuple[str, ...] = ()) -> int:
-        """Commit at least so many items of some games (all, by default) in equal parts; returns their number.
+        """Commit at least `items` items of some games (default: all) in equal parts; return their number.
 
-        What was compressed once is written again under other identities, past the writer.
+        Segments are compressed once and written again under other identities, bypassing the writer.
         """
         encoded: dict[int, bytes] = {}
         signature, filled, pass_number = self._setup.signature, 0, 0
@@ -170,15 +170,15 @@ class Servers:
         return filled
 
     def used_bytes(self) -> int:
-        """Memory of all servers, all overheads counted."""
+        """Return the memory of all servers, all overheads included."""
         return sum(shard.administration.memory()[0] for shard in self.shards)
 
     def disk_bytes(self) -> int:
-        """Bytes of all append-only files."""
+        """Return the bytes of all append-only files."""
         return sum(path.stat().st_size for path in self._folder.rglob("append*") if path.is_file())
 
     def count_commands(self, into: Counter[str]) -> None:
-        """Add what the servers did since they started."""
+        """Add the commands that the servers have run since they started."""
         for shard in self.shards:
             for name, (calls, microseconds) in shard.administration.command_stats().items():
                 into[f"{name} calls"] += calls
@@ -186,7 +186,7 @@ class Servers:
 
 
 def set_priorities(sampler: Sampler, seed: int) -> None:
-    """Give every item a priority of its own, as uneven as losses are."""
+    """Give every item its own priority, as unevenly distributed as losses are."""
     table = sampler.table
     leaves = np.flatnonzero(table.index.masses())
     generations: NDArray[np.int64] = table.slots["generation"][table.leaf_slots[leaves]]
@@ -196,7 +196,7 @@ def set_priorities(sampler: Sampler, seed: int) -> None:
 
 
 def _renamed(encoded: bytes, segment: Segment, signature: Signature) -> bytes:
-    """An encoded segment under the identity of `segment`, without compressing its blocks again."""
+    """Return an encoded segment under the identity of `segment`, without compressing its blocks again."""
     header = decode_header(encoded)
     start, stop, _, crcs = header.blocks.T.tolist()
     sizes = [end - begin for begin, end in zip(start, stop, strict=True)]

@@ -1,4 +1,4 @@
-"""The part of the replay benchmark about tailing: how fast it goes, and what it costs beside other work."""
+"""The tailing part of the replay benchmark: its speed, and its cost beside other work."""
 
 import statistics
 import time
@@ -15,21 +15,21 @@ from replay.sampler import Sampler
 from replay.segments.codec import encode
 
 PACE = 10_000
-"""Env steps a second that are written while the main thread is busy."""
+"""Env steps per second written while the main thread is busy."""
 PAIRS = 4
-"""Stretches of each work, without and with tailing in turns."""
+"""Pairs of stretches for each kind of work, alternately without and with tailing."""
 MOST_TAILED = 200_000
 MATRIX = np.ones((64, 64), np.float32)
 
 
 def _products() -> None:
-    """About 0.1 ms of what a learner's thread does: small steps inside of a library."""
+    """Spend about 0.1 ms like a learner's thread: in small steps inside a library."""
     for _ in range(16):
         MATRIX @ MATRIX
 
 
 def _bytecode() -> None:
-    """About 0.1 ms of nothing but Python's own interpreter."""
+    """Spend about 0.1 ms in Python's interpreter alone."""
     total = 0
     for number in range(3_000):
         total += number * number
@@ -39,9 +39,11 @@ WORKS: dict[str, Callable[[], None]] = {"tail_cost_percent": _products, "tail_co
 
 
 def tail(setup: Setup) -> Iterator[dict[str, float]]:
-    """Env steps a second taken in from a backlog by a sampler that is full, so that as many leave; and the
-    share of a busy thread's work that is lost when it tails 10,000 steps a second as the learner does. Writer
-    and servers run in both cases.
+    """Measure the speed of tailing, and what it costs a busy thread.
+
+    The speed is env steps per second ingested from a backlog by a full sampler, so that as many are evicted.
+    The cost is the share of a busy thread's work that is lost when it tails 10,000 steps per second as the
+    learner does. Writer and servers run in both cases.
     """
     while True:
         with setup.servers("tail") as servers:
@@ -90,11 +92,11 @@ class _Stretch(NamedTuple):
     """One stretch of work."""
 
     rounds: float
-    """A second."""
+    """Rounds of work per second."""
     inside: float
     """Share of the time in `ingest`."""
     cpu: float
-    """Share of a core that `ingest` took."""
+    """Share of a core that `ingest` used."""
     seconds: float
 
 
@@ -103,7 +105,7 @@ def _busy(work: Callable[[], None], sampler: Sampler | None, seconds: float) -> 
     start, ends = time.perf_counter(), False
     while not ends:
         now = time.perf_counter()
-        ends = now - start >= seconds  # what came since the last look is taken before the clock stops
+        ends = now - start >= seconds  # The last round ingests the rest before the clock stops.
         if sampler is not None and (now >= next_ingest or ends):
             cpu -= time.thread_time()
             sampler.ingest()

@@ -1,4 +1,4 @@
-"""`apexpert bands`: a run beside published seeds, and what such a comparison can tell."""
+"""`apexpert bands`: a run beside published seeds, and what such a comparison can show."""
 
 import json
 from collections.abc import Sequence
@@ -25,27 +25,27 @@ class BandsArguments:
     """Set a run's mean returns beside five published seeds of the same game and agent, a million frames each.
 
     An episode counts for the window of 250,000 env steps in which it ended. With 99 % confidence, one more
-    seed of the published agent falls into the interval that stands beside them. Without a run:
+    seed of the published agent falls into the interval shown beside them. Without a run:
 
       apexpert bands --power Boxing --agent rainbow
 
-    says how much such a comparison can tell.
+    shows how much such a comparison can tell.
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = ""
     """Name of the run under --runs-dir, or the path of its folder."""
     power: Annotated[str, tyro.conf.arg(metavar="GAME")] = ""
-    """In place of a run: say in which windows of this game a run that stays at its first window, and one that
-    gains half as much as the published, would fall outside."""
+    """Instead of a run: show the windows of this game in which a run that stays at its first window, or one
+    that gains half as much as the published agent, would fall outside the interval."""
     agent: str = ""
     """Published agent: dqn, c51, rainbow, qr-dqn (or quantile) or iqn; empty takes the one whose values, n
     and replay the run has."""
     encoder: Literal["", "nature", "impala"] = ""
-    """Encoder of the published agent; empty takes the run's, and nature for --power."""
+    """Encoder of the published agent; empty takes the run's, or nature for --power."""
     windows: int = 20
-    """Windows that --power shows; those after the 20th are kept one in five."""
+    """Number of windows that --power covers; after the 20th only every fifth is available."""
     json: bool = False
-    """Print JSON in place of rows; the picture is then drawn with --output only."""
+    """Print JSON instead of rows; the picture is then drawn with --output only."""
     output: str = ""
     """File of the picture; empty writes bands.png into the run's folder."""
     runs_dir: str = "runs"
@@ -53,7 +53,7 @@ class BandsArguments:
 
 
 def bands(argv: Sequence[str]) -> int:
-    """Print the rows of a run, or of `--power`; gives the exit code."""
+    """Print the rows of a run, or of `--power`; return the exit code."""
     arguments = parse(BandsArguments, argv, command="bands")
     if arguments.power:
         _check_power(arguments)

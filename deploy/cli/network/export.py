@@ -15,8 +15,8 @@ from deploy.run.config import ConfigError
 class ExportArguments:
     """Write the network of a run's newest checkpoint as one file.
 
-    The file plays wherever Apexpert is: evaluate, show and play take it in place of a run. It holds the
-    online network and the run's configuration; to go on with training, keep the run's folder.
+    The file plays wherever Apexpert is installed: evaluate, show and play accept it instead of a run. It
+    holds the online network and the run's configuration; to continue training, keep the run's folder.
 
       apexpert export RUN --output pong.safetensors
       apexpert play pong.safetensors
@@ -27,13 +27,13 @@ class ExportArguments:
     output: str = ""
     """File to write, NAME.safetensors; empty takes the run's name, in the current folder."""
     best: bool = False
-    """Take the best checkpoint by evaluation in place of the newest."""
+    """Take the best checkpoint by evaluation instead of the newest."""
     runs_dir: str = "runs"
     """Folder that holds the runs' folders."""
 
 
 def export(argv: Sequence[str]) -> int:
-    """Write the file; gives the exit code."""
+    """Write the file; return the exit code."""
     arguments = parse(ExportArguments, argv, command="export")
     trained = open_trained(arguments.run, arguments.runs_dir, best=arguments.best)
     from deploy.networks.model_file import SUFFIX, Model, save_model

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class EvaluateArguments:
     """Play full games with a run's newest checkpoint: sticky actions as trained, epsilon 0.001.
 
-    Prints the scores, raw and human-normalised, and writes them into the run's folder, as
+    Prints the scores, raw and human-normalised, and writes them into the run's folder as
     evaluation-update-N-seed-S.json.
     """
 
@@ -37,14 +37,14 @@ class EvaluateArguments:
     video: bool = False
     """Record the first game as videos/update-N-seed-S.mp4."""
     best: bool = False
-    """Take the best checkpoint by evaluation in place of the newest."""
+    """Take the best checkpoint by evaluation instead of the newest."""
     seed: int = 1
     """Seed of the games."""
     without: Literal["nothing", "mixture", "residual"] = "nothing"
-    """What is taken out of the network before: the mixture's output becomes its mean over states, or
-    nothing goes past the mixture."""
+    """Part to remove from the network first: the mixture's output is replaced by its mean over states, or
+    nothing bypasses the mixture."""
     output: str = ""
-    """Folder for report and video; empty takes the run's, or of a file the current one."""
+    """Folder for report and video; empty takes the run's, or the current one for an exported file."""
     json: bool = False
     """Print the report as JSON."""
     runs_dir: str = "runs"
@@ -61,7 +61,7 @@ class PlotArguments:
     runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
     """Names of runs under --runs-dir, or paths of their folders."""
     diagnostics: bool = False
-    """Draw the diagnostics in place of the learning curves."""
+    """Draw the diagnostics instead of the learning curves."""
     output: str = ""
     """File to write; empty writes learning_curve.png or diagnostics.png into the first run's folder."""
     runs_dir: str = "runs"
@@ -69,7 +69,7 @@ class PlotArguments:
 
 
 def evaluate(argv: Sequence[str]) -> int:
-    """Evaluate a checkpoint; gives the exit code."""
+    """Evaluate a checkpoint; return the exit code."""
     arguments = parse(EvaluateArguments, argv, command="evaluate")
     if arguments.episodes < 0:
         raise ConfigError(
@@ -120,7 +120,7 @@ def evaluate(argv: Sequence[str]) -> int:
 
 
 def _keep_report(folder: RunFolder, name: str, report: "EvaluationReport", *, as_json: bool) -> str:
-    """Write a report that has been shown; gives why that was not possible, empty if it was."""
+    """Write a report that has been shown; return why that failed, empty if it did not."""
     try:
         folder.write_json(name, report.to_json())
     except OSError as error:
@@ -131,7 +131,7 @@ def _keep_report(folder: RunFolder, name: str, report: "EvaluationReport", *, as
 
 
 def plot(argv: Sequence[str]) -> int:
-    """Draw learning curves; gives the exit code."""
+    """Draw learning curves; return the exit code."""
     arguments = parse(PlotArguments, argv, command="plot")
     if not arguments.runs:
         raise ConfigError("RUN is missing: name one run or more (see apexpert plot --help)")
@@ -150,7 +150,7 @@ def plot(argv: Sequence[str]) -> int:
 
 
 def print_episode(episode: "Episode") -> None:
-    """Say on stderr how a game ended."""
+    """Report on stderr how a game ended."""
     message = f"  game over: return {episode.return_:,.0f} in {episode.length:,} env steps"
     print(message, file=sys.stderr, flush=True)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from models.summary import LayerSummary, NetworkSummary
 
 LEAST_COLUMNS = 90
-"""What the table of the deepest network takes; a narrower terminal wraps it."""
+"""Width of the deepest network's table; a narrower terminal wraps it."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,19 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class ModelArguments(TrainArguments):
-    """Print the network of a preset and flags: layers, tokens, experts, slots, parameters and FLOPs a state.
+    """Print the network of a preset and flags: layers, tokens, experts, slots, parameters, FLOPs per state.
 
       apexpert model --preset paper-rainbow --game MsPacman --experts 8
 
-    Every flag of `apexpert train` is understood; those of the network and of the environment matter. FLOPs
-    are those of matmuls and convolutions, a multiply-add counted as two.
+    Accepts every flag of `apexpert train`; only those of network and environment matter. FLOPs count matmuls
+    and convolutions, a multiply-add as two.
     """
 
     model: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
 
 
 def model(argv: Sequence[str]) -> int:
-    """Print the network; gives the exit code."""
+    """Print the network; return the exit code."""
     try:
         arguments = parse_config(ModelArguments, argv, command="model", default=lambda: PRESETS[DEFAULT])
         config = with_checked_environment(config_of(arguments))
@@ -64,7 +64,7 @@ def model(argv: Sequence[str]) -> int:
 
 
 def summary_of(config: Config) -> "NetworkSummary":
-    """The network that a run with this (checked) configuration would have."""
+    """Summarise the network that a run with this (checked) configuration would have."""
     from actors.environments import describe_environment
     from models.q_network import build_network
     from models.summary import summarise
@@ -94,7 +94,7 @@ def _print(config: Config, summary: "NetworkSummary") -> None:
 
 
 def facts(config: Config, summary: "NetworkSummary") -> dict[str, str]:
-    """What is to be known beside the layers, in words."""
+    """Return facts to print beside the layers, by label."""
     network = config.network
     found = {
         "network": f"{network.encoder}, {network.head}, {summary.num_actions} actions ({config.game_name})",
@@ -103,8 +103,8 @@ def facts(config: Config, summary: "NetworkSummary") -> dict[str, str]:
     if (mixture := summary.mixture) is not None:
         found |= {
             "experts": f"{mixture.num_experts}, {mixture.hidden_units:,} hidden units each",
-            "slots": f"{mixture.slots_per_expert:,} an expert,"
-            f" {mixture.slots_per_expert * mixture.num_experts:,} together",
+            "slots": f"{mixture.slots_per_expert:,} per expert,"
+            f" {mixture.slots_per_expert * mixture.num_experts:,} in total",
         }
     found["values"] = values_line(network)
     parts = [
@@ -113,20 +113,20 @@ def facts(config: Config, summary: "NetworkSummary") -> dict[str, str]:
     found["parameters"] = f"{summary.parameters:,} ({', '.join(parts)})"
     if mixture is not None:
         found["of the head"] = (
-            f"{mixture.parameters_per_expert:,} an expert, {mixture.parameters_of_routing:,} routing"
+            f"{mixture.parameters_per_expert:,} per expert, {mixture.parameters_of_routing:,} routing"
         )
-    found["FLOPs a state"] = f"{summary.flops / 1e6:,.2f} million"
+    found["FLOPs/state"] = f"{summary.flops / 1e6:,.2f} million"
     if summary.flops_with_noise != summary.flops:
-        found["FLOPs a state"] += f", {summary.flops_with_noise / 1e6:,.2f} million with noise"
+        found["FLOPs/state"] += f", {summary.flops_with_noise / 1e6:,.2f} million with noise"
     return found
 
 
 def values_line(network: NetworkConfig) -> str:
-    """What is learned of an action's return."""
+    """Return a line about what is learned of an action's return."""
     return {
-        "scalar": "scalar, one an action",
-        "c51": f"c51, {network.num_atoms:,} atoms from {network.v_min:g} to {network.v_max:g} an action",
-        "quantile": f"quantile, {network.num_quantiles:,} an action",
+        "scalar": "scalar, one per action",
+        "c51": f"c51, {network.num_atoms:,} atoms from {network.v_min:g} to {network.v_max:g} per action",
+        "quantile": f"quantile, {network.num_quantiles:,} per action",
     }[network.values]
 
 

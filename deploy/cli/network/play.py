@@ -29,23 +29,24 @@ class PlayArguments:
     episodes: int = 1
     """Full games to play."""
     seed: int = 1
-    """Seed of the first game; the others have those that follow."""
+    """Seed of the first game; each further game uses the next number."""
     output: str = ""
-    """Write an mp4 in place of opening a window."""
+    """Write an mp4 instead of opening a window."""
     best: bool = False
-    """Take the best checkpoint by evaluation in place of the newest."""
+    """Take the best checkpoint by evaluation instead of the newest."""
     runs_dir: str = "runs"
     """Folder that holds the runs' folders."""
 
 
 def play(argv: Sequence[str]) -> int:
-    """Play and show it; gives the exit code."""
+    """Play and show the games; return the exit code."""
     arguments = parse(PlayArguments, argv, command="play")
     if arguments.episodes < 1:
         raise ConfigError(f"--episodes {arguments.episodes}: must be 1 or more")
     trained = open_trained(arguments.run, arguments.runs_dir, best=arguments.best)
     from actors.rendering import NoWindow
 
+    # Only the Atari emulator can open a window.
     if not arguments.output and has_display() and not trained.config.environment.env:
         try:
             _play(trained, arguments, None)
@@ -67,9 +68,9 @@ def has_display() -> bool:
 
 
 def _play(trained: Trained, arguments: PlayArguments, video: Path | None) -> str:
-    """Game after game into the video, or in a window without one; gives why there is no whole video.
+    """Play the games into the video, or in a window without one; return why the video is not complete.
 
-    NoWindow when none can be opened.
+    Raises NoWindow when no window can be opened.
     """
     from deploy.networks.policy import policy_of
     from deploy.reports.evaluation import ATARI_FRAMES_PER_SECOND

@@ -25,15 +25,15 @@ class ShowArguments:
     """Play a game with a run's newest checkpoint and draw what each expert looks at, frame by frame.
 
     Writes a sheet of frames (PNG) and the whole game (mp4) into the run's videos/ folder. A Soft MoE's maps
-    are its dispatch weights, a Top-k MoE's the router's probabilities, and where tokens have no place the
-    gradient of the value by the pixels through each expert; the brightest place is each map's largest
-    weight, and `peak` how many times the mean weight that is.
+    are its dispatch weights, a Top-k MoE's the router's probabilities, and for tokens without a place on the
+    screen the gradient of the value with respect to the pixels, through each expert. The brightest place is
+    each map's largest weight, and `peak` is that weight over the mean weight.
     """
 
     run: TrainedName
     """Name of the run under --runs-dir, the path of its folder, or a file of `apexpert export`."""
     best: bool = False
-    """Take the best checkpoint by evaluation in place of the newest."""
+    """Take the best checkpoint by evaluation instead of the newest."""
     frames: int = 6
     """Rows of the sheet: moments spread over the game."""
     steps: int = 0
@@ -43,13 +43,13 @@ class ShowArguments:
     seed: int = 1
     """Seed of the game."""
     output: str = ""
-    """Folder to write into; empty takes the run's videos/, or of a file the current one."""
+    """Folder to write into; empty takes the run's videos/, or the current one for an exported file."""
     runs_dir: str = "runs"
     """Folder that holds the runs' folders."""
 
 
 def show(argv: Sequence[str]) -> int:
-    """Draw what the experts look at; gives the exit code."""
+    """Draw what the experts look at; return the exit code."""
     arguments = parse(ShowArguments, argv, command="show")
     if arguments.frames < 1 or arguments.steps < 0:
         raise ConfigError("--frames must be 1 or more and --steps 0 or more")
@@ -79,7 +79,7 @@ def show(argv: Sequence[str]) -> int:
 def _draw(
     config: Config, checkpoint: "Checkpoint", arguments: ShowArguments, target: Path, title: str
 ) -> str:
-    """Play, write, and print the files; gives why there is no video, empty if there is or none was wanted."""
+    """Play, write and print the files; return why there is no video, empty if there is or none was wanted."""
     from deploy.reports.experts.attention_pictures import draw_sheet
 
     sheet, video = (target.with_name(target.name + kind) for kind in (".png", ".mp4"))
@@ -97,7 +97,7 @@ def _draw(
 def _play(
     config: Config, checkpoint: "Checkpoint", arguments: ShowArguments, video: Path | None
 ) -> "tuple[list[Moment], str]":
-    """One game: moments spread over it, all of it in the video, and why there is no video."""
+    """Play one game: return moments spread over it and why there is no video, which records all of it."""
     from deploy.networks.policy import network_of, policy_of
     from deploy.reports.evaluation import ATARI_FRAMES_PER_SECOND
     from deploy.reports.experts.attention_pictures import FilmFrames, Moment

@@ -1,1 +1,1 @@
-"""`apexpert replay`: a run's replay, from outside."""
+"""`apexpert replay`: inspects and moves a run's replay from outside the run."""

@@ -11,10 +11,10 @@ from replay.tools.preview import draw_transitions, item_masses
 
 
 def draw_frames(source: Source, target: Path, *, num_frames: int, seed: int) -> Path:
-    """Draw `num_frames` transitions into `target`; raises CommandFailed when there are none.
+    """Draw `num_frames` transitions into `target`; raise CommandFailed when there are none.
 
-    Without a checkpoint all are alike; what came in since enters with the largest priority so far, as in the
-    sampler. Without a run's folder the data's own stack and n-step are taken, and gamma 0.99.
+    Without a checkpoint all are equally likely; items newer than it enter with the largest priority so far,
+    as in the sampler. Without a run's folder, stack and n-step come from the data itself, and gamma is 0.99.
     """
     config, inventory = source.config(), take_inventory(source.shards)
     signature = next((s for shard in source.shards if (s := shard.signature()) is not None), None)

@@ -1,4 +1,4 @@
-"""`apexpert replay`: look at a run's replay, verify it, draw from it, move it, delete it."""
+"""`apexpert replay`: inspects, verifies, draws from, moves or deletes a run's replay."""
 
 import dataclasses
 import json
@@ -30,10 +30,10 @@ ACTIONS = ("verify", "frames", "delete", "export", "import_")
 
 @dataclass(frozen=True)
 class Servers:
-    """Where the shards are, when the run's own configuration does not say it."""
+    """Where the shards are, when the run's own configuration does not say."""
 
     urls: tuple[str, ...] = ()
-    """Redis URLs of the run's shards, in their order, or @FILE; $APEXPERT_REDIS_URLS hides them, too."""
+    """Redis URLs of the run's shards, in their order, or @FILE; $APEXPERT_REDIS_URLS hides them as well."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ReplayArguments:
     """
 
     run: RunName
-    """Name of the run under --runs-dir, or the path of its folder; with --replay.urls its name in Redis."""
+    """Name of the run under --runs-dir, or path of its folder; with --replay.urls its name in Redis."""
     json: bool = False
     """Print everything as JSON."""
     verify: bool = False
@@ -52,9 +52,9 @@ class ReplayArguments:
     frames: str = ""
     """PNG file to draw sampled transitions into: frames, action, n-step return, priority."""
     num_frames: int = 24
-    """Transitions of --frames."""
+    """Number of transitions for --frames."""
     seed: int = 0
-    """Seed of what --frames draws."""
+    """Seed of the draw of --frames."""
     delete: bool = False
     """Remove all keys of the run from its shards; refused while the run is live."""
     yes: bool = False
@@ -62,14 +62,14 @@ class ReplayArguments:
     export: str = ""
     """New folder to write segments, logs and the newest checkpoint to."""
     import_: Annotated[str, tyro.conf.arg(name="import")] = ""
-    """Exported folder to put into the run's shards, which must be empty; a run of a new name is made."""
+    """Exported folder to load into the run's shards, which must be empty; a new name creates a run."""
     replay: Servers = field(default_factory=Servers)
     runs_dir: str = "runs"
     """Folder that holds the runs' folders."""
 
 
 def replay(argv: Sequence[str]) -> int:
-    """Do what is asked with a run's replay; gives the exit code."""
+    """Do what is asked with a run's replay; return the exit code."""
     arguments = parse(ReplayArguments, argv, command="replay")
     action, urls = _check(arguments), named_urls(arguments.replay.urls)
     if action == "import_":
@@ -93,7 +93,7 @@ def replay(argv: Sequence[str]) -> int:
 
 
 def _check(arguments: ReplayArguments) -> str:
-    """The one action that is asked for, "" for none; ConfigError for what does not go together."""
+    """Return the one action requested, "" for none; raise ConfigError for a wrong combination."""
     asked = [name for name in ACTIONS if getattr(arguments, name)]
     if len(asked) > 1:
         names = " and ".join(f"--{name.rstrip('_')}" for name in asked)
@@ -136,7 +136,7 @@ def _show(source: Source, *, as_json: bool) -> int:
 
 
 def _counters(source: Source, document: dict[str, Any] | None) -> dict[str, float]:
-    """What the run itself counted: as its status told last, else as its newest checkpoint holds it."""
+    """Return the run's own counts: from its last status, else from its newest checkpoint."""
     metrics = read_status(source.folder)["metrics"] if source.folder is not None else {}
     shown = {name: value for name, value in metrics.items() if name.startswith("replay/")}
     shown |= {name: metrics[name] for name in ("learner/weights_version",) if name in metrics}
@@ -203,13 +203,13 @@ def _delete(source: Source, *, sure: bool) -> int:
 
 def _agreed(question: str) -> bool:
     if not sys.stdin.isatty():
-        raise ConfigError("--delete: nobody is here to be asked; --yes deletes without asking")
+        raise ConfigError("--delete: there is no terminal to confirm on; --yes deletes without asking")
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], object]]:
-    """A bar on stderr, where that is a terminal, and the function that moves it to (done, total)."""
+    """Show a bar on stderr, if that is a terminal; yield the function that moves it to (done, total)."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)

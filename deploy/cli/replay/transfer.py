@@ -26,7 +26,7 @@ Bar = Callable[[str], AbstractContextManager[Callable[[int, int], object]]]
 
 
 def export_replay(source: Source, folder: Path, bar: Bar) -> int:
-    """Write the archive, and into it the configuration and the newest checkpoint, without any URLs."""
+    """Write the archive, with the configuration and the newest checkpoint, without any URLs."""
     try:
         with bar("exporting") as told:
             archived = export_run(source.shards, folder, run=source.run, progress=told)
@@ -49,9 +49,9 @@ def export_replay(source: Source, folder: Path, bar: Bar) -> int:
 
 
 def import_replay(name: str, runs_dir: str, urls: tuple[str, ...], folder: str, bar: Bar) -> int:
-    """Put an archive into the empty shards of a run, which is made when there is none of that name.
+    """Load an archive into the empty shards of a run, which is created if none has that name.
 
-    All the archive's bytes are hashed once, by `import_run`, when there is a place to put them.
+    `import_run` hashes all bytes of the archive once, when there is a place to put them.
     """
     with ExitStack() as stack:
         try:
@@ -66,12 +66,12 @@ def import_replay(name: str, runs_dir: str, urls: tuple[str, ...], folder: str, 
     _keep_incarnations(archive, target.folder, kept)
     counts = f"{imported.segments:,} segments, {imported.items:,} items, {imported.num_bytes:,} bytes"
     print(f"{target.run}: {counts} and {kept.path.name if kept else 'no checkpoint'} from {folder}")
-    print(f"go on with it: apexpert resume {target.folder.reference}")
+    print(f"resume it: apexpert resume {target.folder.reference}")
     return 0
 
 
 def _target(stack: ExitStack, name: str, runs_dir: str, urls: tuple[str, ...], archive: Archive) -> Source:
-    """The shards to import into; the run's folder is made when it is not there."""
+    """Return the shards to import into; creates the run's folder if it does not exist."""
     urls = urls or urls_of_environment()
     folder = find(name, runs_dir, ("new",))
     if folder is None:
@@ -89,7 +89,7 @@ def _target(stack: ExitStack, name: str, runs_dir: str, urls: tuple[str, ...], a
 
 @contextmanager
 def _unmade_if_refused(folder: RunFolder) -> Iterator[None]:
-    """A new run's folder goes again when the archive does not fit or is not whole: nothing was put in."""
+    """Remove a new run's folder if the archive does not fit or is broken: nothing has been put in."""
     try:
         yield
     except ConfigError:
@@ -109,7 +109,7 @@ def _new_run(name: str, runs_dir: str, urls: tuple[str, ...], archive: Archive) 
 
 
 def _restore_checkpoint(archive: Archive, folder: RunFolder) -> Checkpoint | None:
-    """The run's newest checkpoint, which is the archive's where it has none itself."""
+    """Return the run's newest checkpoint; if it has none, restore the archive's first."""
     own = CheckpointStore(folder.checkpoints).load_newest()
     if own is not None or not (archive.folder / CHECKPOINTS).is_dir():
         return own
@@ -125,7 +125,7 @@ def _restore_checkpoint(archive: Archive, folder: RunFolder) -> Checkpoint | Non
 
 
 def _save(checkpoint: Checkpoint, folder: RunFolder) -> Path:
-    """A checkpoint in another folder, with the configuration that is there; as old as it was."""
+    """Save a checkpoint in another folder, with that folder's configuration and its original age."""
     document = checkpoint.document | {"config": to_json(without_passwords(folder.load_config()))}
     path = CheckpointStore(folder.checkpoints).save(checkpoint.update, checkpoint.tensors, document)
     os.utime(path / MANIFEST, (checkpoint.written, checkpoint.written))
@@ -133,7 +133,7 @@ def _save(checkpoint: Checkpoint, folder: RunFolder) -> Path:
 
 
 def _keep_incarnations(archive: Archive, folder: RunFolder, checkpoint: Checkpoint | None) -> None:
-    """New actors must never take a name that any segment has had: it would count as a copy of that one."""
+    """Record used incarnations: a new actor with the name of any segment's writer would count as its copy."""
     following = archive.incarnations()
     fleets: list[dict[str, Any]] = [
         folder.read_json(FLEET, {}),

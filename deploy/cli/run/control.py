@@ -29,7 +29,7 @@ class StatusArguments:
     run: RunName
     """Name of the run under --runs-dir, or the path of its folder."""
     follow: bool = False
-    """Keep showing until the run ends or Ctrl-C is pressed (the run goes on)."""
+    """Keep showing until the run ends or Ctrl-C is pressed, which does not stop the run."""
     json: bool = False
     """Print the whole status as JSON."""
     runs_dir: str = "runs"
@@ -38,25 +38,25 @@ class StatusArguments:
 
 @dataclass(frozen=True)
 class ScaleArguments:
-    """Change how many actors a running run has (new ones start, surplus ones drain and leave), or give its
-    replay more shards, which are used at once and stay the run's.
+    """Change how many actors a running run has (new ones start, surplus ones drain and leave), or add shards
+    to its replay, which are used at once and stay part of the run.
     """
 
     run: RunName
     """Name of the run under --runs-dir, or the path of its folder."""
     actors: Count = None
-    """Actors the run shall have, 1 or more."""
+    """Number of actors the run should have, 1 or more."""
     shards: Count = None
-    """Embedded Redis servers the run shall have, more than now: none can be taken away."""
+    """Number of embedded Redis servers the run should have, more than now: none can be removed."""
     add_urls: tuple[str, ...] = ()
-    """Redis servers of your own for a run that has such, besides those that it has; `@FILE` as in train."""
+    """Redis servers of your own to add to a run that already uses such; `@FILE` as in train."""
     runs_dir: str = "runs"
     """Folder that holds the runs' folders."""
 
 
 @dataclass(frozen=True)
 class StopArguments:
-    """End a run cleanly: actors drain, the learner saves a checkpoint; `apexpert resume` goes on with it."""
+    """End a run cleanly: actors drain, the learner saves a checkpoint; `apexpert resume` resumes it."""
 
     run: RunName
     """Name of the run under --runs-dir, or the path of its folder."""
@@ -73,7 +73,7 @@ class ListArguments:
 
 
 def status(argv: Sequence[str]) -> int:
-    """Print a run's status, or follow it; gives the exit code."""
+    """Print a run's status, or follow it; return the exit code."""
     arguments = parse(StatusArguments, argv, command="status")
     folder = RunFolder.open(arguments.run, arguments.runs_dir)
     if arguments.json:
@@ -88,7 +88,7 @@ def status(argv: Sequence[str]) -> int:
 
 
 def scale(argv: Sequence[str]) -> int:
-    """Ask a running run for another number of actors; gives the exit code."""
+    """Ask a running run for another number of actors or for more shards; return the exit code."""
     from deploy.fleet import operations
 
     arguments = parse(ScaleArguments, argv, command="scale")
@@ -104,7 +104,7 @@ def scale(argv: Sequence[str]) -> int:
 
 
 def stop(argv: Sequence[str]) -> int:
-    """Ask a running run to stop and wait until it has; gives the exit code."""
+    """Ask a running run to stop and wait until it has; return the exit code."""
     from deploy.fleet import operations
 
     arguments = parse(StopArguments, argv, command="stop")
@@ -115,12 +115,12 @@ def stop(argv: Sequence[str]) -> int:
         return 0
     final = operations.stop(folder, tell=lambda text: print(f"{folder.name}: {text}", flush=True))
     print(f"{folder.name}: {final['state']}; checkpoint {folder.newest_checkpoint() or '-'}")
-    print(f"go on with it: {folder.command('resume')}")
+    print(f"resume it: {folder.command('resume')}")
     return 0
 
 
 def list_runs(argv: Sequence[str]) -> int:
-    """Print one line a run; gives the exit code."""
+    """Print one line per run; return the exit code."""
     from rich.console import Console
     from rich.table import Table
 

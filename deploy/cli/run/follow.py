@@ -1,4 +1,4 @@
-"""Watching a run from the foreground: shows it, keeps it alive, and ends it cleanly on Ctrl-C."""
+"""Follows a run in the foreground: shows it, keeps it alive, and ends it cleanly on Ctrl-C."""
 
 import contextlib
 import signal
@@ -13,41 +13,41 @@ from deploy.run.states import FINAL_STATES
 PERIOD_SECONDS = 0.25
 SAME_SECONDS = 2.0
 FORCED_CODE = 130
-"""Exit code after a second Ctrl-C, as shells have it for SIGINT."""
+"""Exit code after a second Ctrl-C, the shells' code for SIGINT."""
 LOST_SECONDS = 50.0
-"""A supervisor that dies is started again within seconds; after this long it is gone for good. Ray ends this
-process by itself after 60 s without its head node."""
+"""A dead supervisor is restarted within seconds; after this long it is gone for good. Ray itself ends this
+process after 60 s without its head node."""
 LAST_WORDS_SECONDS = 150.0
-"""What is left of a run whose Ray has ended may still save a checkpoint."""
+"""After its Ray has ended, the rest of a run may still be saving a checkpoint."""
 
 
 class RunClient(Protocol):
     """The foreground's handle on a run (deploy.fleet has the real one)."""
 
     def status(self) -> dict[str, Any]:
-        """The run's status, see deploy.fleet.supervisor."""
+        """Return the run's status, see deploy.fleet.supervisor."""
 
     @property
     def is_gone(self) -> bool:
         """Whether the supervisor has ended for good: nothing will change."""
 
     def last_words(self, timeout: float, told_to_stop: bool) -> dict[str, Any]:
-        """The status of a run that is gone, once all its processes here are, or have said it."""
+        """Return the status of a run that is gone, once its processes here have ended or written it."""
 
     def scale(self, num_actors: int) -> None:
-        """Ask for that many actors."""
+        """Ask for `num_actors` actors."""
 
     def add_shards(self, num_shards: int, urls: tuple[str, ...]) -> None:
-        """Ask for so many embedded servers, or for these of the user's own as well."""
+        """Ask for `num_shards` embedded servers, or for the user's own servers at `urls` as well."""
 
     def stop(self) -> None:
         """Ask the run to end cleanly; returns at once."""
 
     def heartbeat(self) -> None:
-        """Say that the command that owns the run is still there."""
+        """Tell the run that the command that owns it is still alive."""
 
     def close(self) -> None:
-        """Let go of the run and leave it as it is."""
+        """Disconnect from the run and leave it as it is."""
 
     def shutdown(self) -> None:
         """End what is left of the run, and the local Ray that it started."""
@@ -69,7 +69,7 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         before = {number: signal.getsignal(number) for number in self.SIGNALS}
-        # What is ignored from the start stays so: that is what nohup is for.
+        # Signals ignored from the start stay ignored: that is what nohup is for.
         self._before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
         for number in self._before:
             signal.signal(number, self._note)
@@ -80,7 +80,7 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        # A closed terminal and others send one signal twice: to the process, and to its group.
+        # A closed terminal, for one, sends its signal twice: to the process and to its group.
         if self.count and number != signal.SIGINT and time.monotonic() - self._first < SAME_SECONDS:
             return
         self._first = self._first or time.monotonic()
@@ -97,11 +97,11 @@ def follow(
     hint: str = "",
     unseen: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Show the run's status about four times a second until it has ended; gives its last status.
+    """Show the run's status about four times a second until it has ended; return its last status.
 
-    The first interrupt, or nobody seeing it any more (`unseen`, or `show` fails), asks the run to stop and
-    goes on with it; a second interrupt raises Forced. Also raises CommandFailed, with `hint` behind it, when
-    the run was killed, nothing was heard of it for long, or it was stopped because `show` failed.
+    The first interrupt, or lost output (`unseen`, or `show` fails), asks the run to stop and keeps following
+    it; a second interrupt raises Forced. Also raises CommandFailed, with `hint` appended, when the run was
+    killed, was silent for too long, or was stopped because `show` failed.
     """
     told, failure = False, ""
     stamp, heard = 0.0, time.monotonic()
@@ -118,7 +118,7 @@ def follow(
                 said = "; ".join(filter(None, [status["message"], failure]))
                 raise CommandFailed(f"run {status['run']} is {status['state']}: {said}{hint}")
             return status
-        if status["time"] != stamp:  # the clock itself may be set
+        if status["time"] != stamp:  # Compared for change only: the clock itself may be set.
             stamp, heard = status["time"], time.monotonic()
         if time.monotonic() - heard > LOST_SECONDS:
             raise CommandFailed(f"run {status['run']}: no sign of it for {LOST_SECONDS:.0f} s{hint}")
@@ -133,7 +133,7 @@ def follow(
 
 
 def _failure_of(show: Callable[[Mapping[str, Any]], None], status: Mapping[str, Any]) -> str:
-    """Show a status; gives why that failed, empty if it did not: no fault of showing may cost a run."""
+    """Show a status; return why that failed, empty if it did not: no fault in showing may cost a run."""
     try:
         show(status)
     except Exception as error:
@@ -142,7 +142,7 @@ def _failure_of(show: Callable[[Mapping[str, Any]], None], status: Mapping[str, 
 
 
 def _ask_to_stop(client: RunClient) -> None:
-    """To be repeated until the run is seen to stop: a supervisor that starts again has forgotten it."""
+    """Ask the run to stop; to be repeated until it does, because a restarted supervisor has forgotten it."""
     from deploy.fleet.errors import FleetError
 
     with contextlib.suppress(FleetError):

@@ -1,4 +1,4 @@
-"""What is printed before a run starts and after it ended."""
+"""Texts printed before a run starts and after it has ended."""
 
 import os
 import shutil
@@ -16,15 +16,15 @@ from deploy.run.config import Config, leaves
 BYTES_PER_STEP = 680
 """Compressed bytes of one 84x84 env step of a busy game (Ms. Pacman) in Redis; Pong needs a quarter."""
 LOG_GROWTH = 3
-"""An append-only file is rewritten when it has doubled, and the new one stands beside it until it is done."""
+"""An append-only file is rewritten once it has doubled; until that is done, the new one exists beside it."""
 CROWDED = 2
-"""Actors a core above which more of them only cost memory and switching."""
+"""Actors per core above which more actors only cost memory and switching."""
 ACTIONS = 18
-"""Actions assumed when a network's size is estimated: Atari's largest number."""
+"""Number of actions assumed when estimating a network's size: Atari's largest."""
 
 
 def config_lines(config: Config, width: int = 110) -> list[str]:
-    """The configuration, a paragraph a section; passwords in URLs are hidden."""
+    """Return the configuration, one paragraph per section; passwords in URLs are hidden."""
     sections: dict[str, list[str]] = {}
     for path, value in leaves(config).items():
         section, name = path.split(".")
@@ -39,7 +39,7 @@ def config_lines(config: Config, width: int = 110) -> list[str]:
 
 
 def burst_line(config: Config) -> str:
-    """How many updates one segment earns at once, and the ratio that the limiter keeps."""
+    """Return how many updates one segment allows at once, and the ratio that the limiter keeps."""
     replay, learner = config.replay, config.learner
     updates = replay.segment_steps / learner.update_period
     return (
@@ -49,7 +49,7 @@ def burst_line(config: Config) -> str:
 
 
 def disk_estimate(config: Config) -> tuple[int, int]:
-    """Upper estimates of the bytes of replay (0 with `--replay.urls`) and of checkpoints on disk."""
+    """Return upper estimates of the bytes of replay (0 with `--replay.urls`) and of checkpoints on disk."""
     replay = 0 if config.replay.urls else LOG_GROWTH * replay_bytes(config)
     stored = min(config.replay.capacity, config.run.total_env_steps)
     # Online and target network and Adam's two moments in float32, and the sampler's arrays.
@@ -58,7 +58,7 @@ def disk_estimate(config: Config) -> tuple[int, int]:
 
 
 def replay_bytes(config: Config) -> int:
-    """Upper estimate of the bytes of the segments in Redis, all shards together."""
+    """Return an upper estimate of the bytes of all segments in Redis, over all shards."""
     replay, environment = config.replay, config.environment
     stored = min(replay.capacity, config.run.total_env_steps)
     share = environment.frame_height * environment.frame_width / (84 * 84)
@@ -70,7 +70,7 @@ def replay_bytes(config: Config) -> int:
 
 
 def num_parameters(config: Config) -> int:
-    """Parameters of the network, to about a tenth, without building it (which would import torch)."""
+    """Return the network's parameters, to about a tenth, without building it (which would import torch)."""
     network, environment = config.network, config.environment
     shrink, width = (8, 64) if network.encoder == "nature" else (8, 32)
     height, breadth = -(-environment.frame_height // shrink), -(-environment.frame_width // shrink)
@@ -87,7 +87,7 @@ def num_parameters(config: Config) -> int:
 
 
 def disk_line(config: Config, folder: Path) -> str:
-    """The disk estimate beside what is free, with a warning when it could get tight."""
+    """Return the disk estimate beside the free space, with a warning when it may be tight."""
     replay, checkpoints = disk_estimate(config)
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
@@ -100,7 +100,7 @@ def disk_line(config: Config, folder: Path) -> str:
 
 
 def memory_line(config: Config) -> str:
-    """The memory estimate beside what is available, with a warning when it could get tight."""
+    """Return the memory estimate beside what is available, with a warning when it may be tight."""
     stored = min(config.replay.capacity, config.run.total_env_steps)
     area = config.environment.frame_height * config.environment.frame_width
     frames = min(config.replay.frame_store_bytes, stored * area)
@@ -115,7 +115,7 @@ def memory_line(config: Config) -> str:
 
 
 def crowding(num_actors: int) -> str:
-    """A warning when so many actors would crowd this machine's cores, else an empty string."""
+    """Return a warning when this many actors would crowd the machine's cores, else an empty string."""
     cores = len(os.sched_getaffinity(0))
     if num_actors <= CROWDED * cores:
         return ""
@@ -123,7 +123,7 @@ def crowding(num_actors: int) -> str:
 
 
 def end_lines(status: Mapping[str, Any]) -> list[str]:
-    """What the run came to: counts, return, ratio and time; `-` stands for what is not known."""
+    """Return the run's results: counts, return, ratio and time; `-` stands for an unknown value."""
     metrics = status.get("metrics", {})
 
     def show(name: str, form: str) -> str:
@@ -146,7 +146,7 @@ def end_lines(status: Mapping[str, Any]) -> list[str]:
 
 
 def gigabytes(count: float) -> str:
-    """Bytes as `1.2 GB` (or MB below a tenth of one)."""
+    """Format bytes as `1.2 GB` (or MB below 0.1 GB)."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
 
 

@@ -1,4 +1,4 @@
-"""Files that a command writes in the end: that it cannot is found out before it works for them."""
+"""Checks early that a command can write its output files, before it does the work for them."""
 
 import tempfile
 from pathlib import Path
@@ -7,9 +7,9 @@ from deploy.run.config import ConfigError
 
 
 def check_target(flag: str, file: Path) -> None:
-    """Make the file's folder; ConfigError, naming `flag`, when the file cannot be written.
+    """Make the file's folder; raise ConfigError, naming `flag`, when the file cannot be written.
 
-    Whether the disk has room for it shows only when it is written.
+    Whether the disk has enough room shows only when it is written.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -22,9 +22,9 @@ from deploy.run.preflight import URLS_VARIABLE, named_urls, preflight, with_urls
 
 @dataclass(frozen=True)
 class TrainArguments(Config):
-    """Start a run in the foreground: Ctrl-C ends it with a checkpoint, and `apexpert resume` goes on with it.
+    """Start a run in the foreground: Ctrl-C ends it with a checkpoint, and `apexpert resume` resumes it.
 
-    A preset (--preset, default laptop) sets every flag below; what you give replaces its value.
+    A preset (--preset, default laptop) sets every flag below; each flag you give replaces its value.
 
       apexpert train --preset laptop --game Pong
       apexpert train --preset paper-rainbow --game MsPacman --actors 8 --detach
@@ -42,27 +42,27 @@ T = TypeVar("T", bound=TrainArguments)
 
 @dataclass(frozen=True)
 class ResumeArguments:
-    """Go on with a run that was stopped or crashed, from its newest checkpoint, replay included."""
+    """Resume a run that was stopped or crashed, from its newest checkpoint, replay included."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Name of the run under --runs-dir, or the path of its folder."""
     total_env_steps: int = 0
-    """New end of the run in env steps since its very beginning; 0 keeps the old one."""
+    """New end of the run in env steps, counted from its very beginning; 0 keeps the old one."""
     actors: int = 0
     """Actors to start with; 0 keeps the run's own number."""
     ray_address: str = ""
     """Ray cluster to run on; empty keeps the run's own, `local` starts a private local one."""
     detach: bool = False
-    """Give the terminal back; `apexpert status` and `apexpert stop` go on from there."""
+    """Return to the shell; control the run with `apexpert status` and `apexpert stop`."""
     runs_dir: str = "runs"
     """Folder that holds the runs' folders."""
 
 
 def train(argv: Sequence[str]) -> int:
-    """Start a new run and, unless detached, stay with it until it ends; gives the exit code."""
+    """Start a new run and, unless detached, stay with it until it ends; return the exit code."""
     try:
         config = configure(argv)
-        from deploy.fleet import operations  # Ray takes a second: mistakes are told before
+        from deploy.fleet import operations  # Imports Ray, a second: mistakes are reported before.
 
         folder = operations.create(config)
         _announce(folder)
@@ -78,7 +78,7 @@ def train(argv: Sequence[str]) -> int:
 
 
 def resume(argv: Sequence[str]) -> int:
-    """Go on with an existing run; gives the exit code."""
+    """Resume an existing run; return the exit code."""
     from deploy.fleet import operations
 
     arguments = parse(ResumeArguments, argv, command="resume")
@@ -99,7 +99,7 @@ def resume(argv: Sequence[str]) -> int:
 
 
 def configure(argv: Sequence[str]) -> Config:
-    """The checked configuration that `argv` asks for: preset first, then every flag given."""
+    """Return the checked configuration that `argv` asks for: preset first, then every flag given."""
     default = presets.PRESETS[presets.DEFAULT]
     arguments = parse_config(TrainArguments, argv, command="train", default=lambda: default)
     config = with_urls_of_environment(config_of(arguments))
@@ -108,7 +108,7 @@ def configure(argv: Sequence[str]) -> Config:
 
 
 def parse_config(kind: type[T], argv: Sequence[str], *, command: str, default: Callable[[], Config]) -> T:
-    """`argv` as a `kind` of arguments: the preset that it names (else `default`), then every flag given.
+    """Parse `argv` into a `kind` of arguments: the preset it names (else `default`), then every flag given.
 
     Raises ConfigError or UsageError.
     """
@@ -119,7 +119,7 @@ def parse_config(kind: type[T], argv: Sequence[str], *, command: str, default: C
 
 
 def config_of(arguments: TrainArguments) -> Config:
-    """The plain configuration in `arguments`, checked; raises ConfigError."""
+    """Return the plain configuration in `arguments`, checked; raise ConfigError."""
     config = presets.fitted(Config(**_sections(arguments)))
     config = with_values(config, replay__urls=named_urls(config.replay.urls))
     check(config)
@@ -151,7 +151,7 @@ def _expectation(folder: RunFolder) -> Callable[[float], str]:
 def _stay_with(
     client: RunClient, folder: RunFolder, interrupts: Interrupts, expects: Callable[[float], str]
 ) -> int:
-    """Show the run until it ends, or let it go if it is detached; gives the exit code."""
+    """Show the run until it ends, or leave it alone if it is detached; return the exit code."""
     from deploy.fleet.operations import naming_the_log
 
     if folder.load_config().run.detach:
@@ -163,7 +163,7 @@ def _stay_with(
         with naming_the_log(folder):
             status = _watch(folder, client, interrupts, expects)
     except Forced:
-        print(f"ended at once. Go on from the last checkpoint: {folder.command('resume')}")
+        print(f"ended at once. Resume from the last checkpoint: {folder.command('resume')}")
         return FORCED_CODE
     finally:
         _shut_down(client)
@@ -171,7 +171,7 @@ def _stay_with(
 
 
 def _shut_down(client: RunClient) -> None:
-    """End what is left of the run; it has ended itself, so what is left is no failure of it."""
+    """End what is left of the run; the run itself has ended, so leftovers are no failure of it."""
     from deploy.fleet.errors import FleetError
 
     try:
@@ -187,16 +187,16 @@ def _watch(
 
     console = Console(f"{folder.name} ({folder.load_config().game_name})", expects=expects)
     try:
-        hint = f"; go on: {folder.command('resume')}"
+        hint = f"; resume it: {folder.command('resume')}"
         return follow(client, console.update, interrupts, hint=hint, unseen=is_lost)
     finally:
         console.close()
 
 
 def _report(status: Mapping[str, Any], folder: RunFolder, *, asked: bool) -> int:
-    """Print what the run came to and how to go on; gives the exit code.
+    """Print the run's results and how to resume it; return the exit code.
 
-    `asked`: it was this command that ended it.
+    `asked`: this command ended the run.
     """
     for line in summary.end_lines(status):
         print(line)
@@ -209,17 +209,17 @@ def _report(status: Mapping[str, Any], folder: RunFolder, *, asked: bool) -> int
             f" see {folder.log_path}, then: {again}"
         )
     if status["state"] == "stopped":
-        print(f"go on with it:        {again}")
+        print(f"resume it:            {again}")
     if status["state"] == "stopped" and is_lost() and not asked:
         why = f"because its output cannot be written: {why_lost()}"
-        raise CommandFailed(f"run {folder.name} was stopped, {why}; go on: {again}")
+        raise CommandFailed(f"run {folder.name} was stopped, {why}; resume it: {again}")
     if status["state"] == "stopped" and status.get("message") and not asked:
         raise CommandFailed(f"run {folder.name} was ended from outside: {status['message']}")
     return 0
 
 
 def learning_curve(folder: RunFolder) -> str:
-    """Path of the learning curve that was drawn, or why there is none."""
+    """Return the path of the learning curve that was drawn, or why there is none."""
     from deploy.reports.curves import CurveError, draw_learning_curve
 
     try:

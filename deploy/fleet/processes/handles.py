@@ -1,4 +1,4 @@
-"""The supervisor's view of one running role: is it alive, what does it report, how did it end."""
+"""The supervisor's view of a running role: whether it is alive, what it reports, how it ended."""
 
 import contextlib
 import time
@@ -15,9 +15,9 @@ from deploy.fleet.processes.roles import ActorRole, LearnerRole
 from deploy.fleet.ray.nodes import only_on
 
 BEAT_SECONDS, SILENT_SECONDS = 0.5, 60.0
-"""Between two heartbeats; a role that has answered and then does not for so long counts as dead."""
+"""Time between heartbeats; a role that has answered before and is silent this long counts as dead."""
 LAST_SECONDS = 5.0
-# run, heartbeat, stop, mark_dead and add_shard at the same time.
+# Room for run, heartbeat, stop, mark_dead and add_shard at the same time.
 CONCURRENCY = 5
 
 
@@ -30,7 +30,7 @@ class End:
 
     @property
     def reason(self) -> str:
-        """One line for people."""
+        """One line that describes the end to users."""
         if isinstance(self.error, RayActorError):
             return "its process died"
         if self.error is None:
@@ -41,7 +41,7 @@ class End:
 
 @dataclass
 class RoleHandle:
-    """A role in a process of its own. Nothing here waits, except `wait`."""
+    """A role in its own process. Nothing here blocks, except `wait`."""
 
     actor: Any
     _run: Any
@@ -49,58 +49,58 @@ class RoleHandle:
     _heard: float = field(default_factory=time.monotonic)
     _asked: float = 0.0
     report: Report | None = None
-    """The last heartbeat's answer, or that of `run` where it is one (an actor's)."""
+    """The answer to the last heartbeat, or to `run` if that returns a report (an actor's does)."""
     end: End | None = None
     """Set once the role has ended or was found dead."""
     _notes: list[str] = field(default_factory=list)
 
     def poll(self) -> list[Episode]:
-        """Look for the end and for an answered heartbeat, and ask for the next; gives episodes just told."""
+        """Check for the end and an answered heartbeat, send the next one; return newly reported episodes."""
         if self.end is not None:
             return []
         episodes = self._take_beat()
         self._take_end()
-        # Before its first answer it may be waiting for a free core of the cluster, for as long as that takes.
+        # Before its first answer a role may wait for a free core of the cluster, however long that takes.
         silent = self.report is not None and time.monotonic() - self._heard > SILENT_SECONDS
         if self.end is None and silent:
             self.kill()
             self.end = End(error=TimeoutError(f"no heartbeat for {SILENT_SECONDS:.0f} s"))
         if self.end is not None:
-            # An answer under way has taken along what is not in the last one.
+            # An answer under way may hold episodes that the last one does not.
             episodes = episodes + self._receive()
             if isinstance(self.end.answer, dict):
                 episodes = episodes + self._take_in(cast(Report, self.end.answer))
         return episodes
 
     def take_notes(self) -> list[str]:
-        """Events that it told and that nobody has taken yet."""
+        """Return the reported events that have not been taken yet."""
         notes, self._notes = self._notes, []
         return notes
 
     def stop(self) -> None:
-        """Tell it to end cleanly."""
+        """Tell the role to end cleanly."""
         self.actor.stop.remote()
 
     def add_shard(self, index: int, url: str) -> None:
-        """Tell it of one more shard."""
+        """Tell the role about one more shard."""
         self.actor.add_shard.remote(index, url)
 
     def wait(self, seconds: float) -> None:
-        """Wait for its end, at most that long."""
+        """Wait for the role to end, at most `seconds`."""
         ray.wait([self._run], timeout=max(seconds, 0.0))
 
     def ask_last(self) -> None:
-        """Get the report of a role whose `run` has returned, so that its last numbers count."""
+        """Fetch the report of a role whose `run` has returned, so that its last numbers count."""
         self._beat = self.actor.heartbeat.remote()
         self._receive()
 
     def kill(self) -> None:
-        """End its process at once; harmless when it is gone."""
+        """End the role's process at once; harmless when it is gone."""
         ray.kill(self.actor)
 
     @property
     def ready(self) -> bool:
-        """Built and at work."""
+        """Whether the role is built and at work."""
         return self.report is not None and self.report["ready"]
 
     @property
@@ -118,11 +118,11 @@ class RoleHandle:
         return episodes
 
     def _receive(self) -> list[Episode]:
-        """The episodes of the answer under way, if there is one and it comes soon."""
+        """Return the episodes of the answer under way, if there is one and it arrives soon."""
         beat, self._beat = self._beat, None
         if beat is None:
             return []
-        # An error is no news: when its process is gone, the end of `run` tells how.
+        # Ignore an error: when the process is gone, the end of `run` tells how.
         with contextlib.suppress(RayError, GetTimeoutError):
             return self._take_in(ray.get(beat, timeout=LAST_SECONDS))
         return []
@@ -139,7 +139,7 @@ class RoleHandle:
         try:
             self.end = End(answer=ray.get(self._run))
         except RayTaskError as error:
-            # The role's own exception, with its type; Ray's wrapper holds the remote traceback.
+            # Unwrap the role's own exception, with its type; Ray's wrapper holds the remote traceback.
             self.end = End(error=error.cause or error)
         except RayError as error:
             self.end = End(error=error)
@@ -152,14 +152,14 @@ def _is_ready(reference: Any) -> bool:
 def start_learner(
     assignment: Assignment, dead: set[tuple[int, int]], node_id: str, num_gpus: float
 ) -> RoleHandle:
-    """Start the learner on that node."""
-    # Its core is held by the weight store, which outlives it.
+    """Start the learner on node `node_id`."""
+    # The weight store, which outlives the learner, holds its core.
     actor = _role(LearnerRole, num_cpus=0, num_gpus=num_gpus, node_id=node_id).remote(assignment, dead)
     return RoleHandle(actor, actor.run.remote())
 
 
 def kill_learner(pid: int, folder: str) -> None:
-    """End the learner's own process on this node at once, if that number is still its."""
+    """Kill the learner's own process on this node, if `pid` still belongs to it."""
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
         if {"deploy.fleet.processes.learner_process", folder} <= set(process.cmdline()):
@@ -169,7 +169,7 @@ def kill_learner(pid: int, folder: str) -> None:
 def start_actor(
     assignment: Assignment, slot: int, incarnation: int, start_env_steps: int, node_id: str | None
 ) -> RoleHandle:
-    """Start one incarnation of an actor slot, on any node or on that one."""
+    """Start one incarnation of an actor slot on node `node_id`, or on any node for None."""
     role = _role(ActorRole, num_cpus=1, num_gpus=0, node_id=node_id)
     actor = role.remote(assignment, slot, incarnation, start_env_steps)
     return RoleHandle(actor, actor.run.remote())

@@ -1,7 +1,7 @@
-"""The Ray actor's side of the learner's own process: starts it, asks it, and takes what it publishes.
+"""The Ray actor's side of the learner's own process: starts it, calls it, and receives its publications.
 
-Between them is a private pair of sockets. When this side's process ends, however it does, the other side sees
-the end of the connection, saves a checkpoint and ends by itself.
+The two communicate over a private pair of sockets. When this side's process ends, for whatever reason, the
+other side sees the end of the connection, saves a checkpoint and ends by itself.
 """
 
 import itertools
@@ -30,7 +30,7 @@ ANSWER_SECONDS = 30.0
 
 
 class LearnerLink:
-    """The learner's process while entered; `call` and `wait` may be used by any thread."""
+    """Runs the learner's process while entered; `call` and `wait` may be used by any thread."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class LearnerLink:
         newest_version: int,
         publish: Callable[[FlatWeights], None],
     ) -> None:
-        """`publish` is called in a thread of its own, with the newest weights only when it is slower."""
+        """`publish` is called in a separate thread; if it is slow, it gets only the newest weights."""
         self._first = (assignment, dead, newest_version, os.getppid())
         self._publish = publish
         self._numbers = itertools.count()
@@ -49,7 +49,7 @@ class LearnerLink:
         self._changed = threading.Condition()
         self._newest: FlatWeights | None = None
         self.last_report: Report | None = None
-        """What the process told of itself in its last word; None before."""
+        """The process's last report on itself, sent when it ends; None before."""
 
     def __enter__(self) -> Self:
         self._connection = _start_process(self._first[0].folder)
@@ -66,7 +66,7 @@ class LearnerLink:
             self._changed.notify_all()
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """What this method of the process's `LearnerProcess` returns; raises LearnerDied or TimeoutError."""
+        """Return what the process's `LearnerProcess` method returns; raise LearnerDied or TimeoutError."""
         answer: Future[Any] = Future()
         with self._lock:
             if self._end.done():
@@ -80,7 +80,7 @@ class LearnerLink:
         return answer.result(ANSWER_SECONDS)
 
     def wait(self) -> str:
-        """How the learner ended, once it has; raises its own error, or LearnerDied when it said nothing."""
+        """Return how the learner ended, once it has; raise its own error, or LearnerDied if it sent none."""
         return self._end.result()
 
     def _read(self) -> None:
@@ -98,7 +98,7 @@ class LearnerLink:
                     outcome, error, self.last_report = rest
         except (EOFError, OSError):
             error = LearnerDied("its process died")
-        except Exception as unreadable:  # whatever reading its last word may raise: somebody waits for it
+        except Exception as unreadable:  # Unpickling may raise anything, and `wait` must return.
             error = LearnerDied(f"its last word cannot be read: {unreadable}")
         with self._lock:
             if error is None:
@@ -124,7 +124,7 @@ class LearnerLink:
                 return
             try:
                 self._publish(weights)
-            except Exception:  # the supervisor sees it when the weight store is gone, and begins over
+            except Exception:  # The supervisor notices when the weight store is gone, and starts over.
                 logger.exception("version %d cannot be published", weights.version)
 
 
@@ -139,7 +139,7 @@ def _start_process(folder: str) -> Connection:
             folder,
             str(theirs.fileno()),
         ]
-        # It leaves its parent at once: Ray kills the children of a worker that ends.
+        # The process leaves its parent at once: Ray kills the children of a worker that ends.
         subprocess.run(
             command,
             stdin=subprocess.DEVNULL,

@@ -1,8 +1,8 @@
-"""The learner in a process of its own: `python -m deploy.fleet.processes.learner_process`, from LearnerLink.
+"""The learner's own process: `python -m deploy.fleet.processes.learner_process`, started by LearnerLink.
 
-Ray does not know it: it outlives the worker that started it for as long as its last checkpoint takes. It ends
-by itself, with a checkpoint, on SIGTERM and when that worker is gone, whether Ray and the shards are there or
-not. One that has not restored yet has nothing to save and ends at once.
+Ray does not know this process: it outlives the worker that started it for as long as its last checkpoint
+takes. It ends by itself, with a checkpoint, on SIGTERM and when that worker is gone, whether Ray and the
+shards are there or not. A learner that has not restored yet has nothing to save and ends at once.
 """
 
 import contextlib
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SWITCH_SECONDS = 0.0002
-"""How long the team's other threads may wait for the learner's own, which draws the next batch first, before
-they get the interpreter. With Python's 5 ms they stood still for as long as a draw takes."""
+"""How long the team's other threads may wait for the learner's own thread, which draws the next batch first,
+before they get the interpreter. With Python's default of 5 ms they stood still for the whole draw."""
 TERMINATED = "SIGTERM"
 ENDING_SECONDS = 1.0
-"""Ray that is told to end together with this process has ended after so long."""
+"""A Ray told to end together with this process has ended after this long."""
 OURS = ("builtins", "learner", "replay", "actors", "models", "deploy")
-"""Packages whose errors the other side knows."""
+"""Packages whose errors the other side can unpickle."""
 ALONE_SECONDS = 100.0
-"""A process that nobody needs any more, and that still is not done after so long, ends itself."""
+"""A process that nobody needs any more and that is not done after this long ends itself."""
 
 
 class LearnerProcess(Role):
-    """The run's learner, with the sampler as the one owner of the shards."""
+    """The run's learner, with the sampler as the only owner of the shards."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class LearnerProcess(Role):
         ray_pid: int,
         connection: Connection,
     ) -> None:
-        """`newest_version`: the weight store's; a returned learner goes on above it.
+        """`newest_version`: the weight store's; a restarted learner numbers its weights above it.
 
         `ray_pid`: the raylet's process on this node.
         """
@@ -67,23 +67,23 @@ class LearnerProcess(Role):
         """Why nobody needs this process any more, in words; empty while somebody does."""
 
     def run(self) -> str:
-        """Build, restore and learn: `finished`, or `stopped` when told to, both with a checkpoint."""
+        """Build, restore and learn; return `finished`, or `stopped` if told to, both with a checkpoint."""
         import torch
 
         from learner.checkpoint import CheckpointStore
 
         torch.set_num_threads(self._config.learner.num_threads or len(os.sched_getaffinity(0)))
-        torch.set_flush_denormal(True)  # as ThreadTeam does, for threads inside of operators as well
+        torch.set_flush_denormal(True)  # As in ThreadTeam, but also for threads inside operators.
         sys.setswitchinterval(SWITCH_SECONDS)
         checkpoints = CheckpointStore(
             self.folder.checkpoints, self._config.learner.keep_checkpoints, note=self._note
         )
-        # A learner before this one may be about to save its last. Held until this one has.
+        # A previous learner may be about to save its last checkpoint: wait for the lock until it has.
         self._held = checkpoints.hold()
         with contextlib.closing(self._sampler()) as sampler:
             learner = self._build(checkpoints, sampler)
             learner.restore()
-            # Actors that stayed alive take only what is newer than what they have.
+            # Actors that stayed alive accept only weights newer than what they have.
             learner.weights_version = max(learner.weights_version, self._newest_version)
             self._learner = learner
             learner.batches.mark_dead(self._dead)
@@ -91,18 +91,18 @@ class LearnerProcess(Role):
             return learner.run(self.should_stop)
 
     def heartbeat(self) -> Report:
-        """The learner's numbers."""
+        """Return the learner's numbers."""
         return self._report(self._learner)
 
     def mark_dead(self, incarnations: set[tuple[int, int]]) -> None:
-        """These will write no more: their allowance goes to others."""
+        """Release the allowance of incarnations that will not write again."""
         if self._learner is None:
             self._dead = self._dead | incarnations
         else:
             self._learner.batches.mark_dead(incarnations)
 
     def leave(self, why: str) -> None:
-        """Nobody needs this process any more: end with a checkpoint, or at once with nothing to save."""
+        """End because nobody needs this process any more: with a checkpoint, or at once if unrestored."""
         self.alone = self.alone or why
         if self._ended:
             return
@@ -111,12 +111,12 @@ class LearnerProcess(Role):
             threading.Thread(target=self._leave_unrestored).start()
             return
         logger.warning("%s: saving and ending", why)
-        for shard in self._opened:  # those in lockstep would be waited for longer than anybody waits for this
+        for shard in self._opened:  # In lockstep, shards would be waited for longer than there is time.
             shard.retry_seconds = min(shard.retry_seconds, LEARNER_PATIENCE_SECONDS)
         self.stop()
 
     def _leave_unrestored(self) -> None:
-        """End a process that has nothing to save; in a thread, as nothing may hold up a signal's handler."""
+        """End a process that has nothing to save; in a thread, because a signal handler must not block."""
         with contextlib.suppress(OSError), self.folder.last_words():
             if has_ended(self._ray_pid, ENDING_SECONDS):
                 self.say_farewell(None)
@@ -136,12 +136,12 @@ class LearnerProcess(Role):
     def _answer(self, method: str, arguments: tuple[Any, ...]) -> Any:
         try:
             return getattr(self, method)(*arguments)
-        except Exception:  # this thread must go on: it is how the process hears that it is alone
+        except Exception:  # This thread must survive: through it the process notices that it is alone.
             logger.exception("%s failed", method)
             return None
 
     def tell_end(self, outcome: str, error: Exception | None) -> None:
-        """The last word: how `run` ended."""
+        """Send the last message: how `run` ended."""
         self._ended = True
         with contextlib.suppress(OSError):
             self._send(("end", outcome, error, self.heartbeat()))
@@ -159,12 +159,12 @@ class LearnerProcess(Role):
         return has_let_go and self.folder.is_saved_to()
 
     def let_go(self) -> None:
-        """From now on another learner may save checkpoints."""
+        """Allow another learner to save checkpoints from now on."""
         if self._held is not None:
             self._held.close()
 
     def _publish(self, weights: "Weights") -> None:
-        with contextlib.suppress(OSError):  # nobody is there to take them: `listen` has seen it too
+        with contextlib.suppress(OSError):  # The receiver is gone: `listen` has noticed as well.
             self._send(("weights", weights.version, weights.env_steps, weights.updates), weights.parameters)
 
     def _send(self, message: tuple[Any, ...], data: Any = None) -> None:
@@ -220,7 +220,7 @@ class LearnerProcess(Role):
 
 
 def run(process: LearnerProcess) -> None:
-    """Learn to the end and tell it; a run whose Ray has gone meanwhile gets its last status here."""
+    """Learn to the end and report it; if its Ray has gone meanwhile, write the run's last status here."""
 
     def on_sigterm(_number: int, _frame: FrameType | None) -> None:
         process.leave(TERMINATED)
@@ -241,26 +241,27 @@ def run(process: LearnerProcess) -> None:
 
 
 def _sendable(error: Exception | None) -> Exception | None:
-    """An error as it is, or its text where the other side may not know its class or put it together."""
+    """Return an error as it is, or its text if the other side may not know or cannot unpickle its class."""
     try:
         package = type(error).__module__.partition(".")[0]
         if package in OURS:
             pickle.loads(pickle.dumps(error))
             return error
-    except Exception:  # whatever an exception's own class does there
+    except Exception:  # An exception's own class may raise anything there.
         pass
     return None if error is None else RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def main() -> None:
-    """Leave the parent, take the assignment from the connection, and learn."""
+    """Leave the parent, receive the assignment from the connection, and learn."""
     connection = Connection(int(sys.argv[2]))
+    # Without a parent in Ray, this process is not killed with Ray's worker (decision 0024).
     if os.fork():
         os._exit(0)
     assignment, dead, newest_version, ray_pid = connection.recv()
     run(LearnerProcess(assignment, dead, newest_version, ray_pid, connection))
     logging.shutdown()
-    os._exit(0)  # nothing is left to do, and other libraries' threads may not end
+    os._exit(0)  # Nothing is left to do, and other libraries' threads may not end.
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What actor and learner have in common, in whatever process they run: assignment, being stopped, reports.
+"""What actor and learner share, in whichever process they run: assignment, being stopped, reports.
 
-A role that has not been asked for a heartbeat for 20 s has lost its supervisor: it ends as if told to.
+A role that has not been asked for a heartbeat for 20 s has lost its supervisor and ends as if told to.
 Nothing here imports Ray or torch.
 """
 
@@ -39,14 +39,14 @@ class Assignment:
     config: Config
     folder: str
     urls: tuple[str, ...] = field(repr=False)
-    """One a shard, in order; with passwords, so it goes only from process to process."""
+    """One per shard, in order; they include passwords, so they only travel from process to process."""
     store: Any
-    """Handle of the weight store; None where only the learner's own process needs the rest."""
+    """Handle of the weight store; None for the learner's own process, which does not use it."""
     users_folders: tuple[str, ...] = ()
-    """Where the user's own modules are (`import_path.users_folders`)."""
+    """Folders with the user's own modules (`import_path.users_folders`)."""
 
     def with_shard(self, url: str) -> "Assignment":
-        """The same with one more shard."""
+        """Return the assignment with one more shard."""
         return replace(self, urls=(*self.urls, url))
 
 
@@ -55,19 +55,19 @@ class Report(TypedDict):
 
     pid: int
     ready: bool
-    """Built and restored; the numbers below mean something."""
+    """Built and restored; the numbers below are meaningful."""
     metrics: dict[str, float]
     episodes: "list[Episode]"
     """Episodes that ended since the last answer (actors only)."""
     notes: list[str]
-    """Events since the last answer that people should hear of (the learner only)."""
+    """Events since the last answer to be reported to users (the learner only)."""
 
 
 class Role:
-    """What the roles have in common: being stopped, and noticing that nobody asks any more."""
+    """Common to all roles: being stopped, and noticing that the supervisor is gone."""
 
     def __init__(self, assignment: Assignment, name: str, patience: float) -> None:
-        """A shard that does not answer for `patience` seconds is done without until it does."""
+        """A shard that does not answer for `patience` seconds is skipped until it does."""
         self._assignment, self._patience = assignment, patience
         self._config = assignment.config
         self.folder = RunFolder(Path(assignment.folder))
@@ -87,27 +87,27 @@ class Role:
         self._told_to_stop.set()
 
     def add_shard(self, index: int, url: str) -> None:
-        """From now on the run has this shard too; one that is known already changes nothing."""
+        """Use one more shard from now on; an index that is already known changes nothing."""
         with self._lock:
-            self._told[index] = url  # calls may overtake each other
+            self._told[index] = url  # Calls may overtake each other.
             while (index := len(self._assignment.urls) + len(self._added)) in self._told:
                 self._added.append(self._shard(index, self._told[index]))
                 if self._use_shard is not None:
                     self._use_shard(self._added[-1])
 
     def _start_using(self, use_shard: Callable[[Shard], None]) -> None:
-        """From now on added shards are given to this; those that were added before are at once."""
+        """Pass added shards to `use_shard` from now on, and those added before at once."""
         with self._lock:
             self._use_shard = use_shard
             for shard in self._added:
                 use_shard(shard)
 
     def stop_at_sigterm(self) -> None:
-        """From now on SIGTERM is as being told to stop; only a process's main thread may call this."""
+        """Treat SIGTERM like `stop` from now on; only the main thread of a process may call this."""
         signal.signal(signal.SIGTERM, lambda number, frame: self.stop())
 
     def should_stop(self) -> bool:
-        """Told to stop, or alone."""
+        """Whether the role was told to stop, or has lost its supervisor."""
         return self._told_to_stop.is_set() or time.monotonic() - self._heard > LOST_SECONDS
 
     def _report(self, source: "Actor | Learner | None") -> Report:
@@ -118,7 +118,7 @@ class Role:
         return Report(pid=os.getpid(), ready=source is not None, metrics=metrics, episodes=[], notes=notes)
 
     def _note(self, text: str) -> None:
-        """Tell people, by the log and by the next heartbeat."""
+        """Report an event, by the log and by the next heartbeat."""
         logger.warning(text)
         self._notes.append(text)
 
@@ -126,7 +126,7 @@ class Role:
         return [self._shard(index, url) for index, url in enumerate(self._assignment.urls)]
 
     def _shard(self, index: int, url: str) -> Shard:
-        # A run in lockstep is to draw the same again, so it waits longer.
+        # A lockstep run must draw the same again, so it waits longer for a shard.
         seconds = 30.0 if self._config.run.lockstep else self._patience
         shard = Shard(url, run=self._config.run.name, index=index, retry_seconds=seconds)
         self._opened.append(shard)

@@ -1,10 +1,10 @@
 """Actor and learner as Ray actors.
 
-`run` is one long call whose answer tells how the role ended; `heartbeat`, `stop` and the like are answered
-beside it. The actor's work is done right here. The learner's is done by a process of its own below this one
+`run` is one long call whose answer tells how the role ended; `heartbeat`, `stop` and others are answered
+beside it. The actor does its work right here. The learner's work is done by a separate process
 (`learner_process`), because Ray kills its workers at once when it ends, whatever they are about to save.
 
-The supervisor loads this module too and has no use for torch: what only the roles need is imported in them.
+The supervisor imports this module too and has no use for torch: what only the roles need is imported in them.
 """
 
 import contextlib
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 
 class LearnerRole:
-    """The run's learner as Ray sees it: starts the learner's process, and passes calls and weights on."""
+    """The run's learner as Ray sees it: starts the learner's process, and forwards calls and weights."""
 
     def __init__(self, assignment: Assignment, dead: set[tuple[int, int]]) -> None:
-        """`dead`: incarnations that will write no more."""
+        """`dead`: incarnations that will not write again."""
         self._assignment, self._dead = assignment, dead
         self._publisher = WeightPublisher(assignment.store)
         self._link: LearnerLink | None = None
         self._early: list[tuple[str, tuple[Any, ...]]] = []
         self._lock = threading.Lock()
-        # The learner ends, and this process stays to tell how. A handler must not wait for an answer.
+        # The learner ends while this process stays to tell how. A signal handler must not wait for an answer.
         signal.signal(signal.SIGTERM, lambda number, frame: threading.Thread(target=self.stop).start())
 
     def run(self) -> str:
-        """Learn: `finished`, or `stopped` when told to, both with a checkpoint; raises what the learner does.
+        """Learn; return `finished`, or `stopped` when told to, both with a checkpoint.
 
-        A process that dies without a word raises LearnerDied.
+        Raises what the learner raises, and LearnerDied if its process dies without a message.
         """
         assignment = replace(self._assignment, store=None)
         newest = self._publisher.newest_version()
@@ -51,7 +51,7 @@ class LearnerRole:
             return link.wait()
 
     def heartbeat(self) -> Report:
-        """The learner's numbers; raises LearnerDied when its process is gone."""
+        """Return the learner's numbers; raise LearnerDied when its process is gone."""
         if self._link is None:
             return Report(pid=os.getpid(), ready=False, metrics={}, episodes=[], notes=[])
         report: Report = self._link.last_report or self._link.call("heartbeat")
@@ -63,11 +63,11 @@ class LearnerRole:
             self._tell("stop")
 
     def mark_dead(self, incarnations: set[tuple[int, int]]) -> None:
-        """These will write no more: their allowance goes to others."""
+        """Release the allowance of incarnations that will not write again."""
         self._tell("mark_dead", incarnations)
 
     def add_shard(self, index: int, url: str) -> None:
-        """From now on the run has this shard too."""
+        """Use one more shard from now on."""
         self._tell("add_shard", index, url)
 
     def _tell(self, method: str, *arguments: Any) -> None:
@@ -89,7 +89,7 @@ class ActorRole(Role):
         self.stop_at_sigterm()
 
     def run(self) -> Report:
-        """Act until told to stop and write what is open; gives the last report."""
+        """Act until told to stop and write the open segments; return the last report."""
         import torch
 
         from actors.actor import Actor
@@ -125,7 +125,7 @@ class ActorRole(Role):
         return self.heartbeat()
 
     def heartbeat(self) -> Report:
-        """The actor's numbers and the episodes since the last time."""
+        """Return the actor's numbers and the episodes since the last call."""
         report = self._report(self._actor)
         if self._actor is not None:
             report["episodes"] = self._actor.take_episodes()

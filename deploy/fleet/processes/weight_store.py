@@ -1,9 +1,9 @@
 """Weights from the learner to the actors: one Ray actor that holds the newest version.
 
 Each publication is one `ray.put` owned by the store, so that weights outlive the learner; an actor reads the
-flat array from shared memory of its node. An actor asks for the newest and acts on; the answer, and then the
-array, are taken at the first vector step that finds them there. So the weights that act are those that were
-the newest when the actor last asked, a broadcast ago.
+flat array from the shared memory of its node. An actor requests the newest weights and continues acting; it
+picks up the answer, and then the array, at the first vector step that finds them there. It therefore acts
+with the weights that were the newest at its last request, one broadcast ago.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ ANSWER_SECONDS = 30.0
 
 
 class FlatWeights(NamedTuple):
-    """One publication on its way from the learner; as `models.arrays.Weights`, without torch."""
+    """One publication on its way from the learner; like `models.arrays.Weights`, without torch."""
 
     version: int
     parameters: NDArray[np.float32]
@@ -40,7 +40,7 @@ class FlatWeights(NamedTuple):
 
 @dataclass(frozen=True)
 class Published:
-    """What the store answers: as FlatWeights, and where the flat array is."""
+    """The store's answer: like FlatWeights, with a reference to the flat array."""
 
     version: int
     env_steps: int
@@ -50,7 +50,7 @@ class Published:
 
 
 class WeightStore:
-    """Holds the newest weights; a Ray actor (`create_weight_store`), its methods are calls over Ray."""
+    """Holds the newest weights; a Ray actor (`create_weight_store`) whose methods are calls over Ray."""
 
     def __init__(self, log: Path) -> None:
         log_to(log, "weights")
@@ -58,29 +58,30 @@ class WeightStore:
         self._changed = asyncio.Event()
 
     async def publish(self, version: int, env_steps: int, updates: int, parameters: np.ndarray) -> bool:
-        """Take new weights; False, and nothing changes, when `version` is not above the newest."""
+        """Store new weights; return False and change nothing if `version` is not above the newest."""
         if self._newest is not None and version <= self._newest.version:
             logger.warning("version %d refused: %d is there already", version, self._newest.version)
             return False
         self._newest = Published(version, env_steps, updates, [ray.put(parameters)])
+        # Wake all that wait for this version; the next version gets a new event.
         self._changed.set()
         self._changed = asyncio.Event()
         return True
 
     async def until_it_ends(self) -> None:
-        """Never answered: whoever asks sees by the error that the store is gone."""
+        """Never return: a caller learns from the error that the store is gone."""
         await asyncio.Event().wait()
 
     async def version(self) -> int:
-        """The newest version; -1 before the first."""
+        """Return the newest version; -1 before the first."""
         return -1 if self._newest is None else self._newest.version
 
     async def newest_above(self, version: int) -> Published | None:
-        """The newest weights if they are above `version`, else None; at once."""
+        """Return the newest weights if they are above `version`, else None, without waiting."""
         return self._newest if self._newest is not None and self._newest.version > version else None
 
     async def newer_than(self, version: int) -> Published | None:
-        """The newest weights as soon as they are above `version`; None when that takes over 30 s."""
+        """Return the newest weights as soon as they are above `version`; None if that takes over 30 s."""
         while self._newest is None or self._newest.version <= version:
             try:
                 await asyncio.wait_for(self._changed.wait(), ANSWER_SECONDS)
@@ -90,12 +91,12 @@ class WeightStore:
 
 
 def create_weight_store(node_id: str, log: Path) -> Any:
-    """Start a store on that Ray node, with the run's log; gives its handle.
+    """Start a store on Ray node `node_id`, logging to the run's log; return its handle.
 
-    It holds the core that the learner beside it works on: were it the learner's own, an actor that waits for
-    a core would take it when the learner dies, and no learner could start again.
+    It holds the core that the learner beside it works on. If the learner held it, an actor waiting for a core
+    would take it when the learner dies, and no learner could start again.
     """
-    # Every actor may have one question pending, a coroutine here; the learner must get in beside them.
+    # Every actor may have one request pending, a coroutine here; the learner's calls must fit beside them.
     remote = ray.remote(WeightStore).options(
         num_cpus=1, max_concurrency=2 * MOST_ACTORS, scheduling_strategy=only_on(node_id)
     )
@@ -113,16 +114,16 @@ class StoredWeights:
         """Answered; its array may still be on its way to this node."""
 
     def ask(self) -> None:
-        """Ask for the newest weights, if no answer is on its way, and do not wait."""
+        """Request the newest weights, unless an answer is on its way, without waiting."""
         if self._question is None and self._coming is None:
             self._question = self._store.newest_above.remote(self._version)
 
     def take(self, wait: bool = False) -> "Weights | None":
-        """Weights newer than those given before, as asked for, once they are here; else None.
+        """Return the requested weights if they have arrived and are newer than the last returned, else None.
 
-        `wait`: ask for any newer ones, and wait for up to a second each for the answer and for the array.
+        With `wait`, request any newer weights, and wait up to a second each for the answer and for the array.
         """
-        # Here, because the supervisor, which also loads this module, has no use for torch.
+        # Here, because the supervisor, which also imports this module, has no use for torch.
         from models.arrays import Weights
 
         seconds = 1.0 if wait else 0.0
@@ -139,24 +140,24 @@ class StoredWeights:
 
 
 def _is_here(reference: Any, seconds: float) -> bool:
-    """Whether an object is on this node, which is asked to fetch it, or comes within so many seconds."""
+    """Whether an object is on this node, or arrives within `seconds`; the node is asked to fetch it."""
     ready, _ = ray.wait([reference], timeout=seconds, fetch_local=True)
     return bool(ready)
 
 
 class WeightPublisher:
-    """The learner's way to the store; at most one publication is under way."""
+    """Publishes the learner's weights to the store; at most one publication is under way."""
 
     def __init__(self, store: Any) -> None:
         self._store = store
         self._pending: Any = None
 
     def newest_version(self) -> int:
-        """What the store has; a returned learner goes on above it."""
+        """Return the store's version; a restarted learner numbers its weights above it."""
         return int(ray.get(self._store.version.remote()))
 
     def publish(self, weights: FlatWeights) -> None:
-        """Hand over weights; waits only when the publication before has not arrived yet."""
+        """Publish weights; waits only if the previous publication has not arrived yet."""
         if self._pending is not None:
             ray.get(self._pending)
         self._pending = self._store.publish.remote(

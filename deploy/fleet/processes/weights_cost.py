@@ -1,4 +1,4 @@
-"""What the way of the weights costs: an actor's questions to the store, and the learner's publications."""
+"""The cost of distributing weights: an actor's requests to the store, and the learner's publications."""
 
 import tempfile
 import time
@@ -20,11 +20,11 @@ from deploy.fleet.processes.weight_store import (
 from deploy.fleet.ray import cluster
 
 PAUSE_SECONDS = 0.005
-"""Between two rounds: Ray's threads do their part of a call meanwhile."""
+"""Pause between two rounds, in which Ray's threads do their part of a call."""
 
 
 def measure_on_own_ray(parameters: NDArray[np.float32], seconds: float) -> tuple[float, float]:
-    """`measure` on a Ray that is started for it."""
+    """Run `measure` on a Ray started for it."""
     local = cluster.start_local()
     try:
         cluster.connect(local.address, local)
@@ -35,8 +35,8 @@ def measure_on_own_ray(parameters: NDArray[np.float32], seconds: float) -> tuple
 
 
 def measure(parameters: NDArray[np.float32], seconds: float) -> tuple[float, float]:
-    """Core-milliseconds of this process and the store's for a question, and for a publication of the
-    parameters (P,); on the Ray that this process is connected to.
+    """Return core-milliseconds, of this process and the store's, for a request and for a publication of the
+    parameters (P,), on the Ray that this process is connected to.
     """
     with tempfile.TemporaryDirectory(prefix="apexpert-bench-") as folder:
         store = create_weight_store(ray.get_runtime_context().get_node_id(), Path(folder) / "log.txt")
@@ -63,7 +63,7 @@ def _process_id(store: Any) -> int:
 
 
 def _core_ms(turn: Callable[[], None], processes: list[psutil.Process], seconds: float) -> float:
-    """Of all these processes, a turn, with a pause behind each."""
+    """Return core-milliseconds of all these processes per turn, with a pause after each."""
     turn()
     turns, start, before = 0, time.perf_counter(), _core_seconds(processes)
     while time.perf_counter() - start < seconds or not turns:

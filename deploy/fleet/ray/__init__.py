@@ -1,1 +1,1 @@
-"""Ray itself: the cluster, the process that keeps it, its nodes."""
+"""Ray itself: the cluster, its keeper process, its nodes."""

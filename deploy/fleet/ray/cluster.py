@@ -1,8 +1,8 @@
-"""Ray itself: a local one that belongs to the run, or somebody's cluster that is only connected to.
+"""Ray itself: a local one that belongs to the run, or an existing cluster that is only connected to.
 
-The local Ray listens on 127.0.0.1 alone, asks for a random token, lives in a short private folder and has a
-keeper process in a session of its own (see keeper.py), so that it outlives the command and can be ended
-without touching any other Ray of this machine.
+The local Ray listens on 127.0.0.1 only, requires a random token, lives in a short private folder and has a
+keeper process in its own session (see keeper.py), so that it outlives the command and can be ended without
+touching any other Ray on this machine.
 """
 
 import contextlib
@@ -39,14 +39,14 @@ LOGICAL_CPUS = MOST_ACTORS + 16
 """More than any machine has, so that `apexpert scale` is never refused on a Ray of our own."""
 START_SECONDS, START_ATTEMPTS = 90.0, 3
 NO_TASK_EVENTS = {"RAY_task_events_report_interval_ms": "0"}
-"""Nobody looks at them, and a process that leaves a Ray that is gone would try for 5 s to hand them over."""
-# Below its folder Ray makes sockets of 68 characters; the system's limit for a socket's path is 107.
+"""Nobody reads them, and a process that leaves a vanished Ray would try for 5 s to deliver them."""
+# Below its folder Ray makes sockets with 68 characters; the system's limit for a socket's path is 107.
 SOCKET_SUFFIX, SOCKET_LIMIT = 68, 107
-# Ray does not come up in a folder with some others, such as spaces or brackets.
+# Ray does not start in a folder with certain other characters, such as spaces or brackets.
 PLAIN = re.compile(r"[A-Za-z0-9/._-]+")
 
 _keepers: list[subprocess.Popen[bytes]] = []
-"""Keepers that this process started: as long as their pipes are open, they know that it lives."""
+"""Keepers that this process started: while their pipes are open, they know that it lives."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class LocalRay:
 
     address: str
     pid: int
-    """The keeper's."""
+    """Process id of the keeper."""
     folder: str
-    """Private, 0700; holds the token and everything that Ray writes. No other process names it in its
+    """Private, 0700; holds the token and everything that Ray writes. No other process has it among its
     arguments, so a recycled pid is never mistaken for the keeper."""
 
     @classmethod
     def parse(cls, document: dict[str, Any] | None) -> Self | None:
-        """From the record in a run's folder; None when there is none."""
+        """Parse the record in a run's folder; return None when there is none."""
         return cls(document["address"], document["pid"], document["folder"]) if document else None
 
     @property
@@ -76,11 +76,11 @@ class LocalRay:
 
     @property
     def ends(self) -> bool:
-        """Whether it has ended or is about to: Ray waits for its workers, so they must not wait for it."""
+        """Whether Ray has ended or is about to: it waits for its workers, so they must not wait for it."""
         return (Path(self.folder) / keeper.ENDING).exists() or not self.alive
 
     def claim(self) -> None:
-        """From now on this Ray outlives the command that started it."""
+        """Let this Ray outlive the command that started it from now on."""
         (Path(self.folder) / keeper.CLAIM).touch()
 
     def wait_for_end(self, seconds: float) -> None:
@@ -90,13 +90,13 @@ class LocalRay:
             time.sleep(0.1)
 
     def signal_end(self) -> None:
-        """Ask the keeper to end it, without waiting."""
+        """Ask the keeper to end Ray, without waiting."""
         with contextlib.suppress(ProcessLookupError):
             if self.alive:
                 os.kill(self.pid, signal.SIGTERM)
 
     def end(self, timeout: float = 20.0) -> None:
-        """End it and wait; raises FleetError when it is still there after `timeout` seconds."""
+        """End Ray and wait; raise FleetError when it is still there after `timeout` seconds."""
         self.signal_end()
         deadline = time.monotonic() + timeout
         while self.alive:
@@ -107,12 +107,12 @@ class LocalRay:
 
 
 def start_local(num_cpus: int = LOGICAL_CPUS, num_gpus: int | None = None) -> LocalRay:
-    """Start a Ray of our own with so many logical CPUs; raises FleetError when it does not come up."""
+    """Start a Ray of our own with `num_cpus` logical CPUs; raise FleetError when it does not come up."""
     for attempts_left in reversed(range(START_ATTEMPTS)):
         try:
             return _start_local(num_cpus, num_gpus)
         except FleetError:
-            # Somebody may take the free port that was found before Ray does.
+            # Another process may take the free port that was found before Ray does.
             if not attempts_left:
                 raise
     raise AssertionError("not reached")
@@ -121,6 +121,7 @@ def start_local(num_cpus: int = LOGICAL_CPUS, num_gpus: int | None = None) -> Lo
 def _start_local(num_cpus: int, num_gpus: int | None) -> LocalRay:
     folder = _private_folder()
     token = folder / "token"
+    # Make the file private before the token is in it.
     token.touch(0o600)
     token.write_text(secrets.token_hex(32))
     process = subprocess.Popen(
@@ -148,7 +149,7 @@ def _ray_start(folder: Path, num_cpus: int, num_gpus: int | None) -> list[str]:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0"]
     command += [f"--temp-dir={folder}/r", f"--num-cpus={num_cpus}", "--include-dashboard=false"]
     command += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
-    # Ray's client server cannot be turned off and has a fixed port, which a second run would fight for.
+    # Ray's client server cannot be turned off and has a fixed port, which a second run would collide on.
     command += ["--include-log-monitor=false", f"--ray-client-server-port={_free_port()}"]
     return command if num_gpus is None else [*command, f"--num-gpus={num_gpus}"]
 
@@ -159,20 +160,20 @@ def _ray_environment(token: Path) -> dict[str, str]:
         ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
-        # What the supervisor starts (the Redis servers' guardian) ends in its own good order.
+        # The supervisor's children (the Redis servers' guardian) end in their own orderly way.
         "RAY_kill_child_processes_on_worker_exit": "0",
-        # Else Ray starts one idle Python process for each logical CPU.
+        # Otherwise Ray starts one idle Python process for each logical CPU.
         "RAY_enable_worker_prestart": "0",
         "RAY_prestart_worker_first_driver": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         **NO_TASK_EVENTS,
-        # Else its workers run at nice 15, and starve beside anything else on the machine.
+        # Otherwise its workers run at nice 15, and starve beside anything else on the machine.
         "RAY_worker_niceness": "0",
-        # Threads that wait must not spin: actors and the learner share the cores.
+        # Waiting threads must not spin: actors and the learner share the cores.
         "OMP_WAIT_POLICY": "PASSIVE",
         "GOMP_SPINCOUNT": "0",
         "PYTHONPATH": import_path.python_path(),
-        # No Python program of Ray's looks into the current folder, which is the user's, before all others.
+        # Keep Ray's Python programs from searching the current folder, which is the user's, first.
         "PYTHONSAFEPATH": "1",
     }
 
@@ -184,7 +185,7 @@ def _free_port() -> int:
 
 
 def _wait_for_address(process: subprocess.Popen[bytes], folder: Path) -> str:
-    """Ray writes its address last, when everything listens."""
+    """Return the address once Ray has written it, which it does last, when everything listens."""
     address, log = folder / "r" / "ray_current_cluster", folder / "ray-start.log"
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
@@ -201,9 +202,9 @@ def _wait_for_address(process: subprocess.Popen[bytes], folder: Path) -> str:
 
 
 def connect(address: str, local: LocalRay | None = None) -> None:
-    """Connect this process to a Ray, once; raises FleetError when that Ray cannot be reached.
+    """Connect this process to a Ray, once; raise FleetError when that Ray cannot be reached.
 
-    `local`: it is a Ray of ours, which needs its token and the loopback address.
+    `local`: a Ray of ours, which needs its token and the loopback address.
     """
     if ray.is_initialized():
         if local is not None and ray.get_runtime_context().gcs_address != local.address:
@@ -211,11 +212,11 @@ def connect(address: str, local: LocalRay | None = None) -> None:
         return
     if local is not None:
         _use_token(Path(local.folder) / "token")
-        # Ray's own words about its end, between the lines of the console; the run's are in status and log.
+        # Silence Ray's messages about its own end between the console's lines; the log tells the run's end.
         worker.print_to_stdstream = lambda *_, **__: None
     try:
         loopback = _loopback() if local is not None else contextlib.nullcontext()
-        # Ray has workers search the driver's current folder before everything: ours is that for a moment.
+        # Ray's workers search the driver's current folder first, so make it ours for a moment.
         with contextlib.chdir(import_path.ROOT), loopback, _own_sigterm():
             ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -225,7 +226,7 @@ def connect(address: str, local: LocalRay | None = None) -> None:
 
 
 def _use_token(token: Path) -> None:
-    """Ray reads its environment when it is imported and keeps the first token; make it look again."""
+    """Make Ray read `token`: it reads its environment on import and keeps the first token it finds."""
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)} | NO_TASK_EVENTS
     _raylet.Config.initialize("")  # type: ignore[attr-defined]
     _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
@@ -233,9 +234,9 @@ def _use_token(token: Path) -> None:
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keep this process's handler of SIGTERM: Ray installs one of its own, which aborts, and one in Python.
+    """Keep this process's SIGTERM handler: Ray installs its own, one that aborts and one in Python.
 
-    A SIGTERM that comes meanwhile waits.
+    A SIGTERM that arrives meanwhile is delivered afterwards.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -245,14 +246,14 @@ def _own_sigterm() -> Iterator[None]:
     try:
         yield
     finally:
-        if handler is not None:  # None is of C code, from before Python
+        if handler is not None:  # None is a handler in C, from before Python.
             signal.signal(signal.SIGTERM, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
 def _loopback() -> Iterator[None]:
-    """Ray replaces 127.0.0.1 by the machine's outer address, where a Ray of ours does not listen."""
+    """Keep Ray from replacing 127.0.0.1 by the machine's outer address, where our Ray does not listen."""
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False
     try:

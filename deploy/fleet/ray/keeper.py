@@ -1,8 +1,8 @@
 """Parent process of the Ray that a run starts for itself: keeps it, ends it, and leaves nothing behind.
 
-Started by path and with the standard library alone, so that it is small and starts at once. Its standard
-input is a pipe from the command that started it. It ends Ray and removes Ray's folder when it is told to
-(SIGTERM), and when the command dies before a supervisor has claimed the Ray (file `claimed`).
+It is started by path and uses only the standard library, so that it is small and starts at once. Its standard
+input is a pipe from the command that started it. It ends Ray and removes Ray's folder when told to (SIGTERM),
+and when the command dies before a supervisor has claimed the Ray (file `claimed`).
 """
 
 import contextlib
@@ -25,13 +25,13 @@ stop_requested = False
 
 
 def request_stop(_signal: int, _frame: FrameType | None) -> None:
-    """SIGTERM: end Ray at the next look."""
+    """Handle SIGTERM: end Ray at the next check."""
     global stop_requested
     stop_requested = True
 
 
 def die_with_parent() -> None:
-    """In the child, before exec: get SIGTERM when the keeper dies, however it dies."""
+    """Have the child, before exec, get SIGTERM when the keeper dies, however it dies."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -54,10 +54,10 @@ def watch(ray: subprocess.Popen[bytes], folder: Path) -> None:
 def finish(ray: subprocess.Popen[bytes], folder: Path) -> None:
     """End Ray, remove its folder, and kill what is left of this process group, which is only Ray's.
 
-    The folder of a Ray that ended by itself stays: its logs say why.
+    The folder of a Ray that ended by itself is kept: its logs say why.
     """
     if ray.poll() is None:
-        with contextlib.suppress(OSError):  # a full disk: a supervisor then waits for its end a while
+        with contextlib.suppress(OSError):  # A full disk: a supervisor then waits a while for Ray's end.
             (folder / ENDING).touch()
         ray.terminate()
         try:

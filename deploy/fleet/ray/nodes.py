@@ -1,4 +1,4 @@
-"""The nodes of the Ray that a run is on, what the configuration asks of them, and why a call there failed."""
+"""The nodes of a run's Ray, what the configuration asks of them, and why a call there failed."""
 
 from typing import Any
 
@@ -10,20 +10,20 @@ from deploy.run.config import Config
 
 
 def here() -> str:
-    """The id of this process's node."""
+    """Return the id of this process's node."""
     return str(ray.get_runtime_context().get_node_id())
 
 
 def alive_nodes() -> list[dict[str, Any]]:
-    """The cluster's nodes that are alive."""
+    """Return the cluster's nodes that are alive."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [node for node in nodes if node["Alive"]]
 
 
 def address_for_others() -> str | None:
-    """The address under which this Ray's other nodes reach this one; None when there are none.
+    """Return the address at which this Ray's other nodes reach this one; None when there are none.
 
-    Embedded servers listen there: on sockets alone, they would be reached on this node only.
+    Embedded servers listen there: with sockets alone, only this node would reach them.
     """
     nodes = alive_nodes()
     own = next(node for node in nodes if node["NodeID"] == here())
@@ -31,7 +31,7 @@ def address_for_others() -> str | None:
 
 
 def learner_gpus(config: Config, node_id: str) -> float:
-    """GPUs that the learner takes: one of its node's, if there is one and it is wanted; else WrongFlag."""
+    """Return the learner's GPUs: one if its node has any and it wants one; raise WrongFlag if it must."""
     node = next(node for node in alive_nodes() if node["NodeID"] == node_id)
     found = node["Resources"].get("GPU", 0.0)
     if config.learner.device == "cuda" and not found:
@@ -40,12 +40,12 @@ def learner_gpus(config: Config, node_id: str) -> float:
 
 
 def only_on(node_id: str) -> Any:
-    """Ray's scheduling strategy for what has to be on that node."""
+    """Return Ray's scheduling strategy for something that must run on node `node_id`."""
     return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
 
 
 def reason(error: RayError) -> str:
-    """Why a call on Ray failed, in one line: what the code there raised, without what Ray says around it."""
+    """Return in one line why a call on Ray failed: the error raised there, without Ray's text around it."""
     cause = error.cause if isinstance(error, RayTaskError) else None
     if cause is None:
         return " ".join(str(error).split())[:300]

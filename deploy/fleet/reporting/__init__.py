@@ -1,1 +1,1 @@
-"""What a run tells: metrics, status, episodes, its log."""
+"""What a run reports: metrics, status, episodes, its log."""

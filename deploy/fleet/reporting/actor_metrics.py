@@ -1,4 +1,4 @@
-"""How the fleet's numbers are made of what its actors report: one rule for each metric, in one table."""
+"""Combines the actors' reported metrics into the fleet's: one rule per metric, in one table."""
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Rule(Enum):
-    """What a metric of several actors comes to."""
+    """How a metric of several actors is combined."""
 
     TOTAL = "the sum over every incarnation that ever was, dead ones included: it never goes down"
     SUM = "the sum over the actors at work"
@@ -19,15 +19,15 @@ class Rule(Enum):
 RULES: Mapping[str, Rule] = {
     "speed/actor_steps_per_s": Rule.SUM,
     "actors/waiting_share": Rule.MEAN,
-    "actors/weights_version": Rule.MIN,  # the oldest that acts; -1 while an actor has none
-    "actors/weights_update": Rule.MIN,  # the learner's updates that made them
-    "actors/weights_age_updates": Rule.MEAN,  # measured here, as only the learner knows how far it is
+    "actors/weights_version": Rule.MIN,  # The oldest in use; -1 while an actor has none.
+    "actors/weights_update": Rule.MIN,  # The learner's updates behind those weights.
+    "actors/weights_age_updates": Rule.MEAN,  # Computed here: only the learner knows its own progress.
     "actors/epsilon": Rule.MEAN,
-    "actors/epsilon_min": Rule.MIN,  # of a ladder
+    "actors/epsilon_min": Rule.MIN,  # Of a ladder.
     "actors/epsilon_max": Rule.MAX,
     "actors/env_steps": Rule.TOTAL,
     "actors/refused_rewards": Rule.TOTAL,
-    "actors/restarts": Rule.TOTAL,  # counted by `ActorFleet`
+    "actors/restarts": Rule.TOTAL,  # Counted by `ActorFleet`.
     "writer/segments": Rule.TOTAL,
     "writer/items": Rule.TOTAL,
     "writer/bytes": Rule.TOTAL,
@@ -35,7 +35,7 @@ RULES: Mapping[str, Rule] = {
     "writer/retries": Rule.TOTAL,
     "writer/connection_retries": Rule.TOTAL,
 }
-"""Every metric that an actor or the fleet reports. One that is not here would not leave its actor."""
+"""Every metric that an actor or the fleet reports. A metric missing here would not leave its actor."""
 
 TOTALS = tuple(name for name, rule in RULES.items() if rule is Rule.TOTAL)
 COMBINE: Mapping[Rule, Callable[[Sequence[float]], float]] = {
@@ -59,7 +59,7 @@ class FleetReport:
 
 
 def totals(reports: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """The counters among these reports, each added up."""
+    """Return the counters among these reports, each summed."""
     added: dict[str, float] = {}
     for report in reports:
         for name in TOTALS:
@@ -71,7 +71,7 @@ def totals(reports: Iterable[Mapping[str, float]]) -> dict[str, float]:
 def fleet_metrics(
     fleet: FleetReport, before: Mapping[str, float], learner: Mapping[str, float]
 ) -> dict[str, float]:
-    """The run's metrics of `fleet`; `before` are those of the supervisors before this one."""
+    """Return the run's metrics of `fleet`; `before` holds those of the supervisors before this one."""
     at_work = [{**metrics, **_weights_age(learner, metrics)} for metrics in fleet.at_work]
     counted = totals([dict.fromkeys(TOTALS, 0.0), before, fleet.totals])
     size = {"actors/alive": float(fleet.alive), "actors/target": float(fleet.target)}
@@ -79,7 +79,7 @@ def fleet_metrics(
 
 
 def _combined(at_work: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The metrics that are of the actors at work; one that none of them reports is left out."""
+    """Combine the metrics of the actors at work; a metric that none of them reports is left out."""
     combined = {}
     for name, rule in RULES.items():
         values = [metrics[name] for metrics in at_work if name in metrics]
@@ -89,19 +89,19 @@ def _combined(at_work: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _weights_age(learner: Mapping[str, float], actor: Mapping[str, float]) -> dict[str, float]:
-    """Updates that the learner has made since an actor's weights; nothing before both have any."""
+    """Return the learner's updates since an actor's weights; nothing before both have any."""
     now, then = learner.get("progress/updates", -1.0), actor.get("actors/weights_update", -1.0)
     return {"actors/weights_age_updates": max(0.0, now - then)} if min(now, then) >= 0 else {}
 
 
 class Growing:
-    """A counter that each process in a row begins at 0: what those before had counted is added."""
+    """A counter that each of a sequence of processes starts at 0: adds what the earlier ones counted."""
 
     def __init__(self, before: float) -> None:
         self._before, self._last = before, 0.0
 
     def add(self, value: float) -> float:
-        """The count over all of them, when the one at work now says `value`."""
+        """Return the count over all of them, given that the current one reports `value`."""
         if value < self._last:
             self._before += self._last
         self._last = value

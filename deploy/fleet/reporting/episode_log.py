@@ -1,4 +1,4 @@
-"""Writes `episodes.jsonl`, a line an episode of the run, and `legs.json`, where each start of it began."""
+"""Writes `episodes.jsonl`, one line per episode of the run, and `legs.json`, where each start began."""
 
 import contextlib
 import json
@@ -14,11 +14,11 @@ NOW, RESTORED = "progress/env_steps", "progress/restored_env_steps"
 
 
 class EpisodeLog:
-    """One a supervisor, whose start is a leg of the run: 0 for `train`, one more at each `resume`.
+    """One per supervisor, whose start is a leg of the run: 0 for `train`, one more at each `resume`.
 
-    A leg counts from when its learner first tells where it is. Until then episodes wait: an episode ends at
-    the env steps that the learner has counted when it is written, a second or two after its last step. What
-    a full disk refuses waits as well, and nothing here raises for want of room.
+    A leg begins when its learner first reports where it is. Until then episodes wait: an episode is recorded
+    at the env steps that the learner has counted when it is written, a second or two after its last step.
+    Episodes that a full disk refuses wait as well, and nothing here raises for lack of room.
     """
 
     def __init__(self, folder: RunFolder, note: Callable[[str], object]) -> None:
@@ -31,28 +31,28 @@ class EpisodeLog:
         self._noted = False
 
     def add(self, episode: Episode) -> None:
-        """Take in an episode that has ended; the next `update` writes it."""
+        """Add an episode that has ended; the next `update` writes it."""
         self._waiting.append(episode)
 
     def update(self, learner: Mapping[str, float]) -> None:
-        """Write what has ended at the learner's env steps; the first that it tells begin the leg."""
+        """Write ended episodes at the learner's env steps; its first report begins the leg."""
         if NOW in learner:
             if self._env_steps is None:
                 self._legs.append({"env_steps": int(learner.get(RESTORED, 0)), "time": round(time.time(), 3)})
-            # A learner that died begins at its checkpoint, and reads on to where the fleet is.
+            # A learner restarted after its death begins at its checkpoint and catches up with the fleet.
             self._env_steps = max(self._env_steps or 0, int(learner[NOW]))
         if self._env_steps is not None:
             self._note_leg()
             self._write(self._env_steps)
 
     def close(self, env_steps: float) -> None:
-        """Write what waits still, at `env_steps` where the learner never told any, and close the file."""
+        """Write what still waits, at `env_steps` if the learner never reported any, and close the file."""
         self._write(int(env_steps) if self._env_steps is None else self._env_steps)
         self._file.close()
 
     def _note_leg(self) -> None:
         if not self._noted:
-            with contextlib.suppress(OSError):  # a full disk: tried again with the next episodes
+            with contextlib.suppress(OSError):  # A full disk: tried again with the next episodes.
                 self._folder.write_json(LEGS, self._legs)
                 self._noted = True
 

@@ -8,7 +8,7 @@ from deploy.run.checks import hide_password
 
 
 class _Discreet(logging.Formatter):
-    """Hides the passwords of URLs, wherever in a record (or in a traceback's last line) they are."""
+    """Hides passwords in URLs, wherever in a record (or in a traceback's last line) they are."""
 
     def format(self, record: logging.LogRecord) -> str:
         return hide_password(super().format(record))
@@ -17,11 +17,11 @@ class _Discreet(logging.Formatter):
 def log_to(path: Path, role: str) -> None:
     """Send this process's log records of level INFO and above to `path`, each line naming `role`.
 
-    On a node that does not see the run's folder they go to standard error, which is Ray's log there.
+    On a node without access to the run's folder they go to standard error, which is Ray's log there.
     """
     handler: logging.Handler
     if path.parent.is_dir():
-        # Opened for appending: lines of several processes do not overwrite each other.
+        # Opened for appending, so that lines of several processes do not overwrite each other.
         handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     else:
         handler = logging.StreamHandler(sys.stderr)

@@ -1,4 +1,4 @@
-"""A run's last episodes, of all and by exploration, and the means that are told of them."""
+"""A run's recent episodes, in total and by exploration band, and the means reported of them."""
 
 import itertools
 import statistics
@@ -13,10 +13,10 @@ LAST = 100
 
 
 class RecentEpisodes:
-    """The last 100 episodes of all, and the last 100 of each band."""
+    """The last 100 episodes in total, and the last 100 of each band."""
 
     def __init__(self, rows: Iterable[Any] = ()) -> None:
-        """`rows`: what `rows()` gave, or pairs of return and length, as versions before bands wrote them."""
+        """`rows`: from `rows()`, or pairs of return and length, as versions before bands wrote them."""
         self._number = itertools.count()
         self._all: deque[tuple[int, Episode]] = deque(maxlen=LAST)
         self._by_band = {band: deque[tuple[int, Episode]](maxlen=LAST) for band in BANDS}
@@ -24,14 +24,14 @@ class RecentEpisodes:
             self.add(_parse(row))
 
     def add(self, episode: Episode) -> None:
-        """Take in an episode that has just ended; one of unknown epsilon is in no band."""
+        """Add an episode that has just ended; one of unknown epsilon is in no band."""
         numbered = next(self._number), episode
         self._all.append(numbered)
         if episode.epsilon is not None:
             self._by_band[band_of(episode.epsilon)].append(numbered)
 
     def metrics(self) -> dict[str, float]:
-        """Mean returns and length; of a band without episodes, nothing."""
+        """Return mean returns and length; bands without episodes are left out."""
         if not self._all:
             return {}
         last = [episode for _, episode in self._all]
@@ -46,7 +46,7 @@ class RecentEpisodes:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every episode that a mean above is of, oldest first, JSON-able."""
+        """Return every episode that one of the means includes, oldest first, JSON-able."""
         kept = dict(itertools.chain(self._all, *self._by_band.values()))
         return [_row(kept[number]) for number in sorted(kept)]
 

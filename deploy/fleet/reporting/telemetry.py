@@ -1,4 +1,4 @@
-"""What the supervisor tells about a run: metrics under their agreed names, status.json, and notes."""
+"""The supervisor's reports on a run: metrics under their agreed names, status.json, and notes."""
 
 import logging
 import os
@@ -27,14 +27,14 @@ OF_ONE_LEARNER = ("replay/frame_store_misses",)
 
 
 class Telemetry:
-    """Collects the run's numbers and writes them; one per supervisor, goes on from the status before."""
+    """Collects the run's numbers and writes them; one per supervisor, continuing from the last status."""
 
     def __init__(self, config: Config, folder: RunFolder, ray_address: str) -> None:
         self._config, self._folder, self._ray_address = config, folder, ray_address
         before = folder.read_json("status.json", None) or {}
         self.before: dict[str, float] = before.get("metrics", {})
-        """The metrics of the status before: of another command, or of a supervisor that died."""
-        # What is shown until the learner has restored: the checkpoint's counts, and what adds up.
+        """The metrics of the last status, of another command or of a supervisor that died."""
+        # Shown until the learner has restored: the checkpoint's counts, and what accumulates.
         kept = {name: x for name, x in self.before.items() if name.startswith(("progress/", "episode/"))}
         kept |= {name: x for name, x in self.before.items() if name in TOTALS}
         self._growing = {name: Growing(self.before.get(name, 0.0)) for name in OF_ONE_LEARNER}
@@ -53,19 +53,19 @@ class Telemetry:
         self._metrics: dict[str, float] = {}
 
     def note(self, text: str) -> None:
-        """Tell people about an event: in the log and among the status's notes."""
+        """Report an event, in the log and among the status's notes."""
         logger.info(text)
         self._notes.append(f"{time.strftime('%H:%M:%S')} {hide_password(text)}")
 
     def add_episodes(self, episodes: Iterable[Episode]) -> None:
-        """Episodes that ended."""
+        """Add episodes that have ended."""
         for episode in episodes:
             self._episodes.add(episode)
             self._episode_log.add(episode)
             self._count += 1
 
     def update(self, learner: Mapping[str, float], fleet: FleetReport) -> None:
-        """Merge what the roles report into the run's metrics, and write them every few seconds."""
+        """Merge the roles' reports into the run's metrics, and write them every few seconds."""
         own = {
             "progress/seconds": self._seconds_before + time.monotonic() - self._started,
             **fleet_metrics(fleet, self.before, learner),
@@ -84,7 +84,7 @@ class Telemetry:
     def write(self, more: Mapping[str, float] | None = None) -> None:
         """Append the metrics, or only `more`, to metrics.jsonl and TensorBoard.
 
-        Nothing is written before the learner has said where the run is.
+        Nothing is written before the learner has reported where the run is.
         """
         if more is not None:
             self._metrics.update(more)
@@ -98,8 +98,8 @@ class Telemetry:
     def publish(
         self, state: str, message: str, target: int, actors: list[dict[str, Any]], learner: dict[str, Any]
     ) -> dict[str, Any]:
-        """Write status.json and give the same."""
-        # A run that ended before its learner had restored is where it was.
+        """Write status.json and return its content."""
+        # A run that ended before its learner had restored is still where it was.
         known = self.before | self._known if state in FINAL_STATES else self._known
         status = {
             "run": self._folder.name,
@@ -120,7 +120,7 @@ class Telemetry:
         return status
 
     def insist(self, publish: Callable[[], object], seconds: Callable[[], float]) -> None:
-        """Call `publish` until status.json could be written, for so many `seconds`, which may change."""
+        """Call `publish` until status.json is written, for at most `seconds()`, which may change."""
         began = time.monotonic()
         publish()
         while self._refused and time.monotonic() - began < seconds():
@@ -128,7 +128,7 @@ class Telemetry:
             publish()
 
     def _write_status(self, status: dict[str, Any]) -> None:
-        """status.json is written every second: one that a full disk refuses is no reason to end a run."""
+        """Write status.json, as happens every second: one that a full disk refuses must not end a run."""
         try:
             self._folder.write_json("status.json", status)
         except OSError as error:

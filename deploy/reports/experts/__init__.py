@@ -1,1 +1,1 @@
-"""What experts look at."""
+"""Maps of what experts look at."""

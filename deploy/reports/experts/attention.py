@@ -1,10 +1,10 @@
 """What the experts of a network look at, as maps over the screen.
 
-Tokens with a place on the feature map (one for each position or patch) have weights: of a Soft MoE an
-expert's dispatch weights (arXiv 2308.00951), the mean over its slots; of a Top-k MoE the router's
-probabilities. Tokens without a place (a feature map or the whole state each) are seen through what they do:
-the map is the gradient of the largest value by the pixels (saliency: Simonyan et al., 2014, arXiv 1312.6034),
-as far as it passes through that expert's output.
+Tokens with a place on the feature map (one for each position or patch) have weights: for a Soft MoE an
+expert's dispatch weights (arXiv 2308.00951), averaged over its slots; for a Top-k MoE the router's
+probabilities. Tokens without a place (each a feature map or the whole state) are shown by their effect: the
+map is the gradient of the largest value with respect to the pixels (saliency: Simonyan et al., 2014, arXiv
+1312.6034), as far as it passes through that expert's output.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Maps:
 
     @property
     def peaks(self) -> NDArray[np.float32]:
-        """(E,) the largest weight of each expert over its mean one: 1 looks everywhere, T at one of T."""
+        """(E,) each expert's largest weight over its mean: 1 looks everywhere, T at one of T places."""
         flat = self.weights.reshape(len(self.weights), -1)
         peaks: NDArray[np.float32] = flat.max(axis=1) / np.maximum(flat.mean(axis=1), 1e-12)
         return peaks
@@ -54,12 +54,12 @@ class Attention:
     """What E experts look at in one observation."""
 
     shares: NDArray[np.float32]
-    """(E,) each expert's part in the combined tokens; they add up to 1."""
+    """(E,) each expert's share of the combined tokens; they sum to 1."""
     maps: Maps
 
 
 def attention_of(network: QNetwork, observation: NDArray[np.uint8]) -> Attention:
-    """Maps for one observation (K, H, W), noise off; NothingToShow for a network without experts."""
+    """Return maps for one observation (K, H, W), noise off; NothingToShow for a network without experts."""
     with torch.inference_mode():
         moe = network(torch.from_numpy(observation[None])).moe
     if moe is None:
@@ -76,9 +76,9 @@ def attention_of(network: QNetwork, observation: NDArray[np.uint8]) -> Attention
 
 
 def gradient_maps(network: QNetwork, observation: NDArray[np.uint8]) -> Maps:
-    """Mean |d max Q / d pixel| through each expert's output, in `CELLS` by `CELLS` equal parts of the screen.
+    """Return mean |d max Q / d pixel| through each expert's output, in CELLS by CELLS equal screen parts.
 
-    What passes through the combine weights, or past the mixture, is no expert's.
+    What passes through the combine weights, or bypasses the mixture, belongs to no expert.
     """
     image = network.to_image(torch.from_numpy(observation[None])).requires_grad_()
     seen: list[Tensor] = []
@@ -98,11 +98,11 @@ def gradient_maps(network: QNetwork, observation: NDArray[np.uint8]) -> Maps:
 
 
 def token_edges(network: QNetwork, axis: int) -> NDArray[np.float64]:
-    """Where the places of neighbouring tokens meet on the screen, axis 0 (height) or 1; cut at 0 and 1.
+    """Return where neighbouring tokens' places meet on the screen, axis 0 (height) or 1; cut at 0 and 1.
 
-    A token's place is around the centre of its receptive field, as wide as the distance to the next one's:
-    without padding the screen's border is the centre of none. The positions of an encoder of the user's own
-    are taken to be spread evenly.
+    A token's place is around the centre of its receptive field, as wide as the distance to the next centre:
+    without padding no centre lies at the screen's border. For an encoder of the user's own, positions are
+    assumed to be spread evenly.
     """
     grid = network.tokenizer.grid
     if grid is None:

@@ -17,14 +17,14 @@ Picture = NDArray[np.uint8]
 
 HEAT = colormaps["inferno"]
 STRENGTH = 0.75
-"""How much of the colour there is where an expert looks most."""
+"""Opacity of the colour where an expert looks most."""
 BAR = (235, 130, 40)
 GROUND = 24
 LEAST_WIDTH = 240
-"""Pixels of a panel in a film: there is room for its caption."""
+"""Minimum width in pixels of a film's panel, so that its caption fits."""
 CAPTION_HEIGHT = 24
 ACROSS = 5
-"""Most panels in a row of a film."""
+"""Maximum number of panels in a row of a film."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Moment:
 
 
 def heat_picture(picture: NDArray[np.uint8], maps: Maps, expert: int) -> Picture:
-    """A picture, grey (H, W) or RGB, darkened, with an expert's weights in colour over it.
+    """Return the picture, grey (H, W) or RGB, darkened, with an expert's weights in colour over it.
 
-    The place of the largest weight has the brightest colour; what no token covers has none.
+    The place of the largest weight has the brightest colour; places that no token covers have none.
     """
     rgb = _rgb(picture).astype(np.float32) / 255.0
     weights = maps.weights[expert]
@@ -54,14 +54,14 @@ def heat_picture(picture: NDArray[np.uint8], maps: Maps, expert: int) -> Picture
 
 
 def _cells(edges: NDArray[np.float64], size: int) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """For each of `size` pixels the cell that its middle is in, and whether it is in one."""
+    """Return, for each of `size` pixels, the cell that its middle is in, and whether it is in one."""
     middles = (np.arange(size) + 0.5) / size
     cells = np.searchsorted(edges, middles, side="right") - 1
     return cells.clip(0, len(edges) - 2), (cells >= 0) & (cells < len(edges) - 1)
 
 
 def panels(picture: NDArray[np.uint8], attention: Attention) -> list[Picture]:
-    """The screen, then one picture an expert."""
+    """Return the screen, then one picture per expert."""
     heat = [heat_picture(picture, attention.maps, expert) for expert in range(len(attention.shares))]
     return [_rgb(picture), *heat]
 
@@ -73,7 +73,7 @@ class FilmFrames:
         self._captions: list[Picture] = []
 
     def __call__(self, picture: NDArray[np.uint8], attention: Attention) -> Picture:
-        """One frame, its panels in rows of at most 5; every frame of a film has the same size."""
+        """Return one frame, its panels in rows of at most 5; every frame of a film has the same size."""
         images = panels(picture, attention)
         factor = max(1, -(-LEAST_WIDTH // images[0].shape[1]))
         images = [image.repeat(factor, axis=0).repeat(factor, axis=1) for image in images]
@@ -89,7 +89,7 @@ class FilmFrames:
 
 
 def caption(text: str, width: int) -> Picture:
-    """White text on dark, (CAPTION_HEIGHT, width, 3)."""
+    """Return white text on a dark ground, (CAPTION_HEIGHT, width, 3)."""
     figure = Figure(figsize=(width / 100, CAPTION_HEIGHT / 100), dpi=100, facecolor=str(GROUND / 255))
     canvas = FigureCanvasAgg(figure)
     figure.text(0.02, 0.6, text, color="white", fontsize=9, va="center")
@@ -98,12 +98,12 @@ def caption(text: str, width: int) -> Picture:
 
 
 def titles(attention: Attention) -> list[str]:
-    """What the panels show."""
+    """Return the titles of the panels."""
     return ["screen", *(f"expert {expert + 1}" for expert in range(len(attention.shares)))]
 
 
 def draw_sheet(moments: Sequence[Moment], title: str, target: Path) -> Path:
-    """A contact sheet: one row for each moment, one column an expert. Raises OSError."""
+    """Draw a contact sheet: one row per moment, one column per expert. Raises OSError."""
     rows = [panels(moment.picture, moment.attention) for moment in moments]
     height, width = rows[0][0].shape[:2]
     size = (2.0 * len(rows[0]) + 0.5, (2.0 * height / width + 0.3) * len(rows) + 0.7)
@@ -123,7 +123,7 @@ def draw_sheet(moments: Sequence[Moment], title: str, target: Path) -> Path:
 
 
 def _labels(attention: Attention) -> list[str]:
-    """Titles with numbers: an expert's share, and how sharply it looks."""
+    """Return titles with numbers: an expert's share, and how sharply it looks."""
     names = titles(attention)
     numbers = zip(names[1:], attention.shares, attention.maps.peaks, strict=True)
     return [names[0], *(f"{name}: {share:.0%}, peak x{peak:.1f}" for name, share, peak in numbers)]

@@ -1,4 +1,4 @@
-"""A player that watches what the experts look at, and keeps some of it."""
+"""A player that records what the experts look at."""
 
 from collections.abc import Callable
 
@@ -12,15 +12,15 @@ from models.q_network import QNetwork
 
 
 class Moments:
-    """Keeps moments that are evenly spread over a game of unknown length: never more than twice `at_least`,
-    and, of a game that is long enough, never fewer."""
+    """Keeps moments evenly spread over a game of unknown length: never more than twice `at_least` and, if the
+    game is long enough, never fewer than `at_least`."""
 
     def __init__(self, at_least: int) -> None:
         self.kept: list[Moment] = []
         self._most, self._every, self._seen = 2 * at_least, 1, 0
 
     def add(self, moment: Moment) -> None:
-        """The next moment of the game."""
+        """Add the next moment of the game."""
         if self._seen % self._every == 0:
             self.kept.append(moment)
         self._seen += 1
@@ -31,7 +31,7 @@ class Moments:
 class Watcher:
     """A policy for one environment that, before each choice, shows what the experts look at.
 
-    `record` is to be the recorder of the game that it plays: each picture belongs to the next observation.
+    Pass `record` as the recorder of the game it plays: each picture belongs to the next observation.
     """
 
     def __init__(self, policy: Policy, network: QNetwork, watch: Callable[[Moment], object]) -> None:
@@ -40,7 +40,7 @@ class Watcher:
         self.env_steps = 0
 
     def record(self, picture: NDArray[np.uint8]) -> None:
-        """Take the picture of what is to be acted on next."""
+        """Store the picture of the state to be acted on next."""
         self._picture = picture
 
     def act(
@@ -51,7 +51,7 @@ class Watcher:
         noise: bool,
         values: bool,
     ) -> Actions:
-        """As `Policy.act`, on (1, K, H, W)."""
+        """Act like `Policy.act`, on (1, K, H, W)."""
         if self._picture is not None:
             attention = attention_of(self._network, observations[0])
             self._watch(Moment(self.env_steps, self._picture, attention))

@@ -1,1 +1,1 @@
-"""Runs beside published seeds."""
+"""Comparison of runs with published seeds."""

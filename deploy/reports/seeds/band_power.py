@@ -1,4 +1,4 @@
-"""What a comparison with published seeds can tell: which windows a run that fails would fall outside of."""
+"""The power of a comparison with published seeds: in which windows a failing run would fall outside."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Detection:
 
     @classmethod
     def of(cls, seeds: Sequence[float], first: float) -> "Detection | None":
-        """By the seeds' values and their mean in the first window; None with fewer than two seeds."""
+        """Compare by the seeds' values and their mean in the first window; None with under two seeds."""
         interval = prediction_interval(seeds)
         if interval is None:
             return None
@@ -30,19 +30,19 @@ class Detection:
 
 @dataclass(frozen=True)
 class PowerRow:
-    """A window, and all windows up to it."""
+    """One window, and all windows up to it."""
 
     window: int
-    """0 the first."""
+    """0 for the first."""
     alone: Detection | None
     overall: Detection | None
-    """Of the mean over the windows up to this; None where a seed is missing in one."""
+    """Of the mean over the windows up to this one; None where a seed is missing in one."""
 
 
 def power(curve: PublishedCurve, windows: int) -> list[PowerRow]:
-    """One row a window, for those of the first `windows` that are kept here.
+    """Return one row per window, for those of the first `windows` whose seeds are kept here.
 
-    The failing runs have no error of their own; a real one, whose interval is wider, shows a little less.
+    The failing runs have no error of their own; a real run, with a wider interval, is detected a little less.
     """
     numbers = [window for window in curve.iterations if window < windows]
     first = float(np.mean(curve.seeds(numbers[0])))
@@ -57,7 +57,7 @@ def power(curve: PublishedCurve, windows: int) -> list[PowerRow]:
 
 
 def document(curve: PublishedCurve, rows: Sequence[PowerRow]) -> dict[str, Any]:
-    """The rows, JSON-able."""
+    """Return the rows, JSON-able."""
     return {
         "game": curve.game,
         "published": curve.label,

@@ -1,4 +1,4 @@
-"""A run's returns, window by window of 250,000 env steps, beside published seeds of the same agent."""
+"""Compares a run's returns, in windows of 250,000 env steps, with published seeds of the same agent."""
 
 import math
 from collections import defaultdict
@@ -19,14 +19,14 @@ class Compared:
     mean: float | None
     """None without any episode."""
     error: float
-    """Its standard error; not a number with fewer than two episodes."""
+    """Its standard error; NaN with fewer than two episodes."""
     seeds: tuple[float, ...]
     interval: PredictionInterval | None
-    """Already widened by `error`; None where it is not known, or nothing is published."""
+    """Already widened by `error`; None where that is unknown, or nothing is published."""
 
     @property
     def verdict(self) -> str:
-        """`inside`, `above`, `below`, or nothing where that cannot be said."""
+        """`inside`, `above`, `below`, or empty where that cannot be said."""
         return "" if self.mean is None or self.interval is None else self.interval.verdict(self.mean)
 
 
@@ -35,15 +35,15 @@ class WindowRow:
     """The episodes that ended in one window of 250,000 env steps."""
 
     window: int
-    """0 the first."""
+    """0 for the first."""
     episodes: int
     complete: bool
-    """The run has passed the window's end, and its record began before the window did."""
+    """Whether the run has passed the window's end, and its record began before the window did."""
     compared: Compared
 
     @property
     def verdict(self) -> str:
-        """That of the comparison, for a complete window; else nothing."""
+        """The comparison's verdict for a complete window; else empty."""
         return self.compared.verdict if self.complete else ""
 
 
@@ -58,12 +58,12 @@ class Bands:
 
 
 def window_of(env_steps: int) -> int:
-    """The window in which that env step lies: 1 to 250,000 are the first."""
+    """Return the window that contains this env step: 1 to 250,000 are the first."""
     return max(0, env_steps - 1) // WINDOW
 
 
 def compare(run: RunEpisodes, curve: PublishedCurve) -> Bands:
-    """Every window up to the last in which an episode ended, or that the run has passed."""
+    """Compare every window up to the last in which an episode ended, or that the run has passed."""
     by_window: dict[int, list[float]] = defaultdict(list)
     for episode in run.kept:
         by_window[window_of(episode.env_steps)].append(episode.return_)
@@ -82,7 +82,7 @@ def compare(run: RunEpisodes, curve: PublishedCurve) -> Bands:
 
 
 def compare_window(returns: Sequence[float], seeds: tuple[float, ...]) -> Compared:
-    """The mean of returns beside the seeds'; one episode alone has no error, and so no interval."""
+    """Compare the mean of returns with the seeds'; a single episode has no error, and so no interval."""
     if not returns:
         return Compared(None, math.nan, seeds, None)
     mean = float(np.mean(returns))
@@ -93,22 +93,23 @@ def compare_window(returns: Sequence[float], seeds: tuple[float, ...]) -> Compar
 
 
 def _overall(rows: Sequence[WindowRow], curve: PublishedCurve) -> Compared | None:
-    """The mean of the windows' means beside each seed's, its error from theirs.
+    """Compare the mean of the windows' means with each seed's, with its error from theirs.
 
-    Seeds that are ahead stay ahead, so its interval is made of the seeds' own means, not of the windows'.
+    A seed that is ahead stays ahead, so the interval is made of the seeds' own means, not of the windows'.
     """
     seeds = curve.seeds_over([row.window for row in rows])
     means = [row.compared.mean for row in rows if row.compared.mean is not None]
     errors = [row.compared.error for row in rows]
     if not seeds or len(means) < len(rows) or not all(map(math.isfinite, errors)):
         return None
+    # Errors of different windows are independent, so their variances add up.
     error = math.sqrt(sum(error**2 for error in errors)) / len(rows)
     freedom = sum(row.episodes - 1 for row in rows)
     return Compared(float(np.mean(means)), error, seeds, prediction_interval(seeds, error, freedom))
 
 
 def document(name: str, run: RunEpisodes, bands: Bands) -> dict[str, Any]:
-    """The comparison, JSON-able; a number that is not known is None."""
+    """Return the comparison, JSON-able; an unknown number is None."""
     return {
         "run": name,
         "game": bands.curve.game,
@@ -131,7 +132,7 @@ def _row(row: WindowRow) -> dict[str, Any]:
 
 
 def compared_document(compared: Compared) -> dict[str, Any]:
-    """One comparison, JSON-able."""
+    """Return one comparison, JSON-able."""
     seeds, interval = compared.seeds, compared.interval
     return {
         "mean": compared.mean,

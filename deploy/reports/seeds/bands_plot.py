@@ -60,5 +60,5 @@ def _draw_run(axes: Any, name: str, rows: list[WindowRow]) -> None:
 
 
 def _middle(row: WindowRow) -> float:
-    """Where the window is on the axis of millions of frames, as the published frame skip of 4 has it."""
+    """Return the window's middle on the axis of millions of frames, at the published frame skip of 4."""
     return row.window + 0.5

@@ -1,4 +1,4 @@
-"""The rows of `apexpert bands`, for people."""
+"""Prints the rows of `apexpert bands`."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ COLUMNS = 200
 
 
 def print_bands(name: str, run: RunEpisodes, bands: Bands) -> None:
-    """One row a window, one for their mean, and which episodes do not count."""
+    """Print one row per window, one for their mean, and which episodes do not count."""
     print(f"{name}: {bands.curve.game}, beside {bands.curve.label}")
     table = _table("M frames", "episodes", "mean", "error", "seeds", "range", "99 % for one more", "")
     for row in bands.rows:
@@ -29,7 +29,7 @@ def print_bands(name: str, run: RunEpisodes, bands: Bands) -> None:
 
 
 def remarks(run: RunEpisodes) -> list[str]:
-    """Which episodes do not count, and where the record begins late."""
+    """Return which episodes do not count, and where the record begins late."""
     ended = "cut by the run's end" if run.ended else "still open"
     lines = [
         f"  {len(run.kept):,} episodes count; not among them: {run.dropped:,} beyond a checkpoint that a"
@@ -42,7 +42,7 @@ def remarks(run: RunEpisodes) -> list[str]:
 
 
 def print_power(curve: PublishedCurve, rows: Sequence[PowerRow]) -> None:
-    """One row a window: whether a frozen run, and one with half the gain, would fall outside."""
+    """Print one row per window: whether a frozen run, and one with half the gain, would fall outside."""
     print(f"{curve.game}: {curve.label}, {len(curve.seeds(0))} seeds")
     table = _table(
         "M frames", "seeds", "99 % for one more", "frozen", "half the gain", "all up to it", "frozen", "half"
@@ -56,7 +56,7 @@ def print_power(curve: PublishedCurve, rows: Sequence[PowerRow]) -> None:
 
 
 def _windows(rows: Sequence[PowerRow], failing: str) -> str:
-    """The windows in which that failing run is outside, by their place."""
+    """Return the windows in which that failing run is outside, by their place."""
     found = [str(row.window + 1) for row in rows if getattr(row.alone, failing, "inside") != "inside"]
     return f"window {', '.join(found)}" if found else "no window"
 
@@ -94,5 +94,5 @@ def _table(*names: str) -> Table:
 
 
 def _print(table: Table) -> None:
-    # Rows stay whole, also in a narrow terminal: cut numbers would say something else.
+    # Keep rows whole even in a narrow terminal: truncated numbers would read as other numbers.
     Console(width=COLUMNS, soft_wrap=True, markup=False).print(table)

@@ -1,4 +1,4 @@
-"""A run's episodes as `episodes.jsonl` has them, and which of them count."""
+"""A run's episodes from `episodes.jsonl`, and which of them count."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from deploy.run.folder import LEGS, RunFolder
 from deploy.run.states import FINAL_STATES
 
 FLEET = "fleet.json"
-"""Where the fleet notes how many incarnations each actor slot has had."""
+"""Where the fleet records how many incarnations each actor slot has had."""
 
 
 class NoEpisodes(ApexpertError):
@@ -23,29 +23,29 @@ class EpisodeRecord(NamedTuple):
     """One line of `episodes.jsonl`."""
 
     env_steps: int
-    """Of the fleet, at its end."""
+    """Env steps of the fleet at the episode's end."""
     return_: float
     length: int
     leg: int
-    """Which start of the run it was played in, 0 the first."""
+    """Which start of the run it was played in, 0 for the first."""
 
 
 class CutEpisodes(NamedTuple):
-    """Episodes that began and did not end, or not on record."""
+    """Episodes that began and did not end, or whose end is not on record."""
 
     by_resume: int
-    """Open when their actor ended, and the run went on: a resume, or an actor that was replaced or let go."""
+    """Open when their actor ended while the run continued: a resume, or an actor replaced or dismissed."""
     by_end: int
     """Open when the run ended, or open now."""
 
 
 @dataclass(frozen=True)
 class RunEpisodes:
-    """What a run has played."""
+    """The episodes of a run."""
 
     kept: list[EpisodeRecord]
     dropped: int
-    """Episodes beyond the checkpoint that a later leg went back to: played by a network that is gone."""
+    """Episodes beyond the checkpoint that a later leg returned to: played by a network that is gone."""
     cut: CutEpisodes
     first_env_steps: int
     """Where the record begins; more than 0 in a run that an older version began."""
@@ -56,7 +56,7 @@ class RunEpisodes:
 
 
 def read_run_episodes(folder: RunFolder, config: Config) -> RunEpisodes:
-    """The episodes of a run; NoEpisodes for one of an older version, or before its first episode's end."""
+    """Read a run's episodes; NoEpisodes for a run of an older version, or before its first episode's end."""
     records = read_episodes(folder.episodes_path)
     if not records:
         why = "no episode has ended yet" if folder.episodes_path.exists() else "made by an older version"
@@ -76,7 +76,7 @@ def read_run_episodes(folder: RunFolder, config: Config) -> RunEpisodes:
 
 
 def read_episodes(path: Path) -> list[EpisodeRecord]:
-    """The whole lines of an `episodes.jsonl`, in order; lines that a crash has cut off are passed over."""
+    """Return the whole lines of an `episodes.jsonl`, in order; lines that a crash has cut off are skipped."""
     found = []
     for line in read_metrics(path):
         try:
@@ -91,7 +91,7 @@ def read_episodes(path: Path) -> list[EpisodeRecord]:
 
 
 def keep(records: Sequence[EpisodeRecord], starts: Sequence[int]) -> list[EpisodeRecord]:
-    """Leave out what ended beyond the start of a later leg; `starts` are the legs' env steps."""
+    """Drop episodes that ended beyond the start of a later leg; `starts` are the legs' env steps."""
 
     def survives(record: EpisodeRecord) -> bool:
         return all(record.env_steps <= start for start in starts[record.leg + 1 :])
@@ -100,11 +100,11 @@ def keep(records: Sequence[EpisodeRecord], starts: Sequence[int]) -> list[Episod
 
 
 def count_cut(fleet: dict[str, Any], config: Config, legs: int) -> CutEpisodes:
-    """How many episodes were open when their environments were closed: one an env slot.
+    """Count the episodes that were open when their environments were closed: one per env slot.
 
     An environment begins its next episode as soon as one has ended, so every incarnation of an actor that
     ever acted (`fleet` counts them) leaves one in each of its env slots. Without that record each leg is
-    taken to have had the configured actors.
+    assumed to have had the configured actors.
     """
     num_envs, target = config.actors.envs_per_actor, config.actors.num_actors
     target = int(fleet.get("target_actors", target))

@@ -1,4 +1,4 @@
-"""What to expect of a run by when: what the published agent that it is most like came to."""
+"""What to expect of a run and when: the results of the published agent that it resembles most."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ DEFAULT_AGENT = "rainbow"
 
 
 def agent_of(config: Config) -> str:
-    """The published agent that a run is like, as `--agent` names it; empty where its settings do not say.
+    """Return the published agent that a run resembles, as `--agent` names it; empty if its settings fit none.
 
-    By the kind of values, n and the replay, which tell the published agents apart. Others may have them in
-    common with a run that differs elsewhere: it is compared all the same. No run can be like IQN.
+    Kind of values, n and replay distinguish the published agents. A run that shares them but differs
+    elsewhere is compared all the same. No run can resemble IQN.
     """
     document = to_json(config)
     network, replay = document["network"], document["replay"]
@@ -28,13 +28,13 @@ def agent_of(config: Config) -> str:
 
 @dataclass(frozen=True)
 class Expectation:
-    """A published curve, read at a run's env steps; called with them it gives one line."""
+    """A published curve, read at a run's env steps; calling it with them returns one line."""
 
     curve: PublishedCurve
     total_env_steps: int
 
     def __call__(self, env_steps: float) -> str:
-        """`Dopamine Rainbow (CNN): -20.5 up to 250,000 env steps, ...`: now, next, and at the run's end."""
+        """Format now, next and the end: `Dopamine Rainbow (CNN): -20.5 up to 250,000 env steps, ...`."""
         now = int(env_steps // WINDOW)
         last = max(now, (self.total_env_steps - 1) // WINDOW)
         windows = [w for w in self.curve.iterations if w in (now, now + 1, last)]
@@ -47,9 +47,9 @@ class Expectation:
 
 
 def expectation(config: Config) -> Callable[[float], str]:
-    """The line for a run's console by its env steps; always empty for a game without published seeds.
+    """Return a function from env steps to the console's line; always empty for games without seeds.
 
-    Of a run that is like no published agent: Rainbow.
+    A run that resembles no published agent is compared with Rainbow.
     """
     encoder = config.network.encoder if config.network.encoder in ENCODERS else "nature"
     try:

@@ -1,4 +1,4 @@
-"""The published curves of Dopamine's agents, every seed, and what one more seed of them would give."""
+"""The published curves of Dopamine's agents, every seed, and the interval for one more seed."""
 
 import functools
 import gzip
@@ -24,7 +24,7 @@ ENCODERS = {"nature": "CNN", "impala": "Impala"}
 """Published encoders by the value of `--network.encoder`."""
 CONFIDENCE = 0.99
 FLOOR = 0.05
-"""Least half-width: published values are rounded to 0.1."""
+"""Minimum half-width: published values are rounded to 0.1."""
 
 
 class NotPublished(ApexpertError):
@@ -33,7 +33,7 @@ class NotPublished(ApexpertError):
 
 @dataclass(frozen=True)
 class PredictionInterval:
-    """Where a value of one more seed lies with 99 % confidence, if it is like the others."""
+    """Where a value of one more seed lies with 99 % confidence, if that seed is like the others."""
 
     mean: float
     half_width: float
@@ -49,7 +49,7 @@ class PredictionInterval:
         return self.mean + self.half_width
 
     def verdict(self, value: float) -> str:
-        """`inside` (ends included), `above` or `below`."""
+        """Return `inside` (ends included), `above` or `below`."""
         if abs(value - self.mean) <= self.half_width:
             return "inside"
         return "above" if value > self.mean else "below"
@@ -63,13 +63,13 @@ class PublishedCurve:
     agent: str
     encoder: str
     iterations: tuple[int, ...]
-    """Those of the windows that are kept here: the first 20, then every fifth."""
+    """Iterations of the windows kept here: the first 20, then every fifth."""
     values: tuple[tuple[float, ...], ...]
-    """Mean return of each seed, a row an iteration; the seeds have the same order in every row."""
+    """Mean return of each seed, one row per iteration; the seeds have the same order in every row."""
 
     @property
     def label(self) -> str:
-        """As pictures and tables name it."""
+        """Name in pictures and tables."""
         return f"Dopamine {self.agent} ({self.encoder})"
 
     @property
@@ -79,11 +79,11 @@ class PublishedCurve:
         return [(window + 1.0, float(np.mean(row))) for window, row in pairs]
 
     def seeds(self, window: int) -> tuple[float, ...]:
-        """The seeds' returns in that window, 0 the first; empty where none are kept."""
+        """Return the seeds' returns in that window, 0 for the first; empty where none are kept."""
         return dict(zip(self.iterations, self.values, strict=True)).get(window, ())
 
     def seeds_over(self, windows: Sequence[int]) -> tuple[float, ...]:
-        """Each seed's mean over these windows; empty where a seed or a window is missing."""
+        """Return each seed's mean over these windows; empty where a seed or a window is missing."""
         rows = [self.seeds(window) for window in windows]
         if not rows or len({len(row) for row in rows}) != 1:
             return ()
@@ -93,13 +93,13 @@ class PublishedCurve:
 def prediction_interval(
     seeds: Sequence[float], own_error: float = 0.0, own_freedom: float = math.inf
 ) -> PredictionInterval | None:
-    """The 99 % prediction interval for one more seed; None with fewer than two seeds.
+    """Return the 99 % prediction interval for one more seed; None with fewer than two seeds.
 
     For n seeds of mean m and standard deviation s it is m +- t(0.995, n - 1) * s * sqrt(1 + 1/n), which is
-    5.04 s for five; at least `FLOOR`. `own_error`, the standard error of the value that is to be judged,
-    widens it to sqrt(half^2 + (t(0.995, own_freedom) * own_error)^2): the seeds' spread has as much of it as
-    whole windows have, so this matters where few episodes ended. A t and no normal quantile, because the
-    error is estimated from those few as well.
+    5.04 s for five; at least `FLOOR`. `own_error`, the standard error of the value to be judged, widens it to
+    sqrt(half^2 + (t(0.995, own_freedom) * own_error)^2): the seeds' spread already includes the error of
+    whole windows, so this matters where few episodes ended. It uses a t and not a normal quantile, because
+    the error is estimated from those few episodes as well.
     """
     if len(seeds) < 2:
         return None
@@ -109,19 +109,19 @@ def prediction_interval(
 
 
 def factor(num_seeds: int) -> float:
-    """Standard deviations from the mean of so many seeds to the end of the interval for one more."""
+    """Return how many standard deviations from the mean of the seeds the interval for one more extends."""
     return _student(num_seeds - 1) * math.sqrt(1 + 1 / num_seeds)
 
 
 def _student(freedom: float) -> float:
-    # Here, because a run's console shows the curves alone and is not to wait for all of scipy.
+    # Here, because a run's console only shows the curves and should not wait for all of scipy.
     from scipy import stats
 
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
 def agent_named(word: str) -> str:
-    """The key of `AGENTS` that a user means by `word`; NotPublished when there is none."""
+    """Return the key of `AGENTS` that a user means by `word`; raise NotPublished when there is none."""
     key = ALIASES.get(word.lower(), word.lower())
     if key not in AGENTS:
         allowed = ", ".join([*AGENTS, *ALIASES])
@@ -130,7 +130,7 @@ def agent_named(word: str) -> str:
 
 
 def published_curve(game: str, agent: str, encoder: str = "nature") -> PublishedCurve:
-    """The seeds of that game and agent (a key of `AGENTS`, and one of `ENCODERS`).
+    """Return the seeds of that game and agent (a key of `AGENTS`, and one of `ENCODERS`).
 
     Raises NotPublished for a game without any.
     """
@@ -145,7 +145,7 @@ def published_curve(game: str, agent: str, encoder: str = "nature") -> Published
 
 @functools.cache
 def _data() -> dict[str, Any]:
-    """`source` says where it is from and what the numbers are."""
+    """Load the data; its `source` says where it is from and what the numbers are."""
     packed = resources.files("deploy.reports").joinpath("data/dopamine_seeds.json.gz").read_bytes()
     data: dict[str, Any] = json.loads(gzip.decompress(packed))
     return data

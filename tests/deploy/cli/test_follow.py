@@ -48,7 +48,7 @@ def test_a_fault_of_showing_ends_a_run_cleanly(
     monkeypatch.setattr("deploy.monitor.console.Console.update", fail)
     code, _, err = run_line(capsys, "train", "--name", "r")
     assert code == 1
-    assert "run r is stopped: it could not be shown: KeyError: 'metrics'; go on: apexpert resume r" in err
+    assert "run r is stopped: it could not be shown: KeyError: 'metrics'; resume it: apexpert resume r" in err
     assert shown == ["running"]
     assert run.calls.index("stop") < run.calls.index("shutdown") == len(run.calls) - 1
 
@@ -105,7 +105,7 @@ def test_a_run_that_is_not_heard_of_any_more_is_exit_1(
     launched(ScriptedRun([status("running", time=1.0), status("running", time=2.0)]))
     code, _, err = run_line(capsys, "train", "--name", "r")
     assert code == 1
-    assert "no sign of it for 0 s; go on: apexpert resume r" in err
+    assert "no sign of it for 0 s; resume it: apexpert resume r" in err
 
 
 def test_a_clock_that_is_set_loses_no_run(
@@ -126,7 +126,7 @@ def test_a_run_whose_processes_were_killed_is_exit_1_at_once(
     launched(run)
     code, _, err = run_line(capsys, "train", "--name", "r")
     assert code == 1
-    assert "run r: its processes were ended without a word; go on: apexpert resume r" in err
+    assert "run r: its processes were ended without a word; resume it: apexpert resume r" in err
 
 
 def test_a_run_that_was_told_to_stop_as_all_processes_were_has_stopped(
@@ -180,7 +180,7 @@ def test_a_run_that_nobody_can_see_any_more_is_stopped_cleanly(
     assert code == 1
     assert "stop" in run.calls
     assert run.calls[-1] == "shutdown"
-    assert "its output cannot be written: Broken pipe; go on: apexpert resume r" in err
+    assert "its output cannot be written: Broken pipe; resume it: apexpert resume r" in err
 
 
 def test_a_second_ctrl_c_ends_it_at_once(launched: Any, capsys: pytest.CaptureFixture[str]) -> None:
