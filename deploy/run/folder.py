@@ -218,7 +218,7 @@ def _make_folder(config: Config) -> Path:
         return runs_dir / name
     raise RunExists(
         f"--name {name}: {runs_dir / name} is there already; choose another name,"
-        f" or go on with it by: apexpert resume {name}"
+        f" or resume it by: apexpert resume {name}"
     )
 
 
