@@ -1,0 +1,95 @@
+"""The files of ours that an env step passes on its way into a batch: `python benchmarks/trip.py`.
+
+One actor plays, a writer stores its segments on embedded servers, the sampler takes them in and draws a
+batch. A profiler's hook notes the file of every function of ours that is called in between, once everything
+is set up; the networks (models/) are left out. Exit code 1 if there are more than 25.
+"""
+
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from actors.actor import Actor
+from actors.environments import describe_environment
+from deploy.bench.replay.local_replay import InitialWeights, signature_of
+from deploy.run.config import with_values
+from deploy.run.presets import LAPTOP
+from models.arrays import Weights, flatten
+from models.q_network import build_network
+from replay.sampler import Sampler
+from replay.servers.embedded import EmbeddedServers
+from replay.shards.connect import connect_shards
+from replay.writer import Writer
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES, MOST = ("actors", "replay", "learner"), 25
+RUN, BATCH = "trip", 32
+
+
+def main() -> int:
+    """Print the files, in the order in which they are first entered."""
+    config = with_values(LAPTOP, environment__game="pong", replay__min_size=64, actors__envs_per_actor=2)
+    spec = describe_environment(config.environment)
+    signature = signature_of(config, spec)
+    shape = (signature.stack, *signature.frame_shape)
+    network = build_network(config.network, signature.num_actions, observation_shape=shape)
+    files: dict[str, None] = {}
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        name = frame.f_code.co_filename
+        if event == "call" and name.startswith(str(ROOT)):
+            path = Path(name).relative_to(ROOT)
+            if path.parts[0] in PACKAGES:
+                files.setdefault(str(path))
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EmbeddedServers(folder, shards=2, append_fsync="everysec", maxmemory=2**27) as servers,
+    ):
+        sampler = Sampler(
+            config.replay,
+            connect_shards(servers.urls, run=RUN),
+            run=RUN,
+            signature=signature,
+            batch_size=BATCH,
+            samples_per_insert=1.0,
+            seed=0,
+        )
+        sampler.ingest()
+        writer = Writer(connect_shards(servers.urls, run=RUN), run=RUN, signature=signature)
+        actor = Actor(
+            config.actors,
+            config.environment,
+            config.exploration,
+            config.network,
+            config.replay,
+            slot=0,
+            incarnation=0,
+            seed=0,
+            writer=writer,
+            weights=InitialWeights(Weights(0, flatten(network), 0, 0)),
+        )
+        actor.step()
+        drawn = threading.Event()
+        threading.setprofile(note)  # of threads to come: the actor's waits for what the sampler allows
+        acting = threading.Thread(target=actor.run, args=(drawn.is_set,), daemon=True)
+        acting.start()
+        sys.setprofile(note)
+        while not sampler.can_sample():
+            sampler.ingest()
+        sampler.sample()
+        sys.setprofile(None)
+        threading.setprofile(None)
+        found = list(files)
+        drawn.set()
+        sampler.mark_dead([(0, 0)])
+    print("\n".join(found))
+    print(f"{len(found)} files (at most {MOST})")
+    return int(len(found) > MOST)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
