@@ -1,8 +1,8 @@
-"""Segments as bytes: what is stored in Redis.
+"""Encode segments as the bytes stored in Redis, and decode them.
 
-`encode` and `decode` are inverses. `decode_header` reads a segment's front, which says where its blocks are,
-so that a few frames can be fetched by byte range (`replay/batches/block_reader.py`). The layout and what is
-checked stand in `replay/segments/header.py`.
+`encode` and `decode` are inverses. `decode_header` reads the front of a segment, which says where its
+blocks are, so that a few frames can be fetched by byte range (`replay/batches/block_reader.py`). The
+layout and the checks are described in `replay/segments/header.py`.
 """
 
 import zlib
@@ -29,7 +29,7 @@ __all__ = [
 
 
 def encode(segment: Segment, run: str, signature: Signature) -> bytes:
-    """Encodes a segment of `run`; `signature` is the writer's.
+    """Encode a segment of `run`; `signature` is the writer's.
 
     Raises ValueError for a segment that `decode` would refuse.
     """
@@ -69,7 +69,7 @@ def _check_segment(segment: Segment, signature: Signature) -> None:
 
 
 def signature_mismatch(data: Signature, reader: Signature) -> str | None:
-    """Why a reader cannot use data of this signature and what to do, in a sentence; None when it can."""
+    """Return why a reader cannot use data of this signature and what to do, in a sentence; None if it can."""
     if data.frame_shape != reader.frame_shape:
         return (
             f"the data has frames of {data.frame_shape}, {reader.frame_shape} are asked for:"
@@ -88,10 +88,10 @@ def signature_mismatch(data: Signature, reader: Signature) -> str | None:
 
 
 def decode(data: bytes, *, run: str | None, signature: Signature | None) -> Segment:
-    """Decodes and checks a whole segment; None for `run` or the reader's `signature` leaves that check out.
+    """Decode and check a whole segment; `run=None` or `signature=None` skips that check.
 
-    Raises CorruptSegment for damaged bytes, ForeignSegment for another format version or run, or for data
-    that cannot serve the reader's signature.
+    `signature` is the reader's. Raises CorruptSegment for damaged bytes, ForeignSegment for another format
+    version or run, or for data that cannot serve the reader's signature.
     """
     return decode_with_header(data, run=run, signature=signature)[1]
 
@@ -99,7 +99,7 @@ def decode(data: bytes, *, run: str | None, signature: Signature | None) -> Segm
 def decode_with_header(
     data: bytes, *, run: str | None, signature: Signature | None
 ) -> tuple[SegmentHeader, Segment]:
-    """`decode` for a reader that also keeps the header; the same checks and errors."""
+    """Like `decode`, but return the header as well; the checks and errors are the same."""
     header = decode_header(data)
     return header, decode_body(header, data, run=run, signature=signature)
 
@@ -107,7 +107,7 @@ def decode_with_header(
 def decode_body(
     header: SegmentHeader, data: bytes, *, run: str | None, signature: Signature | None
 ) -> Segment:
-    """The rest of `decode`, for a reader that looks at the header first; the same checks and errors."""
+    """Do the rest of `decode` for a segment whose header is decoded; the checks and errors are the same."""
     if run is not None and header.run != run:
         raise ForeignSegment(
             "run",
