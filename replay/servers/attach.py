@@ -1,4 +1,4 @@
-"""Where the embedded servers of a run's folder listen, for those who did not start them."""
+"""Find the embedded servers of a run's folder from a process that did not start them."""
 
 import contextlib
 import json
@@ -18,14 +18,15 @@ def holds_data(folder: Path) -> bool:
 
 
 def running_urls(folder: Path) -> tuple[str, ...]:
-    """URLs of the servers that somebody else runs on `folder`, password included: not for logs.
+    """Return the URLs of the servers that another process runs on `folder`, password included: not for logs.
 
-    Waits a little for servers that are being started; raises ServerError when there are none then.
+    Waits up to `WAIT_S` for servers that are being started; raises ServerError if there are none by then.
     """
     deadline = time.monotonic() + WAIT_S
     while True:
-        with contextlib.suppress(OSError, ValueError, KeyError):  # written at this moment, or not yet
+        with contextlib.suppress(OSError, ValueError, KeyError):  # being written, or not yet there
             state = json.loads((folder / "state.json").read_text())
+            # A copied folder brings the original's state along, which names the original's sockets.
             if state["folder"] != mark_of(folder):
                 raise KeyError("of the folder that this one was copied from")
             sockets, password = Path(state["sockets"]), (folder / "password").read_text()
