@@ -110,7 +110,10 @@ def scalar_loss(options: Options) -> Literal["huber", "squared"]:
 
 
 def count(options: Options, name: str, default: int | None = None) -> int:
-    """Return the option as a positive integer; raises UnsupportedOption, also for a missing one."""
+    """Return the option as a positive integer.
+
+    Raises UnsupportedOption, also if the option is missing and there is no default.
+    """
     value = _get(options, name, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UnsupportedOption(f"{name}: {_short(value)} is not a positive integer")
