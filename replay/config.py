@@ -9,8 +9,9 @@ class ReplayConfig:
     """Shards, capacity, items and the distribution from which items are drawn."""
 
     urls: tuple[str, ...] = field(default=(), repr=False)
-    """Redis URLs of the shards (`redis://`, `rediss://`, `unix://`); none starts embedded servers. `@FILE`
-    reads them from a file, one per line: other users can see arguments, so passwords do not belong there."""
+    """Redis URLs of the shards (`redis://`, `rediss://`, `unix://`); none starts embedded servers.
+    `@FILE` reads them from a file, one per line: other users can see arguments, so passwords do not
+    belong there."""
     shards: int = 2
     """Embedded Redis servers, when no URLs are given."""
     append_fsync: Literal["everysec", "always"] = "everysec"
@@ -20,8 +21,8 @@ class ReplayConfig:
     capacity: int = 1_000_000
     """Transitions kept; the oldest leave first."""
     capacity_bytes: int = 0
-    """Encoded bytes of the segments kept, all shards together, without the servers' own overhead; the oldest
-    leave first. For servers without a `maxmemory` of their own; 0: no limit."""
+    """Encoded bytes of the segments kept, all shards together, without the servers' own overhead;
+    the oldest leave first. For servers without a `maxmemory` of their own; 0: no limit."""
     min_size: int = 20_000
     """Transitions inserted before the first update (warm-up)."""
     frame_store_bytes: int = 8 * 1024**3

@@ -41,11 +41,11 @@ class Signature:
 class Segment:
     """Consecutive env steps of one environment slot within one episode, with all that its items need.
 
-    Item i (0 <= i < num_items) starts at column i; its newest frame is `frames[lead + i]`. Columns past
-    `num_items` are the up to `n_step - 1` further steps that the last items' returns need, so
-    `num_items <= num_steps <= num_items + n_step - 1`. A segment closed by an episode's end or by a drain has
-    `num_steps == num_items`: its last items have shorter windows. Frames before `frames[0]` are zeros if
-    `lead < stack - 1` (the episode's beginning).
+    Item i (0 <= i < num_items) starts at column i; its newest frame is `frames[lead + i]`. Columns
+    past `num_items` are the up to `n_step - 1` further steps that the last items' returns need, so
+    `num_items <= num_steps <= num_items + n_step - 1`. A segment closed by an episode's end or by a
+    drain has `num_steps == num_items`: its last items have shorter windows. Frames before
+    `frames[0]` are zeros if `lead < stack - 1` (the episode's beginning).
     """
 
     identity: SegmentIdentity

@@ -90,8 +90,9 @@ class _Door:
 class Writer:
     """One actor's access to the shards, which it uses in turn from `first_shard` on; for one thread.
 
-    `signature` is that of the data written. Segments must come in the order of their sequence numbers. If a
-    shard does not answer for its `retry_seconds`, or is full, the others are used instead.
+    `signature` is that of the data written. Segments must come in the order of their sequence
+    numbers. If a shard does not answer for its `retry_seconds`, or is full, the others are used
+    instead.
     """
 
     def __init__(
@@ -129,10 +130,11 @@ class Writer:
     def write(self, segment: Segment, *, wait: bool = True) -> int:
         """Store one segment and return its encoded bytes; once it returns, the segment is acknowledged.
 
-        With `wait`, wait as long as needed for the owner's allowance, for a shard that can be reached and
-        for room in it; raises WriterStopped if `should_stop()` turns true meanwhile (write the segment
-        again to keep it). Without, try each shard once and raise ShardUnavailable or ShardFull if none
-        takes it. Raises SignatureMismatch if the shards hold data that this writer's cannot join.
+        With `wait`, wait as long as needed for the owner's allowance, for a shard that can be
+        reached and for room in it; raises WriterStopped if `should_stop()` turns true meanwhile
+        (write the segment again to keep it). Without, try each shard once and raise
+        ShardUnavailable or ShardFull if none takes it. Raises SignatureMismatch if the shards hold
+        data that this writer's cannot join.
         """
         total = self._total(segment)
         encoded = _EncodedSegment(segment, total, lambda: encode(segment, self._run, self._signature))
@@ -207,7 +209,7 @@ class Writer:
             encoded.identity, encoded.data, segment.num_items, segment.num_steps, encoded.total
         )
         door.succeed()
-        self._left_tickets.discard((index, encoded.identity))
+        self._left_tickets.discard((index, encoded.identity))  # the commit gave the ticket back
 
     def _check_signature(self, index: int) -> None:
         door = self._doors[index]

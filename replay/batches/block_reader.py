@@ -19,8 +19,8 @@ from replay.shards.pipeline import Request, pack
 class SegmentsGone(ApexpertError):
     """Some segments cannot be read.
 
-    `missing` and `corrupt` hold the slots of segments that are gone and of segments that are damaged,
-    `silent` the shards that do not answer.
+    `missing` and `corrupt` hold the slots of segments that are gone and of segments that are
+    damaged, `silent` the shards that do not answer.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class _Reading(NamedTuple):
 class BlockReader:
     """Fills in observations from Redis.
 
-    Each block is decompressed and its frames copied while it is still in the processor's cache. A separate
-    thread does this for one shard's blocks while the next shard answers.
+    Each block is decompressed and its frames copied while it is still in the processor's cache. A
+    separate thread does this for one shard's blocks while the next shard answers.
     """
 
     def __init__(self, table: ItemTable, cursors: Sequence[LogCursor], stack: int) -> None:
@@ -68,7 +68,8 @@ class BlockReader:
     ) -> None:
         """Write P observations to `out[places]`, each given by its segment's slot and its newest frame there.
 
-        `out` is contiguous, (N, stack, H, W). Raises SegmentsGone; some observations may then be written.
+        `out` is contiguous, (N, stack, H, W). Raises SegmentsGone; some observations may then be
+        written.
         """
         unique, segment = np.unique(slots, return_inverse=True)
         plan = plan_blocks(segment, newest, self._stack)

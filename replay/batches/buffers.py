@@ -15,9 +15,9 @@ _ALONE = sys.getrefcount(_probe[0])
 class BufferPool:
     """Arrays of bytes for one thread.
 
-    Fresh memory costs a page fault every 4 KiB, twice the time of filling it, and the C library gives large
-    blocks back to the system whenever it likes. CPython's reference count tells exactly when an array and all
-    its views are gone; only then is the array handed out again.
+    Fresh memory costs a page fault every 4 KiB, twice the time of filling it, and the C library
+    gives large blocks back to the system whenever it likes. CPython's reference count tells exactly
+    when an array and all its views are gone; only then is the array handed out again.
     """
 
     def __init__(self) -> None:

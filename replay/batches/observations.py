@@ -65,6 +65,7 @@ class FrameReader:
             self._from_store(whole, rows, inverse, places)
             return Observations(whole[0], whole[1])
         if num_missed < len(missed):
+            # A mask selects a copy, not a view, so these frames go through a buffer.
             held = np.empty((2, len(missed) - num_missed, self._stack, *self._frame_shape), np.uint8)
             self._from_store(held, rows, inverse[~missed], places.take(~missed))
             whole[:, ~missed] = held

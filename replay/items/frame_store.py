@@ -16,8 +16,8 @@ ZERO_ROW = 0
 class FrameStore(Protocol):
     """Where the sampler keeps decoded frames: in host memory or a GPU's.
 
-    A key names the frames of one segment. A store may forget any key at any time; the sampler then reads
-    these frames from Redis.
+    A key names the frames of one segment. A store may forget any key at any time; the sampler then
+    reads these frames from Redis.
     """
 
     @property
@@ -48,9 +48,9 @@ class FrameStore(Protocol):
 class HostFrameStore:
     """Frames in host memory, at most `max_bytes` of them; the least recently used segments leave first.
 
-    Memory is reserved at once but only touched as frames arrive. The frames of a segment need not be
-    adjacent, so there is no fragmentation. A `max_bytes` smaller than a segment is allowed; the store then
-    holds nothing.
+    Memory is reserved at once but only touched as frames arrive. The frames of a segment need not
+    be adjacent, so there is no fragmentation. A `max_bytes` smaller than a segment is allowed; the
+    store then holds nothing.
     """
 
     def __init__(self, frame_shape: tuple[int, int], max_bytes: int) -> None:
@@ -118,8 +118,8 @@ class HostFrameStore:
             raise IndexError(f"rows must be in [0, {len(self._buffer)})")
         if out is None:
             out = np.empty((*rows.shape, *self._buffer.shape[1:]), np.uint8)
-        # `take` into given memory copies row by row at memory speed and without the GIL, but only with a
-        # mode that needs no bounds check: hence "clip", after the check above.
+        # `take` into given memory copies row by row at memory speed and without the GIL, but only
+        # with a mode that needs no bounds check: hence "clip", after the check above.
         np.take(self._buffer, rows, axis=0, out=out, mode="clip")
         return out
 

@@ -19,8 +19,9 @@ BELOW_ONE = float(np.nextafter(1.0, 0.0))
 class Priorities:
     """The distribution over the table's items (Schaul et al., 2016; uniform sampling is all masses 1).
 
-    A raw priority p (a loss or the magnitude of a TD error) becomes the mass (p + 1e-10) ** priority_exponent
-    here and nowhere else. Priorities that are NaN, infinite or negative are refused and counted.
+    A raw priority p (a loss or the magnitude of a TD error) becomes the mass (p + 1e-10) **
+    priority_exponent here and nowhere else. Priorities that are NaN, infinite or negative are
+    refused and counted.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Priorities:
         if self._table.size == 0:
             raise NotEnoughData("every segment that could be drawn is gone")
         points = (strata + self.random.random(len(strata))) / num_strata
+        # Rounding may give a point of 1.0, which the index refuses.
         return self._table.index.draw(np.minimum(points, BELOW_ONE))
 
     def chances(self, leaves: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:

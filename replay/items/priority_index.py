@@ -15,8 +15,9 @@ def _set(
 ) -> None:
     for i in range(leaves.size):
         tree[leaves[i] + capacity] = masses[i]
-    # All leaves go up together: their cache misses overlap, which is worth a factor of four. The last
-    # visit to a node comes after both its children are final, so it ends as the sum of their final values.
+    # All leaves go up together: their cache misses overlap, which is worth a factor of four. The
+    # last visit to a node comes after both its children are final, so it ends as the sum of their
+    # final values.
     level = 1
     while (2 * capacity - 1) >> level > 0:
         for i in range(leaves.size):
@@ -70,9 +71,10 @@ def _draw(
 class PriorityIndex:
     """Masses of `capacity` leaves, and draws in proportion to them.
 
-    A sum tree (Schaul et al., 2016, appendix B.2.1). Every inner node is exactly the float64 sum of its two
-    children, so the tree is a function of its leaves: the same masses give the same draws, in whatever order
-    they were set. Setting or drawing a leaf costs O(log capacity) and does not hold the GIL.
+    A sum tree (Schaul et al., 2016, appendix B.2.1). Every inner node is exactly the float64 sum of
+    its two children, so the tree is a function of its leaves: the same masses give the same draws,
+    in whatever order they were set. Setting or drawing a leaf costs O(log capacity) and does not
+    hold the GIL.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -96,8 +98,8 @@ class PriorityIndex:
     def set(self, leaves: ArrayLike, masses: ArrayLike) -> None:
         """Set leaves (B,) to masses (B,); for a leaf that occurs twice, the last mass counts.
 
-        Raises ValueError for a mass that is negative or not finite, IndexError for a leaf outside the index;
-        either way nothing is set.
+        Raises ValueError for a mass that is negative or not finite, IndexError for a leaf outside
+        the index; either way nothing is set.
         """
         places = self._checked(leaves)
         values = np.empty(places.shape, np.float64)

@@ -47,13 +47,14 @@ class Poll(NamedTuple):
 class LogCursor:
     """Reads one shard's log forward and detects a rollback.
 
-    A server that lost the end of its file continues its log from an earlier entry. The ids may be the same
-    as before if its clock was set back, and what was deleted since is there again. Every poll therefore
-    begins at the entry that was read last, which must be there with the same segment. The first poll over a
-    new connection also asks whether the server is still the same: another may have lost anything
-    (docs/decisions/0010).
+    A server that lost the end of its file continues its log from an earlier entry. The ids may be
+    the same as before if its clock was set back, and what was deleted since is there again. Every
+    poll therefore begins at the entry that was read last, which must be there with the same
+    segment. The first poll over a new connection also asks whether the server is still the same:
+    another may have lost anything (docs/decisions/0010).
 
-    Only the reader that deletes entries can expect the last one to be there: for others `anchored` is off.
+    Only the reader that deletes entries can expect the last one to be there: for others `anchored`
+    is off.
     """
 
     def __init__(self, shard: Shard, *, anchored: bool = True) -> None:
@@ -168,6 +169,7 @@ class LogCursor:
 
     def _prepare(self, memory: bool, with_server: bool) -> None:
         asks = (memory, with_server, self.position, self._anchor is not None, self._count)
+        # Most polls ask the same again, so the packed request is kept.
         if asks == self._asks:
             return
         shard, first = self.shard, self.position if self._anchor is not None else "(" + self.position

@@ -66,8 +66,8 @@ class SegmentLedger:
         self.lost_items = 0
         """Items of the segments that are lost."""
         self.unread_items = 0
-        """Items that were not read although later items of the same writer were: they were lost before they
-        could be read, or are still to come from another shard."""
+        """Items that were not read although later items of the same writer were: they were lost
+        before they could be read, or are still to come from another shard."""
 
     def is_taken(self, identity: SegmentIdentity) -> bool:
         """Whether a segment was taken and, as far as is known, not lost since."""
@@ -81,7 +81,8 @@ class SegmentLedger:
     def take(self, identity: SegmentIdentity, num_items: int, total: int = 0) -> bool:
         """Note that a segment is taken; return True if it was taken before and lost in between.
 
-        `num_items` and, where it is known, `total` are trusted: the segment's own checksums confirm them.
+        `num_items` and, where it is known, `total` are trusted: the segment's own checksums confirm
+        them.
         """
         items, was_taken = self._lost.pop(identity, (0, False))
         self.lost_items -= items

@@ -41,9 +41,9 @@ class ReceivedSegment:
 class LogReader:
     """Follows the shards' logs and reads each segment once. `signature` is what the reader needs of the data.
 
-    `counters` counts segments, items and bytes taken, and what was not taken: duplicates, missing (an entry
-    whose segment is gone) and the kinds of `replay/log/rejections.py`. The entries of duplicates are kept in
-    `repeats`.
+    `counters` counts segments, items and bytes taken, and what was not taken: duplicates, missing
+    (an entry whose segment is gone) and the kinds of `replay/log/rejections.py`. The entries of
+    duplicates are kept in `repeats`.
     """
 
     def __init__(
@@ -74,8 +74,9 @@ class LogReader:
     ) -> dict[int, Poll]:
         """Poll these shards (all, if None) for at most about `limit` log entries over all of them.
 
-        All are asked before any answer is awaited. Shards that do not answer are left out and noted in
-        `failures`. Nothing is taken yet. `memory` holds the shards whose memory is asked for as well.
+        All are asked before any answer is awaited. Shards that do not answer are left out and noted
+        in `failures`. Nothing is taken yet. `memory` holds the shards whose memory is asked for as
+        well.
         """
         asked = list(range(len(self.cursors)) if shards is None else shards)
         share = max(1, limit // max(1, len(asked)))
@@ -92,9 +93,9 @@ class LogReader:
     def take(self, polls: Mapping[int, Poll]) -> Iterator[ReceivedSegment]:
         """Iterate over the segments that the polls found, in log order, alternating between the shards.
 
-        The iterator must be exhausted: the cursors have already advanced. Each segment is decoded when its
-        turn comes, so that its frames are still in the processor's cache when they are copied. A shard that
-        fails now is noted in `failures`, and nothing of it is taken.
+        The iterator must be exhausted: the cursors have already advanced. Each segment is decoded
+        when its turn comes, so that its frames are still in the processor's cache when they are
+        copied. A shard that fails now is noted in `failures`, and nothing of it is taken.
         """
         entries = {shard: self._within_memory(poll.entries) for shard, poll in polls.items() if poll.entries}
         if not entries:
@@ -200,6 +201,7 @@ class LogReader:
     def _take(self, shard: int, entry: LogEntry, data: bytes | None) -> ReceivedSegment | None:
         if self.is_taken(entry):
             self.repeats.append((shard, entry))
+            # Entries that were read before come again when a log is reread; they are no duplicates.
             self.counters["duplicates"] += not self.cursors[shard].was_read(entry.log_id)
             return None
         try:

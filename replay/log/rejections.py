@@ -20,8 +20,8 @@ REJECTED = {
 class Rejections:
     """Counts into `counters`, under each error's kind.
 
-    Logs the 1st of a kind, the 10th, the 100th and so on: a shard full of segments of another shape takes a
-    few lines, not one per segment.
+    Logs the 1st of a kind, the 10th, the 100th and so on: a shard full of segments of another shape
+    takes a few lines, not one per segment.
     """
 
     def __init__(self, counters: MutableMapping[str, int]) -> None:

@@ -1,5 +1,5 @@
-"""Eviction: delete the oldest segments, by number of items and bytes over all shards, and from a shard that
-fills up.
+"""Eviction: delete the oldest segments, by number of items and bytes over all shards, and from a
+shard that fills up.
 """
 
 import logging
@@ -32,8 +32,8 @@ Leaving = tuple[str, SegmentIdentity | None]
 class PendingDeletions:
     """What has left the table and must still be deleted from the shards; kept until a shard confirms it.
 
-    The entries deleted are exactly those that left, wherever they are in the log. With `deletes` off (for
-    samplers that only read) nothing is noted.
+    The entries deleted are exactly those that left, wherever they are in the log. With `deletes`
+    off (for samplers that only read) nothing is noted.
     """
 
     def __init__(self, cursors: Sequence[LogCursor], *, deletes: bool) -> None:
@@ -44,8 +44,8 @@ class PendingDeletions:
     def note(self, shard: int, log_id: str, identity: SegmentIdentity | None) -> None:
         """Note that a log entry is to be deleted, and its segment unless `identity` is None.
 
-        Without an id, only the segment is deleted: if its log, which is being read again, names it, the entry
-        is noted then.
+        Without an id, only the segment is deleted: if its log, which is being read again, names it,
+        the entry is noted then.
         """
         if self._deletes:
             self._waiting[shard].append((log_id, identity))
@@ -101,8 +101,8 @@ class Eviction:
     """Decides which segments leave: at once from the table, and from Redis at the next flush of
     `pending_deletions`.
 
-    A draw therefore never asks for a segment that is already deleted, and a crash between the two leaves
-    only a segment in Redis that a restart finds again.
+    A draw therefore never asks for a segment that is already deleted, and a crash between the two
+    leaves only a segment in Redis that a restart finds again.
     """
 
     def __init__(self, table: ItemTable, counters: Counters, pending_deletions: PendingDeletions) -> None:

@@ -48,6 +48,7 @@ class Indexer:
         If nothing is new, this is one round trip to all shards at once.
         """
         polls = self._poll(limit, memory=self.eviction.due(self.recovery.live) if self._owns else ())
+        # Before anything is taken, so that a stale owner ends before it evicts.
         check(polls)
         added = sum(self._insert(received) for received in self._reader.take(polls))
         self.recovery.resolve(polls)

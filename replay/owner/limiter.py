@@ -1,7 +1,7 @@
 """Keep inserts and samples in step, by the algebra of Reverb's rate limiter (Cassirer et al., 2021).
 
-`Limiter` computes what may be sampled and how much may be inserted. `Allowance` divides the inserts among the
-shards, where writers wait for them with tickets.
+`Limiter` computes what may be sampled and how much may be inserted. `Allowance` divides the inserts
+among the shards, where writers wait for them with tickets.
 """
 
 import math
@@ -20,8 +20,8 @@ from replay.types import SegmentIdentity
 class Limiter:
     """How far samples and inserts (both in items, cumulative) may be apart; pure arithmetic.
 
-    `samples_per_insert` is batch_size / update_period; `error_buffer` is in samples. Raises ValueError if the
-    buffer is so small that neither side might be able to move.
+    `samples_per_insert` is batch_size / update_period; `error_buffer` is in samples. Raises
+    ValueError if the buffer is so small that neither side might be able to move.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class Limiter:
     def budget(self, inserts: int, samples: int, *, empty: bool) -> int:
         """Return the items that may still be inserted; negative if more were inserted than should have been.
 
-        With `empty`, no item is left to draw: all were lost, or evicted for lack of memory. No sample could
-        then ever earn an insert, so one segment may come in whatever the ratio.
+        With `empty`, no item is left to draw: all were lost, or evicted for lack of memory. No
+        sample could then ever earn an insert, so one segment may come in whatever the ratio.
         """
         budget = self.max_inserts(samples) - inserts
         ended = self._total is not None and inserts >= self._total
@@ -93,9 +93,9 @@ class Allowance:
     ) -> None:
         """Set what these shards allow, from their books and from the items inserted (indexed) and sampled.
 
-        Items in a log after its tickets were read must be counted as inserted, or as pending in its book.
-        `dead` incarnations (actor, incarnation) lose their tickets; `empty` as for `Limiter.budget`.
-        Nothing is awaited: what did not get through shows in the next books.
+        Items in a log after its tickets were read must be counted as inserted, or as pending in its
+        book. `dead` incarnations (actor, incarnation) lose their tickets; `empty` as for
+        `Limiter.budget`. Nothing is awaited: what did not get through shows in the next books.
         """
         seen = (books, inserted, samples, len(dead), empty)
         # Most turns change nothing, so the same plan is not made again.
@@ -133,9 +133,9 @@ class Allowance:
 def stale_tickets(books: Sequence[TicketBook], dead: Set[tuple[int, int]]) -> list[set[SegmentIdentity]]:
     """Return, per shard, tickets nobody will use: of dead incarnations, or left by a writer that moved on.
 
-    A writer handles one segment at a time, its segments' numbers rise, and its attempts at one are counted:
-    only the newest ticket of an incarnation is alive. Others were left on shards that could not be reached;
-    counted as in flight, they could keep their own writer waiting forever.
+    A writer handles one segment at a time, its segments' numbers rise, and its attempts at one are
+    counted: only the newest ticket of an incarnation is alive. Others were left on shards that
+    could not be reached; counted as in flight, they could keep their own writer waiting forever.
     """
     newest: dict[tuple[int, int], tuple[int, int]] = {}
     for ticket in (ticket for book in books for ticket in book.outstanding):
@@ -152,11 +152,12 @@ def stale_tickets(books: Sequence[TicketBook], dead: Set[tuple[int, int]]) -> li
 def plan_allowance(books: Sequence[TicketBook], budget: int, *, largest: int, first: int = 0) -> list[int]:
     """Return the new `allowed` of each shard: at most `budget` more items, plus one segment per writer.
 
-    Against the budget count pending items, tickets that are covered already, and what was allowed to future
-    writers. The remainder serves the waiting tickets, alternating between the shards from shard `first` on.
-    What is left then is split evenly for future writers, less what the last of them may overdraw (a segment
-    of up to `largest` items commits if any item of it is allowed). If tickets must wait, what nobody has
-    reserved is taken back, for the next plan to give: a writer may be using it at this moment.
+    Against the budget count pending items, tickets that are covered already, and what was allowed
+    to future writers. The remainder serves the waiting tickets, alternating between the shards from
+    shard `first` on. What is left then is split evenly for future writers, less what the last of
+    them may overdraw (a segment of up to `largest` items commits if any item of it is allowed). If
+    tickets must wait, what nobody has reserved is taken back, for the next plan to give: a writer
+    may be using it at this moment.
     """
     lasts = [max([book.reserved, *(t.end or 0 for t in book.outstanding)]) for book in books]
     unused = [max(0, book.allowed - last) for book, last in zip(books, lasts, strict=True)]

@@ -15,8 +15,9 @@ def metrics(
 ) -> dict[str, float]:
     """Return a sampler's counters and sizes under the run's metric names.
 
-    The ratio counts only inserts after the warm-up, and is 0 until there are any. Once the logs are read,
-    every acknowledged item is in exactly one of `size`, `parked`, `evicted`, `lost` and `unread`.
+    The ratio counts only inserts after the warm-up, and is 0 until there are any. Once the logs are
+    read, every acknowledged item is in exactly one of `size`, `parked`, `evicted`, `lost` and
+    `unread`.
     """
     table, read, ledger = recovery.table, recovery.reader.counters, recovery.reader.ledger
     earning = counters.inserted - config.min_size

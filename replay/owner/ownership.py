@@ -17,10 +17,11 @@ SIGN_EVERY_S = LIFE_SECONDS / 15
 class Ownership:
     """An epoch in every shard, written by the sampler that takes it; the highest epoch is the owner's.
 
-    An owner polls before it evicts or allows, and the poll returns the note: an owner that was paused while
-    another took over therefore finds out first, and ends. A Redis that is out of memory takes no note; the
-    new owner then evicts without it, and notes it as soon as there is room. While the owner works it leaves
-    a sign of life in all shards, so that nobody deletes a run that is only slow or waiting.
+    An owner polls before it evicts or allows, and the poll returns the note: an owner that was
+    paused while another took over therefore finds out first, and ends. A Redis that is out of
+    memory takes no note; the new owner then evicts without it, and notes it as soon as there is
+    room. While the owner works it leaves a sign of life in all shards, so that nobody deletes a run
+    that is only slow or waiting.
     """
 
     def __init__(self, shards: Sequence[Shard]) -> None:
@@ -54,8 +55,8 @@ class Ownership:
     def check(self, notes: Mapping[int, bytes | None]) -> None:
         """Raise StaleOwner if any of these notes, by shard, is that of a later owner.
 
-        A note that is missing or older (a server lost the end of its file, or did not answer when the others
-        were taken) is written again.
+        A note that is missing or older (a server lost the end of its file, or did not answer when
+        the others were taken) is written again.
         """
         mine = str(self._mine).encode()
         for shard, note in notes.items():

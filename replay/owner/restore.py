@@ -44,7 +44,8 @@ class RestoreReport:
 def table_state(table: ItemTable) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Return the table as JSON-able values and arrays.
 
-    Every array has one entry per segment, oldest first, except `masses`: those of all items in that order.
+    Every array has one entry per segment, oldest first, except `masses`: those of all items in that
+    order.
     """
     slots = table.in_order()
     rows = table.slots[slots]
@@ -62,10 +63,11 @@ def table_state(table: ItemTable) -> tuple[dict[str, Any], dict[str, NDArray[Any
 class Restoration:
     """Fills an empty table from a checkpoint, reading the segments back from the shards.
 
-    With the layout of the checkpoint each segment is put where it was, gaps included, so that the sum tree
-    is the same. With another layout (capacity, segment length or n-step changed) the newest segments that
-    fit are laid out anew. Segments of a shard that does not answer keep their places, parked; if these
-    cannot be computed without the segments (another n-step), the segments come back as if they were new.
+    With the layout of the checkpoint each segment is put where it was, gaps included, so that the
+    sum tree is the same. With another layout (capacity, segment length or n-step changed) the
+    newest segments that fit are laid out anew. Segments of a shard that does not answer keep their
+    places, parked; if these cannot be computed without the segments (another n-step), the segments
+    come back as if they were new.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Restoration:
             self._restore_some(range(start, min(start + FILL_SEGMENTS, len(rows))))
         self._settle_gone()
         if not self._same_columns:
+            # Segments of these shards could not be placed unread: their logs bring them back.
             for shard in set(range(len(self._recovery.cursors))) - set(self._recovery.live):
                 self._recovery.cursors[shard].rewind()
         table.next_generation = int(document["next_generation"])
@@ -150,6 +153,7 @@ class Restoration:
 
     def _note_gone(self, i: int) -> None:
         shard = int(self._rows["shard"][i])
+        # Segments are evicted oldest first, so one that is gone behind one that is there was not evicted.
         if shard in self._present:
             self._counters.missing += 1
             self._lose(i)

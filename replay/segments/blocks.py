@@ -1,9 +1,9 @@
 """Decompress blocks of frames, many at a time and without the GIL.
 
-A block is an lz4 block whose decompressed size and crc32 are known beforehand. Calling the codec once
-per block from Python costs about as much as the codec's own work, and releases the GIL for only a few
-microseconds at a time, too short for other threads to use. The loops over blocks are therefore
-compiled, and call the C function inside the lz4 package.
+A block is an lz4 block whose decompressed size and crc32 are known beforehand. Calling the codec
+once per block from Python costs about as much as the codec's own work, and releases the GIL for
+only a few microseconds at a time, too short for other threads to use. The loops over blocks are
+therefore compiled, and call the C function inside the lz4 package.
 """
 
 import ctypes
@@ -184,10 +184,10 @@ def decompress_scattered(
 ) -> NDArray[np.bool_]:
     """Decompress the blocks of several runs, copy pieces of them to `out`, and return the damaged runs.
 
-    `answers[i]` holds the bytes of run `runs[i]`. Its blocks are rows `first[run]` to `first[run + 1]` of
-    `blocks` (M, 4), with byte positions counted from the run's first byte. Block b has the pieces (Q, 3)
-    from `first_piece[b]` to `first_piece[b + 1]`: first byte within the block, first byte in `out` (N,),
-    number of bytes. The result is a mask over `runs`.
+    `answers[i]` holds the bytes of run `runs[i]`. Its blocks are rows `first[run]` to
+    `first[run + 1]` of `blocks` (M, 4), with byte positions counted from the run's first byte.
+    Block b has the pieces (Q, 3) from `first_piece[b]` to `first_piece[b + 1]`: first byte within
+    the block, first byte in `out` (N,), number of bytes. The result is a mask over `runs`.
     """
     ends = np.cumsum([len(answer) for answer in answers], dtype=np.int64)
     data = np.frombuffer(b"".join(answers), np.uint8)

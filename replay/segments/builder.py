@@ -17,15 +17,16 @@ Step = tuple[int, float, bool, bool, bool, int, float, float]
 class SegmentBuilder:
     """Turns one slot's stream of env steps into segments; every step becomes exactly one item.
 
-    A segment is full when `segment_steps` of its steps have complete windows. That takes `n_step - 1` more
-    steps, with which the next segment begins. An episode's end and `drain` close a segment and make all
-    its steps items. The first segment, and the first after a drain, has only `segment_steps * (env_slot +
-    1) // num_slots` items (at least 1), so that the slots of an actor do not all fill up at once.
+    A segment is full when `segment_steps` of its steps have complete windows. That takes
+    `n_step - 1` more steps, with which the next segment begins. An episode's end and `drain` close
+    a segment and make all its steps items. The first segment, and the first after a drain, has only
+    `segment_steps * (env_slot + 1) // num_slots` items (at least 1), so that the slots of an actor
+    do not all fill up at once.
 
-    With `actor_priorities` each item gets the initial priority |R + discount * max Q(s_{t+m}) - Q(s_t, a_t)|
-    (Horgan et al., 2018, algorithm 1). The bootstrap of a window is known one call later, when the actor
-    has evaluated its last observation: full segments and segments ended by a time limit are returned by
-    the next call.
+    With `actor_priorities` each item gets the initial priority |R + discount * max Q(s_{t+m}) -
+    Q(s_t, a_t)| (Horgan et al., 2018, algorithm 1). The bootstrap of a window is known one call
+    later, when the actor has evaluated its last observation: full segments and segments ended by a
+    time limit are returned by the next call.
     """
 
     def __init__(
@@ -45,8 +46,8 @@ class SegmentBuilder:
     ) -> None:
         """Create a builder for one slot.
 
-        `next_seq` numbers the segments of all slots of an actor's incarnation. `gamma` and the arguments
-        after it are as in ReplayConfig, and only used for the priorities.
+        `next_seq` numbers the segments of all slots of an actor's incarnation. `gamma` and the
+        arguments after it are as in ReplayConfig, and only used for the priorities.
         """
         self._signature = signature
         self._actor = actor
@@ -60,6 +61,7 @@ class SegmentBuilder:
         self._life_loss_terminates = life_loss_terminates
         self._short_starts = max(1, segment_steps * (env_slot + 1) // num_slots)
         self._set_starts(self._short_starts)
+        # Frames of a full segment: stack - 1 before its first step's, one per step, and the last next frame.
         room = signature.stack + segment_steps + signature.n_step - 1
         self._frames = np.zeros((room, *signature.frame_shape), np.uint8)
         self._lead = 0
@@ -76,9 +78,9 @@ class SegmentBuilder:
     def reset(self, frame: NDArray[np.uint8], q_max: float | None = None) -> None:
         """Begin an episode with its first frame, uint8 (H, W), which is copied.
 
-        Steps still open (of an episode that ended by a time limit, or was abandoned) form a segment, which
-        the next call of `add` or `drain` returns. `q_max` is max Q of the last observation before the reset,
-        None if unknown; see `drain`.
+        Steps still open (of an episode that ended by a time limit, or was abandoned) form a
+        segment, which the next call of `add` or `drain` returns. `q_max` is max Q of the last
+        observation before the reset, None if unknown; see `drain`.
         """
         if self._steps:
             self._ready.append(self._close(q_max))
@@ -101,11 +103,11 @@ class SegmentBuilder:
     ) -> list[Segment]:
         """Add one env step; return the segments that it completes, mostly none.
 
-        `reward` is raw. `next_frame`, uint8 (H, W), is copied; it is the newest frame after the step, at an
-        episode's end its true last frame. `q_taken` = Q(s, a) and `q_max` = max Q(s) belong to the
-        observation acted upon, and are required with `actor_priorities`. Raises ValueError for a reward
-        that is not finite, for a frame of another shape, and for a step after an episode's end without a
-        reset.
+        `reward` is raw. `next_frame`, uint8 (H, W), is copied; it is the newest frame after the
+        step, at an episode's end its true last frame. `q_taken` = Q(s, a) and `q_max` = max Q(s)
+        belong to the observation acted upon, and are required with `actor_priorities`. Raises
+        ValueError for a reward that is not finite, for a frame of another shape, and for a step
+        after an episode's end without a reset.
         """
         if not self._in_episode:
             raise ValueError("a step outside of an episode: reset first")
@@ -134,8 +136,9 @@ class SegmentBuilder:
     def drain(self, q_max: float | None = None) -> list[Segment]:
         """Return all open steps as segments, the last items with shorter windows; the episode may continue.
 
-        `q_max` is max Q of the newest observation, from which the last windows bootstrap. If it is None,
-        max Q of the observation before it is used instead, which only affects initial priorities.
+        `q_max` is max Q of the newest observation, from which the last windows bootstrap. If it is
+        None, max Q of the observation before it is used instead, which only affects initial
+        priorities.
         """
         if self._steps:
             self._ready.append(self._close(q_max))

@@ -1,6 +1,7 @@
 """Find a private folder for compiled code and other caches when the home folder cannot be written.
 
-A service's user may have no name, no home, and no permission to write where the packages are installed.
+A service's user may have no name, no home, and no permission to write where the packages are
+installed.
 """
 
 import atexit
@@ -36,8 +37,8 @@ _removed_at_end: list[Path] = []
 def private_folder() -> Path:
     """Return a folder in the temporary folder that belongs to this user, where nobody else can put code.
 
-    All processes of a user share the folder. If somebody else has taken its name, each process gets a
-    folder for itself, which is removed when the process ends.
+    All processes of a user share the folder. If somebody else has taken its name, each process gets
+    a folder for itself, which is removed when the process ends.
     """
     folder = Path(tempfile.gettempdir()) / f"apexpert-cache-{os.geteuid()}"
     try:

@@ -1,8 +1,9 @@
 """Encode segments as the bytes stored in Redis, and decode them.
 
-`encode` and `decode` are inverses. `decode_header` reads the front of a segment, which says where its
-blocks are, so that a few frames can be fetched by byte range (`replay/batches/block_reader.py`). The
-layout and the checks are described in `replay/segments/header.py`.
+`encode` and `decode` are inverses. `decode_header` reads the front of a segment, which says where
+its blocks are, so that a few frames can be fetched by byte range
+(`replay/batches/block_reader.py`). The layout and the checks are described in
+`replay/segments/header.py`.
 """
 
 import zlib
@@ -90,8 +91,8 @@ def signature_mismatch(data: Signature, reader: Signature) -> str | None:
 def decode(data: bytes, *, run: str | None, signature: Signature | None) -> Segment:
     """Decode and check a whole segment; `run=None` or `signature=None` skips that check.
 
-    `signature` is the reader's. Raises CorruptSegment for damaged bytes, ForeignSegment for another format
-    version or run, or for data that cannot serve the reader's signature.
+    `signature` is the reader's. Raises CorruptSegment for damaged bytes, ForeignSegment for another
+    format version or run, or for data that cannot serve the reader's signature.
     """
     return decode_with_header(data, run=run, signature=signature)[1]
 

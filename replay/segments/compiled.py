@@ -1,7 +1,8 @@
 """numba's `njit`, with a folder for the compiled code on every machine.
 
-numba keeps compiled code beside the source file, or else in the user's home, and raises if it can write
-to neither. Import `njit` from here: the folder is chosen on import, in every process, whoever started it.
+numba keeps compiled code beside the source file, or else in the user's home, and raises if it can
+write to neither. Import `njit` from here: the folder is chosen on import, in every process, whoever
+started it.
 """
 
 import os

@@ -7,9 +7,10 @@ Layout of a whole segment (all numbers little-endian):
   columns   reward f4, action i4, [priority f4, one an item,] terminated u1, truncated u1, life_lost u1
   blocks    lz4 blocks of up to 8 frames, each with its size and crc32 in the header
 
-The crc32 in the prefix covers the other fields of the prefix, the header and the columns. The prefix is the
-same in every format version, so that another version can be told from damage. Anybody may have written to
-the server that the bytes come from: no size is trusted before it is checked against the bytes received.
+The crc32 in the prefix covers the other fields of the prefix, the header and the columns. The
+prefix is the same in every format version, so that another version can be told from damage. Anybody
+may have written to the server that the bytes come from: no size is trusted before it is checked
+against the bytes received.
 """
 
 import itertools
@@ -33,6 +34,7 @@ CODEC: Final = "lz4"
 BLOCK_FRAMES: Final = 8
 PREFIX: Final = struct.Struct("<4sIIII")
 CHECKED_PREFIX_BYTES: Final = PREFIX.size - 4  # all of it but the crc itself
+# Limits on what a header may claim, checked before memory is allocated for it.
 MAX_HEADER_BYTES: Final = 1 << 20
 MAX_STEPS: Final = 1 << 13
 MAX_STACK: Final = 1 << 8
@@ -144,8 +146,8 @@ def _pack_columns(segment: Segment) -> bytes:
 def decode_header(data: bytes) -> SegmentHeader:
     """Read and check the front of an encoded segment; `data` may end anywhere after the columns.
 
-    Raises CorruptSegment, or ForeignSegment for another format version. Whether this reader can use the
-    data (run, signature) is not checked here.
+    Raises CorruptSegment, or ForeignSegment for another format version. Whether this reader can use
+    the data (run, signature) is not checked here.
     """
     header_bytes, columns_bytes = _check_prefix(data)
     start = PREFIX.size + header_bytes

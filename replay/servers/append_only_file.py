@@ -1,12 +1,13 @@
 """Mend the damage that a full disk does to the append-only file of a server of version 7 or later.
 
-After a rewrite such a server writes at a file position of its own, not at the end of the file. When a full
-disk cuts a write short, it removes the part written (ftruncate) but keeps the position: the next write leaves
-a hole of zeros, and the server refuses to load the file from then on ("Bad file format"). The commands before
-and after the first hole are complete. If the disk fills up again, the server truncates at the wrong position
-and removes as many bytes of the newest commands as the first hole has: the second hole is in the middle of a
-command. The guardian therefore has a file rewritten after the first hole. Seen with Valkey 8.1.8 and 9.1.2,
-and Redis 7.0.15. Standard library only: the guardian runs it.
+After a rewrite such a server writes at a file position of its own, not at the end of the file. When
+a full disk cuts a write short, it removes the part written (ftruncate) but keeps the position: the
+next write leaves a hole of zeros, and the server refuses to load the file from then on ("Bad file
+format"). The commands before and after the first hole are complete. If the disk fills up again, the
+server truncates at the wrong position and removes as many bytes of the newest commands as the first
+hole has: the second hole is in the middle of a command. The guardian therefore has a file rewritten
+after the first hole. Seen with Valkey 8.1.8 and 9.1.2, and Redis 7.0.15. Standard library only: the
+guardian runs it.
 """
 
 import mmap
@@ -50,8 +51,8 @@ def was_full(log: Path, start: int) -> tuple[bool, int]:
 def mend(folder: Path) -> int:
     """Remove the holes in a server's files while it is down; return the number of bytes removed.
 
-    A transaction that a hole interrupts is removed as well. Each file is replaced in one step, which needs
-    room for a second copy of it; raises OSError if there is none.
+    A transaction that a hole interrupts is removed as well. Each file is replaced in one step,
+    which needs room for a second copy of it; raises OSError if there is none.
     """
     return sum(_close_holes(path) for path in sorted(folder.rglob("appendonly*.aof")))
 

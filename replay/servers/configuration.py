@@ -23,8 +23,8 @@ from replay.errors import ServerError
 SOCKETS_PREFIX = "apexpert-"
 SOCKET_PATH_LIMIT = 100  # the kernel's is 107 bytes
 FIRST_PORT, LAST_PORT = 16400, 32000
-"""Below the ports that the kernel assigns to outgoing connections: from those, a client that reconnects to a
-server that is down could end up connected to itself."""
+"""Below the ports that the kernel assigns to outgoing connections: from those, a client that
+reconnects to a server that is down could end up connected to itself."""
 CLIENT: Final = "apexpert"
 """The user of writers, samplers and `apexpert replay`."""
 
@@ -69,8 +69,8 @@ def configuration(
         "maxmemory": maxmemory,
         "maxmemory-policy": "noeviction",
         "appendonly": "yes",
-        # With everysec a server answers before it writes while a sync is slow: killing it would lose
-        # acknowledged segments. With no, it always writes first, and the guardian syncs.
+        # With everysec a server answers before it writes while a sync is slow: killing it would
+        # lose acknowledged segments. With no, it always writes first, and the guardian syncs.
         "appendfsync": "always" if append_fsync == "always" else "no",
         # A power loss may cut the last command short; all that was acknowledged before it is kept.
         "aof-load-truncated": "yes",
@@ -155,9 +155,9 @@ def client_rules() -> str:
 def users(password: str) -> list[str]:
     """Return the `user` lines of a server's configuration, with the password's hash. Nobody else gets in."""
     hashed = sha256(password.encode()).hexdigest()
-    # Off, so that nobody can log in as the default user. But the server loads its append-only file as that
-    # user: without these rules it silently refuses every transaction in the file, and all data would be
-    # gone.
+    # Off, so that nobody can log in as the default user. But the server loads its append-only file
+    # as that user: without these rules it silently refuses every transaction in the file, and all
+    # data would be gone.
     return ["user default off resetpass ~* &* +@all", f"user {CLIENT} on #{hashed} {client_rules()}"]
 
 

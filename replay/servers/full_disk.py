@@ -17,7 +17,8 @@ RETRY_S = 0.5
 def with_room(write: Callable[[], T], seconds: float, should_stop: Callable[[], bool]) -> T:
     """Return what `write` returns; repeat it for up to `seconds` while it finds the disk full.
 
-    After that, or for any other reason, its error is raised; ServersStopped if `should_stop` returns True.
+    After that, or for any other reason, its error is raised; ServersStopped if `should_stop`
+    returns True.
     """
     began, told = time.monotonic(), False
     while True:

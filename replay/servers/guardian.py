@@ -1,9 +1,10 @@
 """The parent process of embedded Redis servers: `python -m replay.servers.guardian`, from EmbeddedServers.
 
-It starts the servers, restarts a server that died, and stops them all gracefully when told to (SIGTERM) or
-when its owner is gone: then its standard input ends, or its parent is another process. Each server asks the
-kernel for a SIGTERM when the guardian dies, so that no way of killing leaves servers behind. Everything
-that it imports needs only the standard library, to start in a few milliseconds.
+It starts the servers, restarts a server that died, and stops them all gracefully when told to
+(SIGTERM) or when its owner is gone: then its standard input ends, or its parent is another process.
+Each server asks the kernel for a SIGTERM when the guardian dies, so that no way of killing leaves
+servers behind. Everything that it imports needs only the standard library, to start in a few
+milliseconds.
 """
 
 import argparse
@@ -24,13 +25,13 @@ from replay.servers.append_only_rewrite import rewrite, rewrite_if_bloated
 from replay.servers.server_process import Server
 
 ADD, REMOVE = b"+", b"-"
-"""Commands: run one more server, whose configuration is there, and end the last server for good; a number
-stops the server of that index."""
+"""Commands: run one more server, whose configuration is there, and end the last server for good; a
+number stops the server of that index."""
 CONFIGURATION = "server.conf"
 ARGUMENTS = ["--port", "0", "--include", CONFIGURATION]
-"""Arguments of a server in its folder. From version 7 on, servers take a path for a pattern, and if no file
-matches it they start with defaults, open to everybody. With these arguments and no file, or an empty one, a
-server ends: it has nowhere to listen."""
+"""Arguments of a server in its folder. From version 7 on, servers take a path for a pattern, and if
+no file matches it they start with defaults, open to everybody. With these arguments and no file, or
+an empty one, a server ends: it has nowhere to listen."""
 POLL_S = 0.25
 STOP_LIMIT_S = 30.0
 SYNC_EVERY_S = 1.0

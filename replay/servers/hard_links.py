@@ -1,8 +1,8 @@
 """Detach copies made by hard links (`cp -al`, `rsync --link-dest`) from the files of their original.
 
-Writing to such a file writes to the original's. Files that are appended to, and locks, are therefore
-replaced by separate copies before anybody works with them; a file that is only read, or replaced as a
-whole, may stay.
+Writing to such a file writes to the original's. Files that are appended to, and locks, are
+therefore replaced by separate copies before anybody works with them; a file that is only read, or
+replaced as a whole, may stay.
 """
 
 import os
@@ -16,7 +16,8 @@ COPIED_AT_ONCE = 2**20
 def unshare(paths: Iterable[Path]) -> None:
     """Replace each of these files that has another name as well by a copy, in one step.
 
-    Nobody may write to the file meanwhile. If OSError is raised, this file and those after it are unchanged.
+    Nobody may write to the file meanwhile. If OSError is raised, this file and those after it are
+    unchanged.
     """
     for path in paths:
         if path.is_file() and not path.is_symlink() and path.stat().st_nlink > 1:

@@ -1,6 +1,7 @@
 """What persists in the replay's folder beside the servers' files.
 
-record.json says which server wrote the files, and for how many shards; clients log in with `password`.
+record.json says which server wrote the files, and for how many shards; clients log in with
+`password`.
 """
 
 import json
@@ -21,7 +22,8 @@ PASSWORD = re.compile(rb"[\w-]{43,}")
 def whole_password(folder: Path) -> str:
     """Return the folder's password, a new one if there is none or a power loss has damaged it.
 
-    The caller must hold the folder's lock: then no server runs for which anybody would need the old password.
+    The caller must hold the folder's lock: then no server runs for which anybody would need the old
+    password.
     """
     path = folder / "password"
     if not path.exists() or not PASSWORD.fullmatch(path.read_bytes()):

@@ -15,8 +15,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
 class Probe:
     """Pings a shard in a separate thread until it answers, so that nothing else waits for it meanwhile.
 
-    A frozen server accepts the connection and never replies: only a client that waits can tell when it is
-    back.
+    A frozen server accepts the connection and never replies: only a client that waits can tell when
+    it is back.
     """
 
     def __init__(self, shard: Shard) -> None:

@@ -12,9 +12,9 @@ from replay.shards.shard import Shard
 def claim(shards: Sequence[Shard], folder_id: str, *, new: bool) -> None:
     """Note in each shard that answers that its run belongs to the folder of this id.
 
-    A full shard cannot take a note, but a note that it already holds counts. Raises ForeignRun if a shard
-    belongs to another folder or, for a `new` run, holds anything of that name. After this or any other
-    error, the notes made by this call are taken back.
+    A full shard cannot take a note, but a note that it already holds counts. Raises ForeignRun if a
+    shard belongs to another folder or, for a `new` run, holds anything of that name. After this or
+    any other error, the notes made by this call are taken back.
     """
     noted: list[Shard] = []
     try:

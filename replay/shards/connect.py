@@ -15,8 +15,8 @@ def connect_shards(
 ) -> list[Shard]:
     """Return one Shard per URL; raises ShardError if two URLs name the same server and database.
 
-    A shard that does not answer raises ShardUnavailable. With `missing`, the error is passed to it and the
-    shard left out, unless no shard answers.
+    A shard that does not answer raises ShardUnavailable. With `missing`, the error is passed to it
+    and the shard left out, unless no shard answers.
     """
     shards = [Shard(url, run=run, index=index, retry_seconds=retry_seconds) for index, url in enumerate(urls)]
     homes: dict[str, Shard] = {}

@@ -35,9 +35,9 @@ JITTER = random.Random()
 class Connection:
     """A server behind a `redis://`, `rediss://` or `unix://` URL; `name` starts every error's text.
 
-    User names and passwords are never shown: `address` is the URL without them, ending in the database's
-    number. No answer is awaited for longer than `retry_seconds`, so that a frozen server costs no more than
-    one that is down.
+    User names and passwords are never shown: `address` is the URL without them, ending in the
+    database's number. No answer is awaited for longer than `retry_seconds`, so that a frozen server
+    costs no more than one that is down.
     """
 
     def __init__(self, url: str, *, name: str, retry_seconds: float) -> None:
@@ -47,15 +47,16 @@ class Connection:
         self._name = f"{name} ({self.address})"
 
     def new_line(self) -> Any:
-        """Return a connection beside the client's, not opened yet, for requests that are sent before earlier
-        ones are answered.
+        """Return a connection beside the client's, not opened yet, for requests that are sent
+        before earlier ones are answered.
         """
         return self.client.connection_pool.make_connection()
 
     def call(self, command: Callable[[], T]) -> T:
         """Run `command`, again after each lost connection, with backoff and jitter, for `retry_seconds`.
 
-        Raises ShardUnavailable after that, ShardFull for a refused write, ShardError for any other answer.
+        Raises ShardUnavailable after that, ShardFull for a refused write, ShardError for any other
+        answer.
         """
         began = time.monotonic()
         backoff = FIRST_BACKOFF_S
@@ -65,8 +66,8 @@ class Connection:
             except (AuthenticationError, AuthorizationError) as error:
                 raise ShardError(f"{self._name} refuses the user or password: {one_line(error)}") from None
             except (redis.ConnectionError, redis.TimeoutError, ReadOnlyError) as error:
-                # READONLY: this server is a replica now. A failover keeps the name (docs/scaling.md), so
-                # retry.
+                # READONLY: this server is a replica now. A failover keeps the name
+                # (docs/scaling.md), so retry.
                 if self.address.startswith("rediss:") and (wrong := _tls_fault(error)):
                     raise ShardError(f"{self._name}: {wrong}: {one_line(error)}") from None
                 if time.monotonic() + backoff > began + self.retry_seconds:

@@ -36,9 +36,9 @@ class ShardOwning:
     def deletion(self, entries: Sequence[tuple[str, SegmentIdentity | None]]) -> Request:
         """Return a request that deletes log entries and the segments they name.
 
-        Segments are deleted before their entries: an interrupted deletion leaves entries without a segment
-        (counted as missing), never segments that nothing names. There are only UNLINK and XDEL, and no
-        MULTI, which a full Redis refuses.
+        Segments are deleted before their entries: an interrupted deletion leaves entries without a
+        segment (counted as missing), never segments that nothing names. There are only UNLINK and
+        XDEL, and no MULTI, which a full Redis refuses.
         """
         keys = [self._shard.segment_key(identity) for _, identity in entries if identity is not None]
         log_ids = [log_id for log_id, _ in entries if log_id]

@@ -1,8 +1,8 @@
 """A connection to one shard on which requests are sent before earlier ones are answered.
 
-With it, a sampler asks all shards at once and waits only for the slowest, and a writer encodes a segment
-while its ticket is on the way. A request whose answer is not needed now (a new allowance, deletions) is sent,
-and its answer is read with the next one.
+With it, a sampler asks all shards at once and waits only for the slowest, and a writer encodes a
+segment while its ticket is on the way. A request whose answer is not needed now (a new allowance,
+deletions) is sent, and its answer is read with the next one.
 """
 
 from collections import deque
@@ -41,7 +41,8 @@ def pack(*commands: Command) -> Request:
 class ShardPipeline:
     """One connection to a shard, opened when needed and reopened after it breaks.
 
-    A refusal by the server is returned as an answer (an exception object), because other answers follow it.
+    A refusal by the server is returned as an answer (an exception object), because other answers
+    follow it.
     """
 
     def __init__(self, connection: Connection) -> None:

@@ -59,8 +59,8 @@ class Owner(NamedTuple):
 def parse_entry(log_id: bytes, fields: dict[bytes, bytes] | None) -> LogEntry:
     """Return a log row as an entry; anything that is not ours becomes an entry without an identity.
 
-    Rows have no checksum. A row is therefore refused if it claims more than a segment, or all segments of its
-    writer up to this one, can hold.
+    Rows have no checksum. A row is therefore refused if it claims more than a segment, or all
+    segments of its writer up to this one, can hold.
     """
     fields = fields or {}
     try:

@@ -1,8 +1,8 @@
 """One Redis server's part of the replay: segments, their log and the limiter's tickets, in plain commands.
 
 A write is one MULTI. Every call survives a dropped connection: it is repeated with backoff for
-`retry_seconds`. Repeating a call is harmless: segments carry their identity, and a ticket taken twice only
-leaves a hole in the numbering.
+`retry_seconds`. Repeating a call is harmless: segments carry their identity, and a ticket taken
+twice only leaves a hole in the numbering.
 """
 
 import json
@@ -35,8 +35,9 @@ T = TypeVar("T")
 class Shard:
     """One Redis server holding part of a run's replay (hash tag `{run:index}`: one slot of a Redis Cluster).
 
-    Raises ShardUnavailable if the server cannot be reached for `retry_seconds`, ShardFull if it refuses a
-    write for lack of memory or disk, and ShardError for anything else, each in one line without credentials.
+    Raises ShardUnavailable if the server cannot be reached for `retry_seconds`, ShardFull if it
+    refuses a write for lack of memory or disk, and ShardError for anything else, each in one line
+    without credentials.
     """
 
     def __init__(self, url: str, *, run: str, index: int, retry_seconds: float = 30.0) -> None:
@@ -124,8 +125,8 @@ class Shard:
     def check_meta(self, signature: Signature, *, writes: bool = False) -> None:
         """Compare `signature` with that of the data here, which the first caller notes.
 
-        With `writes`, a smaller stack or n_step is noted as the data's: what is written from now on serves no
-        larger one. Raises SignatureMismatch.
+        With `writes`, a smaller stack or n_step is noted as the data's: what is written from now on
+        serves no larger one. Raises SignatureMismatch.
         """
         encoded = json.dumps(asdict(signature))
 

@@ -1,7 +1,7 @@
 """What writers do on a shard: take tickets and commit segments. A write is one MULTI.
 
-Repeating a write is harmless: segments carry their identity, and a ticket taken twice only leaves a hole in
-the numbering.
+Repeating a write is harmless: segments carry their identity, and a ticket taken twice only leaves a
+hole in the numbering.
 """
 
 import threading
@@ -36,7 +36,8 @@ class ShardWriting:
     def ask_ticket(self, identity: SegmentIdentity, items: int, *, attempt: int = 0) -> TicketRequest:
         """Ask for a ticket for `items`; `take_ticket` must follow before anything else is written.
 
-        `attempt` grows with each further shard that is tried for the same segment: the highest counts.
+        `attempt` grows with each further shard that is tried for the same segment: the highest
+        counts.
         """
         commands = (
             ("INCRBY", self._shard.reserved_key, items),
@@ -52,8 +53,8 @@ class ShardWriting:
         end, _, allowed = self._executed(asked.request)
         covered = self._shard.whole(allowed) > end - asked.items
         if not covered:
-            # T is not known inside MULTI. Noting it lets the owner cover tickets and skip holes left by the
-            # dead.
+            # T is not known inside MULTI. Noting it lets the owner cover tickets and skip holes
+            # left by the dead.
             noted = f"{asked.items}:{asked.attempt}:{end}"
             self._answers(("HSET", self._shard.outstanding_key, str(asked.identity), noted))
         return int(end), covered
@@ -76,14 +77,15 @@ class ShardWriting:
     ) -> None:
         """Store the segment, log it and give its ticket back, in one MULTI.
 
-        `total` counts the items of its incarnation up to and including this segment; from it a reader knows
-        how many items it has never seen. A repeated commit adds another log entry of the same identity, which
-        the owner deletes.
+        `total` counts the items of its incarnation up to and including this segment; from it a
+        reader knows how many items it has never seen. A repeated commit adds another log entry of
+        the same identity, which the owner deletes.
         """
         fields = ("id", str(identity), "n", num_items, "s", num_steps, "b", len(data))
         commands = (
-            # In this order: a server whose file was cut off inside the MULTI runs its first commands alone
-            # at its second start (decision 0010). That leaves an entry without a segment, which is noticed.
+            # In this order: a server whose file was cut off inside the MULTI runs its first
+            # commands alone at its second start (decision 0010). That leaves an entry without a
+            # segment, which is noticed.
             ("XADD", self._shard.log, "*", *fields, *(("t", total) if total else ())),
             ("SET", self._shard.segment_key(identity), data),
             ("HDEL", self._shard.outstanding_key, str(identity)),

@@ -1,9 +1,10 @@
 """Archive a run's segments and logs: export them from its shards to a folder, and import them into shards.
 
-The folder holds manifest.json (format, run, signatures, counts, size and SHA-256 of each file) and, for
-each shard, `shard-<i>.jsonl`, its log in order with one entry per line, and `shard-<i>.segments`, the
-entries' segments one after the other as they were stored. Log ids are kept, so that a checkpoint's cursors
-and segments fit the copy: a sampler restored on it continues bit for bit.
+The folder holds manifest.json (format, run, signatures, counts, size and SHA-256 of each file) and,
+for each shard, `shard-<i>.jsonl`, its log in order with one entry per line, and
+`shard-<i>.segments`, the entries' segments one after the other as they were stored. Log ids are
+kept, so that a checkpoint's cursors and segments fit the copy: a sampler restored on it continues
+bit for bit.
 """
 
 import hashlib
@@ -58,13 +59,15 @@ def export_run(
 ) -> Archived:
     """Write an archive completely or not at all; every segment is decoded and checked on its way.
 
-    Raises ArchiveError if `folder` exists and is not empty, or if nothing is stored; ShardError; OSError.
+    Raises ArchiveError if `folder` exists and is not empty, or if nothing is stored; ShardError;
+    OSError.
     """
     signatures = [shard.signature() for shard in shards]
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ArchiveError(f"{folder} is there already; name a folder that is new or empty")
     if all(signature is None for signature in signatures):
         raise ArchiveError(f"the shards hold nothing of run {run}")
+    # Written under another name and renamed at the end, so that a failed export leaves no partial archive.
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -132,7 +135,7 @@ def _whole(
             archived.refused += 1
             continue
         assert entry.identity is not None
-        if entry.identity in seen:
+        if entry.identity in seen:  # named twice on this page
             archived.refused += 1
             continue
         seen.add(entry.identity)
@@ -218,9 +221,10 @@ def import_run(
 ) -> Archived:
     """Put an archive into the empty shards of `run`, in the logs' order and under the same log ids.
 
-    Under another name than the archive's, the fronts of the segments are rewritten, their contents unchanged.
-    Raises ArchiveError if the archive does not fit or is not complete (before anything is written), ShardFull
-    if there is no room: what was written until then stays, and `delete` removes it.
+    Under another name than the archive's, the fronts of the segments are rewritten, their contents
+    unchanged. Raises ArchiveError if the archive does not fit or is not complete (before anything
+    is written), ShardFull if there is no room: what was written until then stays, and `delete`
+    removes it.
     """
     if len(shards) != archive.num_shards:
         raise ArchiveError(f"{archive.folder} is of {archive.num_shards} shards, here are {len(shards)}")

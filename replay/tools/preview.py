@@ -66,14 +66,15 @@ def draw_transitions(
 ) -> list[DrawnTransition]:
     """Draw `count` transitions, one from each of as many equal strata of the masses (items,).
 
-    Transitions whose segment was evicted meanwhile, or cannot be decoded, are left out. Raises ValueError if
-    there is nothing to draw.
+    Transitions whose segment was evicted meanwhile, or cannot be decoded, are left out. Raises
+    ValueError if there is nothing to draw.
     """
     if not masses.sum() > 0:
         raise ValueError("there are no items to draw")
     index = PriorityIndex(len(masses))
     index.set(np.arange(len(masses)), masses)
     random = np.random.default_rng(seed)
+    # Scaled to stay below 1 after rounding, as the index requires.
     items = index.draw((np.arange(count) + random.random(count)) / count * (1 - 1e-12))
     starts = np.cumsum([0, *inventory.segments["num_items"].tolist()])
     rows = np.searchsorted(starts, items, side="right") - 1

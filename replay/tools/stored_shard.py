@@ -76,7 +76,10 @@ class StoredShard(Shard):
         self.check_meta(signature, writes=True)
 
     def delete(self) -> int:
-        """Remove every key of the run from this server and return how many there were. Uses no MULTI."""
+        """Remove every key of the run from this server and return how many there were.
+
+        Without a MULTI, which a full server refuses.
+        """
         names = self._names()
         chunks = [names[start : start + UNLINK_KEYS] for start in range(0, len(names), UNLINK_KEYS)]
         return sum(self.pipelined(chunks, lambda pipe, chunk: pipe.unlink(*chunk)))

@@ -63,8 +63,9 @@ def verify(
 ) -> Verification:
     """Read and check everything.
 
-    `masses` are those of the newest checkpoint; `progress` is called with the log entries done and in all.
-    Sound on a live run, too: what is evicted or written meanwhile is no fault. Raises ShardError.
+    `masses` are those of the newest checkpoint; `progress` is called with the log entries done and
+    in all. Sound on a live run, too: what is evicted or written meanwhile is no fault. Raises
+    ShardError.
     """
     found, seen = Verification(), set[SegmentIdentity]()
     total = sum(int(shard.administration.info()["log_length"]) for shard in shards)
