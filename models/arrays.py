@@ -42,8 +42,8 @@ def load(network: nn.Module, array: NDArray[np.float32]) -> None:
     size = num_parameters(network)
     if array.shape != (size,):
         raise ValueError(f"weights have shape {array.shape}, the network has {size} parameters")
-    # Ray's object store returns read-only arrays. They are copied, as torch would warn about sharing their
-    # memory.
+    # Ray's object store returns read-only arrays. They are copied, as torch would warn about
+    # sharing their memory.
     source = torch.from_numpy(array if array.flags.writeable else array.copy())
     unflatten(network, source)
 

@@ -18,8 +18,9 @@ Initializer = Literal["xavier", "fan_in"]
 class NetworkConfig:
     """A Q-network: encoder, tokens, head (a mixture of experts or a control) and output layer.
 
-    Sources: Obando-Ceron et al., 2024 (arXiv 2402.08609) for the arms; Sokar et al., 2024 (arXiv 2410.01930)
-    and Sokar and Castro, 2025 (arXiv 2505.17749) for the controls. docs/arms.md lists them with their flags.
+    Sources: Obando-Ceron et al., 2024 (arXiv 2402.08609) for the arms; Sokar et al., 2024 (arXiv
+    2410.01930) and Sokar and Castro, 2025 (arXiv 2505.17749) for the controls. docs/arms.md lists
+    them with their flags.
     """
 
     encoder: str = "impala"
@@ -29,18 +30,18 @@ class NetworkConfig:
     encoder_width_scale: float = 1.0
     """Factor on the channels of every convolution of the encoder."""
     tokens: Tokens = "per_conv"
-    """What a token is: a position of the feature map (per_conv), one of its channels (per_feature_map), all
-    of it (per_sample) or a square of positions (per_patch)."""
+    """What a token is: a position of the feature map (per_conv), one of its channels
+    (per_feature_map), all of it (per_sample) or a square of positions (per_patch)."""
     patch_size: int = 3
     """Positions on a side of a patch; positions left over at the right and at the bottom are cut off."""
     patch_embedding: Literal["average", "learned"] = "learned"
     """How a patch becomes a token: the average of its positions, or a learned linear map (a convolution)."""
     patch_width: int = 0
-    """Width of learned patch tokens; 0 takes the encoder's number of channels. The paper's code uses 32 for
-    its Impala DQN and 64 for its other networks."""
+    """Width of learned patch tokens; 0 takes the encoder's number of channels. The paper's code
+    uses 32 for its Impala DQN and 64 for its other networks."""
     head: str = "soft_moe"
-    """Between tokens and output: soft_moe, top_k_moe, dense (one hidden layer, the baseline), pooled (only
-    the combined tokens) or module:callable."""
+    """Between tokens and output: soft_moe, top_k_moe, dense (one hidden layer, the baseline),
+    pooled (only the combined tokens) or module:callable."""
     combine: Combine = "flatten"
     """How tokens become one vector: the tokens that leave the experts, or enter a dense or pooled head."""
     num_experts: int = 4
@@ -64,8 +65,8 @@ class NetworkConfig:
     selected_experts: int = 1
     """Top-k MoE: number of experts that each token chooses."""
     router_noise: float = 0.0
-    """Top-k MoE: in training, scale of the normal noise on the router's logits, divided by the number of
-    experts; 0 turns it off, the usual scale is 1 (Riquelme et al., 2021)."""
+    """Top-k MoE: in training, scale of the normal noise on the router's logits, divided by the
+    number of experts; 0 turns it off, the usual scale is 1 (Riquelme et al., 2021)."""
     importance_loss_weight: float = 0.0
     """Top-k MoE: weight of the loss that evens out the experts' probabilities."""
     load_loss_weight: float = 0.0
@@ -77,8 +78,9 @@ class NetworkConfig:
     scale_dense: bool = False
     """Multiply the dense head's hidden units by the number of experts: the parameter-matched baseline."""
     values: Values = "c51"
-    """What is learned of an action's return: only its mean (scalar), a distribution over fixed atoms (c51;
-    Bellemare et al., 2017) or its quantiles (quantile; QR-DQN, Dabney et al., 2018, arXiv 1710.10044)."""
+    """What is learned of an action's return: only its mean (scalar), a distribution over fixed
+    atoms (c51; Bellemare et al., 2017) or its quantiles (quantile; QR-DQN, Dabney et al., 2018,
+    arXiv 1710.10044)."""
     num_atoms: int = 51
     """c51: atoms of the distribution's support."""
     v_min: float = -10.0
@@ -94,11 +96,12 @@ class NetworkConfig:
     noisy_sigma: float = 0.1
     """Initial scale of the noise, divided by the square root of the layer's inputs."""
     initializer: Initializer = "xavier"
-    """Initial kernels of the encoder, a dense head and the output layer where they are not noisy: xavier
-    (Glorot and Bengio, 2010), or fan_in, which Dopamine's C51, Rainbow and QR-DQN use."""
+    """Initial kernels of the encoder, a dense head and the output layer where they are not noisy:
+    xavier (Glorot and Bengio, 2010), or fan_in, which Dopamine's C51, Rainbow and QR-DQN use."""
     noise_per: Literal["batch", "row"] = "batch"
-    """Noise draws in an update. `row`: one per row where the network learns, and one that the choice of the
-    next action and the target network share, as in the paper's code. `batch`: one for each pass."""
+    """Noise draws in an update. `row`: one per row where the network learns, and one that the
+    choice of the next action and the target network share, as in the paper's code. `batch`: one for
+    each pass."""
 
     @property
     def outputs_per_action(self) -> int:

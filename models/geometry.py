@@ -21,8 +21,8 @@ def output_size(size: int, kernel: int, stride: int, padding: Padding) -> int:
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """Return the zeros before and after one axis so that the output has ceil(size / stride) positions.
 
-    As XLA and TensorFlow do it, the extra zero of an odd total goes after. Stride 2 and kernel 3 on an even
-    size thus give (0, 1), not (1, 1).
+    As XLA and TensorFlow do it, the extra zero of an odd total goes after. Stride 2 and kernel 3 on
+    an even size thus give (0, 1), not (1, 1).
     """
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
@@ -38,7 +38,8 @@ def positions(encoder: str, size: int, padding: Padding) -> int:
 def centres(encoder: str, size: int, padding: Padding) -> tuple[float, float]:
     """Return where receptive fields of the feature map's positions are centred on an axis of `size` pixels.
 
-    The result is the centre of the first position and the distance to the next, in pixels from the edge.
+    The result is the centre of the first position and the distance to the next, in pixels from the
+    edge.
     """
     first, step = 0.5, 1
     for kernel, stride in LAYERS[encoder]:

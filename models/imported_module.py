@@ -5,10 +5,10 @@ Encoder: `callable(config, in_channels)` returns a module that maps float images
 Head: `callable(config, num_tokens, width)` returns a module that maps tokens (B, T, D) to features (B, F), or
 to tokens, which are then combined according to `config.combine`.
 
-The sizes C, h, w and F are found with one pass of zeros. What the callable draws from torch's global
-generator is reproducible by the network's seed. Actors receive only parameters: a buffer that changes in
-training (as in batch normalisation) would not reach them. A user's head gets no noise; the output layer
-does.
+The sizes C, h, w and F are found with one pass of zeros. What the callable draws from torch's
+global generator is reproducible by the network's seed. Actors receive only parameters: a buffer
+that changes in training (as in batch normalisation) would not reach them. A user's head gets no
+noise; the output layer does.
 """
 
 import importlib
@@ -34,6 +34,7 @@ class ImportedModule(nn.Module):
         self._name = getattr(config, part)
         self._flag = f"--network.{part} {self._name!r}"
         seed = int(torch.randint(2**62, (), generator=generator))
+        # The callable may draw from torch's global generator, whose state is restored afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.inner = self._make(config, arguments)

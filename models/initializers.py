@@ -1,7 +1,7 @@
 """Initial values of parameters, drawn from an explicit generator.
 
-The scales are those of the reference code of arXiv 2402.08609 (flax): its "xavier uniform" and "lecun
-normal", the latter a normal truncated at two standard deviations.
+The scales are those of the reference code of arXiv 2402.08609 (flax): its "xavier uniform" and
+"lecun normal", the latter a normal truncated at two standard deviations.
 """
 
 import math

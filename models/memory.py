@@ -13,9 +13,9 @@ NEVER_TRIM = (1 << 31) - 1
 def keep_freed_memory() -> bool:
     """Make glibc keep freed blocks of up to 32 MiB for later allocations, process-wide; harmless to repeat.
 
-    By default, activations and gradients of megabytes are returned to the system after use, and each of
-    their thousands of pages costs a fault at the next update: 5 to 10 % of its time. Returns whether the
-    setting was accepted (False outside glibc).
+    By default, activations and gradients of megabytes are returned to the system after use, and
+    each of their thousands of pages costs a fault at the next update: 5 to 10 % of its time.
+    Returns whether the setting was accepted (False outside glibc).
     """
     if not sys.platform.startswith("linux"):
         return False

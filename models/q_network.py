@@ -27,8 +27,8 @@ class NetworkOutput(NamedTuple):
     logits: Tensor | None
     """(B, A, Z) over the atoms of the support, or None if the values are not C51's."""
     hidden: Tensor
-    """Hidden activations of the head: (B, E, S, H) of experts, (B, H) of a dense layer, else the input of the
-    output layer (B, F)."""
+    """Hidden activations of the head: (B, E, S, H) of experts, (B, H) of a dense layer, else the
+    input of the output layer (B, F)."""
     moe: MoEOutput | None
     """None if the head is not a mixture of experts."""
     quantiles: Tensor | None = None
@@ -83,8 +83,8 @@ class QNetwork(nn.Module):
     def forward(self, observation: Tensor, noise: Noise | None = None) -> NetworkOutput:
         """Return values for uint8 observations (B, K, H, W), scaled to [0, 1]; `noise` None turns noise off.
 
-        Layers compute in the dtype of the parameters (or of an enclosing autocast). An observation that
-        `to_image` has already converted to an image is used as it is.
+        Layers compute in the dtype of the parameters (or of an enclosing autocast). An observation
+        that `to_image` has already converted to an image is used as it is.
         """
         image = observation if observation.is_floating_point() else self.to_image(observation)
         tokens = self.tokenizer(self.encoder(image, scale=1.0 / 255.0))
@@ -106,8 +106,9 @@ class QNetwork(nn.Module):
         weight = self.output.linear.weight
         device = weight.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        # On a CPU, widening the bytes and then moving them takes half the time of doing both in one `to`, and
-        # two thirds of the time of moving them first (measured on batches of 32 stacks of 4 frames).
+        # On a CPU, widening the bytes and then moving them takes half the time of doing both in one
+        # `to`, and two thirds of the time of moving them first (measured on batches of 32 stacks of
+        # 4 frames).
         return observation.to(dtype).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -121,10 +122,10 @@ class QNetwork(nn.Module):
     ) -> Noise | None:
         """Draw fresh noise for the noisy layers and the router; None if nothing is noisy.
 
-        `batch_size` None: one draw of the layers shared by all rows (training); B: an independent draw for
-        each row (acting, one for each environment slot). `routed_rows`: number of rows whose routing is
-        noisy, each with a separate draw (training); 0 routes without noise. The generator must be on the
-        network's device.
+        `batch_size` None: one draw of the layers shared by all rows (training); B: an independent
+        draw for each row (acting, one for each environment slot). `routed_rows`: number of rows
+        whose routing is noisy, each with a separate draw (training); 0 routes without noise. The
+        generator must be on the network's device.
         """
         layers = (self.head.noise_sizes, self.output.noise_sizes)
         sizes = [size for layer in layers if layer is not None for size in layer]

@@ -78,8 +78,8 @@ class _Calls:
 def summarise(network: QNetwork) -> NetworkSummary:
     """Pass one state of zeros through the network (float32, on the CPU) and report what was observed.
 
-    FLOPs are counted by torch's own `FlopCounterMode`, which leaves out element-wise operations, softmaxes
-    and pools.
+    FLOPs are counted by torch's own `FlopCounterMode`, which leaves out element-wise operations,
+    softmaxes and pools.
     """
     calls = _observe(network, None)
     noise = network.sample_noise(torch.Generator().manual_seed(0), 1)
@@ -109,6 +109,7 @@ def _layers(network: QNetwork, calls: _Calls) -> Iterator[LayerSummary]:
 def _layer(name: str, module: nn.Module, calls: _Calls, *, is_part: bool) -> LayerSummary:
     flops = calls.flops.get(name, 0)
     if not is_part:
+        # The counter adds the FLOPs of inner modules to those of the modules around them.
         flops -= sum(calls.flops.get(f"{name}.{inner}", 0) for inner in _inner_with_parameters(module))
     return LayerSummary(
         name=name,

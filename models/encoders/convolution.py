@@ -12,7 +12,8 @@ from models.initializers import initialize_, lecun_normal_
 class Convolution(nn.Module):
     """Square convolution with `same` (XLA's) or `valid` padding, initialised from an explicit generator.
 
-    Kernels are drawn by `initialize_`, or with `lecun` as lecun normal, the reference code's default.
+    Kernels are drawn by `initialize_`, or with `lecun` as lecun normal, the reference code's
+    default.
     """
 
     def __init__(

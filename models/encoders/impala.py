@@ -53,8 +53,8 @@ class ImpalaStack(nn.Module):
 class ImpalaEncoder(nn.Module):
     """Three residual stacks, 16, 32 and 32 channels (Espeholt et al., 2018), times `width_scale`, then ReLU.
 
-    With `valid` padding the stacks' first convolutions and pools are unpadded; residual convolutions stay
-    `same`.
+    With `valid` padding the stacks' first convolutions and pools are unpadded; residual
+    convolutions stay `same`.
     """
 
     def __init__(

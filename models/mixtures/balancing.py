@@ -1,7 +1,7 @@
 """Losses that keep the experts of a Top-k mixture evenly used, each (B,), one number per sample.
 
-They are those of the reference code of arXiv 2402.08609, which takes importance and load from Riquelme et
-al., 2021 (arXiv 2106.05974, appendix A.2). All are 0 if the experts are used evenly.
+They are those of the reference code of arXiv 2402.08609, which takes importance and load from
+Riquelme et al., 2021 (arXiv 2106.05974, appendix A.2). All are 0 if the experts are used evenly.
 
 Shapes: B batch, T tokens, E experts, k choices of a token.
 """
@@ -35,8 +35,9 @@ def importance_loss(probabilities: Tensor) -> Tensor:
 def load_loss(logits: Tensor, noisy_logits: Tensor, noise_std: float, num_selected: int) -> Tensor:
     """Return the squared coefficient of variation of the experts' chances to be chosen with a new noise draw.
 
-    `logits` and `noisy_logits` (B, T, E) are the router's, without and with normal noise of `noise_std`. A
-    token chooses an expert if its logit reaches the token's k-th largest noisy logit.
+    `logits` and `noisy_logits` (B, T, E) are the router's, without and with normal noise of
+    `noise_std`. A token chooses an expert if its logit reaches the token's k-th largest noisy
+    logit.
     """
     threshold = noisy_logits.topk(num_selected, dim=2).values[:, :, -1:]
     chances = torch.special.ndtr((logits - threshold) / noise_std)
@@ -46,9 +47,9 @@ def load_loss(logits: Tensor, noisy_logits: Tensor, noise_std: float, num_select
 def entropy_loss(probabilities: Tensor, chosen: Tensor) -> Tensor:
     """Return 1 minus the entropy of the experts' shares of all choices, divided by its maximum, log(E).
 
-    `chosen` (B, T, E) is 1 where a token chose an expert. Counting has no gradient, so in the reference
-    code this loss changes nothing; here the gradient of the probabilities passes straight through the
-    counts.
+    `chosen` (B, T, E) is 1 where a token chose an expert. Counting has no gradient, so in the
+    reference code this loss changes nothing; here the gradient of the probabilities passes straight
+    through the counts.
     """
     num_experts = probabilities.shape[2]
     if num_experts == 1:

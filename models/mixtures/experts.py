@@ -50,9 +50,9 @@ class Experts(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Route tokens (B, T, D) through the experts: combined tokens (B, T, D) and hidden (B, E, S, H).
 
-        `dispatch` and `combine` are weights (B, T, E, S) in the tokens' dtype. One-hot weights cost as much
-        as soft weights, and a matmul by them is exact: no gather, no scatter, no size that depends on the
-        data.
+        `dispatch` and `combine` are weights (B, T, E, S) in the tokens' dtype. One-hot weights cost
+        as much as soft weights, and a matmul by them is exact: no gather, no scatter, no size that
+        depends on the data.
         """
         batch, _, num_experts, num_slots = dispatch.shape
         slots = (dispatch.flatten(2).transpose(1, 2) @ tokens).view(batch, num_experts, num_slots, -1)

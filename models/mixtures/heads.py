@@ -18,8 +18,9 @@ from models.values.noisy import Noise
 class MoEHead(nn.Module):
     """Passes tokens through a mixture of experts, then combines them.
 
-    With `token_norm` and `residual` it is a block of Puigcerver et al., 2023 (arXiv 2308.00951): x +
-    mixture(LayerNorm(x)). Features then contain the position from the start, which similar slots would hide.
+    With `token_norm` and `residual` it is a block of Puigcerver et al., 2023 (arXiv 2308.00951): x
+    + mixture(LayerNorm(x)). Features then contain the position from the start, which similar slots
+    would hide.
     """
 
     def __init__(

@@ -18,9 +18,9 @@ NORM_FLOOR = 1e-6
 class SoftMoE(nn.Module):
     """Every slot of an expert is a weighted mean of all tokens, every output token one of all slots.
 
-    With `normalize` the logits compare only directions (section 2.3 there): tokens and the columns of phi
-    are scaled to unit length, and phi is multiplied by a learned scalar, initially `scale`. Phi is
-    initialised as in the reference code of arXiv 2402.08609: lecun normal with fan-in D * E.
+    With `normalize` the logits compare only directions (section 2.3 there): tokens and the columns
+    of phi are scaled to unit length, and phi is multiplied by a learned scalar, initially `scale`.
+    Phi is initialised as in the reference code of arXiv 2402.08609: lecun normal with fan-in D * E.
     """
 
     def __init__(

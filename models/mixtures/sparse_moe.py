@@ -1,6 +1,7 @@
 """Top-k mixture of experts with limited capacity, as the reference code of arXiv 2402.08609 computes it.
 
-Shapes: B batch, T tokens, D token width, E experts, S slots of an expert, H hidden units, k choices.
+Shapes: B batch, T tokens, D token width, E experts, S slots of an expert, H hidden units, k
+choices.
 """
 
 import torch
@@ -16,10 +17,11 @@ from models.values.noisy import Noise
 class TopKMoE(nn.Module):
     """Every token is sent to its k most probable experts, as long as they have free slots.
 
-    The slots of an expert fill in the order of tokens: first with all first choices, then with all second
-    choices. A token's output is the sum of its experts' outputs, each times its probability (not normalised
-    over the k). A choice that found no free slot adds nothing, so a token that found none has a zero
-    output. Free slots hold zeros. Among equal probabilities the expert of the lower index is chosen.
+    The slots of an expert fill in the order of tokens: first with all first choices, then with all
+    second choices. A token's output is the sum of its experts' outputs, each times its probability
+    (not normalised over the k). A choice that found no free slot adds nothing, so a token that
+    found none has a zero output. Free slots hold zeros. Among equal probabilities the expert of the
+    lower index is chosen.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class TopKMoE(nn.Module):
         probabilities = noisy.softmax(dim=2)
         chosen, place = self._route(probabilities)
         slot = torch.arange(self.num_slots, device=tokens.device)
+        # A place in the queue beyond the last slot equals none: that choice is dropped.
         dispatch = (chosen.unsqueeze(3) & (place.unsqueeze(3) == slot)).to(tokens.dtype)
         combine = dispatch * probabilities.to(tokens.dtype).unsqueeze(3)
         mixed, hidden = self.experts.mix(tokens, dispatch, combine, None if noise is None else noise.hidden)

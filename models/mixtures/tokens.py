@@ -13,7 +13,8 @@ from models.encoders.convolution import Convolution
 class Tokenizer(nn.Module):
     """Cuts feature maps into tokens in one of the paper's ways (arXiv 2402.08609, section 3.2).
 
-    `grid` holds the rows and columns of the tokens on the feature map, or None if tokens have no position.
+    `grid` holds the rows and columns of the tokens on the feature map, or None if tokens have no
+    position.
     """
 
     def __init__(
@@ -64,8 +65,8 @@ class Tokenizer(nn.Module):
 def position_tokens(features: Tensor) -> Tensor:
     """Turn each position into a token, PerConv in arXiv 2402.08609.
 
-    (B, C, h, w) becomes (B, T = h * w, D = C), row by row: a view, without a copy, if the features are
-    channels-last.
+    (B, C, h, w) becomes (B, T = h * w, D = C), row by row: a view, without a copy, if the features
+    are channels-last.
     """
     return features.flatten(2).transpose(1, 2)
 

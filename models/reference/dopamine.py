@@ -1,8 +1,8 @@
 """Convert parameters between the reference code (Dopamine's labs/moes, flax) and a `QNetwork`.
 
-Flax paths are joined with slashes, as `params/encoder/_stacks_0/Conv_0/kernel`. Its kernels are (height,
-width, in, out) and (in, out), with those of experts stacked in front. Its dueling streams are two layers,
-the advantages before the value.
+Flax paths are joined with slashes, as `params/encoder/_stacks_0/Conv_0/kernel`. Its kernels are
+(height, width, in, out) and (in, out), with those of experts stacked in front. Its dueling streams
+are two layers, the advantages before the value.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -70,9 +70,10 @@ def load_dopamine(
 ) -> None:
     """Copy the reference's parameters (any float dtype) into the network.
 
-    `agent` is dqn or rainbow, the reference's network that the names come from; None means rainbow for C51,
-    else dqn, whose names the reference's quantile network uses, too. Raises KeyError for a parameter that
-    is missing, ValueError for a parameter of another shape or that the network lacks.
+    `agent` is dqn or rainbow, the reference's network that the names come from; None means rainbow
+    for C51, else dqn, whose names the reference's quantile network uses, too. Raises KeyError for a
+    parameter that is missing, ValueError for a parameter of another shape or that the network
+    lacks.
     """
     unused = set(arrays)
     values: dict[str, Tensor] = {}
@@ -108,6 +109,7 @@ def to_dopamine(
         for path, part in zip(entry.paths, _parts(entry, source[entry.name]), strict=True):
             arrays[path] = part.detach().float().cpu().contiguous().numpy()
     if _is_soft_moe(network) and SOFT_MOE_SCALE not in arrays:
+        # The scale is unused: 1 as a parameter, 0 among other values, such as gradients.
         arrays[SOFT_MOE_SCALE] = np.full(1, 1.0 if values is None else 0.0, np.float32)
     return arrays
 
@@ -147,6 +149,7 @@ def _convolutions(network: QNetwork, agent: str) -> Iterator[Entry]:
     scope = "params/encoder/" if agent == "rainbow" else "params/"
     pairs = [(f"encoder.{name}", f"{scope}Conv_{index}") for index, name in enumerate(names)]
     if isinstance(encoder, ImpalaEncoder):
+        # A stack has five convolutions: the first, and two in each of two residual blocks.
         paths = [f"params/encoder/_stacks_{index // 5}/Conv_{index % 5}" for index in range(len(names))]
         pairs = [(f"encoder.{name}", path) for name, path in zip(names, paths, strict=True)]
     if network.tokenizer.embedding is not None:

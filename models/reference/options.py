@@ -1,7 +1,7 @@
 """Convert options of the reference code (Dopamine's labs/moes), by their names there, to a `NetworkConfig`.
 
-A network there is ImpalaMoE or NatureDQNMoE (`kind` dqn) or FullRainbowMoENetwork (`kind` rainbow). An option
-that a case does not name has the network's default value.
+A network there is ImpalaMoE or NatureDQNMoE (`kind` dqn) or FullRainbowMoENetwork (`kind` rainbow).
+An option that a case does not name has the network's default value.
 """
 
 import math
@@ -101,7 +101,8 @@ def is_double(options: Options) -> bool:
 def scalar_loss(options: Options) -> Literal["huber", "squared"]:
     """Return the loss of scalar values, for Rainbow always huber; raises UnsupportedOption.
 
-    The default for a case that names none is huber, though the reference's own default for its DQN is mse.
+    The default for a case that names none is huber, though the reference's own default for its DQN
+    is mse.
     """
     squared = _one_of(options, "loss_type", {"huber": False, "mse": True}, "huber")
     if squared and kind(options) == "rainbow":

@@ -1,7 +1,7 @@
 """Linear layers with factorised Gaussian parameter noise (Fortunato et al., 2018, arXiv 1706.10295).
 
-Initial values are those of the reference code of arXiv 2402.08609: means U(-1/sqrt(in), 1/sqrt(in)) for
-kernels and biases, scales `sigma / sqrt(in)` for both (sigma is 0.1 there).
+Initial values are those of the reference code of arXiv 2402.08609: means U(-1/sqrt(in), 1/sqrt(in))
+for kernels and biases, scales `sigma / sqrt(in)` for both (sigma is 0.1 there).
 """
 
 import math
