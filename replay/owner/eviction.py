@@ -158,7 +158,7 @@ class Eviction:
         self._left[shard] += evicted
         if time.monotonic() - self._warned_at[shard] >= WARN_EVERY_S:
             self._warned_at[shard], left = time.monotonic(), self._left.pop(shard)
-            what = f": its oldest {left} items leave" if left else ", and nothing of it can leave"
+            what = f": its oldest {left} items leave" if left else ", and none of its segments can be evicted"
             logger.warning("shard %d is over 90 %% of its memory%s", shard, what)
 
     def evict(self, slot: int) -> int:

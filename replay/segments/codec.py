@@ -60,7 +60,7 @@ def _check_segment(segment: Segment, signature: Signature) -> None:
     if not 1 <= segment.num_items <= segment.num_steps < segment.num_items + signature.n_step:
         raise ValueError(f"{segment.num_items} items do not fit {segment.num_steps} steps")
     if segment.priorities is not None and len(segment.priorities) != segment.num_items:
-        raise ValueError("there must be one priority an item")
+        raise ValueError("there must be one priority per item")
     if not np.isfinite(segment.rewards).all():
         raise ValueError("a reward is not a finite number")
     if segment.actions.min() < 0 or segment.actions.max() >= signature.num_actions:

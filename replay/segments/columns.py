@@ -10,7 +10,7 @@ from replay.segments.compiled import njit, types
 FAULTS: Final = (
     "",
     "a reward is not a finite number",
-    "an action is not one that there is",
+    "an action is out of range",
     "a flag is neither 0 nor 1",
     "an end before the last step",
 )

@@ -44,11 +44,11 @@ def n_step_returns(
     """Return windows, n-step returns and discounts of B items (Sutton and Barto, 2018, equation 7.1).
 
     The columns are flat arrays of the same length (S,); start and stop are (B,), with
-    0 <= start < stop <= S. A window has at most `n_step` steps, ends at `stop`, and ends with the step that ends the
-    episode (or, with `life_loss_terminates`, loses a life). A time limit keeps the bootstrap; a
-    true end (or lost life) sets the discount to 0. Rewards are clipped to [-reward_clip,
-    reward_clip]; 0 leaves them raw. Sums are in float64 and in order. Raises IndexError for items
-    outside of the columns.
+    0 <= start < stop <= S. A window has at most `n_step` steps, ends at `stop`, and ends with the
+    step that ends the episode (or, with `life_loss_terminates`, loses a life). A time limit keeps
+    the bootstrap; a true end (or lost life) sets the discount to 0. Rewards are clipped to
+    +- `reward_clip`; 0 leaves them raw. Sums are in float64 and in order. Raises IndexError for
+    items outside of the columns.
     """
     if start.size and (start.min() < 0 or stop.max() > len(rewards) or (start >= stop).any()):
         raise IndexError(f"items must lie in the {len(rewards)} columns and before their segment's end")

@@ -271,7 +271,7 @@ def _entry(line: bytes) -> LogEntry:
         log_id, identity, *counts = json.loads(line)
         return LogEntry(str(log_id), SegmentIdentity.parse(identity), *(int(count) for count in counts))
     except (ValueError, TypeError):
-        raise CorruptSegment(f"a line of an archived log is not one: {line[:80]!r}") from None
+        raise CorruptSegment(f"a line of an archived log is not a log entry: {line[:80]!r}") from None
 
 
 def _signature(document: dict[str, Any] | None) -> Signature | None:
