@@ -1,4 +1,4 @@
-"""Parameters of a network as one flat array: what is published, stored and loaded."""
+"""Convert a network's parameters to and from one flat array, which is published, stored and loaded."""
 
 from dataclasses import dataclass
 
@@ -13,36 +13,37 @@ class Weights:
     """One published version of the online network's parameters."""
 
     version: int
-    """Counts publications, from 0 (the initial weights)."""
+    """Number of publications before this one: 0 for the initial weights."""
     parameters: NDArray[np.float32]
-    """(P,) as `flatten` orders them."""
+    """(P,) in the order of `flatten`."""
     env_steps: int
-    """Env steps of the fleet when it was published."""
+    """Env steps of the fleet at the time of publication."""
     updates: int = 0
-    """Updates that made them."""
+    """Updates that produced the parameters."""
 
 
 def num_parameters(network: nn.Module) -> int:
-    """P: how many numbers the network's parameters hold."""
+    """Return P, the number of scalars in the network's parameters."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def flatten(network: nn.Module) -> NDArray[np.float32]:
-    """All parameters, in the order of `network.parameters()`, as a new float32 array (P,)."""
+    """Return all parameters, in the order of `network.parameters()`, as a new float32 array (P,)."""
     with torch.no_grad():
         parts = [parameter.detach().float().reshape(-1).cpu() for parameter in network.parameters()]
         return torch.cat(parts).numpy()
 
 
 def load(network: nn.Module, array: NDArray[np.float32]) -> None:
-    """Inverse of `flatten`, into the network's own dtype and device.
+    """Load what `flatten` returns into the network, keeping the network's dtype and device.
 
     Raises ValueError if the array does not have the network's size.
     """
     size = num_parameters(network)
     if array.shape != (size,):
         raise ValueError(f"weights have shape {array.shape}, the network has {size} parameters")
-    # A read-only array (Ray's object store gives such) is copied; torch would warn about sharing its memory.
+    # Ray's object store returns read-only arrays. They are copied, as torch would warn about
+    # sharing their memory.
     source = torch.from_numpy(array if array.flags.writeable else array.copy())
     unflatten(network, source)
 

@@ -1,4 +1,4 @@
-"""What the network looks like; every field is one command-line flag."""
+"""The configuration of the network; every field is one command-line flag."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ Initializer = Literal["xavier", "fan_in"]
 class NetworkConfig:
     """A Q-network: encoder, tokens, head (a mixture of experts or a control) and output layer.
 
-    Sources: Obando-Ceron et al., 2024 (arXiv 2402.08609) for the arms; Sokar et al., 2024 (arXiv 2410.01930)
-    and Sokar and Castro, 2025 (arXiv 2505.17749) for the controls. docs/arms.md lists them with their flags.
+    Sources: Obando-Ceron et al., 2024 (arXiv 2402.08609) for the arms; Sokar et al., 2024 (arXiv
+    2410.01930) and Sokar and Castro, 2025 (arXiv 2505.17749) for the controls. docs/arms.md lists
+    them with their flags.
     """
 
     encoder: str = "impala"
@@ -29,20 +30,20 @@ class NetworkConfig:
     encoder_width_scale: float = 1.0
     """Factor on the channels of every convolution of the encoder."""
     tokens: Tokens = "per_conv"
-    """What a token is: a position of the feature map (per_conv), one of its channels (per_feature_map), all
-    of it (per_sample) or a square of positions (per_patch)."""
+    """What a token is: a position of the feature map (per_conv), one of its channels
+    (per_feature_map), all of it (per_sample) or a square of positions (per_patch)."""
     patch_size: int = 3
-    """Positions on a side of a patch; what is left over at the right and at the bottom is cut off."""
+    """Positions on a side of a patch; positions left over at the right and at the bottom are cut off."""
     patch_embedding: Literal["average", "learned"] = "learned"
     """How a patch becomes a token: the average of its positions, or a learned linear map (a convolution)."""
     patch_width: int = 0
-    """Width of learned patch tokens; 0 takes the encoder's number of channels. The paper's code has 32 for
-    its Impala DQN and 64 for its other networks."""
+    """Width of learned patch tokens; 0 takes the encoder's number of channels. The paper's code
+    uses 32 for its Impala DQN and 64 for its other networks."""
     head: str = "soft_moe"
-    """Between tokens and output: soft_moe, top_k_moe, dense (one hidden layer, the baseline), pooled (nothing
-    but the combined tokens) or module:callable."""
+    """Between tokens and output: soft_moe, top_k_moe, dense (one hidden layer, the baseline),
+    pooled (only the combined tokens) or module:callable."""
     combine: Combine = "flatten"
-    """How tokens become one vector: those that leave the experts, or enter a dense or pooled head."""
+    """How tokens become one vector: the tokens that leave the experts, or enter a dense or pooled head."""
     num_experts: int = 4
     """Experts of a mixture."""
     expert_hidden_units: int = 512
@@ -56,29 +57,30 @@ class NetworkConfig:
     normalize: bool = False
     """Soft MoE: tokens and phi of unit length and a learned scale (Puigcerver et al., 2023, section 2.3)."""
     normalize_scale: float = 1.0
-    """Soft MoE, normalised: what the learned scale is at first. With 1 all slots are about the mean token."""
+    """Soft MoE, normalised: initial value of the learned scale. With 1 all slots are about the mean token."""
     token_norm: bool = False
     """LayerNorm on the tokens before they enter a mixture, as in the blocks of Puigcerver et al., 2023."""
     residual: bool = False
-    """Add what entered a mixture's part of the head, before any norm, to what leaves it (the same blocks)."""
+    """Add the input of a mixture's part of the head, before any norm, to its output (the same blocks)."""
     selected_experts: int = 1
-    """Top-k MoE: experts that a token chooses."""
+    """Top-k MoE: number of experts that each token chooses."""
     router_noise: float = 0.0
-    """Top-k MoE: in training, scale of the normal noise on the router's logits, divided by the number of
-    experts; 0 turns it off, the usual scale is 1 (Riquelme et al., 2021)."""
+    """Top-k MoE: in training, scale of the normal noise on the router's logits, divided by the
+    number of experts; 0 turns it off, the usual scale is 1 (Riquelme et al., 2021)."""
     importance_loss_weight: float = 0.0
     """Top-k MoE: weight of the loss that evens out the experts' probabilities."""
     load_loss_weight: float = 0.0
-    """Top-k MoE: weight of the loss that evens out the experts' chances to be chosen."""
+    """Top-k MoE: weight of the loss that evens out the experts' probabilities of being chosen."""
     entropy_loss_weight: float = 0.0
-    """Top-k MoE: weight of the loss that evens out the experts' numbers of choices."""
+    """Top-k MoE: weight of the loss that evens out how often each expert is chosen."""
     dense_hidden_units: int = 512
     """Hidden units of the dense head."""
     scale_dense: bool = False
     """Multiply the dense head's hidden units by the number of experts: the parameter-matched baseline."""
     values: Values = "c51"
-    """What is learned of an action's return: its mean alone (scalar), a distribution over fixed atoms (c51;
-    Bellemare et al., 2017) or its quantiles (quantile; QR-DQN, Dabney et al., 2018, arXiv 1710.10044)."""
+    """What is learned of an action's return: only its mean (scalar), a distribution over fixed
+    atoms (c51; Bellemare et al., 2017) or its quantiles (quantile; QR-DQN, Dabney et al., 2018,
+    arXiv 1710.10044)."""
     num_atoms: int = 51
     """c51: atoms of the distribution's support."""
     v_min: float = -10.0
@@ -94,33 +96,34 @@ class NetworkConfig:
     noisy_sigma: float = 0.1
     """Initial scale of the noise, divided by the square root of the layer's inputs."""
     initializer: Initializer = "xavier"
-    """Initial kernels of the encoder, a dense head and the output layer where they are not noisy: xavier
-    (Glorot and Bengio, 2010), or fan_in, which Dopamine's C51, Rainbow and QR-DQN have."""
+    """Initial kernels of the encoder, a dense head and the output layer where they are not noisy:
+    xavier (Glorot and Bengio, 2010), or fan_in, which Dopamine's C51, Rainbow and QR-DQN use."""
     noise_per: Literal["batch", "row"] = "batch"
-    """Draws of the noise in an update. `row`: one a row where the network learns, and one that the choice of
-    the next action and the target network share, as the paper's code has it. `batch`: one for each pass."""
+    """Noise draws in an update. `row`: one per row where the network learns, and one that the
+    choice of the next action and the target network share, as in the paper's code. `batch`: one for
+    each pass."""
 
     @property
     def outputs_per_action(self) -> int:
-        """Z: numbers that the output layer gives for each action."""
+        """Z: numbers in the output layer for each action."""
         return {"scalar": 1, "c51": self.num_atoms, "quantile": self.num_quantiles}[self.values]
 
     @property
     def hidden_of_an_expert(self) -> int:
-        """H: hidden units of each expert, scaled and slimmed as asked for."""
+        """H: hidden units of each expert, scaled and slimmed as configured."""
         units = int(self.expert_hidden_units * self.expert_width_scale)
         return units // self.num_experts if self.slim_experts else units
 
     @property
     def hidden_of_the_dense_head(self) -> int:
-        """Hidden units of the dense head, scaled as asked for."""
+        """Hidden units of the dense head, scaled as configured."""
         return self.dense_hidden_units * (self.num_experts if self.scale_dense else 1)
 
 
 def with_current_names(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved network's fields (of JSON) by the names they have today; fields of today pass unchanged.
+    """Return a saved network's fields (from JSON) under their current names; current fields pass unchanged.
 
-    `distributional`, true or false, was the forerunner of `values`.
+    `distributional`, true or false, was the predecessor of `values`.
     """
     fields = dict(document)
     if isinstance(fields.get("distributional"), bool) and "values" not in fields:

@@ -1,4 +1,4 @@
-"""Sizes of feature maps, by arithmetic alone: what configurations are checked with before torch is loaded."""
+"""Compute the sizes of feature maps by arithmetic alone, to check configurations before torch is loaded."""
 
 from typing import Literal
 
@@ -12,33 +12,34 @@ LAYERS = {"nature": NATURE_LAYERS, "impala": IMPALA_LAYERS}
 
 
 def output_size(size: int, kernel: int, stride: int, padding: Padding) -> int:
-    """Positions along one axis after a convolution or a pooling; 0 if the input is too small."""
+    """Return the positions along one axis after a convolution or pooling; 0 if the input is too small."""
     if padding == "same":
         return -(-size // stride)
     return max((size - kernel) // stride + 1, 0)
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after one axis so that the output has ceil(size / stride) positions.
+    """Return the zeros before and after one axis so that the output has ceil(size / stride) positions.
 
-    As XLA and TensorFlow count it: an odd total puts the extra one after. Stride 2 and kernel 3 on an even
-    size thus gives (0, 1), not (1, 1).
+    As XLA and TensorFlow do it, the extra zero of an odd total goes after. Stride 2 and kernel 3 on
+    an even size thus give (0, 1), not (1, 1).
     """
     total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
     return total // 2, total - total // 2
 
 
 def positions(encoder: str, size: int, padding: Padding) -> int:
-    """Positions of the feature map along an axis of `size` pixels; `encoder` is impala or nature."""
+    """Return the feature map's positions along an axis of `size` pixels; `encoder` is impala or nature."""
     for kernel, stride in LAYERS[encoder]:
         size = output_size(size, kernel, stride, padding)
     return size
 
 
 def centres(encoder: str, size: int, padding: Padding) -> tuple[float, float]:
-    """Where on an axis of `size` pixels the receptive fields of the feature map's positions are centred.
+    """Return where receptive fields of the feature map's positions are centred on an axis of `size` pixels.
 
-    Gives the first position's centre and the distance to the next one's, in pixels from the edge.
+    The result is the centre of the first position and the distance to the next, in pixels from the
+    edge.
     """
     first, step = 0.5, 1
     for kernel, stride in LAYERS[encoder]:
@@ -50,7 +51,7 @@ def centres(encoder: str, size: int, padding: Padding) -> tuple[float, float]:
 
 
 def smallest_image(encoder: str, padding: Padding, at_least: int = 1) -> int:
-    """Fewest pixels on a side that leave `at_least` positions."""
+    """Return the fewest pixels on a side that leave `at_least` positions."""
     size = 1
     while positions(encoder, size, padding) < at_least:
         size += 1
@@ -58,5 +59,5 @@ def smallest_image(encoder: str, padding: Padding, at_least: int = 1) -> int:
 
 
 def scaled_channels(channels: int, scale: float) -> int:
-    """Channels of a convolution times the encoder's width scale, rounded down as in the reference code."""
+    """Return a convolution's channels times the width scale, rounded down as in the reference code."""
     return int(channels * scale)

@@ -1,13 +1,14 @@
-"""A user's own encoder or head, given as `module:callable`.
+"""A user-supplied encoder or head, given as `module:callable`.
 
-Encoder: `callable(config, in_channels)` returns a module that maps float images (B, K, H, W), 0 to 1, K
-being `in_channels`, to feature maps (B, C, h, w).
+Encoder: `callable(config, in_channels)` returns a module that maps float images (B, K, H, W), 0 to 1, K being
+`in_channels`, to feature maps (B, C, h, w).
 Head: `callable(config, num_tokens, width)` returns a module that maps tokens (B, T, D) to features (B, F), or
-to tokens, which are then combined as `config.combine` says.
+to tokens, which are then combined according to `config.combine`.
 
-The sizes C, h, w and F are found by one pass of zeros. What the callable draws from torch's global generator
-is reproducible by the network's seed. Actors take over parameters alone: a buffer that changes in training
-(as batch normalisation has) would not reach them. A head of one's own gets no noise; the output layer does.
+The sizes C, h, w and F are found with one pass of zeros. What the callable draws from torch's
+global generator is reproducible by the network's seed. Actors receive only parameters: a buffer
+that changes in training (as in batch normalisation) would not reach them. A user's head gets no
+noise; the output layer does.
 """
 
 import importlib
@@ -20,7 +21,7 @@ from models.config import NetworkConfig
 
 
 class ImportedModule(nn.Module):
-    """The user's module `inner`, with errors that name the flag it came by."""
+    """The user's module `inner`, with errors that name the flag that selected it."""
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class ImportedModule(nn.Module):
         self._name = getattr(config, part)
         self._flag = f"--network.{part} {self._name!r}"
         seed = int(torch.randint(2**62, (), generator=generator))
+        # The callable may draw from torch's global generator, whose state is restored afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.inner = self._make(config, arguments)
@@ -41,14 +43,17 @@ class ImportedModule(nn.Module):
         module_name, _, attribute = self._name.partition(":")
         try:
             made = getattr(importlib.import_module(module_name), attribute)(config, *arguments)
-        except Exception as error:  # Whatever the user's code raises; the cause stays attached.
+        except Exception as error:  # whatever the user's code raises; the cause stays attached
             raise self._error(f"cannot be made: {_in_one_line(error)}") from error
         if not isinstance(made, nn.Module):
             raise self._error(f"gives {type(made).__name__}, not a torch.nn.Module")
         return made
 
     def probe(self, shape: tuple[int, ...], dimensions: tuple[int, ...]) -> torch.Size:
-        """Shape of what becomes of zeros (1, *shape); ValueError unless it is a tensor that fits."""
+        """Return the shape of the output for zeros (1, *shape).
+
+        Raises ValueError if the output is not a tensor with a fitting number of dimensions.
+        """
         try:
             with torch.no_grad():
                 result = self.inner(torch.zeros(1, *shape))

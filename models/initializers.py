@@ -1,7 +1,7 @@
 """Initial values of parameters, drawn from an explicit generator.
 
-The scales are those of the reference code of arXiv 2402.08609 (flax): what is called "xavier uniform" and
-"lecun normal" there, the latter a normal truncated at two standard deviations.
+The scales are those of the reference code of arXiv 2402.08609 (flax): its "xavier uniform" and
+"lecun normal", the latter a normal truncated at two standard deviations.
 """
 
 import math
@@ -25,10 +25,10 @@ def xavier_uniform_(tensor: Tensor, fan_in: int, fan_out: int, generator: torch.
 def initialize_(
     tensor: Tensor, fan_in: int, fan_out: int, generator: torch.Generator, initializer: Initializer
 ) -> None:
-    """Fill with `xavier_uniform_`, or with `fan_in` with U(-a, a), a = sqrt(sqrt(3) / fan_in).
+    """Fill with `xavier_uniform_`, or for `fan_in` with U(-a, a), a = sqrt(sqrt(3) / fan_in).
 
-    The first is that of the paper's agents and of Dopamine's DQN; the second, of variance 1 / (sqrt(3)
-    fan_in), that of its C51, Rainbow and QR-DQN (`RainbowNetwork` and `QuantileNetwork` of
+    The first is used by the paper's agents and Dopamine's DQN; the second, of variance 1 / (sqrt(3)
+    fan_in), by its C51, Rainbow and QR-DQN (`RainbowNetwork` and `QuantileNetwork` of
     dopamine/jax/networks.py).
     """
     if initializer == "xavier":
@@ -40,14 +40,14 @@ def initialize_(
 
 
 def lecun_normal_(tensor: Tensor, fan_in: int, generator: torch.Generator) -> None:
-    """Fill with a normal of variance 1 / fan_in, cut at two standard deviations of the uncut one."""
+    """Fill with a normal of variance 1 / fan_in, truncated at two standard deviations of the full normal."""
     std = 1.0 / (math.sqrt(fan_in) * TRUNCATED_STD)
     with torch.no_grad():
         torch.nn.init.trunc_normal_(tensor, std=std, a=-2.0 * std, b=2.0 * std, generator=generator)
 
 
 def fan_in_uniform_(tensor: Tensor, fan_in: int, generator: torch.Generator) -> None:
-    """Fill with U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the means of noisy layers (Fortunato et al., 2018)."""
+    """Fill with U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as the means of noisy layers (Fortunato et al., 2018)."""
     bound = 1.0 / math.sqrt(fan_in)
     with torch.no_grad():
         tensor.uniform_(-bound, bound, generator=generator)

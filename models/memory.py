@@ -1,4 +1,4 @@
-"""How the process's allocator treats freed memory."""
+"""Configure how the process's allocator treats freed memory."""
 
 import ctypes
 import sys
@@ -11,11 +11,11 @@ NEVER_TRIM = (1 << 31) - 1
 
 
 def keep_freed_memory() -> bool:
-    """Make glibc keep freed blocks of up to 32 MiB for the next allocation, process-wide; harmless to repeat.
+    """Make glibc keep freed blocks of up to 32 MiB for later allocations, process-wide; harmless to repeat.
 
-    By default activations and gradients of megabytes go back to the system after use, and each of the
-    thousands of pages costs a fault at the next update: 5 to 10 % of its time. Returns whether the setting
-    was taken (False outside glibc).
+    By default, activations and gradients of megabytes are returned to the system after use, and
+    each of their thousands of pages costs a fault at the next update: 5 to 10 % of its time.
+    Returns whether the setting was accepted (False outside glibc).
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -27,16 +27,16 @@ class NetworkOutput(NamedTuple):
     logits: Tensor | None
     """(B, A, Z) over the atoms of the support, or None if the values are not C51's."""
     hidden: Tensor
-    """Hidden activations of the head: (B, E, S, H) of experts, (B, H) of a dense layer, else what enters the
-    output layer (B, F)."""
+    """Hidden activations of the head: (B, E, S, H) of experts, (B, H) of a dense layer, else the
+    input of the output layer (B, F)."""
     moe: MoEOutput | None
-    """None if the head is no mixture of experts."""
+    """None if the head is not a mixture of experts."""
     quantiles: Tensor | None = None
-    """(B, A, Z), the i-th that of the probability (i + 0.5) / Z, or None if the values are no quantiles."""
+    """(B, A, Z), the i-th at probability (i + 0.5) / Z, or None if the values are not quantiles."""
 
     @property
     def outputs(self) -> Tensor:
-        """What the output layer gave: logits or quantiles (B, A, Z), else the values (B, A)."""
+        """The output of the output layer: logits or quantiles (B, A, Z), else the values (B, A)."""
         distribution = self.quantiles if self.logits is None else self.logits
         return self.q_values if distribution is None else distribution
 
@@ -81,10 +81,10 @@ class QNetwork(nn.Module):
         self.register_buffer("support", support, persistent=False)
 
     def forward(self, observation: Tensor, noise: Noise | None = None) -> NetworkOutput:
-        """Values of uint8 observations (B, K, H, W), scaled to [0, 1]; `noise` None means noise off.
+        """Return values for uint8 observations (B, K, H, W), scaled to [0, 1]; `noise` None turns noise off.
 
-        Layers compute in the dtype of the parameters (or of an enclosing autocast). An observation that was
-        already turned into an image by `to_image` is taken as it is.
+        Layers compute in the dtype of the parameters (or of an enclosing autocast). An observation
+        that `to_image` has already converted to an image is used as it is.
         """
         image = observation if observation.is_floating_point() else self.to_image(observation)
         tokens = self.tokenizer(self.encoder(image, scale=1.0 / 255.0))
@@ -94,34 +94,38 @@ class QNetwork(nn.Module):
             return NetworkOutput(outputs.squeeze(2), None, head.hidden, head.moe)
         if self.config.values == "quantile":
             return NetworkOutput(outputs.mean(dim=2), None, head.hidden, head.moe, outputs)
-        # Not a matmul: autocast would round the support to bfloat16.
+        # Not a matmul, as autocast would round the support to bfloat16.
         q_values = (outputs.softmax(dim=2) * self.support).sum(dim=2)
         return NetworkOutput(q_values, outputs, head.hidden, head.moe)
 
     def to_image(self, observation: Tensor) -> Tensor:
-        """Channels-last image (B, K, H, W), 0 to 255 in the network's dtype, of a uint8 observation."""
+        """Convert a uint8 observation to a channels-last image.
+
+        The image is (B, K, H, W), 0 to 255 in the network's dtype.
+        """
         weight = self.output.linear.weight
         device = weight.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        # On a CPU widening the bytes and then moving them takes half the time of both in one `to`, and two
-        # thirds of moving them first (measured on batches of 32 stacks of 4 frames).
+        # On a CPU, widening the bytes and then moving them takes half the time of doing both in one
+        # `to`, and two thirds of the time of moving them first (measured on batches of 32 stacks of
+        # 4 frames).
         return observation.to(dtype).permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         support = self.support
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.support = support.to(self.support.device)  # The support stays float32 in a bfloat16 network.
+        self.support = support.to(self.support.device)  # keep the support float32 in a bfloat16 network
         return self
 
     def sample_noise(
         self, generator: torch.Generator, batch_size: int | None = None, *, routed_rows: int = 0
     ) -> Noise | None:
-        """A fresh draw for the noisy layers and the router, or None if nothing is noisy.
+        """Draw fresh noise for the noisy layers and the router; None if nothing is noisy.
 
-        `batch_size` None: one draw of the layers shared by every row (training); B: an independent draw for
-        each row (acting, one for each environment slot). `routed_rows`: rows whose routing is noisy, each
-        with a draw of its own (training); 0 routes without noise. The generator must be on the network's
-        device.
+        `batch_size` None: one draw of the layers shared by all rows (training); B: an independent
+        draw for each row (acting, one for each environment slot). `routed_rows`: number of rows
+        whose routing is noisy, each with a separate draw (training); 0 routes without noise. The
+        generator must be on the network's device.
         """
         layers = (self.head.noise_sizes, self.output.noise_sizes)
         sizes = [size for layer in layers if layer is not None for size in layer]
@@ -152,7 +156,7 @@ def build_network(
     seed: int | None = None,
     generator: torch.Generator | None = None,
 ) -> QNetwork:
-    """A float32, channels-last network on the CPU, initialised from `generator`, or from `seed` (None: 0).
+    """Return a float32, channels-last network on the CPU, initialised from `generator` or `seed` (None: 0).
 
     `observation_shape` is (stack, height, width). Equal seeds give equal networks.
     """

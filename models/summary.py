@@ -1,4 +1,4 @@
-"""What a network consists of: layers with their output shapes, parameters, and FLOPs a state."""
+"""Summarise a network: layers with their output shapes, parameters, and FLOPs per state."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,13 +23,13 @@ class LayerSummary:
     name: str
     """Its path in the network, such as `encoder.convolutions.0`."""
     kind: str
-    """Its class."""
+    """The name of its class."""
     output_shape: tuple[int, ...] | None
-    """Of one state, its batch dimension 1 first; None if the forward pass does not call it."""
+    """For one state, with its batch dimension 1 first; None if the forward pass does not call it."""
     parameters: int
-    """Of a part: all in it. Of a module: its own, without those of modules in it."""
+    """For a part: all parameters in it. For a module: its own, without those of modules in it."""
     flops: int
-    """As `parameters`, of one state's forward pass, noise off."""
+    """Counted like `parameters`, for one state's forward pass with noise off."""
     is_part: bool
 
 
@@ -40,35 +40,35 @@ class MixtureSummary:
     num_experts: int
     slots_per_expert: int
     hidden_units: int
-    """Of each expert."""
+    """Hidden units of each expert."""
     parameters_per_expert: int
     parameters_of_routing: int
-    """Phi and its scale, or the router's kernel."""
+    """Parameters of phi and its scale, or of the router's kernel."""
 
 
 @dataclass(frozen=True)
 class NetworkSummary:
-    """A whole network. FLOPs count a multiply-add as two, and matmuls and convolutions alone."""
+    """A whole network. FLOPs count a multiply-add as two, and only matmuls and convolutions."""
 
     layers: list[LayerSummary]
     """In the order of the forward pass; each part is followed by the modules in it."""
     feature_map: tuple[int, int, int]
-    """(C, h, w) of the encoder."""
+    """(C, h, w) of the encoder's output."""
     num_tokens: int
     token_width: int
     num_actions: int
     mixture: MixtureSummary | None
-    """None if the head is no mixture of experts."""
+    """None if the head is not a mixture of experts."""
     parameters: int
     flops: int
     """One state's forward pass, noise off: evaluation."""
     flops_with_noise: int
-    """One state's forward pass with a draw of noise of its own: acting. Equal to `flops` without noise."""
+    """One state's forward pass with its own draw of noise: acting. Equal to `flops` without noise."""
 
 
 @dataclass
 class _Calls:
-    """What a forward pass was seen to do."""
+    """What was observed of a forward pass."""
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     flops: dict[str, int] = field(default_factory=dict)
@@ -76,9 +76,9 @@ class _Calls:
 
 
 def summarise(network: QNetwork) -> NetworkSummary:
-    """Pass one state of zeros through the network (float32, on the CPU) and say what was seen.
+    """Pass one state of zeros through the network (float32, on the CPU) and report what was observed.
 
-    FLOPs are counted by torch's own `FlopCounterMode`; what it leaves out are element-wise operations,
+    FLOPs are counted by torch's own `FlopCounterMode`, which leaves out element-wise operations,
     softmaxes and pools.
     """
     calls = _observe(network, None)
@@ -109,6 +109,7 @@ def _layers(network: QNetwork, calls: _Calls) -> Iterator[LayerSummary]:
 def _layer(name: str, module: nn.Module, calls: _Calls, *, is_part: bool) -> LayerSummary:
     flops = calls.flops.get(name, 0)
     if not is_part:
+        # The counter adds the FLOPs of inner modules to those of the modules around them.
         flops -= sum(calls.flops.get(f"{name}.{inner}", 0) for inner in _inner_with_parameters(module))
     return LayerSummary(
         name=name,
@@ -121,7 +122,7 @@ def _layer(name: str, module: nn.Module, calls: _Calls, *, is_part: bool) -> Lay
 
 
 def _inner_with_parameters(module: nn.Module) -> Iterator[str]:
-    """The outermost modules inside that have rows of their own."""
+    """Yield the outermost modules inside that have rows of their own."""
     for name, child in module.named_children():
         if list(child.parameters(recurse=False)):
             yield name
@@ -144,7 +145,7 @@ def _mixture(network: QNetwork) -> MixtureSummary | None:
 
 
 def _observe(network: QNetwork, noise: Noise | None) -> _Calls:
-    """Shapes and FLOPs of one forward pass by path in the network."""
+    """Return shapes and FLOPs of one forward pass, by path in the network."""
     calls = _Calls()
     counter = FlopCounterMode(display=False)
     state = torch.zeros(1, *network.observation_shape, dtype=torch.uint8)
@@ -159,11 +160,12 @@ def _observe(network: QNetwork, noise: Noise | None) -> _Calls:
 
 @contextmanager
 def _recording(network: nn.Module, shapes: dict[str, tuple[int, ...]]) -> Iterator[None]:
-    """Notes the shape of every module's first tensor that comes out."""
+    """Note the shape of the first output tensor of every module."""
 
     def noted(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             first = output[0] if isinstance(output, tuple) and output else output
+            # Experts compute with the expert axis first; the summary shows the batch first.
             if isinstance(module, Experts):
                 first = first.transpose(0, 1)
             if isinstance(first, Tensor):

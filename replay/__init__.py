@@ -1,1 +1,1 @@
-"""Sharded, Redis-backed prioritized replay: segments, shards, writers and the one sampler."""
+"""Sharded, Redis-backed prioritized replay: segments, shards, writers and the single sampler."""

@@ -1,4 +1,4 @@
-"""What replay keeps and how it is drawn from; every field is one command-line flag."""
+"""The configuration of what replay keeps and how it is sampled; every field is one command-line flag."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -6,11 +6,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """Shards, capacity, items and the distribution they are drawn from."""
+    """Shards, capacity, items and the distribution from which items are drawn."""
 
     urls: tuple[str, ...] = field(default=(), repr=False)
-    """Redis URLs of the shards (`redis://`, `rediss://`, `unix://`); none starts embedded servers. `@FILE`
-    takes them from a file, one a line: other users see arguments, so that passwords do not belong there."""
+    """Redis URLs of the shards (`redis://`, `rediss://`, `unix://`); none starts embedded servers.
+    `@FILE` reads them from a file, one per line: other users can see arguments, so passwords do not
+    belong there."""
     shards: int = 2
     """Embedded Redis servers, when no URLs are given."""
     append_fsync: Literal["everysec", "always"] = "everysec"
@@ -20,8 +21,8 @@ class ReplayConfig:
     capacity: int = 1_000_000
     """Transitions kept; the oldest leave first."""
     capacity_bytes: int = 0
-    """Encoded bytes of the segments kept, all shards together, without the servers' own overhead; the oldest
-    leave first. For servers without a `maxmemory` of their own; 0: no limit."""
+    """Encoded bytes of the segments kept, all shards together, without the servers' own overhead;
+    the oldest leave first. For servers without a `maxmemory` of their own; 0: no limit."""
     min_size: int = 20_000
     """Transitions inserted before the first update (warm-up)."""
     frame_store_bytes: int = 8 * 1024**3
@@ -39,8 +40,8 @@ class ReplayConfig:
     prioritized: bool = True
     """Prioritized sampling (Schaul et al., 2016); else uniform."""
     priority_exponent: float = 0.5
-    """Exponent on the raw priority (the loss, or a TD error), applied once, when the sampler takes it in."""
+    """Exponent on the raw priority (the loss, or a TD error), applied once, when the sampler receives it."""
     importance_exponent: float = 0.5
     """Exponent of the importance weights (N * P) ** -exponent, divided by the batch's largest."""
     error_buffer: float = 0.0
-    """Samples by which the limiter may leave the exact ratio, either way; 0 picks a fitting value."""
+    """Samples by which the limiter may leave the exact ratio, either way; 0 picks a suitable value."""

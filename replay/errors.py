@@ -1,11 +1,11 @@
-"""Everything that replay raises.
+"""All errors that replay raises.
 
 ReplayError
   SegmentError            bytes that are not a segment of ours
     CorruptSegment        checksum, size or structure is wrong
     StrayEntry            a log entry that is not ours, or not of the segment that it names
     ForeignSegment        another format version, run or signature
-  ShardError              a shard cannot do what was asked
+  ShardError              a shard cannot do what it was asked
     ShardUnavailable      it cannot be reached, after bounded retries
     ShardFull             it refuses writes: out of memory or disk
     ForeignRun            it holds the run of another folder
@@ -13,7 +13,7 @@ ReplayError
   ServerError             an embedded server cannot be found, started or locked
   WriterStopped           the writer was told to stop while it waited
   StaleOwner              another sampler has taken the shards over
-  NotEnoughData           a batch was asked for that the limiter does not allow yet
+  NotEnoughData           the limiter does not allow the batch yet
 """
 
 from typing import Literal
@@ -26,7 +26,7 @@ class ReplayError(ApexpertError):
 
 
 class SegmentError(ReplayError):
-    """Bytes that are not a segment of ours; `kind` is the counter they are counted under."""
+    """Bytes that are not a segment of ours; `kind` names the counter that counts them."""
 
     kind: str
 
@@ -38,13 +38,13 @@ class CorruptSegment(SegmentError):
 
 
 class StrayEntry(SegmentError):
-    """A log entry that is not one of ours, or that says something else than the segment it names."""
+    """A log entry that is not ours, or that contradicts the segment it names."""
 
     kind = "stray"
 
 
 class ForeignSegment(SegmentError):
-    """A whole segment that is not for this reader; `kind` says what differs: version, run or signature."""
+    """An intact segment that is not for this reader; `kind` says what differs: version, run or signature."""
 
     def __init__(self, kind: Literal["version", "run", "signature"], message: str) -> None:
         super().__init__(message)
@@ -52,7 +52,7 @@ class ForeignSegment(SegmentError):
 
 
 class ShardError(ReplayError):
-    """A shard cannot do what was asked."""
+    """A shard cannot do what it was asked."""
 
 
 class ShardUnavailable(ShardError):
@@ -88,7 +88,7 @@ class WriterStopped(ReplayError):
 
 
 class NotEnoughData(ReplayError):
-    """A batch was asked for that the limiter does not allow yet."""
+    """The limiter does not allow the requested batch yet."""
 
 
 class StaleOwner(ReplayError):

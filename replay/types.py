@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 class SegmentIdentity(NamedTuple):
-    """Names one segment for ever: actor slot, incarnation of it, and place in that one's sequence."""
+    """Names one segment permanently: an actor slot, its incarnation, and the place in that sequence."""
 
     actor: int
     incarnation: int
@@ -19,7 +19,7 @@ class SegmentIdentity(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Inverse of `str`; raises ValueError on anything else."""
+        """Parse what `str` returns; raises ValueError on anything else."""
         actor, incarnation, seq = text.split(".")
         return cls(int(actor), int(incarnation), int(seq))
 
@@ -41,11 +41,11 @@ class Signature:
 class Segment:
     """Consecutive env steps of one environment slot within one episode, with all that its items need.
 
-    Item i (0 <= i < num_items) starts at column i; its newest frame is `frames[lead + i]`. Columns past
-    `num_items` are the up to `n_step - 1` further steps that the last items' returns need, so
-    `num_items <= num_steps <= num_items + n_step - 1`. A segment that was ended by an episode's end or by a
-    drain has `num_steps == num_items`: its last starts have shorter windows. Frames before `frames[0]` are
-    zeros when `lead < stack - 1` (the episode's beginning).
+    Item i (0 <= i < num_items) starts at column i; its newest frame is `frames[lead + i]`. Columns
+    past `num_items` are the up to `n_step - 1` further steps that the last items' returns need, so
+    `num_items <= num_steps <= num_items + n_step - 1`. A segment closed by an episode's end or by a
+    drain has `num_steps == num_items`: its last items have shorter windows. Frames before
+    `frames[0]` are zeros if `lead < stack - 1` (the episode's beginning).
     """
 
     identity: SegmentIdentity
@@ -56,7 +56,7 @@ class Segment:
     lead: int
     """Real frames before the first item's newest frame: min(stack - 1, first_step)."""
     frames: NDArray[np.uint8]
-    """(lead + num_steps + 1, height, width): the last one is the observation after the last column."""
+    """(lead + num_steps + 1, height, width): the last is the newest frame after the last column's step."""
     actions: NDArray[np.int32]
     """(num_steps,)"""
     rewards: NDArray[np.float32]
@@ -73,7 +73,7 @@ class Segment:
 
     @property
     def num_steps(self) -> int:
-        """Columns stored."""
+        """Number of columns stored."""
         return len(self.actions)
 
 
@@ -95,12 +95,12 @@ class Batch:
     next_observation: NDArray[np.uint8]
     """(B, stack, height, width)"""
     probability: NDArray[np.float64]
-    """(B,) chance of being drawn, over all shards."""
+    """(B,) probability of being drawn, over all shards."""
     importance_weight: NDArray[np.float32]
     """(B,)"""
     leaf: NDArray[np.int64]
-    """(B,) places in the priority index."""
+    """(B,) leaves in the priority index."""
     generation: NDArray[np.int64]
-    """(B,) generations of those places: an update for another generation is dropped."""
+    """(B,) generations of these leaves: an update for another generation is dropped."""
     weights_version: NDArray[np.int64]
-    """(B,) version of the weights that acted."""
+    """(B,) version of the weights that acted when the item's segment began."""

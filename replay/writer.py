@@ -1,4 +1,4 @@
-"""Writes segments into the shards: encode, take a ticket, wait until the owner allows it, commit."""
+"""Write segments into the shards: encode, take a ticket, wait until the owner allows it, commit."""
 
 import logging
 import time
@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.002, 0.2
 FIRST_REST_S, LONGEST_REST_S = 1.0, 60.0
-"""A shard that failed is left alone for so long while others work; each time in a row twice as long."""
+"""A shard that failed is left alone for this long while others work; each time in a row twice as long."""
 WARN_EVERY_S = 30.0
 
 
 @dataclass
 class WriterCounters:
-    """What a writer has done: `bytes` are encoded ones, `retries` are attempts that another had to follow."""
+    """What a writer has done: `bytes` are encoded bytes, `retries` are attempts that had to be repeated."""
 
     segments: int = 0
     items: int = 0
@@ -33,7 +33,7 @@ class WriterCounters:
 
 
 class _EncodedSegment:
-    """A segment on its way, encoded when it is first needed."""
+    """A segment being written, encoded when its bytes are first needed."""
 
     def __init__(self, segment: Segment, total: int, encoded: Callable[[], bytes]) -> None:
         self.segment, self.total, self._encode = segment, total, encoded
@@ -41,7 +41,7 @@ class _EncodedSegment:
 
     @cached_property
     def data(self) -> bytes:
-        """Its bytes."""
+        """The encoded bytes."""
         return self._encode()
 
 
@@ -51,24 +51,24 @@ class _Door:
     def __init__(self, shard: Shard) -> None:
         self.shard = shard
         self.checked = False
-        """Its data's signature was compared with the writer's."""
+        """Whether the signature of its data was compared with the writer's."""
         self._rest_s = FIRST_REST_S
         self._rests_until = 0.0
         self._probe: Probe | None = None
 
     @property
     def is_open(self) -> bool:
-        """Whether to use it: its rest is over and, if it did not answer, it does again."""
+        """Whether to use the shard: its rest is over and, if it had stopped answering, it answers again."""
         silent, rests_until = self.order
         return not silent and time.monotonic() >= rests_until
 
     @property
     def order(self) -> tuple[bool, float]:
-        """In which order to try closed ones: those that answer first, then those that rest longest."""
+        """Order in which to try closed shards: those that answer first, then by the end of their rest."""
         return (self._probe is not None and not self._probe.answered, self._rests_until)
 
     def fail(self, error: ShardError) -> None:
-        """Leave it alone; one that does not answer until it does, at least."""
+        """Leave the shard alone for a while; if it does not answer, at least until it does."""
         self._rests_until = time.monotonic() + self._rest_s
         self._rest_s = min(2 * self._rest_s, LONGEST_REST_S)
         if isinstance(error, ShardUnavailable):
@@ -76,22 +76,23 @@ class _Door:
             self._probe = Probe(self.shard)
 
     def succeed(self) -> None:
-        """It took a segment."""
+        """Open the shard: it took a segment."""
         self.close()
         self._rest_s, self._rests_until = FIRST_REST_S, 0.0
 
     def close(self) -> None:
-        """Ask no more whether it is back."""
+        """Stop probing whether the shard is back."""
         if self._probe is not None:
             self._probe.close()
         self._probe = None
 
 
 class Writer:
-    """One actor's way into the shards, which it uses in turns from `first_shard` on; for one thread.
+    """One actor's access to the shards, which it uses in turn from `first_shard` on; for one thread.
 
-    `signature` is of the data written. Segments must come in the order of their sequence numbers. A shard
-    that does not answer for its `retry_seconds`, or is full, is left for the others.
+    `signature` is that of the data written. Segments must come in the order of their sequence
+    numbers. If a shard does not answer for its `retry_seconds`, or is full, the others are used
+    instead.
     """
 
     def __init__(
@@ -116,23 +117,24 @@ class Writer:
         self._doors.append(_Door(shard))
 
     def metrics(self) -> dict[str, float]:
-        """The counters, and retries of single calls, under the run's metric names; any thread may call it."""
+        """Return the counters, and retries of single calls, under the run's metric names; from any thread."""
         repeated = sum(door.shard.retries for door in self._doors)
         counters = asdict(self.counters) | {"connection_retries": repeated}
         return {f"writer/{name}": float(value) for name, value in counters.items()}
 
     def close(self) -> None:
-        """Stop asking for shards that do not answer."""
+        """Stop probing shards that do not answer."""
         for door in self._doors:
             door.close()
 
     def write(self, segment: Segment, *, wait: bool = True) -> int:
         """Store one segment and return its encoded bytes; once it returns, the segment is acknowledged.
 
-        With `wait`, it waits for the owner's allowance, for a shard that can be reached and for room in it,
-        as long as needed, and raises WriterStopped when `should_stop()` says so meanwhile (write it again to
-        keep it). Without, it tries each shard once and raises ShardUnavailable or ShardFull when none takes
-        it. Raises SignatureMismatch when the shards hold data that this writer's cannot join.
+        With `wait`, wait as long as needed for the owner's allowance, for a shard that can be
+        reached and for room in it; raises WriterStopped if `should_stop()` turns true meanwhile
+        (write the segment again to keep it). Without, try each shard once and raise
+        ShardUnavailable or ShardFull if none takes it. Raises SignatureMismatch if the shards hold
+        data that this writer's cannot join.
         """
         total = self._total(segment)
         encoded = _EncodedSegment(segment, total, lambda: encode(segment, self._run, self._signature))
@@ -149,7 +151,7 @@ class Writer:
         return len(encoded.data)
 
     def _total(self, segment: Segment) -> int:
-        """Items of this incarnation with this segment."""
+        """Return the items of this incarnation up to and including this segment."""
         incarnation, items = self._written
         return segment.num_items + (items if incarnation == segment.identity[:2] else 0)
 
@@ -160,7 +162,7 @@ class Writer:
             try:
                 self._reserve_and_commit(index, encoded, attempt)
                 return
-            except (WriterStopped, ValueError):  # told to stop, or no segment that can be encoded
+            except (WriterStopped, ValueError):  # told to stop, or a segment that cannot be encoded
                 self._left_tickets.add((index, encoded.identity))
                 raise
             except (ShardUnavailable, ShardFull) as error:
@@ -207,7 +209,7 @@ class Writer:
             encoded.identity, encoded.data, segment.num_items, segment.num_steps, encoded.total
         )
         door.succeed()
-        self._left_tickets.discard((index, encoded.identity))
+        self._left_tickets.discard((index, encoded.identity))  # the commit gave the ticket back
 
     def _check_signature(self, index: int) -> None:
         door = self._doors[index]
@@ -217,13 +219,13 @@ class Writer:
             door.checked = True
 
     def _pick(self) -> int:
-        """The shard whose turn it is, passing over closed ones as long as one is open."""
+        """Return the shard whose turn it is, skipping closed shards as long as any is open."""
         order = [(self._turn + step) % len(self._doors) for step in range(len(self._doors))]
         is_open = [index for index in order if self._doors[index].is_open]
         return is_open[0] if is_open else min(order, key=lambda index: self._doors[index].order)
 
     def _leave(self, index: int, encoded: _EncodedSegment, error: ShardError) -> None:
-        """Use other shards for a while; the ticket here is given back when the shard can be used."""
+        """Use other shards for a while; the ticket here is given back once the shard can be used again."""
         self._doors[index].fail(error)
         self._left_tickets.add((index, encoded.identity))
         self.counters.retries += 1
@@ -243,7 +245,7 @@ class Writer:
                 self._left_tickets.discard((index, identity))
 
     def _pause(self, backoff: float) -> float:
-        """Sleep about `backoff` seconds and return the next, longer one; jitter keeps writers apart."""
+        """Sleep about `backoff` seconds and return the next, longer backoff; jitter keeps writers apart."""
         if self._should_stop():
             raise WriterStopped("told to stop while waiting to write a segment")
         began = time.monotonic()

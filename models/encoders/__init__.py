@@ -1,1 +1,1 @@
-"""From frames to feature maps."""
+"""Map frames to feature maps."""

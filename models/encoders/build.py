@@ -1,4 +1,4 @@
-"""The encoder that a configuration names."""
+"""Build the encoder that a configuration names."""
 
 import torch
 
@@ -21,7 +21,7 @@ def build_encoder(
     width_scale: float = 1.0,
     initializer: Initializer = "xavier",
 ) -> ImpalaEncoder | NatureEncoder:
-    """The built-in encoder called `name` for images of `in_channels` stacked frames; else a ValueError."""
+    """Build the encoder called `name` for images of `in_channels` stacked frames; ValueError if unknown."""
     if name not in ENCODER_CLASSES:
         raise ValueError(f"encoder {name!r}: must be one of {', '.join(ENCODER_CLASSES)} or module:callable")
     return ENCODER_CLASSES[name](in_channels, padding, generator, width_scale, initializer)

@@ -10,10 +10,10 @@ from models.initializers import initialize_, lecun_normal_
 
 
 class Convolution(nn.Module):
-    """Square convolution with `same` (XLA's) or `valid` padding, and its own generator at birth.
+    """Square convolution with `same` (XLA's) or `valid` padding, initialised from an explicit generator.
 
-    Kernels are as `initialize_` has them, or with `lecun` lecun normal: what the reference code has where it
-    names none.
+    Kernels are drawn by `initialize_`, or with `lecun` as lecun normal, the reference code's
+    default.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Convolution(nn.Module):
             initialize_(self.weight, *fans, generator, initializer)
 
     def forward(self, features: Tensor, scale: float = 1.0) -> Tensor:
-        """Convolve (B, C, h, w) times `scale`, which goes into the small kernel, not over the large image."""
+        """Convolve (B, C, h, w) times `scale`, which is applied to the small kernel, not the large image."""
         weight = self.weight if scale == 1.0 else self.weight * scale
         if not self._same:
             return functional.conv2d(features, weight, self.bias, self._stride)
@@ -54,26 +54,26 @@ class Convolution(nn.Module):
 
 
 def max_pool(features: Tensor, padding: Padding) -> Tensor:
-    """3x3 maximum with stride 2 over (B, C, h, w); `same` pads as `same_padding`, with -inf."""
+    """Return the 3x3 maximum with stride 2 over (B, C, h, w); `same` pads like `same_padding`, with -inf."""
     if padding == "valid":
         return functional.max_pool2d(features, 3, 2)
     if features.device.type == "cpu" and not features.requires_grad:
         return _max_of_three(_max_of_three(features, 2), 3)
-    # ceil_mode lets the last window hang over by one: the padding (0, 1) of an even size without a copy.
+    # ceil_mode lets the last window overhang by one: the padding (0, 1) of an even size without a copy.
     odd = (features.shape[2] % 2, features.shape[3] % 2)
     return functional.max_pool2d(features, 3, 2, padding=odd, ceil_mode=True)
 
 
 def _max_of_three(features: Tensor, dim: int) -> Tensor:
-    """The pooling of one axis, made of element-wise maxima: half the time of `max_pool2d` on a CPU."""
+    """Pool one axis with element-wise maxima, in half the time of `max_pool2d` on a CPU."""
     even, odd = (features[(slice(None),) * dim + (slice(start, None, 2),)] for start in (0, 1))
     pairs = odd.shape[dim]
-    if even.shape[dim] == pairs:  # Windows 0..2, 2..4, ...; the last one hangs over.
+    if even.shape[dim] == pairs:  # windows 0..2, 2..4, ...; the last overhangs
         result = torch.maximum(even, odd)
         inner = result.narrow(dim, 0, pairs - 1)
         torch.maximum(inner, even.narrow(dim, 1, pairs - 1), out=inner)
         return result
-    result = even.clone()  # Windows -1..1, 1..3, ...; the first and the last one hang over.
+    result = even.clone()  # windows -1..1, 1..3, ...; the first and the last overhang
     for start in (0, 1):
         inner = result.narrow(dim, start, pairs)
         torch.maximum(inner, odd, out=inner)

@@ -12,7 +12,7 @@ from models.geometry import Padding, positions, scaled_channels
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(relu(conv(relu(x)))); always `same`, so that the sum fits."""
+    """x + conv(relu(conv(relu(x)))); always `same`, so that the shapes of the sum agree."""
 
     def __init__(self, channels: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class ResidualBlock(nn.Module):
         self.second = Convolution(channels, channels, 3, 1, "same", generator=generator, lecun=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, h, w) to the same shape."""
+        """Map (B, C, h, w) to the same shape."""
         hidden = functional.relu(self.first(functional.relu(features)), inplace=True)
         change: Tensor = self.second(hidden)
         return change.add_(features)
@@ -45,7 +45,7 @@ class ImpalaStack(nn.Module):
         self.blocks = nn.Sequential(*(ResidualBlock(channels, generator) for _ in range(2)))
 
     def forward(self, features: Tensor, scale: float) -> Tensor:
-        """(B, C, h, w) times `scale` to (B, channels, about h/2, about w/2)."""
+        """Map (B, C, h, w) times `scale` to (B, channels, about h/2, about w/2)."""
         features = max_pool(self.convolution(features, scale), self._padding)
         return cast(Tensor, self.blocks(features))
 
@@ -53,8 +53,8 @@ class ImpalaStack(nn.Module):
 class ImpalaEncoder(nn.Module):
     """Three residual stacks, 16, 32 and 32 channels (Espeholt et al., 2018), times `width_scale`, then ReLU.
 
-    With `valid` padding the stacks' first convolutions and pools are unpadded; residual convolutions stay
-    `same`.
+    With `valid` padding the stacks' first convolutions and pools are unpadded; residual
+    convolutions stay `same`.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class ImpalaEncoder(nn.Module):
         self.stacks = nn.ModuleList(ImpalaStack(*width, padding, generator, initializer) for width in widths)
 
     def positions(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the feature map for an image of `height` x `width`."""
+        """Return height and width of the feature map for an image of `height` x `width`."""
         return positions("impala", height, self._padding), positions("impala", width, self._padding)
 
     def forward(self, image: Tensor, scale: float) -> Tensor:
-        """Features (B, C, h, w) of the image (B, K, H, W) times `scale`."""
+        """Return features (B, C, h, w) of the image (B, K, H, W) times `scale`."""
         features = image
         for index, stack in enumerate(self.stacks):
             features = stack(features, scale if index == 0 else 1.0)

@@ -1,4 +1,4 @@
-"""The encoder of Mnih et al., 2015: uint8 images (B, K, H, W) to feature maps (B, C, h, w)."""
+"""The encoder of Mnih et al., 2015: images (B, K, H, W) to feature maps (B, C, h, w)."""
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +33,11 @@ class NatureEncoder(nn.Module):
         )
 
     def positions(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the feature map for an image of `height` x `width`."""
+        """Return height and width of the feature map for an image of `height` x `width`."""
         return positions("nature", height, self._padding), positions("nature", width, self._padding)
 
     def forward(self, image: Tensor, scale: float) -> Tensor:
-        """Features (B, C, h, w) of the image (B, K, H, W) times `scale`."""
+        """Return features (B, C, h, w) of the image (B, K, H, W) times `scale`."""
         features = image
         for index, convolution in enumerate(self.convolutions):
             features = functional.relu(convolution(features, scale if index == 0 else 1.0), inplace=True)

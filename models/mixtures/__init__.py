@@ -1,1 +1,1 @@
-"""From feature maps to tokens, through experts, to features."""
+"""Map feature maps to tokens, through experts, to features."""

@@ -1,7 +1,7 @@
-"""Losses that keep the experts of a Top-k mixture evenly busy, each (B,), one number a sample.
+"""Losses that keep the experts of a Top-k mixture evenly used, each (B,), one number per sample.
 
-They are those of the reference code of arXiv 2402.08609, which takes importance and load from Riquelme et
-al., 2021 (arXiv 2106.05974, appendix A.2). All are 0 where the experts are used evenly.
+They are those of the reference code of arXiv 2402.08609, which takes importance and load from
+Riquelme et al., 2021 (arXiv 2106.05974, appendix A.2). All are 0 if the experts are used evenly.
 
 Shapes: B batch, T tokens, E experts, k choices of a token.
 """
@@ -17,7 +17,7 @@ COUNT_FLOOR = 1e-6
 
 
 class LossWeights(NamedTuple):
-    """Weights of the three losses; 0 leaves one out."""
+    """Weights of the three losses; 0 leaves a loss out."""
 
     importance: float = 0.0
     load: float = 0.0
@@ -28,15 +28,16 @@ NO_LOSSES = LossWeights()
 
 
 def importance_loss(probabilities: Tensor) -> Tensor:
-    """Squared coefficient of variation of the experts' summed probabilities (B, T, E)."""
+    """Return the squared coefficient of variation of the experts' summed probabilities (B, T, E)."""
     return _squared_variation(probabilities.sum(dim=1))
 
 
 def load_loss(logits: Tensor, noisy_logits: Tensor, noise_std: float, num_selected: int) -> Tensor:
-    """Squared coefficient of variation of the experts' chances to be chosen, if noise were drawn once more.
+    """Return the squared coefficient of variation of the experts' chances to be chosen with a new noise draw.
 
-    `logits` and `noisy_logits` (B, T, E): the router's, without and with normal noise of `noise_std`. A token
-    chooses an expert if its logit reaches the token's k-th largest noisy one.
+    `logits` and `noisy_logits` (B, T, E) are the router's, without and with normal noise of
+    `noise_std`. A token chooses an expert if its logit reaches the token's k-th largest noisy
+    logit.
     """
     threshold = noisy_logits.topk(num_selected, dim=2).values[:, :, -1:]
     chances = torch.special.ndtr((logits - threshold) / noise_std)
@@ -44,10 +45,11 @@ def load_loss(logits: Tensor, noisy_logits: Tensor, noise_std: float, num_select
 
 
 def entropy_loss(probabilities: Tensor, chosen: Tensor) -> Tensor:
-    """1 minus the entropy of the experts' shares of all choices, divided by its maximum, log(E).
+    """Return 1 minus the entropy of the experts' shares of all choices, divided by its maximum, log(E).
 
-    `chosen` (B, T, E) is 1 where a token chose an expert. Counting has no gradient, so in the reference code
-    this loss moves nothing; here the probabilities' gradient goes straight through the counts.
+    `chosen` (B, T, E) is 1 where a token chose an expert. Counting has no gradient, so in the
+    reference code this loss changes nothing; here the gradient of the probabilities passes straight
+    through the counts.
     """
     num_experts = probabilities.shape[2]
     if num_experts == 1:
@@ -59,6 +61,6 @@ def entropy_loss(probabilities: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _squared_variation(values: Tensor) -> Tensor:
-    # Of (B, E). The variance, not the square of the deviation, whose gradient is not finite at 0.
+    # Values are (B, E). The variance is used because the square of the deviation has no finite gradient at 0.
     variation: Tensor = values.var(dim=1, correction=0) / values.mean(dim=1).square()
     return variation

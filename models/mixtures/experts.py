@@ -1,4 +1,4 @@
-"""Experts as one batched matmul, and the way of tokens into their slots and back.
+"""Experts as one batched matmul, with the routing of tokens into their slots and back.
 
 Shapes: B batch, T tokens, D token width, E experts, S slots of an expert, H hidden units.
 """
@@ -14,7 +14,7 @@ from models.values.noisy import LayerNoise
 
 
 def slots_per_expert(num_tokens: int, num_experts: int, capacity_factor: float) -> int:
-    """S: ceil(capacity_factor * T / E), at least 1 for any positive factor."""
+    """Return S: ceil(capacity_factor * T / E), at least 1 for any positive factor."""
     return math.ceil(num_tokens * capacity_factor / num_experts)
 
 
@@ -48,10 +48,11 @@ class Experts(nn.Module):
     def mix(
         self, tokens: Tensor, dispatch: Tensor, combine: Tensor, noise: LayerNoise | None
     ) -> tuple[Tensor, Tensor]:
-        """Tokens (B, T, D) through slots and experts: combined tokens (B, T, D) and hidden (B, E, S, H).
+        """Route tokens (B, T, D) through the experts: combined tokens (B, T, D) and hidden (B, E, S, H).
 
-        `dispatch` and `combine` are weights (B, T, E, S) in the tokens' dtype. One-hot weights cost what soft
-        ones do, and a matmul by them is exact: no gather, no scatter, no size that depends on the data.
+        `dispatch` and `combine` are weights (B, T, E, S) in the tokens' dtype. One-hot weights cost
+        as much as soft weights, and a matmul by them is exact: no gather, no scatter, no size that
+        depends on the data.
         """
         batch, _, num_experts, num_slots = dispatch.shape
         slots = (dispatch.flatten(2).transpose(1, 2) @ tokens).view(batch, num_experts, num_slots, -1)
@@ -60,7 +61,7 @@ class Experts(nn.Module):
         return mixed, hidden.transpose(0, 1)
 
     def forward(self, slots: Tensor, noise: LayerNoise | None) -> tuple[Tensor, Tensor]:
-        """Slots (E, B, S, D) to outputs (E, B, S, D) and hidden activations (E, B, S, H)."""
+        """Map slots (E, B, S, D) to outputs (E, B, S, D) and hidden activations (E, B, S, H)."""
         num_experts, batch, num_slots, width = slots.shape
         flat = slots.reshape(num_experts, batch * num_slots, width)
         hidden = functional.relu(self._first_layer(flat, batch, noise), inplace=True)
@@ -72,10 +73,11 @@ class Experts(nn.Module):
             return torch.baddbmm(self.bias_in, flat, self.weight_in)
         noise_in, noise_out = noise.inputs.to(flat.dtype), noise.outputs.to(flat.dtype)
         if len(noise_in) == 1:
-            # One draw for all rows: these kernels are small, so perturbing them is cheapest.
+            # One draw for all rows: the kernels are small, so perturbing them is cheapest.
             weight = torch.addcmul(self.weight_in, self.weight_in_sigma, noise_in.T * noise_out)
             bias = torch.addcmul(self.bias_in, self.bias_in_sigma, noise_out)
             return torch.baddbmm(bias, flat, weight)
+        # One draw per row: scale inputs and outputs instead, so that no kernel is built per row.
         by_row = (len(flat), batch, flat.shape[1] // batch, -1)
         perturbed = (flat.view(by_row) * noise_in.unsqueeze(1)).view(flat.shape)
         means = torch.baddbmm(self.bias_in, flat, self.weight_in)

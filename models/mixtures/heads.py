@@ -16,10 +16,11 @@ from models.values.noisy import Noise
 
 
 class MoEHead(nn.Module):
-    """Tokens through a mixture of experts, then combined.
+    """Passes tokens through a mixture of experts, then combines them.
 
-    With `token_norm` and `residual` as a block of Puigcerver et al., 2023 (arXiv 2308.00951) has it: x +
-    mixture(LayerNorm(x)). Then position is in the features from the start, which slots that are alike hide.
+    With `token_norm` and `residual` it is a block of Puigcerver et al., 2023 (arXiv 2308.00951): x
+    + mixture(LayerNorm(x)). Features then contain the position from the start, which similar slots
+    would hide.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class MoEHead(nn.Module):
         self.router_shape = self.moe.router_shape
 
     def forward(self, tokens: Tensor, noise: Noise | None) -> HeadOutput:
-        """Tokens (B, T, D) to features (B, F)."""
+        """Map tokens (B, T, D) to features (B, F)."""
         result = self.moe(tokens if self.norm is None else self.norm(tokens), noise)
         leaving = tokens + result.tokens if self.residual else result.tokens
         return HeadOutput(combine_tokens(leaving, self._combine), result.hidden, result)
@@ -102,14 +103,14 @@ class DenseHead(nn.Module):
         self.hidden = build_linear(in_features, self.out_features, sigma, generator, config.initializer)
 
     def forward(self, tokens: Tensor, noise: Noise | None) -> HeadOutput:
-        """Tokens (B, T, D) to features (B, H)."""
+        """Map tokens (B, T, D) to features (B, H)."""
         vector = combine_tokens(tokens, self._combine)
         hidden = functional.relu(self.hidden(vector, None if noise is None else noise.hidden))
         return HeadOutput(hidden, hidden, None)
 
 
 class PooledHead(nn.Module):
-    """The control without experts: nothing but the combined tokens; it has no parameters."""
+    """The control without experts: only the combined tokens; it has no parameters."""
 
     noise_sizes: tuple[int, int] | None = None
     router_shape: tuple[int, int] | None = None
@@ -120,7 +121,7 @@ class PooledHead(nn.Module):
         self.out_features = combined_size(num_tokens, width, config.combine)
 
     def forward(self, tokens: Tensor, noise: Noise | None) -> HeadOutput:
-        """Tokens (B, T, D) to features (B, F)."""
+        """Map tokens (B, T, D) to features (B, F)."""
         features = combine_tokens(tokens, self._combine)
         return HeadOutput(features, features, None)
 
@@ -136,7 +137,7 @@ def build_head(
     sigma: float | None,
     generator: torch.Generator,
 ) -> Head:
-    """The head that `config` names, for tokens (B, `num_tokens`, `width`); noisy where `sigma` is given."""
+    """Build the head that `config` names for tokens (B, `num_tokens`, `width`), noisy if `sigma` is given."""
     if is_imported(config.head):
         return ImportedHead(config, num_tokens, width, generator)
     if config.head not in HEADS:

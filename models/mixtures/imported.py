@@ -1,4 +1,4 @@
-"""A user's own head (models/imported_module.py says what it must be)."""
+"""A user-supplied head (models/imported_module.py says what it must be)."""
 
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from models.values.noisy import Noise
 
 
 class ImportedHead(ImportedModule):
-    """A user's head behind the interface of the built-in ones."""
+    """A user-supplied head with the interface of the built-in heads."""
 
     noise_sizes: tuple[int, int] | None = None
     router_shape: tuple[int, int] | None = None
@@ -28,7 +28,7 @@ class ImportedHead(ImportedModule):
         self.out_features = int(shape[1] if is_vector else combined_size(shape[1], shape[2], config.combine))
 
     def forward(self, tokens: Tensor, noise: Noise | None) -> HeadOutput:
-        """Tokens (B, T, D) to features (B, F)."""
+        """Map tokens (B, T, D) to features (B, F)."""
         result = cast(Tensor, self.inner(tokens))
         features = result if result.ndim == 2 else combine_tokens(result, self._combine)
         return HeadOutput(features, features, None)

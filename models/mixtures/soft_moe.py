@@ -18,9 +18,9 @@ NORM_FLOOR = 1e-6
 class SoftMoE(nn.Module):
     """Every slot of an expert is a weighted mean of all tokens, every output token one of all slots.
 
-    With `normalize` the logits compare directions only (section 2.3 there): tokens and the columns of phi are
-    scaled to unit length and phi by a learned scalar, which is `scale` at first. Initialisation of phi as in
-    the reference code of arXiv 2402.08609: lecun normal with fan-in D * E.
+    With `normalize` the logits compare only directions (section 2.3 there): tokens and the columns
+    of phi are scaled to unit length, and phi is multiplied by a learned scalar, initially `scale`.
+    Phi is initialised as in the reference code of arXiv 2402.08609: lecun normal with fan-in D * E.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class SoftMoE(nn.Module):
         self.experts = Experts(num_experts, width, hidden, generator, sigma)
 
     def forward(self, tokens: Tensor, noise: Noise | None = None) -> MoEOutput:
-        """Tokens (B, T, D) to combined tokens (B, T, D)."""
-        # A float32 softmax is both more exact and faster than a bfloat16 one.
+        """Map tokens (B, T, D) to combined tokens (B, T, D)."""
+        # A float32 softmax is both more exact and faster than in bfloat16.
         logits = self._logits(tokens).float()
         shape = (*tokens.shape[:2], self.num_experts, self.num_slots)
         dispatch = logits.softmax(dim=1).to(tokens.dtype).view(shape)
@@ -56,7 +56,7 @@ class SoftMoE(nn.Module):
         return MoEOutput(mixed, combine.mean(dim=3), dispatch, combine, hidden)
 
     def _logits(self, tokens: Tensor) -> Tensor:
-        """(B, T, E * S)"""
+        """Return the logits (B, T, E * S)."""
         if self.scale is None:
             return tokens @ self.phi
         return _unit_length(tokens, dim=2) @ (_unit_length(self.phi, dim=0) * self.scale)

@@ -1,6 +1,7 @@
 """Top-k mixture of experts with limited capacity, as the reference code of arXiv 2402.08609 computes it.
 
-Shapes: B batch, T tokens, D token width, E experts, S slots of an expert, H hidden units, k choices.
+Shapes: B batch, T tokens, D token width, E experts, S slots of an expert, H hidden units, k
+choices.
 """
 
 import torch
@@ -16,10 +17,11 @@ from models.values.noisy import Noise
 class TopKMoE(nn.Module):
     """Every token is sent to its k most probable experts, as long as they have free slots.
 
-    The slots of an expert fill in the order of tokens: first with all first choices, then with all second
-    ones. A token's output is the sum of its experts' outputs, each times its probability (not normalised over
-    the k); a choice that found no free slot adds nothing, so a token that found none comes out as zeros. Free
-    slots hold zeros. Equal probabilities choose the expert of the lower index.
+    The slots of an expert fill in the order of tokens: first with all first choices, then with all
+    second choices. A token's output is the sum of its experts' outputs, each times its probability
+    (not normalised over the k). A choice that found no free slot adds nothing, so a token that
+    found none has a zero output. Free slots hold zeros. Among equal probabilities the expert of the
+    lower index is chosen.
     """
 
     def __init__(
@@ -49,8 +51,8 @@ class TopKMoE(nn.Module):
         self.experts = Experts(num_experts, width, hidden, generator, sigma)
 
     def forward(self, tokens: Tensor, noise: Noise | None = None) -> MoEOutput:
-        """Tokens (B, T, D) to combined tokens (B, T, D); `noise.router` None routes without noise."""
-        # In float32: a rounded logit may send a token to another expert.
+        """Map tokens (B, T, D) to combined tokens (B, T, D); `noise.router` None routes without noise."""
+        # In float32, because a rounded logit may send a token to another expert.
         logits = tokens.float() @ self.router.float()
         draws = None if noise is None else noise.router
         noisy = logits
@@ -59,6 +61,7 @@ class TopKMoE(nn.Module):
         probabilities = noisy.softmax(dim=2)
         chosen, place = self._route(probabilities)
         slot = torch.arange(self.num_slots, device=tokens.device)
+        # A place in the queue beyond the last slot equals none: that choice is dropped.
         dispatch = (chosen.unsqueeze(3) & (place.unsqueeze(3) == slot)).to(tokens.dtype)
         combine = dispatch * probabilities.to(tokens.dtype).unsqueeze(3)
         mixed, hidden = self.experts.mix(tokens, dispatch, combine, None if noise is None else noise.hidden)
@@ -66,8 +69,8 @@ class TopKMoE(nn.Module):
         return MoEOutput(mixed, probabilities, dispatch, combine, hidden, loss, logits)
 
     def _route(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
-        """Who is chosen (B, T, E) bool, and each choice's place in its expert's queue (B, T, E)."""
-        # Sorted, not topk: only a stable sort says which of equal probabilities comes first.
+        """Return who is chosen (B, T, E) bool, and each choice's place in its expert's queue (B, T, E)."""
+        # sort, not topk: only a stable sort defines which of equal probabilities comes first.
         order = probabilities.detach().sort(dim=2, descending=True, stable=True).indices
         expert = torch.arange(self.num_experts, device=probabilities.device)
         # (B, k, T, E), so that flattening (k, T) gives the order in which slots are filled.
@@ -78,9 +81,9 @@ class TopKMoE(nn.Module):
     def _auxiliary_loss(
         self, logits: Tensor, draws: Tensor | None, probabilities: Tensor, chosen: Tensor
     ) -> Tensor | None:
-        """(B,) weighted sum of the balancing losses; None if all weights are 0.
+        """Return the (B,) weighted sum of the balancing losses; None if all weights are 0.
 
-        The load loss needs noise: where routing has none, its own has the reference's scale, 1 / E.
+        The load loss needs noise: if routing has none, it uses the reference's scale, 1 / E.
         """
         weights = self.loss_weights
         terms = []

@@ -1,4 +1,4 @@
-"""From feature maps (B, C, h, w) to the tokens (B, T, D) that experts see, and from tokens to one vector."""
+"""Cut feature maps (B, C, h, w) into tokens (B, T, D) for the experts, and combine tokens into one vector."""
 
 from typing import cast
 
@@ -13,7 +13,8 @@ from models.encoders.convolution import Convolution
 class Tokenizer(nn.Module):
     """Cuts feature maps into tokens in one of the paper's ways (arXiv 2402.08609, section 3.2).
 
-    `grid` holds the rows and columns of the tokens on the feature map, or None where a token has no place.
+    `grid` holds the rows and columns of the tokens on the feature map, or None if tokens have no
+    position.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Tokenizer(nn.Module):
             self.grid, self.num_tokens, self.width = positions, area, channels
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, T, D)."""
+        """Map features (B, C, h, w) to tokens (B, T, D)."""
         if self.kind == "per_feature_map":
             return features.flatten(2)
         if self.kind == "per_sample":
@@ -62,20 +63,21 @@ class Tokenizer(nn.Module):
 
 
 def position_tokens(features: Tensor) -> Tensor:
-    """One token per position, PerConv in arXiv 2402.08609: (B, C, h, w) to (B, T = h * w, D = C), row by row.
+    """Turn each position into a token, PerConv in arXiv 2402.08609.
 
-    A view, without a copy, when the features are channels-last.
+    (B, C, h, w) becomes (B, T = h * w, D = C), row by row: a view, without a copy, if the features
+    are channels-last.
     """
     return features.flatten(2).transpose(1, 2)
 
 
 def combine_tokens(tokens: Tensor, how: Combine) -> Tensor:
-    """One vector of all tokens (B, T, D): (B, T * D) flattened, or (B, D) their mean or sum."""
+    """Combine all tokens (B, T, D) into one vector: (B, T * D) flattened, or (B, D) their mean or sum."""
     if how == "flatten":
         return tokens.flatten(1)
     return tokens.mean(dim=1) if how == "mean" else tokens.sum(dim=1)
 
 
 def combined_size(num_tokens: int, width: int, how: Combine) -> int:
-    """Length of what `combine_tokens` makes of (B, T, D)."""
+    """Return the length of the vector that `combine_tokens` makes of (B, T, D)."""
     return num_tokens * width if how == "flatten" else width

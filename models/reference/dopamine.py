@@ -1,8 +1,8 @@
-"""Networks and parameters of the reference code (Dopamine's labs/moes, flax) to and from a `QNetwork`.
+"""Convert parameters between the reference code (Dopamine's labs/moes, flax) and a `QNetwork`.
 
-Flax paths are joined with slashes, as `params/encoder/_stacks_0/Conv_0/kernel`. Its kernels are (height,
-width, in, out) and (in, out), those of experts are stacked in front; its dueling streams are two layers, the
-advantages before the value.
+Flax paths are joined with slashes, as `params/encoder/_stacks_0/Conv_0/kernel`. Its kernels are
+(height, width, in, out) and (in, out), with those of experts stacked in front. Its dueling streams
+are two layers, the advantages before the value.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,12 +29,12 @@ NOISY_NAMES = {
     "bias_sigma": "bias_sigma",
 }
 PLAIN_NAMES = {"weight": "kernel", "bias": "bias"}
-# Read by the normalisation of tokens and phi; there without it too, then ignored here and written as 1.
+# Used only if tokens and phi are normalised, but always present: else ignored when read and written as 1.
 SOFT_MOE_SCALE = "params/SoftMoE_0/scalar"
 
 
 class Layout(NamedTuple):
-    """How one array of the reference lies in ours."""
+    """How one array of the reference is laid out in our parameter."""
 
     read: Callable[[Tensor], Tensor]
     write: Callable[[Tensor], Tensor]
@@ -47,7 +47,7 @@ EXPERT_BIAS = Layout(lambda array: array.unsqueeze(1), lambda parameter: paramet
 
 
 class Entry(NamedTuple):
-    """One of our parameters with the reference's: several are stacked along our first axis, of `sizes`."""
+    """One of our parameters and the reference's: several are stacked along our first axis, of `sizes`."""
 
     name: str
     paths: list[str]
@@ -56,7 +56,7 @@ class Entry(NamedTuple):
 
 
 def build_dopamine(options: Options, arrays: Mapping[str, NDArray[np.generic]]) -> QNetwork:
-    """The network of a case's `meta` with its parameters (by path, any float dtype).
+    """Return the network of a case's `meta` with its parameters (by path, any float dtype).
 
     Raises UnsupportedOption, KeyError or ValueError as `network_config` and `load_dopamine` do.
     """
@@ -70,9 +70,10 @@ def load_dopamine(
 ) -> None:
     """Copy the reference's parameters (any float dtype) into the network.
 
-    `agent` is dqn or rainbow, the reference's network that the names are of; None takes rainbow for C51, else
-    dqn, whose names the reference's network of quantiles has too. Raises KeyError for a parameter that is
-    missing, ValueError for one of another shape and for one that the network lacks.
+    `agent` is dqn or rainbow, the reference's network that the names come from; None means rainbow
+    for C51, else dqn, whose names the reference's quantile network uses, too. Raises KeyError for a
+    parameter that is missing, ValueError for a parameter of another shape or that the network
+    lacks.
     """
     unused = set(arrays)
     values: dict[str, Tensor] = {}
@@ -98,9 +99,9 @@ def load_dopamine(
 def to_dopamine(
     network: QNetwork, values: Mapping[str, Tensor] | None = None, *, agent: str | None = None
 ) -> Arrays:
-    """Inverse of `load_dopamine`: parameters under the reference's paths and shapes, float32.
+    """Return parameters under the reference's paths and shapes, float32: the inverse of `load_dopamine`.
 
-    `values` (by parameter name) takes the place of the parameters, to rename gradients for instance.
+    `values` (by parameter name) replaces the parameters, for instance to rename gradients.
     """
     source = values if values is not None else dict(network.named_parameters())
     arrays: Arrays = {}
@@ -108,6 +109,7 @@ def to_dopamine(
         for path, part in zip(entry.paths, _parts(entry, source[entry.name]), strict=True):
             arrays[path] = part.detach().float().cpu().contiguous().numpy()
     if _is_soft_moe(network) and SOFT_MOE_SCALE not in arrays:
+        # The scale is unused: 1 as a parameter, 0 among other values, such as gradients.
         arrays[SOFT_MOE_SCALE] = np.full(1, 1.0 if values is None else 0.0, np.float32)
     return arrays
 
@@ -121,7 +123,7 @@ def _read(arrays: Mapping[str, NDArray[np.generic]], path: str) -> Tensor:
 
 
 def _parts(entry: Entry, parameter: Tensor) -> list[Tensor]:
-    """The reference's arrays in our parameter."""
+    """Return the reference's arrays that our parameter consists of."""
     stacked = [parameter] if entry.sizes is None else torch.split(parameter, entry.sizes)
     return [entry.layout.write(part) for part in stacked]
 
@@ -131,7 +133,7 @@ def _is_soft_moe(network: QNetwork) -> bool:
 
 
 def _entries(network: QNetwork, agent: str | None) -> Iterator[Entry]:
-    """Every parameter of the network. Raises ValueError for one that the reference does not have."""
+    """Yield an entry for every parameter; raises ValueError for a parameter that the reference lacks."""
     agent = agent or ("rainbow" if network.config.values == "c51" else "dqn")
     entries = [*_convolutions(network, agent), *_mixture(network), *_linear_layers(network)]
     foreign = {name for name, _ in network.named_parameters()} - {entry.name for entry in entries}
@@ -143,10 +145,11 @@ def _entries(network: QNetwork, agent: str | None) -> Iterator[Entry]:
 def _convolutions(network: QNetwork, agent: str) -> Iterator[Entry]:
     encoder = network.encoder
     names = [name for name, module in encoder.named_modules() if isinstance(module, Convolution)]
-    # The reference's Nature DQN network has its convolutions at the top.
+    # The reference's Nature DQN network has its convolutions at the top level.
     scope = "params/encoder/" if agent == "rainbow" else "params/"
     pairs = [(f"encoder.{name}", f"{scope}Conv_{index}") for index, name in enumerate(names)]
     if isinstance(encoder, ImpalaEncoder):
+        # A stack has five convolutions: the first, and two in each of two residual blocks.
         paths = [f"params/encoder/_stacks_{index // 5}/Conv_{index % 5}" for index in range(len(names))]
         pairs = [(f"encoder.{name}", path) for name, path in zip(names, paths, strict=True)]
     if network.tokenizer.embedding is not None:
@@ -157,7 +160,7 @@ def _convolutions(network: QNetwork, agent: str) -> Iterator[Entry]:
 
 
 def _mixture(network: QNetwork) -> Iterator[Entry]:
-    """Experts and routing of a mixture; nothing for another head."""
+    """Yield the experts and the routing of a mixture; nothing for another head."""
     if not isinstance(network.head, MoEHead):
         return
     moe, path = network.head.moe, "params/ExpertModel_0"
@@ -178,7 +181,7 @@ def _mixture(network: QNetwork) -> Iterator[Entry]:
 
 
 def _linear_layers(network: QNetwork) -> Iterator[Entry]:
-    """Dense layers, numbered in the order in which the reference makes them."""
+    """Yield the dense layers, numbered in the order in which the reference creates them."""
     noisy = isinstance(network.output.linear, NoisyLinear)
     layer, names = ("NoisyNetwork", NOISY_NAMES) if noisy else ("Dense", PLAIN_NAMES)
     first = 0
@@ -186,7 +189,7 @@ def _linear_layers(network: QNetwork) -> Iterator[Entry]:
         for ours, leaf in names.items():
             yield _linear(f"head.hidden.{ours}", [f"params/{layer}_0/{leaf}"])
         first = 1
-    # Ours has the value's rows first.
+    # Our parameter has the value's rows first.
     streams = [first + 1, first] if network.output.dueling else [first]
     sizes = None
     if network.output.dueling:

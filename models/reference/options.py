@@ -1,7 +1,7 @@
-"""Options of the reference code (Dopamine's labs/moes), by the names they have there, as a `NetworkConfig`.
+"""Convert options of the reference code (Dopamine's labs/moes), by their names there, to a `NetworkConfig`.
 
-A network there is ImpalaMoE or NatureDQNMoE (`kind` dqn) or FullRainbowMoENetwork (`kind` rainbow); what a
-case does not name has the value that the network has by default.
+A network there is ImpalaMoE or NatureDQNMoE (`kind` dqn) or FullRainbowMoENetwork (`kind` rainbow).
+An option that a case does not name has the network's default value.
 """
 
 import math
@@ -20,7 +20,7 @@ TOKENS: dict[str, Tokens] = {
     "PER_PATCH": "per_patch",
 }
 ENCODERS = {"IMPALA": "impala", "CNN": "nature"}
-# What the reference can do and we have no arm for; the value is the only one that is taken.
+# Options of the reference for which we have no arm, each with the only value accepted.
 ONLY: dict[str, Any] = {
     "use_extra_linear_layer": False,
     "expert_type": "SMALL",
@@ -34,7 +34,7 @@ ONLY: dict[str, Any] = {
 
 
 MOST = 10**6
-"""Larger counts are mistakes: no memory holds them."""
+"""Larger counts are mistakes: no memory can hold them."""
 LARGEST = 1e30
 
 
@@ -43,7 +43,7 @@ class UnsupportedOption(ApexpertError, ValueError):
 
 
 def network_config(options: Options) -> NetworkConfig:
-    """Our configuration of the network that the reference builds from `options`.
+    """Return our configuration of the network that the reference builds from `options`.
 
     Raises UnsupportedOption.
     """
@@ -60,7 +60,7 @@ def network_config(options: Options) -> NetworkConfig:
     return NetworkConfig(
         encoder=encoder,
         padding="same",
-        # The reference's Nature DQN network takes nn_scale and does not read it.
+        # The reference's Nature DQN network accepts nn_scale but does not read it.
         encoder_width_scale=_width_scale(options) if rainbow or encoder == "impala" else 1.0,
         tokens=_one_of(options, "routing_type", TOKENS, "PER_PIXEL"),
         patch_size=_patch_size(options),
@@ -84,13 +84,13 @@ def network_config(options: Options) -> NetworkConfig:
 
 
 def kind(options: Options) -> Literal["dqn", "rainbow"]:
-    """Which of the reference's two agents the options are for; raises UnsupportedOption."""
+    """Return which of the reference's two agents the options are for; raises UnsupportedOption."""
     found = _one_of(options, "kind", {"dqn": "dqn", "rainbow": "rainbow"}, None)
     return "rainbow" if found == "rainbow" else "dqn"
 
 
 def is_double(options: Options) -> bool:
-    """Whether the online network chooses the next action: the reference's Rainbow, unless told otherwise."""
+    """Whether the online network chooses the next action: by default in the reference's Rainbow only."""
     rainbow = kind(options) == "rainbow"
     double = flag(options, "double_dqn" if "double_dqn" in options else "double", rainbow)
     if double and not rainbow:
@@ -99,9 +99,10 @@ def is_double(options: Options) -> bool:
 
 
 def scalar_loss(options: Options) -> Literal["huber", "squared"]:
-    """The loss of scalar values, for Rainbow always huber; raises UnsupportedOption.
+    """Return the loss of scalar values, for Rainbow always huber; raises UnsupportedOption.
 
-    A case that names none is of huber, though the reference's own default for its DQN is mse.
+    The default for a case that names none is huber, though the reference's own default for its DQN
+    is mse.
     """
     squared = _one_of(options, "loss_type", {"huber": False, "mse": True}, "huber")
     if squared and kind(options) == "rainbow":
@@ -110,7 +111,10 @@ def scalar_loss(options: Options) -> Literal["huber", "squared"]:
 
 
 def count(options: Options, name: str, default: int | None = None) -> int:
-    """The option as a positive integer; raises UnsupportedOption, also if it is missing without a default."""
+    """Return the option as a positive integer.
+
+    Raises UnsupportedOption, also if the option is missing and there is no default.
+    """
     value = _get(options, name, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UnsupportedOption(f"{name}: {_short(value)} is not a positive integer")
@@ -120,7 +124,7 @@ def count(options: Options, name: str, default: int | None = None) -> int:
 
 
 def number(options: Options, name: str, default: float | None = None) -> float:
-    """The option as a float; raises UnsupportedOption as `count` does."""
+    """Return the option as a float; raises UnsupportedOption as `count` does."""
     value = _get(options, name, default)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UnsupportedOption(f"{name}: {_short(value)} is not a number")
@@ -130,7 +134,7 @@ def number(options: Options, name: str, default: float | None = None) -> float:
 
 
 def flag(options: Options, name: str, default: bool) -> bool:
-    """The option as a bool; raises UnsupportedOption as `count` does."""
+    """Return the option as a bool; raises UnsupportedOption as `count` does."""
     value = _get(options, name, default)
     if not isinstance(value, bool):
         raise UnsupportedOption(f"{name}: {value!r} is not true or false")
@@ -152,7 +156,7 @@ def _one_of(options: Options, name: str, choices: Mapping[str, Any], default: st
 
 
 def _positive(options: Options, name: str) -> float:
-    """The option, 1 if it is not there, as a float above zero."""
+    """Return the option, 1 if it is missing, as a float above zero."""
     value = number(options, name, 1.0)
     if not 0.0 < value <= MOST:
         raise UnsupportedOption(f"{name}: {value!r} is not above 0 and at most {MOST:,}")
@@ -160,7 +164,7 @@ def _positive(options: Options, name: str) -> float:
 
 
 def _width_scale(options: Options) -> float:
-    """The encoder's, by which at least one channel is left of the 16 of its narrowest layer."""
+    """Return the encoder's width scale, which must leave at least one channel of its narrowest layer's 16."""
     scale = _positive(options, "nn_scale")
     if math.floor(16 * scale) < 1:
         raise UnsupportedOption(f"nn_scale: {scale!r} leaves no channel of 16")

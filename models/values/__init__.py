@@ -1,1 +1,1 @@
-"""From features to values of actions: output layers, plain or noisy."""
+"""Map features to values of actions: output layers, plain or noisy."""

@@ -21,7 +21,7 @@ class Linear(nn.Module):
         initialize_(self.weight, in_features, out_features, generator, initializer)
 
     def forward(self, inputs: Tensor, noise: LayerNoise | None = None) -> Tensor:
-        """(B, in) to (B, out), in the dtype of the inputs; there is no noise to use."""
+        """Map (B, in) to (B, out), in the dtype of the inputs; there is no noise to use."""
         return functional.linear(inputs, self.weight.to(inputs.dtype), self.bias.to(inputs.dtype))
 
 
@@ -32,7 +32,7 @@ def build_linear(
     generator: torch.Generator,
     initializer: Initializer,
 ) -> Linear | NoisyLinear:
-    """A noisy layer where `sigma` is given, else a plain one."""
+    """Build a noisy layer if `sigma` is given, else a plain one."""
     if sigma is None:
         return Linear(in_features, out_features, generator, initializer)
     return NoisyLinear(in_features, out_features, sigma, generator)

@@ -1,7 +1,7 @@
 """Linear layers with factorised Gaussian parameter noise (Fortunato et al., 2018, arXiv 1706.10295).
 
-Initial values are those of the reference code of arXiv 2402.08609: means U(-1/sqrt(in), 1/sqrt(in)) for
-kernels and biases, scales `sigma / sqrt(in)` for both (sigma is 0.1 there).
+Initial values are those of the reference code of arXiv 2402.08609: means U(-1/sqrt(in), 1/sqrt(in))
+for kernels and biases, scales `sigma / sqrt(in)` for both (sigma is 0.1 there).
 """
 
 import math
@@ -15,7 +15,7 @@ from models.initializers import fan_in_uniform_
 
 
 class LayerNoise(NamedTuple):
-    """Factorised noise of one layer: f(x) = sign(x) sqrt(|x|) of unit normals; R is 1 (one for all) or B."""
+    """Factorised noise of one layer: f(x) = sign(x) sqrt(|x|) of unit normals; R is 1 (shared) or B."""
 
     inputs: Tensor
     """(R, in)"""
@@ -24,17 +24,17 @@ class LayerNoise(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """One draw for a whole network; None for a layer that has no noise."""
+    """One draw for a whole network; None for a layer without noise."""
 
     hidden: LayerNoise | None
-    """Of the hidden layer of the head: shared by all experts, as in the reference code."""
+    """Noise of the head's hidden layer, shared by all experts, as in the reference code."""
     output: LayerNoise | None
-    """Of the output layer."""
+    """Noise of the output layer."""
     router: Tensor | None = None
     """(R, T, E) unit normals for the logits of a Top-k mixture's router; only drawn in training."""
 
     def rows(self, part: slice) -> "Noise":
-        """The noise for a part of the batch's rows; what one draw shares among all rows stays whole."""
+        """Return the noise for a part of the batch's rows; a draw that all rows share stays whole."""
 
         def cut(noise: Tensor) -> Tensor:
             return noise if len(noise) == 1 else noise[part]
@@ -44,13 +44,13 @@ class Noise(NamedTuple):
 
 
 def draw_factors(sizes: list[int], rows: int, generator: torch.Generator) -> list[Tensor]:
-    """Float32 noise factors (rows, size) for each size, on the generator's device, from a single draw."""
+    """Draw float32 noise factors (rows, size) for each size, on the generator's device, in a single draw."""
     normal = torch.randn(rows, sum(sizes), generator=generator, device=generator.device)
     return list(torch.split(normal.abs().sqrt_() * normal.sign(), sizes, dim=1))
 
 
 class NoisyLinear(nn.Module):
-    """y = x (W + S * outer(e_out, e_in))' + b + s * e_out; without noise only the means W and b count."""
+    """y = x (W + S * outer(e_out, e_in))' + b + s * e_out; without noise only the means W and b are used."""
 
     def __init__(self, in_features: int, out_features: int, sigma: float, generator: torch.Generator) -> None:
         super().__init__()
@@ -63,9 +63,9 @@ class NoisyLinear(nn.Module):
         fan_in_uniform_(self.bias, in_features, generator)
 
     def forward(self, inputs: Tensor, noise: LayerNoise | None) -> Tensor:
-        """(B, in) to (B, out), in the dtype of the inputs.
+        """Map (B, in) to (B, out), in the dtype of the inputs.
 
-        Rows of noise are used without building a weight matrix per row.
+        Noise that differs per row is applied without building a weight matrix per row.
         """
         dtype = inputs.dtype
         means = functional.linear(inputs, self.weight.to(dtype), self.bias.to(dtype))

@@ -1,4 +1,4 @@
-"""The output layer: from features to values, or their distributions."""
+"""The output layer: map features to values, or to their distributions."""
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +10,11 @@ from models.values.noisy import LayerNoise
 
 
 class OutputLayer(nn.Module):
-    """Features (B, F) to (B, A, Z), one linear map; Z (`num_atoms`) counts atoms, quantiles, or is 1.
+    """Maps features (B, F) to (B, A, Z) linearly; Z (`num_atoms`) is the number of atoms or quantiles, or 1.
 
-    With dueling streams (Wang et al., 2016) the first Z outputs are the state's value and the rest the
-    advantages; the streams have no hidden layer of their own, and share the noise of their inputs, as in the
-    reference code.
+    With dueling streams (Wang et al., 2016) the first Z outputs are the state's value and the rest
+    the advantages. The streams have no hidden layers of their own and share the noise of their
+    inputs, as in the reference code.
     """
 
     def __init__(
@@ -40,10 +40,11 @@ class OutputLayer(nn.Module):
                 initialize_(part, in_features, len(part), generator, initializer)
 
     def forward(self, features: Tensor, noise: LayerNoise | None) -> Tensor:
-        """(B, F) to float32 (B, A, Z).
+        """Map (B, F) to float32 (B, A, Z).
 
-        A single number an action is computed in float32: bfloat16 has steps of 0.008 between 1 and 2, and
-        actions whose values differ by less would be the same. Means over atoms or quantiles are fine enough.
+        With a single number per action, the layer computes in float32: bfloat16 has steps of 0.008
+        between 1 and 2, and actions whose values differ by less would be equal. Means over atoms or
+        quantiles are precise enough.
         """
         inputs = features.float() if self.num_atoms == 1 else features
         outputs: Tensor = self.linear(inputs, noise).float().view(len(features), -1, self.num_atoms)

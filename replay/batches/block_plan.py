@@ -1,4 +1,4 @@
-"""Which blocks of which segments a batch of observations needs, and where each of their frames goes."""
+"""Plan which blocks of which segments a batch of observations needs, and where each of their frames goes."""
 
 from typing import NamedTuple
 
@@ -10,35 +10,37 @@ from replay.segments.returns import stack_positions
 
 
 class BlockPlan(NamedTuple):
-    """What to read and to copy for P observations of `stack` frames each.
+    """What to read and what to copy for P observations of `stack` frames each.
 
-    Blocks come by segment and in order, each once, however many observations want it. Pieces come by block:
-    so each block can be dropped as soon as its pieces are copied.
+    Blocks are ordered by segment and position, and each occurs once, however many observations need
+    it. Pieces are ordered by block, so that each block can be dropped as soon as its pieces are
+    copied.
     """
 
     segment: NDArray[np.int64]
-    """(M,) of each block, the place of its segment among those given."""
+    """(M,) index of each block's segment among the segments given."""
     block: NDArray[np.int64]
-    """(M,) its number within the segment."""
+    """(M,) number of each block within its segment."""
     run: NDArray[np.int64]
-    """(M,) number of the byte range it is read with: consecutive blocks of a segment are one range."""
+    """(M,) number of the byte range that reads each block: consecutive blocks of a segment share one."""
     pieces: NDArray[np.int64]
     """(M + 1,) block i has the pieces [pieces[i], pieces[i + 1])."""
     source: NDArray[np.int64]
-    """(Q,) of each piece, its first frame within the block."""
+    """(Q,) first frame of each piece within its block."""
     target: NDArray[np.int64]
-    """(Q,) where that frame goes among the P * stack frames of all observations."""
+    """(Q,) position of that frame among the P * stack frames of all observations."""
     length: NDArray[np.int64]
-    """(Q,) frames of the piece: consecutive on both sides."""
+    """(Q,) number of frames of each piece, consecutive in the block and in the observation."""
     zeros: NDArray[np.int64]
-    """Frames among all P * stack that are zero frames."""
+    """Positions among all P * stack frames that hold zero frames."""
 
 
 def plan_blocks(segment: NDArray[np.int64], newest: NDArray[np.int64], stack: int) -> BlockPlan:
-    """The plan for observations whose newest frames are frames `newest` (P,) of segments `segment` (P,)."""
+    """Plan for observations whose newest frames are frames `newest` (P,) of segments `segment` (P,)."""
     positions = stack_positions(newest, stack)
-    width = int(positions.max()) // BLOCK_FRAMES + 2  # a gap of one: runs never join across segments
+    width = int(positions.max()) // BLOCK_FRAMES + 2  # a gap of one block: runs never join across segments
     codes = np.where(positions >= 0, segment[:, None] * width + positions // BLOCK_FRAMES, -1)
+    # A piece begins at each observation's first frame and wherever the block changes.
     begins = np.ones(codes.shape, np.bool_)
     begins[:, 1:] = codes[:, 1:] != codes[:, :-1]
     first = np.flatnonzero(begins)

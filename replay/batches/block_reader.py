@@ -1,4 +1,4 @@
-"""Reads observations from Redis by byte ranges: only the blocks they need, all shards asked at once."""
+"""Read observations from Redis by byte ranges: only the blocks needed, with all shards asked at once."""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +17,10 @@ from replay.shards.pipeline import Request, pack
 
 
 class SegmentsGone(ApexpertError):
-    """Some segments cannot be read: the slots of those that are missing and of those that are damaged, and
-    the shards that do not answer.
+    """Some segments cannot be read.
+
+    `missing` and `corrupt` hold the slots of segments that are gone and of segments that are
+    damaged, `silent` the shards that do not answer.
     """
 
     def __init__(
@@ -30,23 +32,25 @@ class SegmentsGone(ApexpertError):
 
 
 class _Reading(NamedTuple):
-    """What to read: R byte ranges of segments with M blocks in them."""
+    """What to read: R byte ranges of segments, which contain M blocks."""
 
     slot: NDArray[np.int64]
-    """(R,) slots of the ranges' segments."""
+    """(R,) slot of each range's segment."""
     start: NDArray[np.int64]
     """(R,)"""
     stop: NDArray[np.int64]
     """(R,)"""
     first: NDArray[np.int64]
-    """(R + 1,) range r has the blocks [first[r], first[r + 1])."""
+    """(R + 1,) range r contains the blocks [first[r], first[r + 1])."""
     blocks: NDArray[np.int64]
-    """(M, 4), as in `block_codec`, counted from their range's first byte."""
+    """(M, 4), columns as in `replay/segments/blocks.py`, counted from the first byte of the block's range."""
 
 
 class BlockReader:
-    """Fills in observations from Redis. Each block is decompressed and copied to where its frames go while it
-    is still in the processor's cache; one shard's blocks by a thread of their own while the next one answers.
+    """Fills in observations from Redis.
+
+    Each block is decompressed and its frames copied while it is still in the processor's cache. A
+    separate thread does this for one shard's blocks while the next shard answers.
     """
 
     def __init__(self, table: ItemTable, cursors: Sequence[LogCursor], stack: int) -> None:
@@ -62,9 +66,10 @@ class BlockReader:
         slots: NDArray[np.int64],
         newest: NDArray[np.int64],
     ) -> None:
-        """Write P observations, each of its segment's slot and newest frame there, to `out[places]`.
+        """Write P observations to `out[places]`, each given by its segment's slot and its newest frame there.
 
-        `out` is contiguous, (N, stack, H, W). Raises SegmentsGone; then some may have been written.
+        `out` is contiguous, (N, stack, H, W). Raises SegmentsGone; some observations may then be
+        written.
         """
         unique, segment = np.unique(slots, return_inverse=True)
         plan = plan_blocks(segment, newest, self._stack)
@@ -75,13 +80,14 @@ class BlockReader:
         pieces = np.stack([plan.source, rows[plan.target], plan.length], axis=1) * out[0, 0].nbytes
 
         def copy(own: NDArray[np.int64], answers: list[bytes]) -> NDArray[np.int64]:
-            """Copies what is in the answers to some ranges; gives those that are damaged."""
+            """Copy the pieces in the answers to the ranges `own`; return the ranges that are damaged."""
             blocks = (reading.first, reading.blocks, plan.pieces, pieces)
             return own[decompress_scattered(answers, own, *blocks, out.reshape(-1))]
 
         missing: list[int] = []
         silent: dict[int, ShardUnavailable] = {}
         copying: list[Future[NDArray[np.int64]]] = []
+        # Read the next shard's answers while threads decompress, which releases the GIL.
         for shard, (own, request) in requests.items():
             try:
                 answers = self._answer(shard, request)
@@ -96,18 +102,19 @@ class BlockReader:
             raise SegmentsGone(_slots(reading, missing), _slots(reading, corrupt), silent)
 
     def _locate(self, plan: BlockPlan, slots: NDArray[np.int64]) -> _Reading:
-        """Where the plan's blocks lie in their encoded segments, which are in these slots."""
+        """Return where the plan's blocks lie in their encoded segments, which are in these slots."""
         tables = [self._table.blocks[slot] for slot in slots.tolist()]
         first = np.cumsum([0, *map(len, tables)])
         blocks = np.concatenate(tables)[first[plan.segment] + plan.block]
         head = np.flatnonzero(np.diff(plan.run, prepend=-1))
         ends = np.append(head, len(blocks))
         start, stop = blocks[head, START], blocks[ends[1:] - 1, STOP]
+        # Block positions count from the segment's first byte in the table; an answer begins with its range.
         blocks[:, START : STOP + 1] -= start[plan.run, None]
         return _Reading(slots[plan.segment[head]], start, stop, ends, blocks)
 
     def _ask(self, reading: _Reading) -> dict[int, tuple[NDArray[np.int64], Request]]:
-        """Ask every shard for its ranges; by shard, their numbers and what it was asked."""
+        """Ask every shard for its ranges; return, by shard, the ranges' numbers and the request."""
         shards = self._table.slots["shard"][reading.slot]
         identities = self._table.identities(reading.slot)
         firsts, lasts = reading.start.tolist(), (reading.stop - 1).tolist()
@@ -121,7 +128,7 @@ class BlockReader:
         return asked
 
     def _answer(self, shard: int, request: Request) -> list[bytes]:
-        """Bytes of one shard's ranges, b"" for those that are gone, or of which something else is kept."""
+        """Return the bytes of one shard's ranges, b"" if the segment is gone or its key holds no bytes."""
         cursor = self._cursors[shard]
         answers = cursor.pipeline.answer(request)
         for answer in answers:
@@ -131,5 +138,5 @@ class BlockReader:
 
 
 def _slots(reading: _Reading, ranges: list[int]) -> list[int]:
-    """The slots of some ranges, each once."""
+    """Return the slots of some ranges, each once."""
     return sorted(set(reading.slot[ranges].tolist()))

@@ -1,4 +1,4 @@
-"""Memory of batches that is handed out again once nobody holds the batch any more."""
+"""Memory for batches that is reused once nothing refers to the batch any more."""
 
 import sys
 
@@ -6,25 +6,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 MOST_BUFFERS = 4
-"""Batches held at a time that are served from the pool: one in use, one drawn ahead, and some to spare."""
+"""Most batches served from the pool at a time: one in use, one drawn ahead, and some to spare."""
 _probe = [np.empty(0, np.uint8)]
 _ALONE = sys.getrefcount(_probe[0])
-"""References to an array that a list holds and nobody else."""
+"""Reference count of an array that only a list refers to."""
 
 
 class BufferPool:
     """Arrays of bytes for one thread.
 
-    Fresh memory costs a page fault every 4 KiB, twice the time of filling it, and the C library gives large
-    blocks back to the system whenever it likes. CPython's reference count tells exactly when an array and all
-    its views are gone: only then does it serve again.
+    Fresh memory costs a page fault every 4 KiB, twice the time of filling it, and the C library
+    gives large blocks back to the system whenever it likes. CPython's reference count tells exactly
+    when an array and all its views are gone; only then is the array handed out again.
     """
 
     def __init__(self) -> None:
         self._buffers: list[NDArray[np.uint8]] = []
 
     def take(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """An array of this shape, its contents undefined, that shares no memory with any other in use."""
+        """Return an array of this shape with undefined contents, which shares no memory with any in use."""
         for place in range(len(self._buffers)):
             if sys.getrefcount(self._buffers[place]) == _ALONE:
                 if self._buffers[place].shape != shape:

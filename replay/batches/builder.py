@@ -1,4 +1,4 @@
-"""Makes batches: leaves in proportion to their masses, and everything that a transition consists of."""
+"""Build batches: draw leaves in proportion to their masses and gather all parts of their transitions."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from replay.types import Batch
 
 
 class BatchBuilder:
-    """Draws batches from a table; `forget` is told of what cannot be read, and takes it out of the table."""
+    """Draws batches from a table; `forget` is called with what cannot be read, and must remove it."""
 
     def __init__(
         self,
@@ -28,9 +28,9 @@ class BatchBuilder:
         self._frames, self._forget = frames, forget
 
     def draw(self, batch_size: int) -> Batch:
-        """One item from each of B equal strata of the total mass (Schaul et al., 2016).
+        """Draw one item from each of B equal strata of the total mass (Schaul et al., 2016).
 
-        Raises NotEnoughData when all there was turned out to be gone.
+        Raises NotEnoughData if every item turned out to be gone.
         """
         strata = np.arange(batch_size)
         leaves = self._priorities.draw(strata, batch_size)
@@ -41,12 +41,13 @@ class BatchBuilder:
                 break
             except SegmentsGone as gone:
                 self._forget(gone)
+                # Only these strata are drawn again; the segments removed have no mass any more.
                 lost = self._table.index.mass(leaves) == 0.0
                 leaves[lost] = self._priorities.draw(strata[lost], batch_size)
         return self._batch(leaves, places.slots, returns, observations)
 
     def _windows(self, leaves: NDArray[np.int64]) -> tuple[Returns, Places]:
-        """Returns of items and where their observations lie."""
+        """Return the returns of items and where their observations lie."""
         table = self._table
         slots = table.leaf_slots[leaves].astype(np.int64)
         rows = table.slots[slots]

@@ -1,4 +1,4 @@
-"""Frames of drawn items: out of the frame store, and from Redis for what it does not hold."""
+"""Build the observations of drawn items from the frame store, and from Redis for what it does not hold."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -18,17 +18,17 @@ __all__ = ["FrameReader", "Observations", "Places", "SegmentsGone"]
 
 
 class Places(NamedTuple):
-    """Where the observations of B items end."""
+    """Where the observations of B items lie."""
 
     slots: NDArray[np.int64]
-    """(B,) their segments' slots in the item table."""
+    """(B,) slots of their segments in the item table."""
     newest: NDArray[np.int64]
-    """(B,) places of the observations' newest frames within their segments."""
+    """(B,) positions of the observations' newest frames within their segments."""
     steps: NDArray[np.int64]
-    """(B,) window lengths: the next observations' newest frames come so much later."""
+    """(B,) window lengths: the next observation's newest frame comes this many frames later."""
 
     def take(self, which: NDArray[np.bool_]) -> "Places":
-        """Those of some items."""
+        """Select the places of some items."""
         return Places(*(field[which] for field in self))
 
 
@@ -54,7 +54,7 @@ class FrameReader:
         """Items whose frames were read from Redis because the store did not hold them."""
 
     def read(self, places: Places) -> Observations:
-        """Observations of B items; raises SegmentsGone when some must come from Redis and cannot."""
+        """Build the observations of B items; raises SegmentsGone if some must come from Redis and cannot."""
         unique, inverse = np.unique(places.slots, return_inverse=True)
         rows = self._store.rows(self._table.slots["generation"][unique].tolist())
         missed = np.array([found is None for found in rows])[inverse]
@@ -65,6 +65,7 @@ class FrameReader:
             self._from_store(whole, rows, inverse, places)
             return Observations(whole[0], whole[1])
         if num_missed < len(missed):
+            # A mask selects a copy, not a view, so these frames go through a buffer.
             held = np.empty((2, len(missed) - num_missed, self._stack, *self._frame_shape), np.uint8)
             self._from_store(held, rows, inverse[~missed], places.take(~missed))
             whole[:, ~missed] = held
@@ -78,7 +79,7 @@ class FrameReader:
         inverse: NDArray[np.int64],
         places: Places,
     ) -> None:
-        """Both observations (2, B, K, H, W) of items in the store; `inverse` says whose `rows` are theirs."""
+        """Gather both observations (2, B, K, H, W) of items in the store; their rows are `rows[inverse]`."""
         none = np.empty(0, np.int64)
         held = [none if found is None else found for found in rows]
         first = np.cumsum([0, *map(len, held)])[inverse]
@@ -87,7 +88,7 @@ class FrameReader:
         self._store.gather(stacks, whole.reshape(-1, *whole.shape[2:]))
 
     def _from_redis(self, whole: NDArray[np.uint8], items: NDArray[np.int64], places: Places) -> None:
-        """Both observations of some items, into their places in `whole` (2, B, K, H, W)."""
+        """Read both observations of some items into their places in `whole` (2, B, K, H, W)."""
         self._blocks.fill(
             whole.reshape(-1, *whole.shape[2:]),
             np.concatenate([items, items + whole.shape[1]]),

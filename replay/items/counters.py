@@ -1,4 +1,4 @@
-"""What happened to a run's items since it began."""
+"""Counters of what happened to a run's items since the run began."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class Counters:
     missing: int = 0
     """Segments that an index entry or a log entry named and Redis did not have."""
     rejected: int = 0
-    """Indexed segments whose bytes turned out damaged when they were read again, or that could never fit."""
+    """Indexed segments whose bytes were damaged when read again, or segments that could never fit."""
     stale_updates: int = 0
     """Priority updates for items that had left."""
     refused_priorities: int = 0

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from replay.config import ReplayConfig
 
 ZERO_ROW = 0
-"""The row of the all-zero frame, which stands for the frames before an episode's first one."""
+"""The row of the all-zero frame, which stands for the frames before the first of an episode."""
 
 
 class FrameStore(Protocol):
-    """Where the sampler keeps decoded frames: host memory, or a GPU's.
+    """Where the sampler keeps decoded frames: in host memory or a GPU's.
 
-    A key names the frames of one segment. A store may forget any key at any time; the sampler then reads
-    those frames from Redis.
+    A key names the frames of one segment. A store may forget any key at any time; the sampler then
+    reads these frames from Redis.
     """
 
     @property
@@ -26,11 +26,11 @@ class FrameStore(Protocol):
         ...
 
     def put(self, key: Hashable, frames: NDArray[np.uint8]) -> None:
-        """Keep frames (F, H, W) under a new key, if they fit; other keys may be forgotten for it."""
+        """Store frames (F, H, W) under a new key, if they fit; other keys may be forgotten to make room."""
         ...
 
     def rows(self, keys: Sequence[Hashable]) -> list[NDArray[np.int64] | None]:
-        """Rows (F,) of each key's frames, or None where it is not held; good until the next `put` or `drop`.
+        """Return the rows (F,) of each key's frames, or None if it is not held; valid until `put` or `drop`.
 
         Counts as a use of the keys.
         """
@@ -41,15 +41,16 @@ class FrameStore(Protocol):
         ...
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """Frames of rows (B, K) as (B, K, H, W), in `out` where given; row 0 is the zero frame."""
+        """Return the frames of rows (B, K) as (B, K, H, W), in `out` if given; row 0 is the zero frame."""
         ...
 
 
 class HostFrameStore:
-    """Frames in host memory, at most `max_bytes` of them; the segments whose use is longest ago leave first.
+    """Frames in host memory, at most `max_bytes` of them; the least recently used segments leave first.
 
-    Memory is reserved at once but only touched as frames arrive. Frames of a segment need not lie together,
-    so there is no fragmentation. `max_bytes` smaller than a segment holds nothing, which is allowed.
+    Memory is reserved at once but only touched as frames arrive. The frames of a segment need not
+    be adjacent, so there is no fragmentation. A `max_bytes` smaller than a segment is allowed; the
+    store then holds nothing.
     """
 
     def __init__(self, frame_shape: tuple[int, int], max_bytes: int) -> None:
@@ -62,7 +63,7 @@ class HostFrameStore:
                 f"replay.frame_store_bytes asks for {max_bytes / 2**30:.1f} GiB: more than can be reserved"
             ) from None
         self._buffer[ZERO_ROW] = 0
-        self._fresh = 1  # rows from here on were never used: their memory is not touched yet
+        self._fresh = 1  # rows from here on were never used, so their memory is not touched yet
         self._free: list[NDArray[np.int64]] = []
         self._num_free = self._num_rows
         self._rows: OrderedDict[Hashable, NDArray[np.int64]] = OrderedDict()
@@ -76,8 +77,9 @@ class HostFrameStore:
         return len(self._rows)
 
     def put(self, key: Hashable, frames: NDArray[np.uint8]) -> None:
-        """Keep frames (F, H, W) under a key; the segments used longest ago leave for it. Too many frames are
-        not kept.
+        """Store frames (F, H, W) under a key, dropping the least recently used segments to make room.
+
+        More frames than the store has rows are not stored.
         """
         self.drop(key)
         if len(frames) > self._num_rows:
@@ -89,9 +91,9 @@ class HostFrameStore:
         self._rows[key] = rows
 
     def rows(self, keys: Sequence[Hashable]) -> list[NDArray[np.int64] | None]:
-        """Rows (F,) of each key's frames, or None where it is not held; good until the next `put` or `drop`.
+        """Return the rows (F,) of each key's frames, or None if it is not held; valid until `put` or `drop`.
 
-        Those keys leave later than all others.
+        These keys become the most recently used.
         """
         get, use = self._rows.get, self._rows.move_to_end
         found = [get(key) for key in keys]
@@ -108,7 +110,7 @@ class HostFrameStore:
             self._num_free += len(rows)
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """Frames of rows (B, K) as (B, K, H, W), in `out` where given; row 0 is the zero frame.
+        """Return the frames of rows (B, K) as (B, K, H, W), in `out` if given; row 0 is the zero frame.
 
         Raises IndexError outside the store.
         """
@@ -116,13 +118,13 @@ class HostFrameStore:
             raise IndexError(f"rows must be in [0, {len(self._buffer)})")
         if out is None:
             out = np.empty((*rows.shape, *self._buffer.shape[1:]), np.uint8)
-        # `take` into given memory copies row by row at memory speed and without the GIL, but only where it
-        # need not check.
+        # `take` into given memory copies row by row at memory speed and without the GIL, but only
+        # with a mode that needs no bounds check: hence "clip", after the check above.
         np.take(self._buffer, rows, axis=0, out=out, mode="clip")
         return out
 
     def _allocate(self, count: int) -> NDArray[np.int64]:
-        """Take `count` rows (there are that many): returned ones first, untouched memory last."""
+        """Take `count` rows (so many are free): returned rows first, untouched memory last."""
         parts: list[NDArray[np.int64]] = []
         self._num_free -= count
         while count and self._free:
@@ -138,7 +140,7 @@ class HostFrameStore:
 
 
 def host_store(config: ReplayConfig, frame_shape: tuple[int, int], stack: int) -> HostFrameStore:
-    """A store within the configured bytes that is no larger than everything it could ever be given."""
+    """Return a store within the configured bytes, no larger than all frames it could ever be given."""
     height, width = frame_shape
     a_segment = config.segment_steps + config.n_step + stack - 1
     segments = -(-config.capacity // config.segment_steps) + 1

@@ -1,4 +1,4 @@
-"""Prioritized or uniform: masses of items, draws in proportion to them, and importance weights."""
+"""Prioritized or uniform sampling: masses of items, draws in proportion to them, and importance weights."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,16 @@ from replay.items.table import ItemTable
 from replay.types import Segment
 
 PRIORITY_EPSILON = 1e-10
-"""Added to a raw priority, so that nothing is ever without a chance."""
+"""Added to a raw priority, so that no item ever has probability 0."""
 BELOW_ONE = float(np.nextafter(1.0, 0.0))
 
 
 class Priorities:
     """The distribution over the table's items (Schaul et al., 2016; uniform sampling is all masses 1).
 
-    A raw priority p (a loss or the size of a TD error) becomes the mass (p + 1e-10) ** priority_exponent here
-    and nowhere else. Those that are NaN, infinite or negative are refused and counted.
+    A raw priority p (a loss or the magnitude of a TD error) becomes the mass (p + 1e-10) **
+    priority_exponent here and nowhere else. Priorities that are NaN, infinite or negative are
+    refused and counted.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Priorities:
         self.random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed)))
 
     def first_masses(self, segment: Segment) -> NDArray[np.float64]:
-        """Masses (num_items,) of new items: from the actor's priorities, else the largest mass so far."""
+        """Return masses (num_items,) of new items: from the actor's priorities, else the largest so far."""
         masses = np.full(segment.num_items, self._table.index.max_mass)
         if segment.priorities is None or not self._config.prioritized:
             return masses
@@ -43,7 +44,7 @@ class Priorities:
         return masses
 
     def update(self, leaf: ArrayLike, generation: ArrayLike, priorities: ArrayLike) -> None:
-        """See `Sampler.update_priorities`."""
+        """Set new priorities, as described in `Sampler.update_priorities`."""
         if not self._config.prioritized:
             return
         leaves, generations = np.asarray(leaf, np.int64), np.asarray(generation, np.int64)
@@ -56,17 +57,18 @@ class Priorities:
         self._table.set_masses(leaves[good], self._mass(raw[good]))
 
     def draw(self, strata: NDArray[np.int64], num_strata: int) -> NDArray[np.int64]:
-        """One leaf from each of these strata (of `num_strata` equal parts of the total mass).
+        """Draw one leaf from each of these strata (of `num_strata` equal parts of the total mass).
 
-        Raises NotEnoughData when there is no item at all.
+        Raises NotEnoughData if there is no item at all.
         """
         if self._table.size == 0:
             raise NotEnoughData("every segment that could be drawn is gone")
         points = (strata + self.random.random(len(strata))) / num_strata
+        # Rounding may give a point of 1.0, which the index refuses.
         return self._table.index.draw(np.minimum(points, BELOW_ONE))
 
     def chances(self, leaves: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-        """Probabilities (B,) and importance weights (B,): (N * P) ** -exponent over the largest one."""
+        """Return probabilities (B,) and importance weights (B,): (N * P) ** -exponent over the largest."""
         index = self._table.index
         probability = index.mass(leaves) / index.total
         if not self._config.prioritized:
@@ -75,7 +77,7 @@ class Priorities:
         return probability, (weight / weight.max()).astype(np.float32)
 
     def level(self) -> None:
-        """Make the distribution of a restored table uniform, where the run is now uniform."""
+        """Make the distribution of a restored table uniform, if the run is now uniform."""
         if not self._config.prioritized:
             leaves = self._table.item_leaves(self._table.in_order())
             self._table.set_masses(leaves, np.ones(len(leaves)))

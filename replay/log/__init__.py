@@ -1,1 +1,1 @@
-"""The log of each shard, read once, in order."""
+"""Reading the log of each shard, every entry once and in order."""

@@ -1,4 +1,4 @@
-"""One shard's log from where it was read to, and whether that is still as it was left."""
+"""Follow one shard's log, and notice when it is no longer as it was left."""
 
 import logging
 import re
@@ -17,9 +17,9 @@ from replay.types import SegmentIdentity
 logger = logging.getLogger(__name__)
 
 UNKNOWN_PENDING = 2**62
-"""Items after what was read of a log that goes on: the owner has to read them before it allows more."""
+"""Pending items of a log with entries after those read: the owner must read them before it allows more."""
 REREAD_ENTRIES = 4_096
-"""Entries asked for at once that were read before: most name segments that are known."""
+"""Entries requested at once of a log that is read again: most name segments that are known."""
 WARN_EVERY_S = 30.0
 MEMORY_FIELDS = (b"used_memory", b"mem_not_counted_for_evict", b"maxmemory")
 
@@ -32,28 +32,29 @@ class Memory(NamedTuple):
 
 
 class Poll(NamedTuple):
-    """What one poll of a shard found."""
+    """The result of one poll of a shard."""
 
     entries: list[LogEntry]
-    """What is new in its log; empty when it is not as it was left."""
+    """New entries of its log; empty if the log is not as it was left."""
     as_left: bool
-    """The entry that was read last is where it was, and the server is the one that it was."""
+    """Whether the entry that was read last is still in its place, and the server is the same as before."""
     book: TicketBook
     owner: bytes | None
     memory: Memory | None
-    """None: it was not asked for."""
+    """None if it was not asked for."""
 
 
 class LogCursor:
-    """Where the reader stands in one shard's log.
+    """Reads one shard's log forward and detects a rollback.
 
-    A server that lost the end of its file continues its log at an earlier place, under ids that may be the
-    same as before when its clock was set back, and has again what was deleted. So every poll begins at the
-    entry that was read last, which must be there with the same segment; and the first poll over a new
-    connection asks whether the server is still the one it was: another may have lost anything
-    (docs/decisions/0010).
+    A server that lost the end of its file continues its log from an earlier entry. The ids may be
+    the same as before if its clock was set back, and what was deleted since is there again. Every
+    poll therefore begins at the entry that was read last, which must be there with the same
+    segment. The first poll over a new connection also asks whether the server is still the same:
+    another may have lost anything (docs/decisions/0010).
 
-    Only the one who deletes entries can expect one to be there: for others `anchored` is off.
+    Only the reader that deletes entries can expect the last one to be there: for others `anchored`
+    is off.
     """
 
     def __init__(self, shard: Shard, *, anchored: bool = True) -> None:
@@ -62,7 +63,7 @@ class LogCursor:
         self.position = LOG_START
         """Id of the last entry read."""
         self.unindexed: deque[tuple[str, SegmentIdentity | None]] = deque()
-        """Entries that were read and not taken, oldest first: they leave with their neighbours."""
+        """Entries that were read and not taken, oldest first: they are deleted with their neighbours."""
         self._anchor: LogEntry | None = None
         self._anchor_row: Any = None
         self._known_opening = 0
@@ -76,19 +77,20 @@ class LogCursor:
         self._book: tuple[Any, TicketBook] = ((), TicketBook(0, 0, ()))
 
     def ask(self, count: int, *, memory: bool = False) -> None:
-        """Ask for up to `count` new entries, the tickets, the owner and perhaps the memory."""
+        """Request up to `count` new entries, the tickets, the owner and, with `memory`, the memory."""
         if self.position != self._reread_to and self.was_read(self.position):
             count = max(count, REREAD_ENTRIES)
         self._count = count + (self._anchor is not None)
+        # XRANGE counts the anchor, too.
         known = self.pipeline.is_open and self.pipeline.openings == self._known_opening
         self._prepare(memory, with_server=not known)
         self.pipeline.ask(self._request)
 
     def answer(self) -> Poll:
-        """What was asked for; raises as `ShardPipeline.answer` does."""
+        """Return what was asked for; raises as `ShardPipeline.answer` does."""
         answers = self.pipeline.answer(self._request)
         if self.pipeline.openings != self._known_opening:
-            if not self._asks[1]:  # the line broke on the way, so the server may have been another before
+            if not self._asks[1]:  # the connection broke meanwhile, so this may be another server
                 self._prepare(bool(self._asks[0]), with_server=True)
                 answers = self.pipeline.answer(self._request)
             self._known_opening = self.pipeline.openings
@@ -105,6 +107,7 @@ class LogCursor:
         ends = as_left and len(entries) < self._count - (self._anchor is not None)
         book = self._parse_book(reserved, allowed, tickets)
         return Poll(entries, as_left, book if ends else book._replace(pending=UNKNOWN_PENDING), owner, memory)
+        # More may follow in the log, so the number of pending items is not known.
 
     def advance(self, entries: list[LogEntry]) -> None:
         """Note that these entries were read."""
@@ -113,49 +116,49 @@ class LogCursor:
             self.position = entries[-1].log_id
 
     def forget(self, log_id: str) -> None:
-        """Note that an entry was deleted, so that it is not expected to be there."""
+        """Note that an entry was deleted, so that it is no longer expected to be there."""
         if self._anchor is not None and self._anchor.log_id == log_id:
             self._anchor = self._anchor_row = None
 
     def keep(self, identities: Set[SegmentIdentity]) -> None:
-        """Note that segments are there after all: entries of them that were not taken leave without them."""
+        """Note that segments are there after all: the deletion of their untaken entries must spare them."""
         self.unindexed = deque(
             (log_id, None if name in identities else name) for log_id, name in self.unindexed
         )
 
     def warn(self, refusal: RedisError) -> None:
-        """Log why the server refused a write; once in a while, because each poll tries again."""
+        """Log why the server refused a write, at most every 30 s, because each poll tries again."""
         if time.monotonic() - self._warned_at >= WARN_EVERY_S:
             self._warned_at = time.monotonic()
             logger.warning("%s", self.shard.refusal(refusal))
 
     def was_read(self, log_id: str) -> bool:
-        """Whether the log is read again and had been read up to that entry before."""
+        """Whether the log is being read again and had been read up to this entry before."""
         return log_order(log_id) <= log_order(self._reread_to)
 
     def rewind(self) -> None:
-        """Read the whole log again."""
+        """Start reading the whole log again."""
         self._reread_to = max(self._reread_to, self.position, key=log_order)
         self._is_another = False
         self.position, self._anchor, self._anchor_row = LOG_START, None, None
         self.unindexed.clear()
 
     def end_rereading(self) -> None:
-        """Note that all is read again: with a clock set back, what comes may have ids of before."""
+        """Note that the log is read again: with a clock set back, new entries may have old ids."""
         self._reread_to = LOG_START
 
     @property
     def state(self) -> dict[str, Any]:
-        """JSON-able."""
+        """The cursor's state, JSON-able."""
         entry = self._anchor
         anchor = None if entry is None else [entry.log_id, _names(entry.identity), *entry[2:]]
         unindexed = [[log_id, _names(identity)] for log_id, identity in self.unindexed]
-        # With another server that was not read again yet, whoever goes on from here has to do that.
+        # Another server whose log is not read again yet: whoever resumes from this state must do that.
         server = "" if self._is_another else self._server
         return {"cursor": self.position, "anchor": anchor, "unindexed": unindexed, "server": server}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken."""
+        """Resume from where `state` was taken."""
         self.position = str(state["cursor"])
         self.unindexed = deque((str(log_id), _identity(name)) for log_id, name in state["unindexed"])
         self._server = str(state.get("server", ""))
@@ -166,10 +169,11 @@ class LogCursor:
 
     def _prepare(self, memory: bool, with_server: bool) -> None:
         asks = (memory, with_server, self.position, self._anchor is not None, self._count)
+        # Most polls ask the same again, so the packed request is kept.
         if asks == self._asks:
             return
         shard, first = self.shard, self.position if self._anchor is not None else "(" + self.position
-        # Tickets before the log: a commit in between counts twice for a moment rather than not at all.
+        # Tickets before the log: a commit in between then counts twice for a moment, rather than not at all.
         commands: list[tuple[str | int, ...]] = [
             ("MGET", shard.owner_key, shard.reserved_key, shard.allowed_key),
             ("HGETALL", shard.outstanding_key),
@@ -180,14 +184,14 @@ class LogCursor:
         self._asks, self._request = asks, pack(*commands)
 
     def _note_server(self, answer: Any) -> None:
-        """Compare the server with the one before; one that does not tell may be another each time."""
+        """Compare the server with the one before; a server that hides its id may be another each time."""
         server = _run_id(answer)
         if self.position != LOG_START and (not server or server != self._server):
             self._is_another = True
         self._server = server
 
     def _new_rows(self, rows: list[Any]) -> tuple[list[Any], bool]:
-        """The rows after the anchor, and whether it was there."""
+        """Return the rows after the anchor, and whether the anchor was there."""
         if self._anchor is None:
             return rows, True
         if not rows:
@@ -210,14 +214,14 @@ class LogCursor:
 
 
 def _memory(answer: Any) -> Memory | None:
-    """Without the buffers that the server does not count as used; None where it does not tell."""
+    """Parse a server's memory, less the buffers that it does not count as used; None if it does not say."""
     found = dict(re.findall(rb"^(\w+):(\d+)\r?$", answer, re.MULTILINE)) if isinstance(answer, bytes) else {}
     used, uncounted, maximum = (int(found.get(field, 0)) for field in MEMORY_FIELDS)
     return Memory(max(0, used - uncounted), maximum) if found else None
 
 
 def _run_id(answer: Any) -> str:
-    """What a server calls itself from its start to its end; "" where it does not tell."""
+    """Return the id that a server has from its start to its end; "" if it does not say."""
     found = re.search(rb"^run_id:(\w+)", answer, re.MULTILINE) if isinstance(answer, bytes) else None
     return found[1].decode() if found else ""
 

@@ -1,4 +1,4 @@
-"""Which segments of each writer were read, and how many of its items never will be."""
+"""Keep track of which segments of each writer were read, and how many of its items never will be."""
 
 import bisect
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class SeenSequences:
         return place >= 0 and value < self._ends[place]
 
     def add(self, value: int) -> None:
-        """Add one integer, joining ranges that meet."""
+        """Add one integer, merging ranges that meet."""
         if value in self:
             return
         place = bisect.bisect_right(self._starts, value)
@@ -38,26 +38,26 @@ class SeenSequences:
 
     @property
     def ranges(self) -> list[list[int]]:
-        """The ranges, JSON-able."""
+        """The ranges [start, end), JSON-able."""
         return [[start, end] for start, end in zip(self._starts, self._ends, strict=True)]
 
 
 class Account:
-    """What came of one incarnation's segments."""
+    """What became of the segments of one incarnation."""
 
     def __init__(self, seen: Sequence[Sequence[int]] = (), items: int = 0, total: int = 0) -> None:
         self.seen = SeenSequences(seen)
-        """Sequence numbers of segments that were taken or found lost."""
+        """Sequence numbers of the segments that were taken or found lost."""
         self.items = items
-        """Their items."""
+        """Items of these segments."""
         self.total = total
-        """Items that its writer had written by the last of them, by its own account."""
+        """Items that the writer had written up to the latest of them, by its own count."""
 
 
 class SegmentLedger:
-    """What came of every segment that a log has named: taken, or lost; and what no log ever named to us.
+    """What became of every segment that a log named, taken or lost, and how many items no log ever named.
 
-    A segment that was lost may still turn up, in a shard that comes back or by a retry of its writer.
+    A lost segment may still turn up, in a shard that comes back or by a retry of its writer.
     """
 
     def __init__(self) -> None:
@@ -66,8 +66,8 @@ class SegmentLedger:
         self.lost_items = 0
         """Items of the segments that are lost."""
         self.unread_items = 0
-        """Items written before others that were read, and not read themselves: they were lost before they
-        could be, or are still to come from another shard."""
+        """Items that were not read although later items of the same writer were: they were lost
+        before they could be read, or are still to come from another shard."""
 
     def is_taken(self, identity: SegmentIdentity) -> bool:
         """Whether a segment was taken and, as far as is known, not lost since."""
@@ -75,13 +75,14 @@ class SegmentLedger:
         return account is not None and identity.seq in account.seen and identity not in self._lost
 
     def is_lost(self, identity: SegmentIdentity) -> bool:
-        """Whether a segment was named, and not taken or lost since."""
+        """Whether a segment was named but not taken, or was lost after it was taken."""
         return identity in self._lost
 
     def take(self, identity: SegmentIdentity, num_items: int, total: int = 0) -> bool:
-        """Note that a segment is taken; True when it was taken before and lost in between.
+        """Note that a segment is taken; return True if it was taken before and lost in between.
 
-        `num_items` and, where it is known, `total` are believed: the segment's own checksums bear them out.
+        `num_items` and, where it is known, `total` are trusted: the segment's own checksums confirm
+        them.
         """
         items, was_taken = self._lost.pop(identity, (0, False))
         self.lost_items -= items
@@ -91,7 +92,7 @@ class SegmentLedger:
     def lose(self, identity: SegmentIdentity, num_items: int, *, was_taken: bool) -> None:
         """Note that a segment is lost, after it was taken or before it could be.
 
-        Then its log entry alone says how many items it has, and until it turns up nobody knows better.
+        Its number of items is then known only from its log entry, until the segment turns up.
         """
         if identity in self._lost:
             return
@@ -101,7 +102,7 @@ class SegmentLedger:
 
     @property
     def state(self) -> dict[str, Any]:
-        """JSON-able."""
+        """The ledger's state, JSON-able."""
         ledger = {
             f"{actor}.{incarnation}": [account.seen.ranges, account.items, account.total]
             for (actor, incarnation), account in self._of.items()
@@ -109,7 +110,7 @@ class SegmentLedger:
         return {"writers": ledger, "lost": [[*identity, *what] for identity, what in self._lost.items()]}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take a state back."""
+        """Restore `state`."""
         self._of = {}
         for name, (seen, items, total) in state["writers"].items():
             actor, _, incarnation = name.partition(".")
@@ -121,7 +122,7 @@ class SegmentLedger:
         self.unread_items = sum(_unread(account) for account in self._of.values())
 
     def _count(self, identity: SegmentIdentity, num_items: int, total: int = 0, instead_of: int = 0) -> None:
-        """Count a segment, once; one that was lost may turn out to have other items than its entry said."""
+        """Count a segment once; a lost segment that turns up may have other items than its entry said."""
         account = self._of.setdefault(identity[:2], Account())
         before = _unread(account)
         if identity.seq not in account.seen:

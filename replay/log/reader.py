@@ -1,4 +1,4 @@
-"""Reads what writers committed: polls the logs, fetches segments, sorts out bad ones and copies."""
+"""Read what writers committed: poll the logs, fetch segments, and set aside bad segments and duplicates."""
 
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -19,15 +19,15 @@ from replay.types import Segment, SegmentIdentity, Signature
 
 COUNTERS = ("segments", "items", "bytes", "duplicates", "missing", *REJECTED)
 POLL_BYTES = 64 * 1024**2
-"""Encoded segments taken from a shard at once, unless one alone is larger."""
+"""Bytes of encoded segments taken from a shard at once, unless one segment alone is larger."""
 POLL_FRAMES_BYTES = 256 * 1024**2
-"""The same for decoded frames."""
+"""Bytes of decoded frames taken at once, likewise."""
 Rows = list[tuple[int, LogEntry, bytes | None]]
 
 
 @dataclass(frozen=True)
 class ReceivedSegment:
-    """A segment as it was read: where its log entry is and how large it is in the shard."""
+    """A segment as read, with the shard and log entry that named it and its encoded size."""
 
     shard: int
     log_id: str
@@ -35,15 +35,15 @@ class ReceivedSegment:
     header: SegmentHeader
     segment: Segment
     was_lost: bool
-    """It was taken before and lost in between."""
+    """Whether it was taken before and lost in between."""
 
 
 class LogReader:
-    """Tails the shards' logs, each segment once. `signature` is what the reader needs of the data.
+    """Follows the shards' logs and reads each segment once. `signature` is what the reader needs of the data.
 
-    `counters` counts segments, items and bytes taken, and what was not taken: duplicates, missing (an entry
-    whose segment is gone) and the kinds of `replay/log/rejections.py`. The entries of duplicates are left in
-    `repeats`.
+    `counters` counts segments, items and bytes taken, and what was not taken: duplicates, missing
+    (an entry whose segment is gone) and the kinds of `replay/log/rejections.py`. The entries of
+    duplicates are kept in `repeats`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class LogReader:
         self.ledger = SegmentLedger()
         self.repeats: list[tuple[int, LogEntry]] = []
         self.failures: dict[int, ShardUnavailable] = {}
-        """Shards that did not answer, until somebody takes note."""
+        """Shards that did not answer, until the caller clears them."""
         self.counters = Counter(dict.fromkeys(COUNTERS, 0))
         self._rejections = Rejections(self.counters)
         self._most_bytes = most_bytes(signature.frame_shape)
@@ -72,10 +72,11 @@ class LogReader:
     def poll(
         self, limit: int, shards: Iterable[int] | None = None, *, memory: Container[int] = ()
     ) -> dict[int, Poll]:
-        """What is new in these shards (all, if None), at most about `limit` log entries over all of them.
+        """Poll these shards (all, if None) for at most about `limit` log entries over all of them.
 
-        All are asked before any answer is awaited. Those that do not answer are left out and noted in
-        `failures`. Nothing is taken yet. `memory` says of which ones to ask how full they are.
+        All are asked before any answer is awaited. Shards that do not answer are left out and noted
+        in `failures`. Nothing is taken yet. `memory` holds the shards whose memory is asked for as
+        well.
         """
         asked = list(range(len(self.cursors)) if shards is None else shards)
         share = max(1, limit // max(1, len(asked)))
@@ -90,10 +91,11 @@ class LogReader:
         return polls
 
     def take(self, polls: Mapping[int, Poll]) -> Iterator[ReceivedSegment]:
-        """The segments that the polls found, in log order, taking turns between the shards. Take them all.
+        """Iterate over the segments that the polls found, in log order, alternating between the shards.
 
-        Each is decoded when its turn comes, so that its frames are still in the processor's cache when they
-        are copied. A shard that fails now is noted in `failures`, and nothing of it was taken.
+        The iterator must be exhausted: the cursors have already advanced. Each segment is decoded
+        when its turn comes, so that its frames are still in the processor's cache when they are
+        copied. A shard that fails now is noted in `failures`, and nothing of it is taken.
         """
         entries = {shard: self._within_memory(poll.entries) for shard, poll in polls.items() if poll.entries}
         if not entries:
@@ -107,9 +109,9 @@ class LogReader:
         return (segment for segment in received if segment is not None)
 
     def read(self, limit: int) -> list[ReceivedSegment]:
-        """Look at all shards and take what is new; [] when there is nothing. Never blocks.
+        """Poll all shards and take what is new; [] if there is nothing. Never waits for new entries.
 
-        Raises ShardUnavailable when a shard does not answer.
+        Raises ShardUnavailable if a shard does not answer.
         """
         received = list(self.take(self.poll(limit)))
         for error in self.failures.values():
@@ -117,28 +119,28 @@ class LogReader:
         return received
 
     def read_again(self, shard: int, sizes: Mapping[SegmentIdentity, int]) -> list[bytes | None]:
-        """Bytes of segments of these sizes, None for those that are gone; raises ShardUnavailable."""
+        """Fetch segments of these sizes as bytes, None for any that is gone; raises ShardUnavailable."""
         pipeline, request = self.cursors[shard].pipeline, self._request(shard, sizes)
         pipeline.ask(request)
         return [_found(answer, self.cursors[shard].shard) for answer in pipeline.answer(request)]
 
     def is_taken(self, entry: LogEntry) -> bool:
-        """Whether an entry is of a segment that was taken, and not lost since."""
+        """Whether the entry's segment was taken, and not lost since."""
         return entry.identity is not None and self.ledger.is_taken(entry.identity)
 
     def decode(self, data: bytes) -> tuple[SegmentHeader, Segment]:
-        """A segment of this run; raises SegmentError."""
+        """Decode a segment of this run; raises SegmentError."""
         header = decode_header(data)
         return header, decode_body(header, data, run=self._run, signature=self._signature)
 
     @property
     def state(self) -> dict[str, Any]:
-        """Where each shard was read to, what came of which segments, and the counters; JSON-able."""
+        """Where each shard was read to, what became of which segments, and the counters; JSON-able."""
         cursors = [cursor.state for cursor in self.cursors]
         return {"tails": cursors, "accounts": self.ledger.state, "counters": dict(self.counters)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken; shards that it does not know are read from their beginning."""
+        """Resume from where `state` was taken; shards that it does not know are read from their beginning."""
         for cursor, known in zip(self.cursors, state["tails"], strict=False):
             cursor.restore(known)
         self.ledger.restore(state["accounts"])
@@ -146,7 +148,7 @@ class LogReader:
         self.counters.update(dict.fromkeys(COUNTERS, 0) | state["counters"])
 
     def _within_memory(self, entries: list[LogEntry]) -> list[LogEntry]:
-        """The first entries, as many as fit into memory by what they say; `_decode` holds them to it."""
+        """Return the first entries that fit into memory by their claimed sizes, which `_decode` checks."""
         pixels = self._signature.frame_shape[0] * self._signature.frame_shape[1]
         encoded = decoded = 0
         for place, entry in enumerate(entries):
@@ -159,7 +161,7 @@ class LogReader:
         return entries
 
     def _fetch(self, entries: Mapping[int, list[LogEntry]]) -> dict[int, Rows]:
-        """Entries with their segments' bytes, per shard; what was taken already is not fetched."""
+        """Fetch the segments of entries, per shard; segments already taken are not fetched."""
         wanted = {shard: self._wanted(rows) for shard, rows in entries.items()}
         requests = {shard: self._request(shard, sizes) for shard, sizes in wanted.items()}
         for shard, request in requests.items():
@@ -177,13 +179,13 @@ class LogReader:
         return found
 
     def _keep_what_turned_up(self, shard: int, rows: Rows) -> None:
-        """A segment that was named before it was there must not leave with the entries of that time."""
+        """Keep segments that were named before they were there from being deleted with those old entries."""
         there = {entry.identity for _, entry, data in rows if entry.identity and data is not None}
         if turned_up := {identity for identity in there if self.ledger.is_lost(identity)}:
             self.cursors[shard].keep(turned_up)
 
     def _wanted(self, entries: list[LogEntry]) -> dict[SegmentIdentity, int]:
-        """What to fetch, and the largest size that any entry says of it."""
+        """Return the segments to fetch, each with the largest size that any entry claims for it."""
         sizes: dict[SegmentIdentity, int] = {}
         for entry in entries:
             if entry.identity is not None and not self.is_taken(entry):
@@ -191,7 +193,7 @@ class LogReader:
         return sizes
 
     def _request(self, shard: int, sizes: Mapping[SegmentIdentity, int]) -> Request:
-        """Segments by one byte more than they should have: enough to see that more is there, however much."""
+        """Request one byte more than each segment should have, enough to see that there is more."""
         cursor, most = self.cursors[shard], self._most_bytes
         keys = [(cursor.shard.segment_key(identity), min(size, most)) for identity, size in sizes.items()]
         return pack(*[("GETRANGE", key, 0, size) for key, size in keys])
@@ -199,6 +201,7 @@ class LogReader:
     def _take(self, shard: int, entry: LogEntry, data: bytes | None) -> ReceivedSegment | None:
         if self.is_taken(entry):
             self.repeats.append((shard, entry))
+            # Entries that were read before come again when a log is reread; they are no duplicates.
             self.counters["duplicates"] += not self.cursors[shard].was_read(entry.log_id)
             return None
         try:
@@ -218,7 +221,7 @@ class LogReader:
         if entry.identity is not None:
             self.ledger.lose(entry.identity, entry.num_items, was_taken=False)
         if self.cursors[shard].was_read(entry.log_id):
-            return  # counted then
+            return  # counted when it was read first
         if isinstance(error, SegmentError):
             self._rejections.note(error, f"{self.cursors[shard].shard!r}, log entry {entry.log_id}")
         else:
@@ -237,7 +240,7 @@ class LogReader:
 
 
 def _found(answer: Any, shard: Shard) -> bytes | None:
-    """A segment's bytes: None for one that is gone, b"" where something else than bytes is kept.
+    """Return a segment's bytes: None if it is gone, b"" if its key holds something other than bytes.
 
     Raises ShardError for a refusal.
     """

@@ -1,4 +1,4 @@
-"""What a reader of the shards does not take: counted by kind, and told in a line now and then."""
+"""Count by kind what a reader of the shards refuses, and log it now and then."""
 
 import logging
 from collections.abc import MutableMapping
@@ -14,21 +14,21 @@ REJECTED = {
     "run": "",
     "signature": "",
 }
-"""The kinds, and what to do about them where the error's own sentence does not say it."""
+"""The kinds, and what to do about each where the error's own message does not say."""
 
 
 class Rejections:
     """Counts into `counters`, under each error's kind.
 
-    The log gets a line at the first of a kind, at the 10th, the 100th and so on: a shard full of segments of
-    another shape is told in a few lines, not in one a segment.
+    Logs the 1st of a kind, the 10th, the 100th and so on: a shard full of segments of another shape
+    takes a few lines, not one per segment.
     """
 
     def __init__(self, counters: MutableMapping[str, int]) -> None:
         self._counters = counters
 
     def note(self, error: SegmentError, where: str) -> None:
-        """Count one segment or log entry that was skipped; `where` names shard and log entry."""
+        """Count one segment or log entry that was skipped; `where` names its shard and log entry."""
         count = self._counters[error.kind] = self._counters.get(error.kind, 0) + 1
         if count == 10 ** (len(str(count)) - 1):
             advice = REJECTED[error.kind]

@@ -1,1 +1,1 @@
-"""What the one owner of a replay does: index, evict, limit, restore."""
+"""What the single owner of a replay does: index, evict, limit, restore."""

@@ -1,5 +1,5 @@
-"""Eviction: the oldest segments leave by number of items and bytes over all shards, and from a shard that
-fills up.
+"""Eviction: delete the oldest segments, by number of items and bytes over all shards, and from a
+shard that fills up.
 """
 
 import logging
@@ -17,23 +17,23 @@ from replay.shards.records import log_order
 from replay.types import SegmentIdentity
 
 HIGH_WATER = 0.90
-"""Share of a server's `maxmemory` above which its oldest segments leave."""
+"""Share of a server's `maxmemory` above which its oldest segments are evicted."""
 LOW_WATER = 0.88
-"""Share down to which they leave."""
+"""Share down to which they are evicted."""
 CHECK_SECONDS = 1.0
 """Longest time between two polls of a server's memory."""
 
 logger = logging.getLogger(__name__)
 
 Leaving = tuple[str, SegmentIdentity | None]
-"""A log entry's id, and the segment that goes with it (None: just the entry)."""
+"""A log entry's id, and the segment to delete with it (None: only the entry)."""
 
 
 class PendingDeletions:
-    """What has left the table and is still to be deleted from the shards; kept until a shard confirms it.
+    """What has left the table and must still be deleted from the shards; kept until a shard confirms it.
 
-    Deleted are the very entries that left, wherever they are in the log. With `deletes` off (for those who
-    only read) nothing is noted.
+    The entries deleted are exactly those that left, wherever they are in the log. With `deletes`
+    off (for samplers that only read) nothing is noted.
     """
 
     def __init__(self, cursors: Sequence[LogCursor], *, deletes: bool) -> None:
@@ -42,28 +42,29 @@ class PendingDeletions:
         self._told: dict[int, list[Leaving]] = {}
 
     def note(self, shard: int, log_id: str, identity: SegmentIdentity | None) -> None:
-        """A log entry is to be deleted, and its segment unless `identity` is None.
+        """Note that a log entry is to be deleted, and its segment unless `identity` is None.
 
-        Without an id just the segment is: if its log, which is read again, names it, that is noted then.
+        Without an id, only the segment is deleted: if its log, which is being read again, names it,
+        the entry is noted then.
         """
         if self._deletes:
             self._waiting[shard].append((log_id, identity))
             self._cursors[shard].forget(log_id)
 
     def note_eviction(self, shard: int, log_id: str, identity: SegmentIdentity) -> None:
-        """The same for a segment that is evicted; entries before it that were never taken leave with it."""
+        """Note an evicted segment for deletion, with the entries before it that were never taken."""
         unindexed = self._cursors[shard].unindexed
         while log_id and unindexed and log_order(unindexed[0][0]) < log_order(log_id):
             self.note(shard, *unindexed.popleft())
         self.note(shard, log_id, identity)
 
     def forget(self, shard: int) -> None:
-        """A shard's log is not as it was left: what is to be deleted shows when it is read again."""
+        """Discard the deletions of a shard whose log is not as it was left: rereading it shows them again."""
         self._waiting.pop(shard, None)
         self._told.pop(shard, None)
 
     def flush(self, shards: Iterable[int]) -> None:
-        """Tell these shards to delete what has left; their answers are read with those of the next poll."""
+        """Send these shards their deletions; the answers are read with those of the next poll."""
         for shard in shards:
             if shard in self._waiting and shard not in self._told:
                 leaving = self._told[shard] = self._waiting.pop(shard)
@@ -72,19 +73,19 @@ class PendingDeletions:
 
     @property
     def state(self) -> list[list[Any]]:
-        """JSON-able: shard, log id and identity of each that is not confirmed."""
+        """JSON-able: shard, log id and identity of each deletion that is not confirmed."""
         parts = [*self._told.items(), *self._waiting.items()]
         return [[shard, log_id, name and list(name)] for shard, part in parts for log_id, name in part]
 
     def restore(self, state: Iterable[Sequence[Any]]) -> None:
-        """Take a state back; what is of a shard that is no more is forgotten."""
+        """Restore `state`, except for shards that no longer exist."""
         for shard, log_id, name in state:
             if shard < len(self._cursors):
                 self.note(int(shard), str(log_id), name and SegmentIdentity(*map(int, name)))
 
     def _outcome(self, shard: int, leaving: list[Leaving]) -> Any:
         def note(answers: Sequence[Any] | None) -> None:
-            if self._told.get(shard) is not leaving:
+            if self._told.get(shard) is not leaving:  # discarded by `forget` meanwhile
                 return
             del self._told[shard]
             refusals = [answer for answer in answers or () if isinstance(answer, RedisError)]
@@ -97,10 +98,11 @@ class PendingDeletions:
 
 
 class Eviction:
-    """Decides who leaves: out of the table at once, out of Redis by the next flush of `pending_deletions`.
+    """Decides which segments leave: at once from the table, and from Redis at the next flush of
+    `pending_deletions`.
 
-    So a draw never asks for what is already gone, and whatever happens between the two only leaves a segment
-    in Redis that a restart finds again.
+    A draw therefore never asks for a segment that is already deleted, and a crash between the two
+    leaves only a segment in Redis that a restart finds again.
     """
 
     def __init__(self, table: ItemTable, counters: Counters, pending_deletions: PendingDeletions) -> None:
@@ -112,7 +114,7 @@ class Eviction:
         self._warned_at: defaultdict[int, float] = defaultdict(lambda: float("-inf"))
 
     def make_room(self, num_items: int, num_steps: int, num_bytes: int) -> None:
-        """Evict the oldest segments of all until one of this size fits."""
+        """Evict the oldest segments of all shards until a segment of this size fits."""
         while not self._table.has_room(num_items, num_steps, num_bytes):
             oldest = self._table.oldest()
             if oldest is None:
@@ -120,11 +122,11 @@ class Eviction:
             self.evict(oldest)
 
     def note_bytes(self, shard: int, num_bytes: int) -> None:
-        """Note that a shard holds so many bytes more."""
+        """Note that a shard holds this many more bytes."""
         self._bytes_since[shard] += num_bytes
 
     def due(self, shards: Iterable[int]) -> set[int]:
-        """Of which shards to ask the memory now: once a second, or sooner when 1 % of it came in."""
+        """Return the shards whose memory to ask for now: once a second, or sooner after 1 % of it came in."""
         now = time.monotonic()
         return {
             shard
@@ -134,14 +136,14 @@ class Eviction:
         }
 
     def relieve(self, memories: Mapping[int, Memory | None]) -> None:
-        """Evict from the servers that are over the high-water mark, from what was asked of them."""
+        """Evict from the servers that are above the high-water mark, by the memory that they reported."""
         for shard, memory in memories.items():
             if memory is None:
                 continue
             self._checked_at[shard], self._bytes_since[shard] = time.monotonic(), 0
             self._maximum[shard] = memory.maximum
             if memory.maximum > 0 and memory.used > HIGH_WATER * memory.maximum:
-                # Other runs free their share. Whatever is missing then, the next poll shows.
+                # Other runs on the server free their own share. What is missing then shows in the next poll.
                 share = self._table.bytes_of(shard) / memory.used
                 self._free_bytes(shard, share * (memory.used - LOW_WATER * memory.maximum))
 
@@ -151,15 +153,16 @@ class Eviction:
             freed += int(self._table.slots["num_bytes"][oldest])
             evicted += self.evict(oldest)
         if evicted:
+            # Ask for the memory again with the next poll: the estimate above may have freed too little.
             self._checked_at[shard] = float("-inf")
         self._left[shard] += evicted
         if time.monotonic() - self._warned_at[shard] >= WARN_EVERY_S:
             self._warned_at[shard], left = time.monotonic(), self._left.pop(shard)
-            what = f": its oldest {left} items leave" if left else ", and nothing of it can leave"
+            what = f": its oldest {left} items leave" if left else ", and none of its segments can be evicted"
             logger.warning("shard %d is over 90 %% of its memory%s", shard, what)
 
     def evict(self, slot: int) -> int:
-        """Take a segment out of the table and note it for deletion; returns its number of items."""
+        """Remove a segment from the table and note it for deletion; return its number of items."""
         shard, num_items = int(self._table.slots["shard"][slot]), int(self._table.slots["num_items"][slot])
         self._pending_deletions.note_eviction(shard, self._table.log_ids[slot], self._table.identity(slot))
         self._table.remove(slot)

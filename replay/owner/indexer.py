@@ -1,4 +1,4 @@
-"""Keeps the item table in step with the shards' logs: what comes in is indexed, the oldest leave for it."""
+"""Keep the item table in step with the shards' logs: index new segments, and evict the oldest for them."""
 
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from replay.shards.records import TicketBook
 from replay.shards.shard import Shard
 
 Check = Callable[[Mapping[int, Poll]], None]
-"""Sees what every shard answered before anything of it is taken; raises to take nothing."""
+"""Called with every shard's answer before anything of it is taken; raises to take nothing."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Turn:
     """What one turn over the shards did."""
 
     added: int
-    """Items."""
+    """Number of items added."""
     books: dict[int, TicketBook]
-    """Tickets of each shard that answered, with what is in its log and was not taken as pending."""
+    """Tickets of each shard that answered; what is in its log and was not taken counts as pending."""
 
 
 class Indexer:
-    """Indexes what the logs say. With `owns`, what leaves the table is deleted from the shards as well."""
+    """Indexes what the logs name. With `owns`, what leaves the table is also deleted from the shards."""
 
     def __init__(
         self, reader: LogReader, table: ItemTable, priorities: Priorities, counters: Counters, *, owns: bool
@@ -43,11 +43,12 @@ class Indexer:
         self.recovery = Recovery(reader, table, counters, self.pending_deletions)
 
     def turn(self, limit: int, check: Check = lambda polls: None) -> Turn:
-        """Index up to about `limit` new segments, evict for them, and tell the shards what to delete.
+        """Index up to about `limit` new segments, evict for them, and send the shards their deletions.
 
-        One round trip, to all shards at once, when nothing is new.
+        If nothing is new, this is one round trip to all shards at once.
         """
         polls = self._poll(limit, memory=self.eviction.due(self.recovery.live) if self._owns else ())
+        # Before anything is taken, so that a stale owner ends before it evicts.
         check(polls)
         added = sum(self._insert(received) for received in self._reader.take(polls))
         self.recovery.resolve(polls)
@@ -57,7 +58,7 @@ class Indexer:
         return Turn(added, {shard: self._book(shard, poll) for shard, poll in polls.items()})
 
     def books(self, limit: int, check: Check) -> dict[int, TicketBook]:
-        """The shards' tickets; nothing is indexed. What is to be deleted is told to them as in a turn."""
+        """Return the shards' tickets without indexing anything. Deletions are sent as in a turn."""
         polls = self._poll(limit)
         check(polls)
         books = {}
@@ -74,7 +75,7 @@ class Indexer:
         return self._reader.positions
 
     def pipelines(self, shards: Container[int] | None = None) -> dict[int, ShardPipeline]:
-        """Of these shards, or of all that answer."""
+        """Return the pipelines of these shards, or of all that answer."""
         chosen = self.recovery.live if shards is None else shards
         return {i: cursor.pipeline for i, cursor in enumerate(self._reader.cursors) if i in chosen}
 
@@ -83,7 +84,7 @@ class Indexer:
         self._reader.add_shard(shard)
 
     def settle(self) -> None:
-        """Wait until the shards have answered everything they were told."""
+        """Wait until the shards have answered everything that they were sent."""
         for shard, pipeline in self.pipelines().items():
             try:
                 pipeline.settle()
@@ -102,15 +103,15 @@ class Indexer:
         return {"reader": self._reader.state, "departures": self.pending_deletions.state}
 
     def restore_positions(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken; the deletions come with `restore_deletions`, after the table."""
+        """Resume from where `state` was taken; deletions follow with `restore_deletions`, after the table."""
         self._reader.restore(state["reader"])
 
     def restore_deletions(self, state: Mapping[str, Any]) -> None:
-        """See `restore_positions`."""
+        """Restore the deletions of `state`, see `restore_positions`."""
         self.pending_deletions.restore(state["departures"])
 
     def _poll(self, limit: int, *, memory: Container[int] = ()) -> dict[int, Poll]:
-        """Poll every shard that answers, and once more those whose logs have to be read again."""
+        """Poll every shard that answers, and poll those again whose logs must be read from the start."""
         self.recovery.note_returned()
         polls = self._reader.poll(limit, self.recovery.live, memory=memory)
         changed = [shard for shard, poll in polls.items() if not poll.as_left]
@@ -122,12 +123,12 @@ class Indexer:
         return polls
 
     def _book(self, shard: int, poll: Poll) -> TicketBook:
-        """The tickets that a poll found, with what is in the log and was not taken as pending."""
+        """Return the tickets that a poll found; what is in the log and was not taken counts as pending."""
         at_end = poll.as_left and self.recovery.is_at_the_end(shard, poll)
         return poll.book if at_end else poll.book._replace(pending=UNKNOWN_PENDING)
 
     def _insert(self, received: ReceivedSegment) -> int:
-        """Index one segment; returns its number of items."""
+        """Index one segment; return its number of items."""
         segment = received.segment
         size = segment.num_items, segment.num_steps, received.num_bytes
         if not self._table.fits_ever(*size):
@@ -143,12 +144,13 @@ class Indexer:
             num_bytes=received.num_bytes,
         )
         self.eviction.note_bytes(received.shard, received.num_bytes)
+        # A segment that was lost and turned up again was counted when it was first inserted.
         if not received.was_lost:
             self._counters.inserted += segment.num_items
         return segment.num_items
 
     def _refuse(self, received: ReceivedSegment) -> None:
-        """Count a segment that can never have a place."""
+        """Count a segment that can never fit."""
         segment = received.segment
         self._counters.rejected += 1
         self._reader.ledger.lose(segment.identity, segment.num_items, was_taken=False)

@@ -1,7 +1,7 @@
-"""Keeps inserts and samples in step, by the algebra of Reverb's rate limiter (Cassirer et al., 2021).
+"""Keep inserts and samples in step, by the algebra of Reverb's rate limiter (Cassirer et al., 2021).
 
-`Limiter` says what may be sampled and how much may be inserted; `Allowance` shares the inserts out among the
-shards, where writers wait for them with tickets.
+`Limiter` computes what may be sampled and how much may be inserted. `Allowance` divides the inserts
+among the shards, where writers wait for them with tickets.
 """
 
 import math
@@ -21,8 +21,8 @@ from replay.types import SegmentIdentity
 class Limiter:
     """How far samples and inserts (both in items, cumulative) may be apart; pure arithmetic.
 
-    `samples_per_insert` is batch_size / update_period; `error_buffer` is in samples. Raises ValueError when
-    the buffer is so small that neither side might move.
+    `samples_per_insert` is batch_size / update_period; `error_buffer` is in samples. Raises
+    ValueError if the buffer is so small that neither side might be able to move.
     """
 
     def __init__(
@@ -48,15 +48,15 @@ class Limiter:
         return inserts >= self._min_size and ahead - self._batch_size >= self._middle - self._error_buffer
 
     def max_inserts(self, samples: int) -> int:
-        """Items that may have been inserted in all, after so many samples; free below `min_size`."""
+        """Return the items that may have been inserted in all after `samples`; free below `min_size`."""
         most = math.floor((samples + self._middle + self._error_buffer) / self._samples_per_insert)
         return most if self._total is None else min(most, self._total)
 
     def budget(self, inserts: int, samples: int, *, empty: bool) -> int:
-        """Items that may still be inserted; less than 0 where more were than should have been.
+        """Return the items that may still be inserted; negative if more were inserted than should have been.
 
-        With `empty`, nothing is there that could be drawn: all was lost, or left for want of memory. Then no
-        sample would ever earn an insert, so one segment may come in whatever the ratio.
+        With `empty`, no item is left to draw: all were lost, or evicted for lack of memory. No
+        sample could then ever earn an insert, so one segment may come in whatever the ratio.
         """
         budget = self.max_inserts(samples) - inserts
         ended = self._total is not None and inserts >= self._total
@@ -81,7 +81,7 @@ def fitting_error_buffer(config: ReplayConfig, batch_size: int, samples_per_inse
 
 
 class Allowance:
-    """The owner's hand on the shards' tickets."""
+    """Sets how much each shard allows, from the tickets in its book."""
 
     def __init__(self, cursors: Sequence[LogCursor], limiter: Limiter) -> None:
         self._cursors, self._limiter = cursors, limiter
@@ -98,13 +98,14 @@ class Allowance:
         *,
         empty: bool = False,
     ) -> None:
-        """Set what these shards allow, from their books and what was inserted (indexed) and sampled so far.
+        """Set what these shards allow, from their books and from the items inserted (indexed) and sampled.
 
-        What was in a log after the tickets were read must be counted as inserted, or as pending in its book.
-        `dead` incarnations (actor, incarnation) lose their tickets; `empty` as for `Limiter.budget`. Nothing
-        is waited for: what did not come through shows in the next books.
+        Items in a log after its tickets were read must be counted as inserted, or as pending in its
+        book. `dead` incarnations (actor, incarnation) lose their tickets; `empty` as for
+        `Limiter.budget`. Nothing is awaited: what did not get through shows in the next books.
         """
         seen = (books, inserted, samples, len(dead), empty)
+        # Most turns change nothing, so the same plan is not made again.
         if seen == self._planned:
             return
         stale = dict(zip(books, stale_tickets(list(books.values()), dead), strict=True))
@@ -130,18 +131,18 @@ class Allowance:
     def _note(self, cursor: LogCursor, answers: Sequence[Any] | None) -> None:
         refusals = [answer for answer in answers or () if isinstance(answer, RedisError)]
         if refusals:
-            # A full server refuses segments as well; the owner makes room and comes back here.
+            # A full server refuses segments as well; the owner makes room and plans again.
             cursor.warn(refusals[0])
         if refusals or answers is None:
             self._planned = None
 
 
 def stale_tickets(books: Sequence[TicketBook], dead: Set[tuple[int, int]]) -> list[set[SegmentIdentity]]:
-    """Per shard, the tickets that nobody will use: of dead incarnations, or left by a writer that went on.
+    """Return, per shard, tickets nobody will use: of dead incarnations, or left by a writer that moved on.
 
-    A writer has one segment in hand, its segments' numbers rise, and its attempts at one are counted: of each
-    incarnation only the newest ticket is alive. Others were left on shards that could not be reached; counted
-    as in flight, they could keep their own writer waiting for ever.
+    A writer handles one segment at a time, its segments' numbers rise, and its attempts at one are
+    counted: only the newest ticket of an incarnation is alive. Others were left on shards that
+    could not be reached; counted as in flight, they could keep their own writer waiting forever.
     """
     newest: dict[tuple[int, int], tuple[int, int]] = {}
     for ticket in (ticket for book in books for ticket in book.outstanding):
@@ -156,13 +157,14 @@ def stale_tickets(books: Sequence[TicketBook], dead: Set[tuple[int, int]]) -> li
 
 
 def plan_allowance(books: Sequence[TicketBook], budget: int, *, largest: int, first: int = 0) -> list[int]:
-    """The new `allowed` of each shard: at most `budget` further items come in, but for one segment a writer.
+    """Return the new `allowed` of each shard: at most `budget` more items, plus one segment per writer.
 
-    What counts against the budget: pending items, tickets that are covered already, and what was allowed to
-    writers to come. What remains serves the waiting tickets, in turns between the shards from shard `first`
-    on; then it is split evenly for writers to come, less what the last of them may overdraw (a segment of up
-    to `largest` items commits when any item of it is allowed). When tickets must wait, what nobody has
-    reserved is taken back, for the next plan to give: a writer may be using it at this moment.
+    Against the budget count pending items, tickets that are covered already, and what was allowed
+    to future writers. The remainder serves the waiting tickets, alternating between the shards from
+    shard `first` on. What is left then is split evenly for future writers, less what the last of
+    them may overdraw (a segment of up to `largest` items commits if any item of it is allowed). If
+    tickets must wait, what nobody has reserved is taken back, for the next plan to give: a writer
+    may be using it at this moment.
     """
     lasts = [max([book.reserved, *(t.end or 0 for t in book.outstanding)]) for book in books]
     unused = [max(0, book.allowed - last) for book, last in zip(books, lasts, strict=True)]
@@ -187,7 +189,7 @@ def plan_allowance(books: Sequence[TicketBook], budget: int, *, largest: int, fi
 def _covered_and_waiting(
     books: Sequence[TicketBook], first: int
 ) -> tuple[int, deque[tuple[int, int, Ticket]]]:
-    """Items of the tickets that may commit, and (shard, end, ticket) of the others in order of service."""
+    """Return the items of tickets that may commit, and (shard, end, ticket) of the rest in serving order."""
     covered = 0
     waiting: list[tuple[int, int, int, int, Ticket]] = []
     for index, book in enumerate(books):
@@ -201,7 +203,7 @@ def _covered_and_waiting(
 
 
 def _end(ticket: Ticket, book: TicketBook) -> int:
-    # Not noted yet: it was taken a moment ago, so it is the last one.
+    # Not noted yet: the ticket was taken a moment ago, so it is the last.
     return ticket.end if ticket.end is not None else book.reserved
 
 

@@ -1,4 +1,4 @@
-"""A sampler's counters and sizes, under the run's metric names."""
+"""The counters and sizes of a sampler as metrics of the run."""
 
 from replay.config import ReplayConfig
 from replay.items.counters import Counters
@@ -13,10 +13,11 @@ def metrics(
     *,
     misses: int,
 ) -> dict[str, float]:
-    """A sampler's counters and sizes under the run's metric names.
+    """Return a sampler's counters and sizes under the run's metric names.
 
-    The ratio counts inserts after the warm-up only, and is 0 until there are any. Of all items that were
-    acknowledged, each is in `size`, `parked`, `evicted`, `lost` or `unread`, once the logs are read.
+    The ratio counts only inserts after the warm-up, and is 0 until there are any. Once the logs are
+    read, every acknowledged item is in exactly one of `size`, `parked`, `evicted`, `lost` and
+    `unread`.
     """
     table, read, ledger = recovery.table, recovery.reader.counters, recovery.reader.ledger
     earning = counters.inserted - config.min_size

@@ -1,4 +1,4 @@
-"""One owner: only the sampler that took the shards last may evict and allow."""
+"""Single ownership: only the sampler that took the shards last may evict and allow."""
 
 import secrets
 import time
@@ -15,12 +15,13 @@ SIGN_EVERY_S = LIFE_SECONDS / 15
 
 
 class Ownership:
-    """An epoch in every shard, written by who takes them; the highest one is the owner's.
+    """An epoch in every shard, written by the sampler that takes it; the highest epoch is the owner's.
 
-    An owner polls before it evicts or allows (its poll brings the note along), so that one which was paused
-    while another took over finds out first and ends. A Redis out of memory takes no note; then the new owner
-    evicts without one, and notes it as soon as there is room. While it works it leaves a sign of life in all
-    shards, so that nobody deletes a run that is only slow or waits.
+    An owner polls before it evicts or allows, and the poll returns the note: an owner that was
+    paused while another took over therefore finds out first, and ends. A Redis that is out of
+    memory takes no note; the new owner then evicts without it, and notes it as soon as there is
+    room. While the owner works it leaves a sign of life in all shards, so that nobody deletes a run
+    that is only slow or waiting.
     """
 
     def __init__(self, shards: Sequence[Shard]) -> None:
@@ -35,7 +36,7 @@ class Ownership:
         return self._mine.epoch > 0
 
     def take(self) -> dict[int, ShardUnavailable]:
-        """Take all shards, from whoever had them; returns those that do not answer."""
+        """Take all shards from any previous owner; return those that do not answer."""
         failures: dict[int, ShardUnavailable] = {}
         epochs = [0]
         for shard in self._shards:
@@ -43,7 +44,7 @@ class Ownership:
                 epochs.append(shard.owning.owner().epoch)
             except ShardUnavailable as error:
                 failures[shard.index] = error
-        # Not before the clock: a shard that is away now may have a later epoch than those that are here.
+        # At least the clock: a shard that does not answer now may have a later epoch than those that do.
         self._mine = Owner(max(max(epochs) + 1, int(1000 * time.time())), secrets.token_hex(8))
         self._is_stale = False
         for shard in self._shards:
@@ -52,10 +53,10 @@ class Ownership:
         return failures
 
     def check(self, notes: Mapping[int, bytes | None]) -> None:
-        """Raise StaleOwner when any of these notes, by shard, is of somebody later.
+        """Raise StaleOwner if any of these notes, by shard, is that of a later owner.
 
-        A note that is missing or older (a server lost its file's end, or was out of reach when the others
-        were taken) is written again.
+        A note that is missing or older (a server lost the end of its file, or did not answer when
+        the others were taken) is written again.
         """
         mine = str(self._mine).encode()
         for shard, note in notes.items():
@@ -68,7 +69,7 @@ class Ownership:
             self._take(self._shards[shard])
 
     def show_life(self, links: Mapping[int, ShardPipeline]) -> None:
-        """Leave a sign of life in these shards, now and then; their answers come with later ones."""
+        """Leave a sign of life in these shards, now and then; their answers are read with later ones."""
         now = time.monotonic()
         for shard, pipeline in links.items():
             if now - self._signed_at[shard] >= SIGN_EVERY_S:
@@ -77,7 +78,7 @@ class Ownership:
                 pipeline.tell(pack(sign), _ignore)
 
     def leave(self, links: Mapping[int, ShardPipeline]) -> None:
-        """Take the signs of life back: this owner works no more."""
+        """Delete the signs of life: this owner no longer works."""
         if self.is_taken and not self._is_stale:
             for shard, pipeline in links.items():
                 pipeline.tell(pack(("UNLINK", self._shards[shard].alive_key)), _ignore)
@@ -90,4 +91,4 @@ class Ownership:
 
 
 def _ignore(answers: object) -> None:
-    """A sign that a server did not take is left out: the next one, or another shard's, is enough."""
+    """Ignore a sign of life that a server refused: the next, or another shard's, is enough."""

@@ -18,24 +18,24 @@ from replay.types import Segment, SegmentIdentity
 
 @dataclass(frozen=True)
 class RestoreReport:
-    """How much of a checkpoint's replay was still there."""
+    """How much of a checkpoint's replay is still there."""
 
     exact: bool
-    """Draws go on bit for bit as they would have."""
+    """Whether draws continue bit for bit as they would have."""
     dropped: int
-    """Items that are not there any more."""
+    """Items that are no longer there."""
     items: int
     """Items that can be drawn."""
     missing_segments: int = 0
     """Segments that their shards no longer hold."""
     rejected_segments: int = 0
-    """Segments whose bytes are damaged or of another kind."""
+    """Segments whose bytes are damaged or do not match their row."""
     parked: int = 0
-    """Items that wait for a shard which does not answer."""
+    """Items that wait for a shard that does not answer."""
 
     @property
     def difference(self) -> str:
-        """What is not as it was, for people."""
+        """What differs from the checkpoint, as text for a message."""
         gone = f"{self.dropped} items are gone since"
         waiting = f"{self.parked} items wait for a shard that does not answer"
         parts = [waiting] if self.parked else []
@@ -43,7 +43,11 @@ class RestoreReport:
 
 
 def table_state(table: ItemTable) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """JSON-able values and arrays: one entry a segment, oldest first, and all items' masses in that order."""
+    """Return the table as JSON-able values and arrays.
+
+    Every array has one entry per segment, oldest first, except `masses`: those of all items in that
+    order.
+    """
     slots = table.in_order()
     rows = table.slots[slots]
     document = {
@@ -60,10 +64,11 @@ def table_state(table: ItemTable) -> tuple[dict[str, Any], dict[str, NDArray[Any
 class Restoration:
     """Fills an empty table from a checkpoint, reading the segments back from the shards.
 
-    With the layout of the checkpoint each segment comes to lie where it lay, gaps included, so that the sum
-    tree is the same; with another one (capacity, segment length or n-step changed) they are laid out anew,
-    the newest that fit. A shard that does not answer keeps its places, parked; where they cannot be reckoned
-    without the segments (another n-step) these come back as if they were new.
+    With the layout of the checkpoint each segment is put where it was, gaps included, so that the
+    sum tree is the same. With another layout (capacity, segment length or n-step changed) the
+    newest segments that fit are laid out anew. Segments of a shard that does not answer keep their
+    places, parked; if these cannot be computed without the segments (another n-step), the segments
+    come back as if they were new.
     """
 
     def __init__(
@@ -83,12 +88,12 @@ class Restoration:
         self._missing: list[int] = []
         self._rejected: list[int] = []
         self._gone: dict[int, list[int]] = {}
-        """Of each shard, rows that are not there and older than all that are."""
+        """For each shard, rows whose segments are gone and older than all that are there."""
         self._present: set[int] = set()
-        """Shards of which some segment is there."""
+        """Shards with at least one segment that is there."""
 
     def run(self) -> RestoreReport:
-        """Restore; raises ValueError when the table is not empty."""
+        """Restore the table; raises ValueError if it is not empty."""
         table, document, rows = self._table, self._document, self._rows
         if table.num_segments:
             raise ValueError("a checkpoint can only be restored into a sampler that has ingested nothing")
@@ -99,6 +104,7 @@ class Restoration:
             self._restore_some(range(start, min(start + FILL_SEGMENTS, len(rows))))
         self._settle_gone()
         if not self._same_columns:
+            # Segments of these shards could not be placed unread: their logs bring them back.
             for shard in set(range(len(self._recovery.cursors))) - set(self._recovery.live):
                 self._recovery.cursors[shard].rewind()
         table.next_generation = int(document["next_generation"])
@@ -122,7 +128,7 @@ class Restoration:
                 self._restore_one(i, data.pop(i))
             elif self._rows["shard"][i] < len(self._recovery.cursors) and self._same_columns:
                 self._reserve(i)
-            else:  # a shard that this run no longer has
+            else:  # a shard that this run no longer has, or whose segments cannot be placed unread
                 self._lose(i)
 
     def _read(self, shard: int, rows: list[int]) -> dict[int, bytes | None]:
@@ -148,6 +154,7 @@ class Restoration:
 
     def _note_gone(self, i: int) -> None:
         shard = int(self._rows["shard"][i])
+        # Segments are evicted oldest first, so one that is gone behind one that is there was not evicted.
         if shard in self._present:
             self._counters.missing += 1
             self._lose(i)
@@ -155,7 +162,7 @@ class Restoration:
             self._gone.setdefault(shard, []).append(i)
 
     def _settle_gone(self) -> None:
-        """The oldest of a shard were evicted since, if there are others; where nothing is, all is lost."""
+        """Decide about the rows in `_gone`: evicted since if their shard holds any others, else lost."""
         for shard, rows in self._gone.items():
             log_goes_on = shard in self._present or self._recovery.has_log(shard)
             for i in rows:
@@ -166,7 +173,7 @@ class Restoration:
                     self._lose(i)
 
     def _evict(self, i: int) -> None:
-        """A segment for which this table has no room."""
+        """Evict a segment for which this table has no room."""
         shard = int(self._rows["shard"][i])
         self._counters.evicted += int(self._rows["num_items"][i])
         if shard < len(self._recovery.cursors):
@@ -203,10 +210,9 @@ def _rows(arrays: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
 
 
 def _first_that_fits(table: ItemTable, rows: NDArray[Any]) -> int:
-    """Number of oldest segments to leave out so that the others fit a table of another layout."""
+    """Return how many of the oldest segments to leave out so that the rest fit a table of another layout."""
     items = np.cumsum(rows["num_items"][::-1])
-    # An n-step raised back to what the data was written with brings columns back: reckon with the most there
-    # can be.
+    # An n-step raised back to that of the written data brings columns back: count the most there can be.
     leaves = np.cumsum((rows["num_items"] + table.n_step - 1)[::-1])
     fits = (items <= table.capacity) & (leaves < table.num_leaves)
     return len(rows) - int(fits.sum())

@@ -1,8 +1,9 @@
-"""Decompresses blocks of frames, many at a time and without the GIL.
+"""Decompress blocks of frames, many at a time and without the GIL.
 
-A block is lz4 with its size and crc32 known beforehand. Calling the codec once a block from Python costs
-about as much as the codec's own work, and gives the GIL back for a few microseconds at a time, which other
-threads cannot use. So the loops over blocks are compiled, and call the C function inside the lz4 package.
+A block is an lz4 block whose decompressed size and crc32 are known beforehand. Calling the codec
+once per block from Python costs about as much as the codec's own work, and releases the GIL for
+only a few microseconds at a time, too short for other threads to use. The loops over blocks are
+therefore compiled, and call the C function inside the lz4 package.
 """
 
 import ctypes
@@ -17,12 +18,13 @@ from numpy.typing import NDArray
 from replay.segments.compiled import njit, types
 
 START, STOP, NUM_BYTES, CRC = range(4)
-"""Columns of a block: first byte and one past the last, bytes when decompressed, crc32 of the compressed."""
+"""Columns of a block: first byte, one past the last, decompressed size, crc32 of the compressed bytes."""
 NONE: Final = -1
 
 
 def _register(symbol: str, function: str) -> None:
-    """Make a function of the lz4 library known to compiled code; raises ImportError."""
+    """Register `function` of the lz4 library as `symbol` for compiled code; raises ImportError."""
+    # A wheel carries the library inside its extension module; other builds link against the system's.
     for library in (lz4.block._block.__file__, ctypes.util.find_library("lz4")):
         try:
             address = ctypes.cast(getattr(ctypes.CDLL(library), function), ctypes.c_void_p).value
@@ -34,8 +36,9 @@ def _register(symbol: str, function: str) -> None:
 
 
 def _crc_tables() -> NDArray[np.uint32]:
-    """(16, 256): row k is what a byte adds to a crc32 that goes on for k more bytes ("slicing", Kounavis and
-    Berry, 2005).
+    """Return the (16, 256) tables of a crc32 over 16 bytes at a time ("slicing", Kounavis and Berry, 2005).
+
+    Row k is the contribution of a byte to a crc32 that continues for k more bytes.
     """
     tables = np.zeros((16, 256), np.uint32)
     for byte in range(256):
@@ -96,8 +99,9 @@ def _crc32(t, data, at, stop):  # type: ignore[no-untyped-def]
     cache=True,
 )
 def _one(t, data, start, stop, num_bytes, crc, wanted, out):  # type: ignore[no-untyped-def]
-    """Decompress a block, or its first `wanted` bytes, to the address `out`, which has room for `num_bytes`;
-    False where it is damaged.
+    """Decompress a block, or its first `wanted` bytes, to the address `out`, which has room for `num_bytes`.
+
+    Return False if the block is damaged.
     """
     if start < 0 or stop > data.size or start >= stop or _crc32(t, data, start, stop) != crc:
         return False
@@ -127,6 +131,7 @@ def _in_order(t, data, blocks, out):  # type: ignore[no-untyped-def]
     cache=True,
 )
 def _scattered(t, data, ends, runs, first, blocks, first_piece, pieces, out, damaged):  # type: ignore[no-untyped-def]
+    # One scratch buffer serves all blocks of this call, so it must hold the largest.
     most = 0
     for run in runs:
         for block in range(first[run], first[run + 1]):
@@ -144,7 +149,7 @@ def _scattered(t, data, ends, runs, first, blocks, first_piece, pieces, out, dam
                 wanted = max(wanted, source + size)
                 inside &= min(source, target, size) >= 0
                 inside &= size <= num_bytes - source and size <= out.size - target  # sums could overflow
-            if not inside:  # never reads or writes past the ends, whatever it is given
+            if not inside:  # never read or write out of bounds, whatever the arguments
                 damaged[place] = True
                 break
             if not _one(t, here, start, stop, num_bytes, crc, wanted, scratch.ctypes.data):
@@ -160,9 +165,9 @@ def _scattered(t, data, ends, runs, first, blocks, first_piece, pieces, out, dam
 
 
 def decompress_in_order(data: bytes, blocks: NDArray[np.int64], out: NDArray[np.uint8]) -> int | None:
-    """Decompress blocks (M, 4) of `data` to `out` (N,), one after the other.
+    """Decompress the blocks (M, 4) of `data` into `out` (N,), one after the other.
 
-    Returns the first that is damaged or does not fit, or None.
+    Return the index of the first block that is damaged or does not fit, or None.
     """
     bad = int(_in_order(_TABLES, np.frombuffer(data, np.uint8), blocks, out))
     return None if bad == NONE else bad
@@ -177,12 +182,12 @@ def decompress_scattered(
     pieces: NDArray[np.int64],
     out: NDArray[np.uint8],
 ) -> NDArray[np.bool_]:
-    """Decompress the blocks of some runs and copy pieces of them; returns which runs are damaged.
+    """Decompress the blocks of several runs, copy pieces of them to `out`, and return the damaged runs.
 
-    Run `runs[i]` has the bytes `answers[i]` and, of the blocks (M, 4), which are counted from their run's
-    first byte, those from `first[run]` to `first[run + 1]`. Block b has the pieces (Q, 3) from
-    `first_piece[b]` to `first_piece[b + 1]`: first byte within the block, first byte in `out` (N,), number of
-    bytes.
+    `answers[i]` holds the bytes of run `runs[i]`. Its blocks are rows `first[run]` to
+    `first[run + 1]` of `blocks` (M, 4), with byte positions counted from the run's first byte.
+    Block b has the pieces (Q, 3) from `first_piece[b]` to `first_piece[b + 1]`: first byte within
+    the block, first byte in `out` (N,), number of bytes. The result is a mask over `runs`.
     """
     ends = np.cumsum([len(answer) for answer in answers], dtype=np.int64)
     data = np.frombuffer(b"".join(answers), np.uint8)

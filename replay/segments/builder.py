@@ -17,15 +17,16 @@ Step = tuple[int, float, bool, bool, bool, int, float, float]
 class SegmentBuilder:
     """Turns one slot's stream of env steps into segments; every step becomes exactly one item.
 
-    A segment is full when `segment_steps` starts have complete windows, that is with `n_step - 1` more
-    steps; these are then the first of the next segment. An episode's end and `drain` close a segment with
-    all its starts. The first segment, and the first after a drain, has only `segment_steps * (env_slot + 1)
-    // num_slots` starts (at least 1), so that an actor's slots do not fill up all at once.
+    A segment is full when `segment_steps` of its steps have complete windows. That takes
+    `n_step - 1` more steps, with which the next segment begins. An episode's end and `drain` close
+    a segment and make all its steps items. The first segment, and the first after a drain, has only
+    `segment_steps * (env_slot + 1) // num_slots` items (at least 1), so that the slots of an actor
+    do not all fill up at once.
 
-    With `actor_priorities` each item gets the initial priority |R + discount * max Q(s_{t+m}) - Q(s_t, a_t)|
-    (Horgan et al., 2018, algorithm 1). The bootstrap of a window is known one call later, when the
-    actor has looked at its last observation: full segments and segments ended by a time limit come out with
-    the next call.
+    With `actor_priorities` each item gets the initial priority |R + discount * max Q(s_{t+m}) -
+    Q(s_t, a_t)| (Horgan et al., 2018, algorithm 1). The bootstrap of a window is known one call
+    later, when the actor has evaluated its last observation: full segments and segments ended by a
+    time limit are returned by the next call.
     """
 
     def __init__(
@@ -43,9 +44,10 @@ class SegmentBuilder:
         reward_clip: float = 1.0,
         life_loss_terminates: bool = False,
     ) -> None:
-        """`next_seq` numbers the segments of all slots of an actor's incarnation.
+        """Create a builder for one slot.
 
-        `gamma` and what follows it are as in ReplayConfig, and only used for the priorities.
+        `next_seq` numbers the segments of all slots of an actor's incarnation. `gamma` and the
+        arguments after it are as in ReplayConfig, and only used for the priorities.
         """
         self._signature = signature
         self._actor = actor
@@ -59,6 +61,7 @@ class SegmentBuilder:
         self._life_loss_terminates = life_loss_terminates
         self._short_starts = max(1, segment_steps * (env_slot + 1) // num_slots)
         self._set_starts(self._short_starts)
+        # Frames of a full segment: stack - 1 before its first step's, one per step, and the last next frame.
         room = signature.stack + segment_steps + signature.n_step - 1
         self._frames = np.zeros((room, *signature.frame_shape), np.uint8)
         self._lead = 0
@@ -69,15 +72,15 @@ class SegmentBuilder:
 
     @property
     def open_steps(self) -> int:
-        """Steps taken in that no returned segment has as items yet; a killed actor loses these."""
+        """Number of added steps that are not yet items of a returned segment; a killed actor loses them."""
         return len(self._steps) + sum(segment.num_items for segment in self._ready)
 
     def reset(self, frame: NDArray[np.uint8], q_max: float | None = None) -> None:
-        """Begins an episode with its first frame, uint8 (H, W), which is copied.
+        """Begin an episode with its first frame, uint8 (H, W), which is copied.
 
-        Steps still open (of an episode that ended by a time limit, or that was given up) form a segment,
-        which the next call of `add` or `drain` returns. `q_max` is max Q of the last observation before the
-        reset, None if unknown; see `drain`.
+        Steps still open (of an episode that ended by a time limit, or was abandoned) form a
+        segment, which the next call of `add` or `drain` returns. `q_max` is max Q of the last
+        observation before the reset, None if unknown; see `drain`.
         """
         if self._steps:
             self._ready.append(self._close(q_max))
@@ -98,12 +101,13 @@ class SegmentBuilder:
         q_taken: float | None = None,
         q_max: float | None = None,
     ) -> list[Segment]:
-        """Takes in one env step; returns the segments that are finished now, mostly none.
+        """Add one env step; return the segments that it completes, mostly none.
 
-        `reward` is raw; `next_frame` uint8 (H, W), copied, is the newest frame after the step: at an
-        episode's end its true last one. `q_taken` = Q(s, a) and `q_max` = max Q(s) are of the observation
-        acted upon, and needed with `actor_priorities`. Raises ValueError for a reward that is not finite,
-        for a frame of another shape, and for a step after an episode's end without a reset.
+        `reward` is raw. `next_frame`, uint8 (H, W), is copied; it is the newest frame after the
+        step, at an episode's end its true last frame. `q_taken` = Q(s, a) and `q_max` = max Q(s)
+        belong to the observation acted upon, and are required with `actor_priorities`. Raises
+        ValueError for a reward that is not finite, for a frame of another shape, and for a step
+        after an episode's end without a reset.
         """
         if not self._in_episode:
             raise ValueError("a step outside of an episode: reset first")
@@ -114,7 +118,7 @@ class SegmentBuilder:
         finished = self._take_ready() if self._ready else []
         steps = self._steps
         if len(steps) == self._full_at:
-            # The actor has looked at the last observation of a full segment: its last bootstrap is known.
+            # The actor has evaluated the last observation of a full segment: its last bootstrap is known.
             finished.append(self._emit(self._starts, q_max))
             steps = self._steps
         self._put_frame(self._lead + len(steps) + 1, next_frame)
@@ -122,6 +126,7 @@ class SegmentBuilder:
         steps.append((action, reward, terminated, truncated, life_lost, weights_version, *values))
         if terminated or truncated:
             self._in_episode = False
+            # A true end needs no bootstrap; after a time limit, the last observation is still evaluated.
             if terminated or not self._actor_priorities:
                 finished.append(self._close(None))
         elif len(steps) == self._full_at and not self._actor_priorities:
@@ -129,10 +134,11 @@ class SegmentBuilder:
         return finished
 
     def drain(self, q_max: float | None = None) -> list[Segment]:
-        """Returns everything still open, the last starts with shorter windows; the episode may go on.
+        """Return all open steps as segments, the last items with shorter windows; the episode may continue.
 
-        `q_max` is max Q of the newest observation, which the last windows bootstrap from. Where it is not
-        known (None) that of the observation before it stands in: this only touches initial priorities.
+        `q_max` is max Q of the newest observation, from which the last windows bootstrap. If it is
+        None, max Q of the observation before it is used instead, which only affects initial
+        priorities.
         """
         if self._steps:
             self._ready.append(self._close(q_max))
@@ -147,7 +153,7 @@ class SegmentBuilder:
         return ready
 
     def _put_frame(self, place: int, frame: NDArray[np.uint8]) -> None:
-        # Assignment would broadcast a frame of another shape, and cast one of another dtype, without a word.
+        # Assignment would silently broadcast a frame of another shape and cast a frame of another dtype.
         if frame.shape != self._signature.frame_shape or frame.dtype != np.uint8:
             raise ValueError(f"frame is {frame.dtype} {frame.shape}, not uint8 {self._signature.frame_shape}")
         self._frames[place] = frame
@@ -156,7 +162,7 @@ class SegmentBuilder:
         return self._emit(len(self._steps), q_max)
 
     def _emit(self, num_items: int, q_max: float | None) -> Segment:
-        """Makes a segment of all open steps, the first `num_items` of them items, and goes on after these."""
+        """Make a segment of all open steps, the first `num_items` of them items; keep the rest open."""
         steps = self._steps
         actions, rewards, terminated, truncated, life_lost, versions, *_ = zip(*steps, strict=True)
         segment = Segment(
@@ -200,10 +206,11 @@ class SegmentBuilder:
         return priorities
 
     def _advance(self, num_items: int) -> None:
-        """Drops the first steps; keeps the frames that the next first item's observation needs."""
+        """Drop the first steps; keep the frames that the next first item's observation needs."""
         self._first_step += num_items
         lead = min(self._signature.stack - 1, self._first_step)
         oldest = self._lead + num_items - lead
+        # A copy, because source and target overlap.
         kept = self._frames[oldest : self._lead + len(self._steps) + 1].copy()
         self._frames[: len(kept)] = kept
         self._lead = lead

@@ -1,6 +1,7 @@
-"""Where compiled code and other caches go when the home folder cannot be written: a private folder.
+"""Find a private folder for compiled code and other caches when the home folder cannot be written.
 
-A service's user may have no name, no home, and no leave to write where the packages are installed.
+A service's user may have no name, no home, and no permission to write where the packages are
+installed.
 """
 
 import atexit
@@ -13,16 +14,18 @@ from pathlib import Path
 
 
 def users_folder(variable: str, default: str) -> Path | None:
-    """A folder below the user's home such as ~/.cache, or the one that `variable` names instead, if files can
-    be made in it; None when they cannot, or when the user has no home."""
+    """Return a folder below the user's home, such as ~/.cache, or the one that `variable` names instead.
+
+    None if no files can be created in it, or if the user has no home.
+    """
     folder = os.environ.get(variable) or os.path.expanduser(default)  # noqa: PTH111 (Path raises without a home)
     path = Path(folder)
     return path if path.is_absolute() and can_write(path) else None
 
 
 def can_write(folder: Path) -> bool:
-    """Whether files can be made in it, or it can be made."""
-    # os.path: a Path raises where a folder above may not be entered, such as another user's home.
+    """Whether files can be created in `folder`, or `folder` itself can be created."""
+    # os.path: Path raises where a parent folder may not be entered, such as another user's home.
     existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     return os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)  # noqa: PTH112
 
@@ -32,10 +35,10 @@ _removed_at_end: list[Path] = []
 
 @functools.cache
 def private_folder() -> Path:
-    """A folder below the temporary folder that belongs to this user, whom nobody can give code to run there.
+    """Return a folder in the temporary folder that belongs to this user, where nobody else can put code.
 
-    It is the same for all processes of a user. Where somebody else has taken its name, each process has one
-    of its own, which is removed at its end.
+    All processes of a user share the folder. If somebody else has taken its name, each process gets
+    a folder for itself, which is removed when the process ends.
     """
     folder = Path(tempfile.gettempdir()) / f"apexpert-cache-{os.geteuid()}"
     try:
@@ -49,12 +52,12 @@ def private_folder() -> Path:
 
 
 def is_removed_at_end(folder: Path) -> bool:
-    """Whether it lasts for this process alone."""
+    """Whether `folder` lasts for this process only."""
     return any(folder.is_relative_to(removed) for removed in _removed_at_end)
 
 
 def is_private(folder: Path) -> bool:
-    """Whether it is a folder (no link to one) of this user into which nobody else may write."""
+    """Whether `folder` is a folder (not a link to one) of this user that no other user may read or write."""
     try:
         found = folder.lstat()
     except OSError:

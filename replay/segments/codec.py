@@ -1,8 +1,9 @@
-"""Segments as bytes: what is stored in Redis.
+"""Encode segments as the bytes stored in Redis, and decode them.
 
-`encode` and `decode` are inverses. `decode_header` reads a segment's front, which says where its blocks are,
-so that a few frames can be fetched by byte range (`replay/batches/block_reader.py`). The layout and what is
-checked stand in `replay/segments/header.py`.
+`encode` and `decode` are inverses. `decode_header` reads the front of a segment, which says where
+its blocks are, so that a few frames can be fetched by byte range
+(`replay/batches/block_reader.py`). The layout and the checks are described in
+`replay/segments/header.py`.
 """
 
 import zlib
@@ -29,7 +30,7 @@ __all__ = [
 
 
 def encode(segment: Segment, run: str, signature: Signature) -> bytes:
-    """Encodes a segment of `run`; `signature` is the writer's.
+    """Encode a segment of `run`; `signature` is the writer's.
 
     Raises ValueError for a segment that `decode` would refuse.
     """
@@ -59,7 +60,7 @@ def _check_segment(segment: Segment, signature: Signature) -> None:
     if not 1 <= segment.num_items <= segment.num_steps < segment.num_items + signature.n_step:
         raise ValueError(f"{segment.num_items} items do not fit {segment.num_steps} steps")
     if segment.priorities is not None and len(segment.priorities) != segment.num_items:
-        raise ValueError("there must be one priority an item")
+        raise ValueError("there must be one priority per item")
     if not np.isfinite(segment.rewards).all():
         raise ValueError("a reward is not a finite number")
     if segment.actions.min() < 0 or segment.actions.max() >= signature.num_actions:
@@ -69,7 +70,7 @@ def _check_segment(segment: Segment, signature: Signature) -> None:
 
 
 def signature_mismatch(data: Signature, reader: Signature) -> str | None:
-    """Why a reader cannot use data of this signature and what to do, in a sentence; None when it can."""
+    """Return why a reader cannot use data of this signature and what to do, in a sentence; None if it can."""
     if data.frame_shape != reader.frame_shape:
         return (
             f"the data has frames of {data.frame_shape}, {reader.frame_shape} are asked for:"
@@ -88,10 +89,10 @@ def signature_mismatch(data: Signature, reader: Signature) -> str | None:
 
 
 def decode(data: bytes, *, run: str | None, signature: Signature | None) -> Segment:
-    """Decodes and checks a whole segment; None for `run` or the reader's `signature` leaves that check out.
+    """Decode and check a whole segment; `run=None` or `signature=None` skips that check.
 
-    Raises CorruptSegment for damaged bytes, ForeignSegment for another format version or run, or for data
-    that cannot serve the reader's signature.
+    `signature` is the reader's. Raises CorruptSegment for damaged bytes, ForeignSegment for another
+    format version or run, or for data that cannot serve the reader's signature.
     """
     return decode_with_header(data, run=run, signature=signature)[1]
 
@@ -99,7 +100,7 @@ def decode(data: bytes, *, run: str | None, signature: Signature | None) -> Segm
 def decode_with_header(
     data: bytes, *, run: str | None, signature: Signature | None
 ) -> tuple[SegmentHeader, Segment]:
-    """`decode` for a reader that also keeps the header; the same checks and errors."""
+    """Like `decode`, but return the header as well; the checks and errors are the same."""
     header = decode_header(data)
     return header, decode_body(header, data, run=run, signature=signature)
 
@@ -107,7 +108,7 @@ def decode_with_header(
 def decode_body(
     header: SegmentHeader, data: bytes, *, run: str | None, signature: Signature | None
 ) -> Segment:
-    """The rest of `decode`, for a reader that looks at the header first; the same checks and errors."""
+    """Do the rest of `decode` for a segment whose header is decoded; the checks and errors are the same."""
     if run is not None and header.run != run:
         raise ForeignSegment(
             "run",

@@ -1,4 +1,4 @@
-"""What can be wrong with a segment's columns, found in one compiled pass."""
+"""Check a segment's columns in one compiled pass."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ from replay.segments.compiled import njit, types
 FAULTS: Final = (
     "",
     "a reward is not a finite number",
-    "an action is not one that there is",
+    "an action is out of range",
     "a flag is neither 0 nor 1",
     "an end before the last step",
 )
@@ -42,7 +42,8 @@ def _fault(rewards, actions, flags, num_actions):  # type: ignore[no-untyped-def
 def fault_of(
     rewards: NDArray[np.float32], actions: NDArray[np.int32], flags: NDArray[np.uint8], num_actions: int
 ) -> str:
-    """What is wrong with the first wrong step of rewards (S,), actions (S,) and flags (3, S) (terminated,
-    truncated, life lost); "" where none is.
+    """Return what is wrong with the first invalid step of a segment, "" if every step is valid.
+
+    The columns are rewards (S,), actions (S,) and flags (3, S): terminated, truncated, life lost.
     """
     return FAULTS[_fault(rewards, actions, flags, num_actions)]

@@ -1,7 +1,8 @@
-"""numba's `njit`, with a place for the compiled code wherever this runs.
+"""numba's `njit`, with a folder for the compiled code on every machine.
 
-numba keeps compiled code beside the source file, or else in the user's home, and raises where it can write to
-neither. Import `njit` from here: the folder is chosen on import, in every process, whoever started it.
+numba keeps compiled code beside the source file, or else in the user's home, and raises if it can
+write to neither. Import `njit` from here: the folder is chosen on import, in every process, whoever
+started it.
 """
 
 import os
@@ -19,13 +20,13 @@ BESIDE = Path(__file__).parent / "__pycache__"
 
 
 def cache_folder() -> Path:
-    """Where the code that is compiled goes."""
+    """Return the folder that the compiled code goes to."""
     return Path(str(njit(cache=True)(_nothing).stats.cache_path))
 
 
 def _finds_a_place() -> bool:
-    """Whether numba does by itself; nothing is compiled."""
-    # Without a home it would make a folder named `~` in the current one.
+    """Whether numba finds a folder without help; nothing is compiled."""
+    # Without a home, numba would create a folder named `~` in the current folder.
     if not can_write(BESIDE) and users_folder("XDG_CACHE_HOME", "~/.cache") is None:
         return False
     try:

@@ -7,9 +7,10 @@ Layout of a whole segment (all numbers little-endian):
   columns   reward f4, action i4, [priority f4, one an item,] terminated u1, truncated u1, life_lost u1
   blocks    lz4 blocks of up to 8 frames, each with its size and crc32 in the header
 
-The prefix's crc32 covers the prefix's other fields, the header and the columns. The prefix stays as it is in
-every version, so that another version can be told from damage. Bytes come from a server that anybody may have
-written to: no size is believed before it was checked against the bytes really there.
+The crc32 in the prefix covers the other fields of the prefix, the header and the columns. The
+prefix is the same in every format version, so that another version can be told from damage. Anybody
+may have written to the server that the bytes come from: no size is trusted before it is checked
+against the bytes received.
 """
 
 import itertools
@@ -33,13 +34,14 @@ CODEC: Final = "lz4"
 BLOCK_FRAMES: Final = 8
 PREFIX: Final = struct.Struct("<4sIIII")
 CHECKED_PREFIX_BYTES: Final = PREFIX.size - 4  # all of it but the crc itself
+# Limits on what a header may claim, checked before memory is allocated for it.
 MAX_HEADER_BYTES: Final = 1 << 20
 MAX_STEPS: Final = 1 << 13
 MAX_STACK: Final = 1 << 8
 MAX_N_STEP: Final = 1 << 10
 MAX_SIDE: Final = 1 << 12
 MAX_FRAMES_BYTES: Final = 1 << 30
-LZ4_MAX_RATIO: Final = 255  # one byte of an lz4 block never stands for more bytes than this
+LZ4_MAX_RATIO: Final = 255  # one byte of an lz4 block never expands to more bytes than this
 BYTES_PER_STEP: Final = 4 + 4 + 3
 # fmt: off
 HEADER_FIELDS: Final = frozenset((
@@ -52,12 +54,12 @@ HEADER_FIELDS: Final = frozenset((
 
 @dataclass(frozen=True)
 class SegmentHeader:
-    """Everything of an encoded segment but its frames, checked; it does not keep the encoded bytes alive."""
+    """All of an encoded segment but its frames, checked; it does not keep the encoded bytes alive."""
 
     run: str
     identity: SegmentIdentity
     signature: Signature
-    """The writer's."""
+    """The writer's signature."""
     env_slot: int
     first_step: int
     num_items: int
@@ -75,13 +77,13 @@ class SegmentHeader:
     life_lost: NDArray[np.bool_]
     """(num_steps,)"""
     priorities: NDArray[np.float32] | None
-    """(num_items,) as the actor wrote them: whoever uses them refuses NaN and negative ones."""
+    """(num_items,) as the actor wrote them: the user of these must refuse NaN and negative values."""
     blocks: NDArray[np.int64]
-    """(num_blocks, 4), columns as in `block_codec`; bytes are counted from the encoded segment's first."""
+    """(num_blocks, 4), columns as in `blocks.py`; bytes are counted from the first of the encoded segment."""
 
     @property
     def num_frames(self) -> int:
-        """Frames stored."""
+        """Number of stored frames."""
         return self.lead + self.num_steps + 1
 
     @property
@@ -91,17 +93,17 @@ class SegmentHeader:
 
 
 def most_bytes(frame_shape: tuple[int, int]) -> int:
-    """More bytes than any encoded segment with such frames has."""
+    """Return a number of bytes larger than any encoded segment with frames of this shape."""
     steps = MAX_STEPS + MAX_N_STEP
     frames_bytes = (MAX_STACK + steps) * frame_shape[0] * frame_shape[1]
-    # lz4 makes blocks that cannot be compressed larger by a 255th and a few bytes.
+    # lz4 expands an incompressible block by a 255th and a few bytes.
     return PREFIX.size + MAX_HEADER_BYTES + (BYTES_PER_STEP + 4) * steps + frames_bytes * 9 // 8
 
 
 def encode_header(
     segment: Segment, run: str, signature: Signature, block_sizes: list[int], block_crcs: list[int]
 ) -> bytes:
-    """Prefix, header and columns of a segment whose blocks are already compressed."""
+    """Return prefix, header and columns of a segment whose blocks are already compressed."""
     fields = {
         "run": run,
         **segment.identity._asdict(),
@@ -142,15 +144,15 @@ def _pack_columns(segment: Segment) -> bytes:
 
 
 def decode_header(data: bytes) -> SegmentHeader:
-    """Reads and checks the front of an encoded segment; `data` may end anywhere after the columns.
+    """Read and check the front of an encoded segment; `data` may end anywhere after the columns.
 
-    Raises CorruptSegment, or ForeignSegment for another format version. Whether this reader can use the data
-    (run, signature) is not asked here.
+    Raises CorruptSegment, or ForeignSegment for another format version. Whether this reader can use
+    the data (run, signature) is not checked here.
     """
     header_bytes, columns_bytes = _check_prefix(data)
     start = PREFIX.size + header_bytes
     fields = _unpack_fields(data[PREFIX.size : start])
-    # Slices copy: a header kept for years must not keep its segment's frames alive.
+    # Slices copy: a header that is kept for long must not keep its segment's frames alive.
     return _Reader(fields).header(data[start : start + columns_bytes], start + columns_bytes)
 
 
@@ -166,6 +168,7 @@ def _check_prefix(data: bytes) -> tuple[int, int]:
     body = memoryview(data)[PREFIX.size : end]
     if zlib.crc32(body, zlib.crc32(data[:CHECKED_PREFIX_BYTES])) != crc:
         raise CorruptSegment("checksum of header and columns is wrong")
+    # Only after the checksum: a damaged version number is damage, not another format.
     if version != FORMAT_VERSION:
         raise ForeignSegment(
             "version",
@@ -186,7 +189,7 @@ def _unpack_fields(packed: bytes) -> dict[str, Any]:
 
 
 class _Reader:
-    """Takes a header's fields one by one, refusing wrong types and values out of range."""
+    """Reads the fields of a header and refuses wrong types and values out of range."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self._fields = fields
@@ -217,7 +220,7 @@ class _Reader:
         if not isinstance(values, list) or len(values) != length:
             raise CorruptSegment(f"{name} in the header is not a list of {length}")
         if set(map(type, values)) == {int} and min(values) >= 0 and max(values) <= high:
-            return values  # at once; one by one only finds the culprit
+            return values  # checked as a whole; the loop below only finds the culprit for the error
         return [_in_range(value, name, 0, high) for value in values]
 
     def _signature(self) -> Signature:
@@ -252,7 +255,7 @@ class _Reader:
         blocks[:, NUM_BYTES] = BLOCK_FRAMES * frame_bytes
         blocks[-1, NUM_BYTES] = (num_frames - BLOCK_FRAMES * (num_blocks - 1)) * frame_bytes
         blocks[:, CRC] = self._integers("block_crcs", num_blocks, (1 << 32) - 1)
-        # All but the last hold as many frames, so the smallest of them tells.
+        # All blocks but the last hold the same number of frames, so checking the smallest is enough.
         smallest = min(sizes[:-1], default=MAX_FRAMES_BYTES)
         if (
             smallest * LZ4_MAX_RATIO < blocks[0, NUM_BYTES]

@@ -1,8 +1,9 @@
-"""From stored steps to transitions: n-step returns and the frames of observations, for many items at once.
+"""Compute n-step returns and the frame positions of observations from stored steps, for many items at once.
 
-Pure functions. Steps lie in flat column arrays, in which a segment's columns are consecutive; an item is
-named by its own column `start` and its segment's end `stop` (the column after the last one), both places in
-those arrays. The loops release the GIL and agree bit for bit with plain Python floats.
+Pure functions. Steps lie in flat column arrays, in which the columns of a segment are consecutive.
+An item is named by its own column `start` and the end `stop` of its segment (the column after the
+last), both positions in these arrays. The loops release the GIL and agree bit for bit with plain
+Python floats.
 """
 
 from typing import NamedTuple
@@ -13,11 +14,11 @@ from numpy.typing import NDArray
 from replay.segments.compiled import njit
 
 ZERO_FRAME_POSITION = -1
-"""Stands in `stack_positions` for the all-zero frame before an episode's first one."""
+"""Marks, in `stack_positions`, the all-zero frame before the first frame of an episode."""
 
 
 class Returns(NamedTuple):
-    """What the windows of B items add up to."""
+    """Windows, returns and discounts of B items."""
 
     steps: NDArray[np.int64]
     """(B,) window length m: the next observation is m steps after the observation."""
@@ -40,13 +41,14 @@ def n_step_returns(
     reward_clip: float,
     life_loss_terminates: bool,
 ) -> Returns:
-    """Windows, n-step returns and discounts of B items (Sutton and Barto, 2018, equation 7.1).
+    """Return windows, n-step returns and discounts of B items (Sutton and Barto, 2018, equation 7.1).
 
-    The columns are (S,) flat arrays of the same length; start and stop are (B,), 0 <= start < stop <= S. A
-    window has at most `n_step` steps, ends at `stop`, and ends with the step that ends the episode (or loses
-    a life, with `life_loss_terminates`). A time limit keeps the bootstrap, a true end (or lost life) sets the
-    discount to 0. Rewards are clipped to [-reward_clip, reward_clip], 0 leaves them raw; sums are in float64
-    and in order. Raises IndexError for items outside of the columns.
+    The columns are flat arrays of the same length (S,); start and stop are (B,), with
+    0 <= start < stop <= S. A window has at most `n_step` steps, ends at `stop`, and ends with the
+    step that ends the episode (or, with `life_loss_terminates`, loses a life). A time limit keeps
+    the bootstrap; a true end (or lost life) sets the discount to 0. Rewards are clipped to
+    +- `reward_clip`; 0 leaves them raw. Sums are in float64 and in order. Raises IndexError for
+    items outside of the columns.
     """
     if start.size and (start.min() < 0 or stop.max() > len(rewards) or (start >= stop).any()):
         raise IndexError(f"items must lie in the {len(rewards)} columns and before their segment's end")
@@ -94,12 +96,14 @@ def _n_step_returns(  # type: ignore[no-untyped-def]
 
 
 def stack_positions(newest: NDArray[np.int64], stack: int) -> NDArray[np.int64]:
-    """Places (B, stack) of observations' frames in their segments, oldest first, from the newest ones' (B,).
+    """Return the positions (B, stack) of observations' frames in their segments, oldest first.
 
-    Item i of a segment has its observation's newest frame at `lead + i` and its next observation's at
-    `lead + i + steps`. ZERO_FRAME_POSITION stands for the zero frame. A segment has fewer than `stack - 1`
-    frames before its first item only where its episode began, and a reader's smaller stack just takes the
-    last frames: so a place before the segment's first frame is always one before the episode's first frame.
+    `newest` (B,) holds the position of each observation's newest frame. Item i of a segment has its
+    observation's newest frame at `lead + i` and its next observation's at `lead + i + steps`.
+    ZERO_FRAME_POSITION marks the zero frame. A segment has fewer than `stack - 1` frames before its
+    first item only where its episode began, and a reader's smaller stack just takes the last
+    frames. A position before the first frame of the segment is therefore always before the first
+    frame of the episode.
     """
     positions: NDArray[np.int64] = newest[:, None] + np.arange(1 - stack, 1, dtype=np.int64)
     return np.maximum(positions, np.int64(ZERO_FRAME_POSITION))
@@ -108,11 +112,12 @@ def stack_positions(newest: NDArray[np.int64], stack: int) -> NDArray[np.int64]:
 def stack_rows(
     frame_rows: NDArray[np.int64], first: NDArray[np.int64], newest: NDArray[np.int64], stack: int
 ) -> NDArray[np.int64]:
-    """Rows of a frame store for B observations: (B, stack) int64, oldest first, row 0 for the zero frame.
+    """Return frame store rows of B observations: (B, stack) int64, oldest first, row 0 for the zero frame.
 
-    `frame_rows` (F,) holds the rows of segments' frames, one segment after the other; `first` (B,) says where
-    in it an item's segment begins, and `newest` (B,) is the place of its observation's newest frame within
-    the segment (see `stack_positions`). Raises IndexError outside of `frame_rows`.
+    `frame_rows` (F,) holds the rows of the segments' frames, one segment after the other. `first`
+    (B,) is where in it an item's segment begins, and `newest` (B,) is the position of the
+    observation's newest frame within the segment (see `stack_positions`). Raises IndexError outside
+    of `frame_rows`.
     """
     if newest.size and (newest.min() < 0 or first.min() < 0 or (first + newest).max() >= len(frame_rows)):
         raise IndexError(f"observations must lie in the {len(frame_rows)} rows given")

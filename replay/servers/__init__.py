@@ -1,1 +1,1 @@
-"""Embedded Redis servers: starting them, watching them, ending them."""
+"""Embedded Redis servers: start them, watch them, stop them."""

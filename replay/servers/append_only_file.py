@@ -1,12 +1,13 @@
-"""Mends what a full disk leaves in the append-only file of a server of version 7 or later.
+"""Mend the damage that a full disk does to the append-only file of a server of version 7 or later.
 
-After a rewrite such a server writes its file at a place of its own, not at the file's end. When a write comes
-short, because the disk is full, it takes the part back (ftruncate), but keeps the place: the next write
-leaves a hole of zeros, and the server refuses to load the file ever after ("Bad file format"). The commands
-before and after the first hole are all there. When the disk is full once more, it truncates at the wrong
-place, and takes with it as many bytes of the newest commands as the first hole has: the second hole is in the
-middle of a command. So the guardian has a file rewritten after the first one. Seen with Valkey 8.1.8 and
-9.1.2, and Redis 7.0.15. Standard library only: the guardian runs it.
+After a rewrite such a server writes at a file position of its own, not at the end of the file. When
+a full disk cuts a write short, it removes the part written (ftruncate) but keeps the position: the
+next write leaves a hole of zeros, and the server refuses to load the file from then on ("Bad file
+format"). The commands before and after the first hole are complete. If the disk fills up again, the
+server truncates at the wrong position and removes as many bytes of the newest commands as the first
+hole has: the second hole is in the middle of a command. The guardian therefore has a file rewritten
+after the first hole. Seen with Valkey 8.1.8 and 9.1.2, and Redis 7.0.15. Standard library only: the
+guardian runs it.
 """
 
 import mmap
@@ -19,39 +20,39 @@ from pathlib import Path
 COUNT = re.compile(rb"\*(\d+)\r\n")
 LENGTH = re.compile(rb"\$(\d+)\r\n")
 NEXT = re.compile(rb"\0+(?=\*\d+\r\n\$|(?:\*\d*\r?\n?)?\Z)")
-"""Zeros up to the beginning of a command, which may be cut off."""
+"""Zeros up to the beginning of a command, which may itself be cut off."""
 BEGIN, END = b"*1\r\n$5\r\nMULTI\r\n", b"*1\r\n$4\r\nEXEC\r\n"
 SNAPSHOT = b"REDIS"
-"""How a file begins that is not commands from its first byte on: what was rewritten before version 7."""
+"""Start of a file that does not begin with commands: one that was rewritten before version 7."""
 COMPLAINT = b"Bad file format"
 ROOM_AGAIN = b"AOF write error looks solved"
 LAST_BYTES = 4096
 
 
 def complains(log: Path) -> bool:
-    """Whether a server's log ends with the refusal of its files."""
+    """Whether a server's log ends with the message that it refuses its files."""
     return COMPLAINT in _read(log, max(0, _size(log) - LAST_BYTES))
 
 
 def last_line(log: Path) -> str:
-    """What a server's log says last; empty if there is nothing."""
+    """Return the last line of a server's log, empty if there is none."""
     return _read(log, max(0, _size(log) - LAST_BYTES)).decode(errors="replace").strip().rpartition("\n")[2]
 
 
 def was_full(log: Path, start: int) -> tuple[bool, int]:
-    """Whether a server's log says from that byte on that its disk has room again; and the log's size."""
+    """Return whether the log says after byte `start` that the disk has room again, and the log's size."""
     size = _size(log)
     if size <= start:
         return False, size
-    # The line may have been half there at the last look.
+    # The message may have been written only in part at the last check.
     return ROOM_AGAIN in _read(log, max(0, start - len(ROOM_AGAIN))), size
 
 
 def mend(folder: Path) -> int:
-    """Close the holes in a server's files while it is down; bytes taken out.
+    """Remove the holes in a server's files while it is down; return the number of bytes removed.
 
-    A transaction that was cut into by a hole goes as well. Each file is replaced as one step, for which there
-    must be room for it a second time; else raises OSError.
+    A transaction that a hole interrupts is removed as well. Each file is replaced in one step,
+    which needs room for a second copy of it; raises OSError if there is none.
     """
     return sum(_close_holes(path) for path in sorted(folder.rglob("appendonly*.aof")))
 
@@ -78,8 +79,8 @@ def _close_holes(path: Path) -> int:
 
 
 def _whole_parts(content: mmap.mmap) -> Iterator[tuple[int, int]]:
-    """Begin and end of what is between the holes; the last one may be cut off, which servers put up with."""
-    begin = place = whole = 0  # whole: the end of what has no transaction open
+    """Yield start and end of each part between holes; the last may be cut off, which servers tolerate."""
+    begin = place = whole = 0  # whole: the end of the last command outside any open transaction
     is_open = False
     while place < len(content):
         end = _end_of_command(content, place)
@@ -99,7 +100,7 @@ def _whole_parts(content: mmap.mmap) -> Iterator[tuple[int, int]]:
 
 
 def _end_of_command(content: mmap.mmap, place: int) -> int | None:
-    """Where the command ends that begins there; None for one that is not whole."""
+    """Return the end of the command that begins at `place`, None if it is incomplete."""
     count = COUNT.match(content, place)
     if count is None:
         return None
@@ -136,7 +137,7 @@ def _read(log: Path, start: int) -> bytes:
 
 
 def main() -> int:
-    """Mend the files of the folder that the first argument names; 1 when nothing was, or could be, mended."""
+    """Mend the files in the folder of the first argument; return 1 if nothing was, or could be, mended."""
     folder = Path(sys.argv[1])
     try:
         mended = mend(folder)

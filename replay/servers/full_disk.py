@@ -1,4 +1,4 @@
-"""Waiting for a disk that is full."""
+"""Wait for room on a full disk."""
 
 import errno
 import logging
@@ -15,9 +15,10 @@ RETRY_S = 0.5
 
 
 def with_room(write: Callable[[], T], seconds: float, should_stop: Callable[[], bool]) -> T:
-    """What `write` gives, which is called again for so many seconds while it finds the disk full.
+    """Return what `write` returns; repeat it for up to `seconds` while it finds the disk full.
 
-    Raises what it raises for any other reason, or then; ServersStopped when `should_stop` says so.
+    After that, or for any other reason, its error is raised; ServersStopped if `should_stop`
+    returns True.
     """
     began, told = time.monotonic(), False
     while True:

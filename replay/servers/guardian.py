@@ -1,9 +1,10 @@
 """The parent process of embedded Redis servers: `python -m replay.servers.guardian`, from EmbeddedServers.
 
-It starts the servers, starts one again that died, and stops them all, gracefully, when told to (SIGTERM) or
-when its owner is gone: then its standard input ends, or its parent is another process. Each server asks the
-kernel for a SIGTERM when the guardian dies, so that no way of killing leaves servers behind. What it imports
-needs the standard library only, to start in a few milliseconds.
+It starts the servers, restarts a server that died, and stops them all gracefully when told to
+(SIGTERM) or when its owner is gone: then its standard input ends, or its parent is another process.
+Each server asks the kernel for a SIGTERM when the guardian dies, so that no way of killing leaves
+servers behind. Everything that it imports needs only the standard library, to start in a few
+milliseconds.
 """
 
 import argparse
@@ -24,33 +25,34 @@ from replay.servers.append_only_rewrite import rewrite, rewrite_if_bloated
 from replay.servers.server_process import Server
 
 ADD, REMOVE = b"+", b"-"
-"""The commands to run one more server, whose configuration is there, and to end the last one for good; a
-number stops that one."""
+"""Commands: run one more server, whose configuration is there, and end the last server for good; a
+number stops the server of that index."""
 CONFIGURATION = "server.conf"
 ARGUMENTS = ["--port", "0", "--include", CONFIGURATION]
-"""Of a server in its folder. From version 7 on a path is a pattern to them, and if no file matches they start
-with defaults, open to everybody. With no file, or an empty one, this one ends: it has nowhere to listen."""
+"""Arguments of a server in its folder. From version 7 on, servers take a path for a pattern, and if
+no file matches it they start with defaults, open to everybody. With these arguments and no file, or
+an empty one, a server ends: it has nowhere to listen."""
 POLL_S = 0.25
 STOP_LIMIT_S = 30.0
 SYNC_EVERY_S = 1.0
-LOOK_EVERY_S = 1.0  # at a server that cannot say yet how large its file is
+LOOK_EVERY_S = 1.0  # at a server that cannot tell yet how large its file is
 
 
 def shard_folder(folder: Path, index: int) -> Path:
-    """Where a shard's append-only file, configuration and log are."""
+    """Return the folder of a shard's append-only file, configuration and log."""
     return folder / f"shard-{index}"
 
 
 def mark_of(folder: Path) -> list[int]:
-    """What tells a folder from its copies while its servers live: inode and device."""
+    """Return what distinguishes a folder from its copies while its servers live: inode and device."""
     status = folder.stat()
     return [status.st_ino, status.st_dev]
 
 
 def write_atomically(path: Path, text: str, *, sync: bool = False) -> None:
-    """Replace a file's text as one step; the file is readable by its owner only.
+    """Replace a file's text in one step; the file is readable by its owner only.
 
-    With `sync` a power loss leaves the old text or the new one; else maybe an empty file.
+    With `sync` a power loss leaves the old text or the new; without, perhaps an empty file.
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -81,7 +83,7 @@ class Guardian:
         slack: int = 0,
         user: str = "",
     ) -> None:
-        """`user` (name and password) has a file rewritten that exceeds 2 x its data by `slack` bytes."""
+        """`user` (name and password) has files rewritten that exceed 2 x their data by `slack` bytes."""
         self._folder, self._sockets, self._lock, self._owner = folder, sockets, lock, owner
         self._stopping = self._untold = False
         self._sync_at = time.monotonic() if sync else math.inf
@@ -118,12 +120,12 @@ class Guardian:
         server = self._servers.pop()
         self._folders.pop()
         if server.process is not None:
-            server.process.kill()  # it never got to hold anything
+            server.process.kill()  # it never held any data
             server.process.wait()
         self._write_state()
 
     def _watch_signals(self) -> int:
-        """A descriptor that is readable after a signal, so that a child's end is seen at once."""
+        """Return a descriptor that is readable after a signal, so that a child's end is noticed at once."""
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
         os.set_blocking(writer, False)
@@ -138,19 +140,19 @@ class Guardian:
         self._stopping = True
 
     def _care_for(self, server: Server) -> bool:
-        """Reap and start again as needed; True when something changed."""
+        """Reap and restart the server as needed; return True if anything changed."""
         ended = server.reap()
         if server.process is not None or time.monotonic() < server.start_at:
             return ended
         try:
             server.start(self._lock)
-        except OSError as error:  # no memory or no processes left, for now
+        except OSError as error:  # no memory or no processes left, for the moment
             print(f"{server.command[0]}: {error}", file=sys.stderr, flush=True)
             server.plan_start()
         return True
 
     def _look_at_size(self, index: int, server: Server) -> None:
-        """Once its data is loaded, have a server write a file anew that is well above the data."""
+        """Once its data is loaded, have a server rewrite a file that is far larger than the data."""
         now = time.monotonic()
         if server.process is None or server.mends or now < server.look_at:
             return
@@ -158,7 +160,7 @@ class Guardian:
         server.look_at = math.inf if known else now + LOOK_EVERY_S
 
     def _look_at_log(self, index: int, server: Server) -> None:
-        """Have a server that writes again after its disk was full begin a new file."""
+        """Have a server rewrite its file if it writes again after its disk was full."""
         if server.process is None or server.mends:
             return
         full, server.log_size = was_full(server.log, server.log_size)
@@ -167,7 +169,7 @@ class Guardian:
             server.wants_rewrite = not rewrite(self._sockets / f"{index}.sock", self._user)
 
     def _listen(self, wake: int) -> None:
-        """Wait for a signal, a command or the owner's end, or until the next look at the clock."""
+        """Wait for a signal, a command or the owner's end, or until the next start or check is due."""
         now = time.monotonic()
         due = [server.start_at - now for server in self._servers if server.process is None]
         readable, _, _ = select.select([0, wake], [], [], min([POLL_S, *(max(0.0, d) for d in due)]))
@@ -184,12 +186,12 @@ class Guardian:
                     self._remove()
                 else:
                     self._servers[int(word)].stop()
-        # A child of the owner may hold the pipe open; the parent's number tells as well.
+        # A child of the owner may keep the pipe open; the parent's id shows the owner's end as well.
         if os.getppid() != self._owner:
             self._stopping = True
 
     def _sync_files(self) -> None:
-        """Bring what the servers have written to the disk (one file before version 7, several since)."""
+        """Sync what the servers have written to the disk (one file before version 7, several since)."""
         for path in (path for folder in self._folders for path in folder.rglob("appendonly*")):
             try:
                 descriptor = os.open(path, os.O_RDONLY)
@@ -234,7 +236,7 @@ class Guardian:
 
 
 def main() -> None:
-    """Parse the arguments that EmbeddedServers gives, and guard."""
+    """Parse the arguments that EmbeddedServers passes, and guard."""
     os.umask(0o077)
     parser = argparse.ArgumentParser(prog="replay.servers.guardian", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True)
@@ -242,7 +244,7 @@ def main() -> None:
     parser.add_argument("--server", required=True)
     for name in ("--shards", "--lock", "--owner", "--sync", "--slack"):
         parser.add_argument(name, type=int, required=True)
-    user = os.read(0, 4096).decode().strip()  # no argument, which everybody on the machine may read
+    user = os.read(0, 4096).decode().strip()  # not an argument: everybody on the machine may read those
     Guardian(**vars(parser.parse_args()), user=user).run()
 
 

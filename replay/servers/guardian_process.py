@@ -18,7 +18,7 @@ WAIT_S = 10.0
 
 
 def holds_data(folder: Path) -> bool:
-    """Whether servers have ever run on this folder."""
+    """Return whether servers have ever run on this folder."""
     return (folder / "record.json").is_file() and shard_folder(folder, 0).is_dir()
 
 

@@ -1,8 +1,8 @@
-"""Copies by hard links (`cp -al`, `rsync --link-dest`): their files are the original's, under another name.
+"""Detach copies made by hard links (`cp -al`, `rsync --link-dest`) from the files of their original.
 
-What is written into such a file is written into the original's. So files that are appended to, and locks, are
-replaced by copies of their own before anybody works with them; a file that is only ever read, or replaced as
-a whole, may stay.
+Writing to such a file writes to the original's. Files that are appended to, and locks, are
+therefore replaced by separate copies before anybody works with them; a file that is only read, or
+replaced as a whole, may stay.
 """
 
 import os
@@ -14,9 +14,10 @@ COPIED_AT_ONCE = 2**20
 
 
 def unshare(paths: Iterable[Path]) -> None:
-    """Replace each file of these that has another name too by a copy, as one step.
+    """Replace each of these files that has another name as well by a copy, in one step.
 
-    Nobody may write to it meanwhile. Raises OSError: then this file and what follows are as they were.
+    Nobody may write to the file meanwhile. If OSError is raised, this file and those after it are
+    unchanged.
     """
     for path in paths:
         if path.is_file() and not path.is_symlink() and path.stat().st_nlink > 1:
@@ -24,7 +25,7 @@ def unshare(paths: Iterable[Path]) -> None:
 
 
 def is_own_lock(descriptor: int, path: Path) -> bool:
-    """Whether a lock that is held is this path's alone; else the path has one of its own now, to be taken."""
+    """Whether a held lock is this path's alone; else the path now has a separate lock, still to be taken."""
     held = os.fstat(descriptor)
     if held.st_nlink == 1 and path.exists() and held.st_ino == path.stat().st_ino:
         return True
@@ -34,7 +35,7 @@ def is_own_lock(descriptor: int, path: Path) -> bool:
 
 def _replace_by_a_copy(path: Path) -> None:
     own = path.with_name(f".{path.name}.own")
-    own.unlink(missing_ok=True)  # of a crash
+    own.unlink(missing_ok=True)  # left by a crash
     try:
         descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with path.open("rb") as shared, os.fdopen(descriptor, "wb") as file:

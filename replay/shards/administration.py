@@ -1,4 +1,4 @@
-"""A shard for people and checks: whose run it holds, and how its server is."""
+"""Administrative commands of a shard: which run it holds, and the state of its server."""
 
 from typing import TYPE_CHECKING
 
@@ -7,13 +7,13 @@ if TYPE_CHECKING:
 
 
 class ShardAdministration:
-    """A shard for those who start, inspect and delete runs."""
+    """A shard as seen by commands that start, inspect and delete runs."""
 
     def __init__(self, shard: "Shard") -> None:
         self._shard = shard
 
     def is_used(self) -> bool:
-        """Whether anything of a run of this name is here."""
+        """Whether the shard holds any data of a run of this name."""
         keys = (
             self._shard.log,
             self._shard.meta_key,
@@ -24,27 +24,27 @@ class ShardAdministration:
         return bool(self._shard.call(lambda: self._shard.client.exists(*keys)))
 
     def claim(self, folder_id: str) -> bool:
-        """Note the folder that the run here belongs to; False, and nothing changes, when one is noted."""
+        """Note the folder that the run here belongs to; return False and change nothing if one is noted."""
         return bool(
             self._shard.call(lambda: self._shard.client.set(self._shard.folder_key, folder_id, nx=True))
         )
 
     def unclaim(self) -> None:
-        """Take the note of the folder away."""
+        """Delete the note of the folder."""
         self._shard.call(lambda: self._shard.client.unlink(self._shard.folder_key))
 
     def folder_id(self) -> str:
-        """The id of the folder that the run here belongs to; empty when none is noted."""
+        """Return the id of the folder that the run here belongs to, empty if none is noted."""
         noted = self._shard.call(lambda: self._shard.client.get(self._shard.folder_key))
         return (noted or b"").decode(errors="replace")
 
     def memory(self) -> tuple[int, int]:
-        """Bytes used and the server's `maxmemory` (0: no limit)."""
+        """Return the bytes used and the server's `maxmemory` (0: no limit)."""
         answer = self._shard.call(lambda: self._shard.client.info("memory"))
         return int(answer["used_memory"]), int(answer.get("maxmemory", 0))
 
     def command_stats(self) -> dict[str, tuple[int, int]]:
-        """Calls and microseconds of each command since the server started."""
+        """Return calls and microseconds of each command since the server started."""
         answer = self._shard.call(lambda: self._shard.client.info("commandstats"))
         return {
             name.removeprefix("cmdstat_"): (int(stats["calls"]), int(stats["usec"]))
@@ -52,7 +52,7 @@ class ShardAdministration:
         }
 
     def info(self) -> dict[str, str | int]:
-        """Address, server and its version, its id, log length and memory, for people and checks."""
+        """Return the address, the server with its version and run id, the log's length, and the memory."""
         server = self._shard.call(lambda: self._shard.client.info("server"))
         used, limit = self.memory()
         return {

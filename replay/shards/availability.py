@@ -1,4 +1,4 @@
-"""Shards that are out of reach: noticed once, left alone, and asked in the background until they answer."""
+"""Track shards that are out of reach: log the failure once, park the shard, and probe it until it answers."""
 
 import logging
 import threading
@@ -13,9 +13,10 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 5.0
 
 
 class Probe:
-    """Asks a shard in a thread of its own until it answers, so that nobody waits for it meanwhile.
+    """Pings a shard in a separate thread until it answers, so that nothing else waits for it meanwhile.
 
-    A frozen server takes the connection and says nothing: only somebody who waits can tell when it is back.
+    A frozen server accepts the connection and never replies: only a client that waits can tell when
+    it is back.
     """
 
     def __init__(self, shard: Shard) -> None:
@@ -29,7 +30,7 @@ class Probe:
         return self._answered.is_set()
 
     def close(self) -> None:
-        """Ask no more; a question that is on its way ends by itself."""
+        """Stop probing; a ping that is already sent ends by itself."""
         self._closed.set()
 
     def _ask(self) -> None:
@@ -39,6 +40,7 @@ class Probe:
                 self._shard.ping()
             except ShardError:
                 self._closed.wait(pause * JITTER.uniform(0.5, 1.0))
+                # Jitter, so that the probes of many processes do not reach a restarting server together.
                 pause = min(2 * pause, LONGEST_PAUSE_S)
             else:
                 self._answered.set()
@@ -46,7 +48,7 @@ class Probe:
 
 
 class ShardAvailability:
-    """Which of a sampler's shards are out of reach."""
+    """The set of a sampler's shards that are out of reach, by index."""
 
     def __init__(self) -> None:
         self._probes: dict[int, Probe] = {}
@@ -58,19 +60,19 @@ class ShardAvailability:
         return shard in self._probes
 
     def park(self, shard: Shard, error: ShardError) -> None:
-        """Leave a shard alone until it answers."""
+        """Leave a shard alone until it answers, and probe it meanwhile."""
         if shard.index not in self._probes:
             logger.warning("%s; the others go on", error)
             self._probes[shard.index] = Probe(shard)
 
     def returned(self) -> list[int]:
-        """Shards that answer again; they are not parked any more."""
+        """Return the shards that answer again; they are no longer parked."""
         back = [shard for shard, probe in self._probes.items() if probe.answered]
         for shard in back:
             del self._probes[shard]
         return back
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop all probes."""
         for probe in self._probes.values():
             probe.close()

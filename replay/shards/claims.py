@@ -1,6 +1,6 @@
-"""Whose keys a shard's keys are: each run folder notes its id in the shards that it uses.
+"""Claim a shard's keys for a run: each run folder notes its id in the shards that it uses.
 
-Runs of one name in different folders would otherwise take each other's segments for their own.
+Runs of the same name in different folders would otherwise take each other's segments for their own.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from replay.shards.shard import Shard
 
 
 def claim(shards: Sequence[Shard], folder_id: str, *, new: bool) -> None:
-    """Note in each shard that answers that its run belongs to the folder of that id.
+    """Note in each shard that answers that its run belongs to the folder of this id.
 
-    A full one takes no note; what is noted there counts all the same. Raises ForeignRun when one of them
-    belongs to another folder, or, for a `new` run, holds anything of that name; what was noted by this call
-    is taken back then, and after any other error.
+    A full shard cannot take a note, but a note that it already holds counts. Raises ForeignRun if a
+    shard belongs to another folder or, for a `new` run, holds anything of that name. After this or
+    any other error, the notes made by this call are taken back.
     """
     noted: list[Shard] = []
     try:
@@ -23,17 +23,18 @@ def claim(shards: Sequence[Shard], folder_id: str, *, new: bool) -> None:
                 if _take(shard, folder_id, new=new):
                     noted.append(shard)
             except (ShardUnavailable, ShardFull):
-                continue  # whoever starts the run decides whether it can do without
+                continue  # the code that starts the run decides whether it can do without this shard
     except BaseException:
         release(noted)
         raise
 
 
 def _take(shard: Shard, folder_id: str, *, new: bool) -> bool:
-    """Whether this call has noted the folder; ForeignRun when it must not."""
+    """Return whether this call noted the folder; raise ForeignRun if it must not."""
     held = shard.administration.folder_id()
     if not held and new and shard.administration.is_used():
         raise ForeignRun(f"{shard.address} holds a run of that name", shard)
+    # `claim` fails if another run noted its folder meanwhile; the note is then read again below.
     if not held and shard.administration.claim(folder_id):
         return True
     if (held or shard.administration.folder_id()) != folder_id:
@@ -42,7 +43,7 @@ def _take(shard: Shard, folder_id: str, *, new: bool) -> bool:
 
 
 def release(shards: Sequence[Shard]) -> None:
-    """Take back what `claim` has noted for a run that does not start after all."""
+    """Delete the notes that `claim` made, for a run that does not start after all."""
     for shard in shards:
         try:
             shard.administration.unclaim()

@@ -1,4 +1,4 @@
-"""All shards of a run, from their URLs."""
+"""Connect to all shards of a run by their URLs."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,17 +13,17 @@ def connect_shards(
     retry_seconds: float = 30.0,
     missing: Callable[[ShardUnavailable], object] | None = None,
 ) -> list[Shard]:
-    """One Shard a URL; raises ShardError when two of them name the same server and database.
+    """Return one Shard per URL; raises ShardError if two URLs name the same server and database.
 
-    A shard that does not answer raises ShardUnavailable; with `missing` it is told that instead and left out,
-    unless no shard answers.
+    A shard that does not answer raises ShardUnavailable. With `missing`, the error is passed to it
+    and the shard left out, unless no shard answers.
     """
     shards = [Shard(url, run=run, index=index, retry_seconds=retry_seconds) for index, url in enumerate(urls)]
     homes: dict[str, Shard] = {}
     silent: dict[int, ShardUnavailable] = {}
     for shard in shards:
         try:
-            # The server's own id sees through different names of one host; some managed ones do not tell it.
+            # The server's own id sees through different names of one host; some managed servers hide it.
             own = {shard.address, _server_id(shard)}
         except ShardUnavailable as error:
             silent[shard.index], own = error, {shard.address}

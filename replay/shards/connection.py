@@ -1,4 +1,4 @@
-"""A client of one Redis server that repeats what a lost connection cut off and speaks in replay's errors."""
+"""A client of one Redis server that retries after lost connections and raises the errors of `replay`."""
 
 import random
 import ssl
@@ -27,17 +27,17 @@ FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.02, 1.0
 CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 5.0, 15.0
 SHORTEST_TIMEOUT_S = 0.1
 CLIENT_ALERTS = ("_CERTIFICATE_REQUIRED", "_UNKNOWN_CA", "_BAD_CERTIFICATE", "_CERTIFICATE_EXPIRED")
-"""What a server says of a client's certificate that is missing or that it does not trust."""
+"""TLS alerts that a server sends if the client's certificate is missing or not trusted."""
 JITTER = random.Random()
-"""Keeps those who wait apart; one of its own, so that waiting changes nobody's random numbers."""
+"""Spreads out clients that wait; a separate generator, so that waiting changes nobody's random numbers."""
 
 
 class Connection:
-    """One server under a `redis://`, `rediss://` or `unix://` URL; `name` starts every error's text.
+    """A server behind a `redis://`, `rediss://` or `unix://` URL; `name` starts every error's text.
 
-    Nothing here shows user names or passwords: `address` is the URL without them, ending in the database's
-    number. No answer is waited for longer than `retry_seconds`, so that a frozen server costs no more than
-    one that is gone.
+    User names and passwords are never shown: `address` is the URL without them, ending in the
+    database's number. No answer is awaited for longer than `retry_seconds`, so that a frozen server
+    costs no more than one that is down.
     """
 
     def __init__(self, url: str, *, name: str, retry_seconds: float) -> None:
@@ -47,15 +47,16 @@ class Connection:
         self._name = f"{name} ({self.address})"
 
     def new_line(self) -> Any:
-        """A connection beside the client's, not opened yet, for requests that are sent before others are
-        answered.
+        """Return a connection beside the client's, not opened yet, for requests that are sent
+        before earlier ones are answered.
         """
         return self.client.connection_pool.make_connection()
 
     def call(self, command: Callable[[], T]) -> T:
         """Run `command`, again after each lost connection, with backoff and jitter, for `retry_seconds`.
 
-        Raises ShardUnavailable after that, ShardFull for a refused write, ShardError for any other answer.
+        Raises ShardUnavailable after that, ShardFull for a refused write, ShardError for any other
+        answer.
         """
         began = time.monotonic()
         backoff = FIRST_BACKOFF_S
@@ -65,6 +66,8 @@ class Connection:
             except (AuthenticationError, AuthorizationError) as error:
                 raise ShardError(f"{self._name} refuses the user or password: {one_line(error)}") from None
             except (redis.ConnectionError, redis.TimeoutError, ReadOnlyError) as error:
+                # READONLY: this server is a replica now. A failover keeps the name
+                # (docs/scaling.md), so retry.
                 if self.address.startswith("rediss:") and (wrong := _tls_fault(error)):
                     raise ShardError(f"{self._name}: {wrong}: {one_line(error)}") from None
                 if time.monotonic() + backoff > began + self.retry_seconds:
@@ -77,27 +80,27 @@ class Connection:
             backoff = min(2 * backoff, LONGEST_BACKOFF_S)
 
     def refusal(self, error: RedisError) -> ShardError:
-        """A server's refusal as one of replay's errors."""
+        """Return the error of `replay.errors` for a server's refusal."""
         text = one_line(error)
-        # Where MULTI is not allowed, the client only tells what became of EXEC.
+        # Where MULTI is not allowed, the client only reports the failure of the EXEC that follows.
         refused = "no permissions" in text or "EXEC without MULTI" in text
         if isinstance(error, NoPermissionError) or refused:
             return ShardError(f"{self._name}: {text}; docs/security.md lists what its user must be allowed")
-        # A full disk says MISCONF. A full memory's OOM is in the class, or in the text of an aborted MULTI.
+        # A full disk answers MISCONF. A full memory's OOM is the class, or in the text of an aborted MULTI.
         full = isinstance(error, OutOfMemoryError) or "OOM " in text or "MISCONF" in text
         return ShardFull(f"{self._name} is full: {text}") if full else ShardError(f"{self._name}: {text}")
 
 
 def one_line(error: BaseException) -> str:
-    """The error's text as one line; the client's own messages name addresses, never passwords."""
+    """Return the error's text as one line; the client's own messages name addresses, never passwords."""
     text = " ".join(str(error).split())
-    # Of a pipeline, the client quotes the whole command, a segment's bytes included.
+    # For a pipeline, the client quotes the whole command, a segment's bytes included.
     text = text.rpartition(" of pipeline caused error: ")[2]
     return text[:200] or type(error).__name__
 
 
 def _tls_fault(error: BaseException) -> str:
-    """What is wrong with a `rediss://` URL where trying again is of no use; "" where it may be."""
+    """Return what is wrong with a `rediss://` URL if retrying cannot help; "" if it may."""
     cause = error.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
         return "its certificate is not trusted; name the file of its CA in the URL, ?ssl_ca_certs=FILE"
@@ -114,7 +117,7 @@ def _tls_fault(error: BaseException) -> str:
 
 
 def _connect(url: str, name: str, longest_wait: float) -> tuple[Any, str]:
-    # RESP2, and no library's name, so that a connection asks for no commands but ours (docs/security.md).
+    # RESP2 and no library name, so that connecting sends no commands but ours (docs/security.md).
     options: dict[str, Any] = {
         "socket_connect_timeout": min(longest_wait, CONNECT_TIMEOUT_S),
         "socket_timeout": min(longest_wait, ANSWER_TIMEOUT_S),
@@ -126,7 +129,7 @@ def _connect(url: str, name: str, longest_wait: float) -> tuple[Any, str]:
         # The client's text may quote parts of the URL.
         raise ShardError(f"{name}: not a usable redis://, rediss:// or unix:// URL") from None
     options = pool.connection_kwargs
-    # Retries are ours, and bytes are bytes, whatever the URL asks for.
+    # Retries are handled by `call`, and answers stay bytes, whatever the URL asks for.
     options.update(retry=Retry(NoBackoff(), 0), decode_responses=False, protocol=2)
     options.update(lib_name=None, lib_version=None)
     scheme = url.partition(":")[0]

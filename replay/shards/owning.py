@@ -1,4 +1,4 @@
-"""What a shard's one owner does; what it does all the time goes over a ShardPipeline."""
+"""What the single owner of a shard does; its frequent requests go through a ShardPipeline."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from replay.shards.shard import Shard
 
 LIFE_SECONDS = 300
-"""For so long a run counts as live after its owner's last sign of life, the `alive` key."""
+"""A run counts as live for this long after its owner's last sign of life, the `alive` key."""
 NAMES_PER_COMMAND = 256
-"""Keys or entries deleted by one command, so that none holds the server up for long."""
+"""Keys or entries deleted by one command, so that no command blocks the server for long."""
 
 
 class ShardOwning:
-    """A shard for its owner."""
+    """A shard as seen by its owner."""
 
     def __init__(self, shard: "Shard") -> None:
         self._shard = shard
 
     def allowed(self) -> int:
-        """The end up to which the owner allows commits (0: no owner has been here)."""
+        """Return the end up to which the owner allows commits (0: no owner has been here)."""
         return self._shard.whole(self._shard.call(lambda: self._shard.client.get(self._shard.allowed_key)))
 
     def set_allowed(self, end: int) -> None:
@@ -34,10 +34,11 @@ class ShardOwning:
         self._shard.call(lambda: self._shard.client.set(self._shard.allowed_key, end))
 
     def deletion(self, entries: Sequence[tuple[str, SegmentIdentity | None]]) -> Request:
-        """Deletes log entries, and the segments named with them.
+        """Return a request that deletes log entries and the segments they name.
 
-        Segments leave before their entries: cut short, it leaves entries without a segment (counted as
-        missing), never segments that nobody knows. Just these, and no MULTI: a full Redis refuses it.
+        Segments are deleted before their entries: an interrupted deletion leaves entries without a
+        segment (counted as missing), never segments that nothing names. There are only UNLINK and
+        XDEL, and no MULTI, which a full Redis refuses.
         """
         keys = [self._shard.segment_key(identity) for _, identity in entries if identity is not None]
         log_ids = [log_id for log_id, _ in entries if log_id]
@@ -51,11 +52,11 @@ class ShardOwning:
         )
 
     def owner(self) -> Owner:
-        """Who owns this shard."""
+        """Return who owns this shard."""
         return self._shard.call(lambda: parse_owner(self._shard.client.get(self._shard.owner_key)))
 
     def take(self, owner: Owner) -> None:
-        """Note who owns this shard from now on, and lives; raises StaleOwner when somebody later has it."""
+        """Note `owner` as the owner of this shard, and as alive; raises StaleOwner if a later one has it."""
 
         def note() -> bool:
             with self._shard.client.pipeline(transaction=True) as pipe:
@@ -69,6 +70,7 @@ class ShardOwning:
                 try:
                     pipe.execute()
                 except redis.WatchError:
+                    # Somebody else wrote the owner key since it was read: read it again.
                     return False
                 return True
 

@@ -1,8 +1,8 @@
-"""A line to one shard on which requests go out before earlier ones are answered.
+"""A connection to one shard on which requests are sent before earlier ones are answered.
 
-So a sampler asks all shards at once, and waits for the slowest one only; a writer encodes a segment while its
-ticket is on the way. What needs no answer now (a new allowance, deletions) is sent and its answer read with
-the next one.
+With it, a sampler asks all shards at once and waits only for the slowest, and a writer encodes a
+segment while its ticket is on the way. A request whose answer is not needed now (a new allowance,
+deletions) is sent, and its answer is read with the next one.
 """
 
 from collections import deque
@@ -17,11 +17,11 @@ from redis.exceptions import ReadOnlyError, ResponseError
 from replay.shards.connection import Connection
 
 Outcome = Callable[[Sequence[Any] | None], None]
-"""Takes the answers to a request, or None when the line broke before they were read."""
+"""Receives the answers to a request, or None if the connection broke before they were read."""
 
 
 class Request(NamedTuple):
-    """Commands as bytes, and how many answers they have."""
+    """Packed commands, and the number of answers that they have."""
 
     packed: bytes
     answers: int
@@ -32,22 +32,23 @@ Command = Sequence[str | int | bytes]
 
 
 def pack(*commands: Command) -> Request:
-    """Commands as one request."""
-    # The stub knows commands of one argument only.
+    """Pack commands into one request."""
+    # The stub only types commands of one argument.
     packed = [pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]
     return Request(b"".join(packed), len(commands))
 
 
 class ShardPipeline:
-    """One connection to a shard, opened when needed and opened again when it breaks.
+    """One connection to a shard, opened when needed and reopened after it breaks.
 
-    A refusal by the server is an answer (an exception object in its place), because others follow it.
+    A refusal by the server is returned as an answer (an exception object), because other answers
+    follow it.
     """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.openings = 0
-        """How often the line was opened: after each time the server may be another than before."""
+        """Number of times the connection was opened: each time, the server may be another than before."""
         self._line = connection.new_line()
         self._is_open = False
         self._asked = False
@@ -55,22 +56,22 @@ class ShardPipeline:
 
     @property
     def is_open(self) -> bool:
-        """Whether the next request goes over the line that the last one went over."""
+        """Whether the next request goes over the same connection as the last."""
         return self._is_open
 
     def ask(self, request: Request) -> None:
-        """Send a request. `answer` must follow; a line that breaks shows there."""
-        if self._asked:  # and never answered: what may still come belongs to nobody
+        """Send a request. `answer` must follow; it reports a connection that breaks here."""
+        if self._asked:  # and never answered: answers still to come belong to no request
             self._break()
-        # Whatever went wrong, `answer` tries again and says what it was.
+        # Whatever went wrong, `answer` sends the request again and reports the error.
         with suppress(redis.RedisError, OSError):
             self._send(request)
             self._asked = True
 
     def answer(self, request: Request) -> list[Any]:
-        """The answers to what was asked, asked again for `retry_seconds` while there are none.
+        """Return the answers to what `ask` sent; while there are none, resend it for `retry_seconds`.
 
-        Raises ShardUnavailable, or ShardError when the server refuses the user.
+        Raises ShardUnavailable, or ShardError if the server refuses the user.
         """
 
         def attempt() -> list[Any]:
@@ -91,14 +92,14 @@ class ShardPipeline:
             self._owed.append((request.answers, outcome))
 
     def settle(self) -> None:
-        """Read every answer that is owed; raises as `answer` does."""
+        """Read all answers that are still owed; raises as `answer` does."""
         if self._owed:
             nothing = Request(b"", 0)
             self.ask(nothing)
             self.answer(nothing)
 
     def close(self) -> None:
-        """Close the line; a later request opens it again."""
+        """Close the connection; a later request opens it again."""
         self._break()
 
     def _send(self, request: Request) -> None:
@@ -120,13 +121,14 @@ class ShardPipeline:
                 self._owed.popleft()[1](answers)
             return [self._next() for _ in range(count)]
         except BaseException:
-            # What is still to come on this line would be taken for the next request's answer.
+            # Answers still to come on this connection would be taken for those of the next request.
             self._break()
             raise
 
     def _next(self) -> Any:
         try:
             return self._line.read_response()
+            # Not an answer but a reason to try again, see `Connection.call`.
         except ReadOnlyError:
             raise
         except ResponseError as refusal:

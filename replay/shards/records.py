@@ -1,4 +1,4 @@
-"""What a shard's log, ticket book and owner's note hold, read from bytes that are not trusted."""
+"""Parse a shard's log, ticket book and owner's note from bytes that are not trusted."""
 
 import re
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from replay.types import SegmentIdentity
 LARGEST_COUNT = 2**31
 LARGEST_TOTAL = 2**62
 LOG_START = "0-0"
-"""The cursor before every entry of a log."""
+"""The cursor before the first entry of a log."""
 
 
 class LogEntry(NamedTuple):
-    """One line of a shard's log. `identity` is None, and the counts 0, where the line is not one of ours."""
+    """One entry of a shard's log. `identity` is None, and the counts are 0, if the entry is not ours."""
 
     log_id: str
     identity: SegmentIdentity | None
@@ -22,11 +22,11 @@ class LogEntry(NamedTuple):
     num_steps: int
     num_bytes: int
     total: int = 0
-    """Items that its writer had written in all by then, these included; 0 where it does not say."""
+    """Items that its writer has written in all, this segment's included; 0 if the entry does not say."""
 
 
 class Ticket(NamedTuple):
-    """A reservation that covers (end - items, end] of a shard's numbering; `end` is None until noted.
+    """A reservation of (end - items, end] in a shard's numbering; `end` is None until it is noted.
 
     `attempt` counts the shards that the writer tried for this segment before this one.
     """
@@ -47,7 +47,7 @@ class TicketBook(NamedTuple):
 
 
 class Owner(NamedTuple):
-    """Who owns a shard: the latest to take it has the highest epoch; `token` tells apart two of one epoch."""
+    """Who owns a shard: the latest owner has the highest epoch; `token` tells two of the same epoch apart."""
 
     epoch: int = 0
     token: str = ""
@@ -57,10 +57,10 @@ class Owner(NamedTuple):
 
 
 def parse_entry(log_id: bytes, fields: dict[bytes, bytes] | None) -> LogEntry:
-    """A log row as an entry; anything that is not ours becomes one without an identity.
+    """Return a log row as an entry; anything that is not ours becomes an entry without an identity.
 
-    Rows have no checksum, so none is believed that says more than a segment, or all segments of its writer up
-    to this one, can hold.
+    Rows have no checksum. A row is therefore refused if it claims more than a segment, or all
+    segments of its writer up to this one, can hold.
     """
     fields = fields or {}
     try:
@@ -77,7 +77,7 @@ def parse_entry(log_id: bytes, fields: dict[bytes, bytes] | None) -> LogEntry:
 
 
 def entry_fields(entry: LogEntry) -> dict[str, str | int]:
-    """An entry's fields as they stand in a log, the other way round than `parse_entry`."""
+    """Return an entry's fields as they are stored in a log: the inverse of `parse_entry`."""
     fields: dict[str, str | int] = {
         "id": str(entry.identity),
         "n": entry.num_items,
@@ -88,7 +88,7 @@ def entry_fields(entry: LogEntry) -> dict[str, str | int]:
 
 
 def parse_row(row: Sequence[object]) -> LogEntry:
-    """A log row as a server sends it: its id, and a flat list of names and values."""
+    """Parse a log row as a server sends it: its id, and a flat list of names and values."""
     log_id, flat = row
     assert isinstance(log_id, bytes)
     pairs = flat if isinstance(flat, list) else []
@@ -96,7 +96,7 @@ def parse_row(row: Sequence[object]) -> LogEntry:
 
 
 def parse_ticket(name: bytes, value: bytes) -> Ticket | None:
-    """A field of the ticket book, `items:attempt:end`; None where it is not one of ours."""
+    """Parse a field of the ticket book, `items:attempt:end`; None if it is not ours."""
     try:
         items, attempt, end = value.split(b":")
         ends_at = _parse_count(end, LARGEST_TOTAL) if end else None
@@ -106,7 +106,7 @@ def parse_ticket(name: bytes, value: bytes) -> Ticket | None:
 
 
 def parse_owner(value: bytes | None) -> Owner:
-    """An owner's note, `epoch:token`; epoch 0 where there is none, or none of ours."""
+    """Parse an owner's note, `epoch:token`; epoch 0 if there is none, or it is not ours."""
     try:
         epoch, token = (value or b"").decode("ascii").split(":")
         return Owner(int(epoch), token) if re.fullmatch("[0-9]{1,18}", epoch) else Owner()
@@ -115,7 +115,7 @@ def parse_owner(value: bytes | None) -> Owner:
 
 
 def log_order(log_id: str) -> tuple[int, int]:
-    """A log id as numbers, which compare as the log's order does."""
+    """Return a log id as numbers, which compare in the log's order."""
     milliseconds, _, sequence = log_id.partition("-")
     return int(milliseconds), int(sequence or 0)
 
@@ -128,7 +128,7 @@ def _parse_count(text: bytes, most: int = LARGEST_COUNT, least: int = 1) -> int:
 
 
 def _parse_identity(text: bytes) -> SegmentIdentity:
-    # Only the canonical spelling: two spellings of one identity would be two segments.
+    # Accept only the canonical spelling: two spellings of one identity would be two segments.
     identity = SegmentIdentity.parse(text.decode("ascii"))
     if min(identity) < 0 or str(identity).encode() != text:
         raise ValueError("identity")

@@ -1,8 +1,8 @@
 """One Redis server's part of the replay: segments, their log and the limiter's tickets, in plain commands.
 
 A write is one MULTI. Every call survives a dropped connection: it is repeated with backoff for
-`retry_seconds`. Repeating is harmless: segments carry their identity, and a ticket taken twice only leaves a
-hole in the numbering.
+`retry_seconds`. Repeating a call is harmless: segments carry their identity, and a ticket taken
+twice only leaves a hole in the numbering.
 """
 
 import json
@@ -35,8 +35,9 @@ T = TypeVar("T")
 class Shard:
     """One Redis server holding part of a run's replay (hash tag `{run:index}`: one slot of a Redis Cluster).
 
-    Raises ShardUnavailable when the server cannot be reached for `retry_seconds`, ShardFull when it refuses a
-    write for lack of memory or disk, and ShardError for anything else, each in one line without credentials.
+    Raises ShardUnavailable if the server cannot be reached for `retry_seconds`, ShardFull if it
+    refuses a write for lack of memory or disk, and ShardError for anything else, each in one line
+    without credentials.
     """
 
     def __init__(self, url: str, *, run: str, index: int, retry_seconds: float = 30.0) -> None:
@@ -65,12 +66,12 @@ class Shard:
 
     @property
     def retries(self) -> int:
-        """Attempts that failed and were repeated, since the start."""
+        """Number of attempts that failed and were repeated, since the start."""
         return self._connection.retries
 
     @property
     def retry_seconds(self) -> float:
-        """How long a call is repeated; a change counts for a call that is under way, too."""
+        """How long a call is repeated; a change also applies to a call in progress."""
         return self._connection.retry_seconds
 
     @retry_seconds.setter
@@ -78,11 +79,11 @@ class Shard:
         self._connection.retry_seconds = seconds
 
     def segment_key(self, identity: SegmentIdentity) -> str:
-        """The key of a segment's bytes."""
+        """Return the key of a segment's bytes."""
         return f"{self._prefix}seg:{identity}"
 
     def new_pipeline(self) -> ShardPipeline:
-        """A line of one's own to this shard."""
+        """Open a separate connection to this shard."""
         return ShardPipeline(self._connection)
 
     def ping(self) -> None:
@@ -90,16 +91,16 @@ class Shard:
         self.call(self.client.ping)
 
     def read_log(self, after: str, count: int) -> list[LogEntry]:
-        """Up to `count` log entries after the id `after`, oldest first; never blocks."""
+        """Return up to `count` log entries after the id `after`, oldest first; never blocks."""
         rows = self.call(lambda: self.client.xrange(self.log, min="(" + after, count=count))
         return [parse_entry(*row) for row in rows]
 
     def fetch(self, identities: Sequence[SegmentIdentity]) -> list[bytes | None]:
-        """Whole segments, None for those that are gone; one pipeline."""
+        """Fetch whole segments in one pipeline; None for a segment that is gone."""
         return self.pipelined(identities, lambda pipe, identity: pipe.get(self.segment_key(identity)))
 
     def fetch_ranges(self, ranges: Sequence[tuple[SegmentIdentity, int, int]]) -> list[bytes]:
-        """Bytes [start, end) of segments, b"" for those that are gone; one pipeline."""
+        """Fetch bytes [start, end) of segments in one pipeline; b"" for a segment that is gone."""
 
         def add(pipe: Any, item: tuple[SegmentIdentity, int, int]) -> None:
             identity, start, end = item
@@ -108,7 +109,7 @@ class Shard:
         return [data or b"" for data in self.pipelined(ranges, add)]
 
     def tickets(self) -> TicketBook:
-        """The ticket book; what is in the log is not counted as pending."""
+        """Read the ticket book; items in the log are not counted as pending."""
 
         def read() -> list[Any]:
             with self.client.pipeline(transaction=False) as pipe:
@@ -122,10 +123,10 @@ class Shard:
         return TicketBook(self.whole(reserved), self.whole(allowed), outstanding)
 
     def check_meta(self, signature: Signature, *, writes: bool = False) -> None:
-        """Compare with the signature of the data here, which the first caller notes.
+        """Compare `signature` with that of the data here, which the first caller notes.
 
-        With `writes`, a smaller stack or n_step is noted as the data's: what follows serves no larger one.
-        Raises SignatureMismatch.
+        With `writes`, a smaller stack or n_step is noted as the data's: what is written from now on
+        serves no larger one. Raises SignatureMismatch.
         """
         encoded = json.dumps(asdict(signature))
 
@@ -146,7 +147,7 @@ class Shard:
         self.client.connection_pool.disconnect()
 
     def whole(self, value: bytes | None) -> int:
-        """A counter's value, 0 for none; raises ShardError where it is no number."""
+        """Return a counter's value, 0 if there is none; raises ShardError if it is not a number."""
         try:
             return int(value or 0)
         except ValueError:
@@ -155,7 +156,7 @@ class Shard:
             ) from None
 
     def pipelined(self, items: Sequence[T], add: Callable[[Any, T], object]) -> list[Any]:
-        """The answers, None for a key of another type: it must not hold up the others for ever."""
+        """Return an answer per item, None for a key of another type: it must not block the others forever."""
 
         def run() -> list[Any]:
             with self.client.pipeline(transaction=False) as pipe:

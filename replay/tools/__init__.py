@@ -1,1 +1,1 @@
-"""Whole replays for people: list, verify, export, import."""
+"""Commands on whole replays: list, verify, export, import."""

@@ -1,9 +1,10 @@
-"""A run's segments and logs in a folder: written from its shards, and put into shards again.
+"""Archive a run's segments and logs: export them from its shards to a folder, and import them into shards.
 
-Folder: manifest.json (format, run, signatures, counts, size and SHA-256 of each file) and for each shard
-`shard-<i>.jsonl`, its log in order, one entry a line, and `shard-<i>.segments`, the entries' segments one
-after the other as they were stored. Log ids are kept, so that a checkpoint's cursors and segments fit the
-copy: a sampler restored on it goes on bit for bit.
+The folder holds manifest.json (format, run, signatures, counts, size and SHA-256 of each file) and,
+for each shard, `shard-<i>.jsonl`, its log in order with one entry per line, and
+`shard-<i>.segments`, the entries' segments one after the other as they were stored. Log ids are
+kept, so that a checkpoint's cursors and segments fit the copy: a sampler restored on it continues
+bit for bit.
 """
 
 import hashlib
@@ -27,26 +28,26 @@ MANIFEST = "manifest.json"
 PAGE = 128
 """Segments handled at once."""
 SENT_AT_ONCE = 16
-"""Segments of one transaction when they are put into a shard."""
+"""Segments per transaction when they are put into a shard."""
 
 Progress = Callable[[int, int], object]
 
 
 class ArchiveError(ReplayError):
-    """A folder that is not a whole archive, or does not fit where it shall go; the message is one line."""
+    """A folder that is not a complete archive, or does not fit its target; the message is one line."""
 
 
 @dataclass
 class Archived:
-    """What went into or came out of an archive."""
+    """Counts of what went into or came out of an archive."""
 
     segments: int = 0
     items: int = 0
     num_bytes: int = 0
     gone: int = 0
-    """Log entries without a segment: evicted, in a live run perhaps this very moment."""
+    """Log entries without a segment: evicted, in a live run perhaps at this very moment."""
     refused: int = 0
-    """Copies, entries that are not ours, and damaged or foreign segments: left out."""
+    """Duplicates, entries that are not ours, and damaged or foreign segments: left out."""
 
 
 def export_run(
@@ -56,15 +57,17 @@ def export_run(
     run: str,
     progress: Progress = lambda done, total: None,
 ) -> Archived:
-    """Write an archive, whole or not at all; every segment is decoded and checked on its way.
+    """Write an archive completely or not at all; every segment is decoded and checked on its way.
 
-    Raises ArchiveError when `folder` is there already or nothing is stored, ShardError, OSError.
+    Raises ArchiveError if `folder` exists and is not empty, or if nothing is stored; ShardError;
+    OSError.
     """
     signatures = [shard.signature() for shard in shards]
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ArchiveError(f"{folder} is there already; name a folder that is new or empty")
     if all(signature is None for signature in signatures):
         raise ArchiveError(f"the shards hold nothing of run {run}")
+    # Written under another name and renamed at the end, so that a failed export leaves no partial archive.
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -118,7 +121,7 @@ def _whole(
     run: str,
     archived: Archived,
 ) -> Iterator[tuple[LogEntry, bytes]]:
-    """The entries with their bytes, each identity once; what is not whole is counted."""
+    """Yield the entries with their segments' bytes, each identity once; count what is left out."""
     ours = [e for e in entries if e.identity is not None and e.identity not in seen]
     archived.refused += len(entries) - len(ours)
     stored = shard.fetch([entry.identity for entry in ours if entry.identity is not None])
@@ -132,7 +135,7 @@ def _whole(
             archived.refused += 1
             continue
         assert entry.identity is not None
-        if entry.identity in seen:
+        if entry.identity in seen:  # named twice on this page
             archived.refused += 1
             continue
         seen.add(entry.identity)
@@ -147,10 +150,10 @@ def _check(entry: LogEntry, encoded: bytes, run: str) -> None:
 
 
 class Archive:
-    """An archive on disk whose manifest is readable; `check_files` compares its files with it."""
+    """An archive on disk whose manifest is readable; `check_files` compares its files with the manifest."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ArchiveError for a folder without a manifest of this format."""
+        """Read the manifest; raises ArchiveError for a folder without a manifest of this format."""
         self.folder = folder
         try:
             manifest = json.loads((folder / MANIFEST).read_bytes())
@@ -167,11 +170,11 @@ class Archive:
 
     @property
     def num_shards(self) -> int:
-        """Shards of the run it was written from."""
+        """Number of shards of the run that was exported."""
         return len(self.signatures)
 
     def check_files(self) -> None:
-        """Raises ArchiveError when a file is missing, or not as it was written (size or SHA-256)."""
+        """Raise ArchiveError if a file is missing, or not as it was written (size or SHA-256)."""
         expected = {path.name for i in range(self.num_shards) for path in _paths(self.folder, i)}
         if set(self.files) != expected:
             raise ArchiveError(f"{self.folder / MANIFEST} names other files than an archive has")
@@ -183,7 +186,7 @@ class Archive:
                 raise ArchiveError(f"{path} is not as it was written (size or SHA-256 differs)")
 
     def segments(self, shard: int) -> Iterator[list[tuple[LogEntry, bytes]]]:
-        """One shard's log entries with their segments, in order, in pages; SegmentError for a damaged one."""
+        """Yield one shard's log entries with their segments, in order, in pages; SegmentError for damage."""
         log_path, data_path = _paths(self.folder, shard)
         with log_path.open("rb") as log, data_path.open("rb") as data:
             page = []
@@ -199,7 +202,7 @@ class Archive:
                 yield page
 
     def incarnations(self) -> dict[int, int]:
-        """Of each actor slot, the number that its next incarnation may have."""
+        """Return, for each actor slot, the number that its next incarnation may have."""
         following: dict[int, int] = {}
         for shard in range(self.num_shards):
             for line in _paths(self.folder, shard)[0].read_bytes().splitlines():
@@ -218,9 +221,10 @@ def import_run(
 ) -> Archived:
     """Put an archive into the empty shards of `run`, in the logs' order and under the same log ids.
 
-    Under another name than the archive's the segments' fronts are written anew, contents unchanged. Raises
-    ArchiveError when it does not fit or is not whole (before anything is written), ShardFull when there is
-    no room: then a part is there, which `delete` removes.
+    Under another name than the archive's, the fronts of the segments are rewritten, their contents
+    unchanged. Raises ArchiveError if the archive does not fit or is not complete (before anything
+    is written), ShardFull if there is no room: what was written until then stays, and `delete`
+    removes it.
     """
     if len(shards) != archive.num_shards:
         raise ArchiveError(f"{archive.folder} is of {archive.num_shards} shards, here are {len(shards)}")
@@ -250,7 +254,7 @@ def _put(shard: StoredShard, page: Sequence[tuple[LogEntry, bytes]]) -> None:
 
 
 def _renamed(entry: LogEntry, data: bytes, old: str, new: str) -> tuple[LogEntry, bytes]:
-    """The segment as one of run `new`; as it is when the name stays."""
+    """Return the segment as one of run `new`, unchanged if the name is the same."""
     if old == new:
         return entry, data
     header, segment = decode_with_header(data, run=old, signature=None)
@@ -267,7 +271,7 @@ def _entry(line: bytes) -> LogEntry:
         log_id, identity, *counts = json.loads(line)
         return LogEntry(str(log_id), SegmentIdentity.parse(identity), *(int(count) for count in counts))
     except (ValueError, TypeError):
-        raise CorruptSegment(f"a line of an archived log is not one: {line[:80]!r}") from None
+        raise CorruptSegment(f"a line of an archived log is not a log entry: {line[:80]!r}") from None
 
 
 def _signature(document: dict[str, Any] | None) -> Signature | None:

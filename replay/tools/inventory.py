@@ -1,4 +1,4 @@
-"""What a run's shards hold, read from their logs and the fronts of their segments; nothing is written."""
+"""List what a run's shards hold, from their logs and the fronts of their segments; nothing is written."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,17 +27,17 @@ STORED = np.dtype(
     ]
 )
 HEADER_BYTES = 4096
-"""Read of each segment first: the front of one of 64 steps takes some 1,500."""
+"""Read of each segment first: the front of a segment of 64 steps takes about 1,500 bytes."""
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """A run's segments as one array, and what stood in the logs besides."""
+    """A run's segments as one array, and counts of the other log entries."""
 
     segments: NDArray[Any]
     """(segments,) STORED, by shard and then in log order, each identity once."""
     duplicates: int
-    """Log entries of an identity that was there already: what is left of a writer's retries."""
+    """Log entries of an identity that occurred before: left by a writer's retries."""
     missing: int
     """Log entries whose segment is not stored (any more)."""
     unreadable: int
@@ -45,17 +45,17 @@ class Inventory:
 
     @property
     def items(self) -> int:
-        """Transitions."""
+        """Number of transitions."""
         return int(self.segments["num_items"].sum())
 
     def identities(self) -> list[SegmentIdentity]:
-        """Of all segments, in the array's order."""
+        """Return the identities of all segments, in the array's order."""
         columns = (self.segments[name].tolist() for name in SegmentIdentity._fields)
         return [SegmentIdentity(*identity) for identity in zip(*columns, strict=True)]
 
 
 def take_inventory(shards: Sequence[StoredShard]) -> Inventory:
-    """Read all logs and the segments' fronts. Raises ShardError and ShardUnavailable."""
+    """Read all logs and the fronts of all segments. Raises ShardError and ShardUnavailable."""
     seen: set[SegmentIdentity] = set()
     rows: list[tuple[int, ...]] = []
     counts = {"duplicates": 0, "missing": 0, "unreadable": 0}
@@ -82,14 +82,14 @@ def take_inventory(shards: Sequence[StoredShard]) -> Inventory:
 def read_headers(
     shard: StoredShard, entries: Sequence[LogEntry]
 ) -> list[SegmentHeader | SegmentError | None]:
-    """The fronts of the entries' segments: None for one that is gone, an error for a damaged one."""
+    """Read the fronts of the entries' segments: None for one that is gone, an error for a damaged one."""
     identities = [entry.identity for entry in entries if entry.identity is not None]
     fronts = shard.fetch_ranges([(identity, 0, HEADER_BYTES) for identity in identities])
     headers: list[SegmentHeader | SegmentError | None] = []
     for identity, front in zip(identities, fronts, strict=True):
         headers.append(_header(front))
         if isinstance(headers[-1], SegmentError) and len(front) == HEADER_BYTES:
-            headers[-1] = _header(shard.fetch([identity])[0] or b"")  # a very long one
+            headers[-1] = _header(shard.fetch([identity])[0] or b"")  # a front longer than HEADER_BYTES
     return headers
 
 
@@ -113,7 +113,7 @@ def _row(shard: int, entry: LogEntry, header: SegmentHeader | SegmentError) -> t
 def checkpoint_masses(
     arrays: Mapping[str, NDArray[Any]],
 ) -> dict[SegmentIdentity, NDArray[np.float64]]:
-    """Masses (num_items,) of each segment, as the sampler's part of a checkpoint holds them."""
+    """Return the masses (num_items,) of each segment, from the sampler's part of a checkpoint."""
     columns = (arrays[name].tolist() for name in SegmentIdentity._fields)
     identities = [SegmentIdentity(*identity) for identity in zip(*columns, strict=True)]
     cuts = np.cumsum(arrays["num_items"])[:-1]

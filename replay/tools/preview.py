@@ -1,6 +1,6 @@
-"""A few transitions drawn from what a run's shards hold, without a sampler: only their segments are read.
+"""Draw a few transitions from what a run's shards hold, without a sampler: only their segments are read.
 
-For people who look at a replay of any size; who trains takes a sampler, which reads everything once.
+For inspecting a replay of any size; for training use a sampler, which reads everything once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from replay.types import Segment, SegmentIdentity
 
 @dataclass(frozen=True)
 class DrawnTransition:
-    """One transition and where it is from."""
+    """One transition, and where it comes from."""
 
     identity: SegmentIdentity
     step: int
@@ -44,7 +44,7 @@ class DrawnTransition:
 def item_masses(
     inventory: Inventory, known: Mapping[SegmentIdentity, NDArray[np.float64]], newest: float = 1.0
 ) -> NDArray[np.float64]:
-    """Masses (items,) in the inventory's order: as a checkpoint knows them, else `newest`."""
+    """Return masses (items,) in the inventory's order: those known from a checkpoint, else `newest`."""
     parts = [np.empty(0)]
     for identity, count in zip(inventory.identities(), inventory.segments["num_items"].tolist(), strict=True):
         own = known.get(identity)
@@ -64,16 +64,17 @@ def draw_transitions(
     count: int,
     seed: int,
 ) -> list[DrawnTransition]:
-    """`count` transitions, one from each of as many equal strata of all masses (items,).
+    """Draw `count` transitions, one from each of as many equal strata of the masses (items,).
 
-    Those whose segment has left meanwhile, or cannot be decoded, are left out. Raises ValueError when there
-    is nothing to draw.
+    Transitions whose segment was evicted meanwhile, or cannot be decoded, are left out. Raises
+    ValueError if there is nothing to draw.
     """
     if not masses.sum() > 0:
         raise ValueError("there are no items to draw")
     index = PriorityIndex(len(masses))
     index.set(np.arange(len(masses)), masses)
     random = np.random.default_rng(seed)
+    # Scaled to stay below 1 after rounding, as the index requires.
     items = index.draw((np.arange(count) + random.random(count)) / count * (1 - 1e-12))
     starts = np.cumsum([0, *inventory.segments["num_items"].tolist()])
     rows = np.searchsorted(starts, items, side="right") - 1
@@ -130,7 +131,7 @@ def _transition(
 
 
 def _stacked(segment: Segment, newest: NDArray[np.int64], stack: int) -> NDArray[np.uint8]:
-    """The observation (stack, height, width) that ends at a place in the segment's frames."""
+    """Return the observation (stack, height, width) that ends at a position in the segment's frames."""
     positions = stack_positions(newest, stack)[0]
     frames: NDArray[np.uint8] = segment.frames[np.maximum(positions, 0)]
     frames[positions == ZERO_FRAME_POSITION] = 0

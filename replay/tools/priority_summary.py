@@ -1,4 +1,4 @@
-"""How uneven the draws of a prioritized replay are."""
+"""Summarise how uneven the draws of a prioritized replay are."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ QUANTILES = (0, 0.01, 0.1, 0.5, 0.9, 0.99, 1)
 
 @dataclass(frozen=True)
 class PrioritySummary:
-    """How unevenly items are drawn; `priority` here is the mass that draws are in proportion to."""
+    """How unevenly items are drawn; `priority` here is the mass in proportion to which items are drawn."""
 
     items: int
     quantiles: dict[str, float]
@@ -22,18 +22,18 @@ class PrioritySummary:
     effective_sample_size: float
     """1 / sum(P^2) of the draw probabilities P: Kish's effective sample size (Kish, 1965)."""
     top_share: float
-    """Share of all draws that the 1 % of items with the largest priorities get."""
+    """Share of all draws that go to the 1 % of items with the largest priorities."""
 
 
 def summarise_priorities(masses: NDArray[np.float64], bins: int = 40) -> PrioritySummary:
-    """The distribution of masses (N,), all finite and positive; raises ValueError for none."""
+    """Summarise masses (N,), all finite and positive; raises ValueError if there are none."""
     if not len(masses):
         raise ValueError("no items")
     ordered = np.sort(masses)
     probability = ordered / ordered.sum()
     low, high = float(ordered[0]), float(ordered[-1])
     edges = np.geomspace(low, high, bins + 1) if high > low else np.array([low, high])
-    edges[0], edges[-1] = low, high  # geomspace rounds
+    edges[0], edges[-1] = low, high  # geomspace rounds; the smallest and largest must stay inside
     counts = np.histogram(ordered, edges)[0] if high > low else np.array([len(ordered)])
     return PrioritySummary(
         items=len(ordered),

@@ -1,4 +1,4 @@
-"""A shard seen from outside: what is stored, without taking part in the run; whole runs put and removed."""
+"""Read a shard without taking part in its run; put and remove whole runs."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -16,26 +16,26 @@ class StoredKeys(NamedTuple):
 
     segments: set[SegmentIdentity]
     others: list[str]
-    """Names below the run's prefix, without it: log, meta, counters, and whatever nobody knows."""
+    """Names below the run's prefix, without it: log, meta, counters, and any unknown keys."""
 
 
 class StoredShard(Shard):
-    """A shard read from outside; nothing but `put`, `put_signature` and `delete` writes."""
+    """A shard read from outside the run; only `put`, `put_signature` and `delete` write."""
 
     def signature(self) -> Signature | None:
-        """The signature that the data here was noted with, None where no writer or owner has been."""
+        """Return the noted signature of the data here, None if no writer or owner has been here."""
         encoded = self.call(lambda: self.client.get(self.meta_key))
         return None if encoded is None else self._parse_signature(encoded)
 
     def entries(self, page: int = 1000) -> Iterator[list[LogEntry]]:
-        """The log, oldest first, in pages; what is appended meanwhile comes too."""
+        """Yield the log in pages, oldest first, including entries appended meanwhile."""
         cursor = LOG_START
         while entries := self.read_log(cursor, page):
             yield entries
             cursor = entries[-1].log_id
 
     def keys(self) -> StoredKeys:
-        """The run's keys, by SCAN over the server; other runs' keys are passed over there."""
+        """Return the run's keys, by SCAN over the server, where other runs' keys are skipped."""
         names = self._names()
         prefix = f"{self._prefix}seg:"
         segments, others = set(), []
@@ -48,18 +48,18 @@ class StoredShard(Shard):
         return StoredKeys(segments, sorted(others))
 
     def exist(self, identities: Sequence[SegmentIdentity]) -> list[bool]:
-        """Whether segments are stored, whatever the log says."""
+        """Return whether each segment is stored, whatever the log says."""
         found = self.pipelined(identities, lambda pipe, identity: pipe.exists(self.segment_key(identity)))
         return [bool(count) for count in found]
 
     def has_owner_at_work(self) -> bool:
-        """Whether a sampler that owns the run gave a sign of life here within LIFE_SECONDS, and goes on."""
+        """Whether an owner of the run gave a sign of life here within LIFE_SECONDS and still works."""
         return bool(self.call(lambda: self.client.exists(self.alive_key)))
 
     def put(self, entries: Sequence[LogEntry], segments: Sequence[bytes]) -> None:
-        """Append segments under given log ids, which must be later than all that are here; one transaction.
+        """Append segments under given log ids, which must be later than all ids here, in one transaction.
 
-        For a run that is being put here as a whole: no ticket is asked for. Raises ShardFull.
+        For putting a whole run here: no ticket is asked for. Raises ShardFull.
         """
 
         def write() -> None:
@@ -72,11 +72,14 @@ class StoredShard(Shard):
         self.call(write)
 
     def put_signature(self, signature: Signature) -> None:
-        """Note the signature of data that is put here; SignatureMismatch when other data is here."""
+        """Note the signature of the data that is put here; raises SignatureMismatch if other data is here."""
         self.check_meta(signature, writes=True)
 
     def delete(self) -> int:
-        """Remove every key of the run from this server; returns how many there were. No MULTI."""
+        """Remove every key of the run from this server and return how many there were.
+
+        Without a MULTI, which a full server refuses.
+        """
         names = self._names()
         chunks = [names[start : start + UNLINK_KEYS] for start in range(0, len(names), UNLINK_KEYS)]
         return sum(self.pipelined(chunks, lambda pipe, chunk: pipe.unlink(*chunk)))
@@ -90,7 +93,7 @@ class StoredShard(Shard):
 
 
 def _identity(text: str) -> SegmentIdentity | None:
-    """The identity in a segment's key, None where it is not one of ours (only the canonical spelling is)."""
+    """Return the identity in a segment's key, None if it is not ours (only the canonical spelling is)."""
     try:
         identity = SegmentIdentity.parse(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Reads all that a run's shards hold and checks it: checksums, logs against keys, priorities."""
+"""Read and check all that a run's shards hold: checksums, logs against keys, priorities."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -30,12 +30,12 @@ WRONG = {
     "bad_masses": "priorities in the checkpoint that are NaN, infinite or negative",
     "wrong_masses": "segments with another number of priorities in the checkpoint than items",
 }
-"""Each kind of thing that should not be, in words."""
+"""Each kind of fault, in words."""
 
 
 @dataclass
 class Verification:
-    """What was read, and how often each kind of `WRONG` was found."""
+    """What was read, and how often each kind in `WRONG` was found."""
 
     segments: int = 0
     items: int = 0
@@ -43,13 +43,13 @@ class Verification:
     duplicates: int = 0
     """Further log entries of a segment, left by a writer's retries; the owner deletes them."""
     evicted: int = 0
-    """Segments that left while they were being looked at, as they may in a live run."""
+    """Segments that were evicted while they were being checked, as happens in a live run."""
     wrong: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     """The first of each kind, in one line."""
 
     def note(self, kind: str, example: str) -> None:
-        """Count one thing that is wrong."""
+        """Count one fault."""
         self.wrong[kind] += 1
         self.examples.setdefault(kind, example)
 
@@ -61,15 +61,17 @@ def verify(
     masses: Mapping[SegmentIdentity, NDArray[np.float64]] | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Verification:
-    """Read and check everything; `masses` are of the newest checkpoint, `progress` is told log entries.
+    """Read and check everything.
 
-    Sound on a live run too: what is evicted or comes in meanwhile is no fault. Raises ShardError.
+    `masses` are those of the newest checkpoint; `progress` is called with the log entries done and
+    in all. Sound on a live run, too: what is evicted or written meanwhile is no fault. Raises
+    ShardError.
     """
     found, seen = Verification(), set[SegmentIdentity]()
     total = sum(int(shard.administration.info()["log_length"]) for shard in shards)
     done = 0
     for shard in shards:
-        keys = shard.keys()  # before the log: every key here is named by a log that is read later
+        keys = shard.keys()  # before the log: the log, read later, names every key found here
         for name in keys.others:
             if name not in KNOWN_KEYS:
                 found.note("unknown_keys", f"{shard!r}: {name[:80]!r}")
@@ -127,7 +129,7 @@ def _check_page(
 def _check_segment(
     found: Verification, entry: LogEntry, encoded: bytes, run: str, signature: Signature | None
 ) -> None:
-    """Raises SegmentError for bytes that are not the segment of this run that the log names."""
+    """Raise SegmentError for bytes that are not the segment of this run that the log names."""
     segment = decode(encoded, run=run, signature=signature)
     named = (entry.identity, entry.num_items, entry.num_steps, entry.num_bytes)
     if named != (segment.identity, segment.num_items, segment.num_steps, len(encoded)):
@@ -138,7 +140,7 @@ def _check_segment(
 
 
 def _check_missing(found: Verification, shard: StoredShard, entry: LogEntry) -> None:
-    """Segments leave before their log entries: one that is only evicted has no entry a moment later."""
+    """Note a missing segment, unless it is only evicted: then its log entry is deleted a moment later."""
     still_logged = shard.read_log(_before(entry.log_id), 1)
     if still_logged and still_logged[0].log_id == entry.log_id:
         found.note("missing", f"{shard!r}: segment {entry.identity}, log entry {entry.log_id}")
@@ -147,7 +149,7 @@ def _check_missing(found: Verification, shard: StoredShard, entry: LogEntry) -> 
 
 
 def _check_orphans(found: Verification, shard: StoredShard, candidates: set[SegmentIdentity]) -> None:
-    """Segments that were stored before the log was read and are not in it; those evicted since are fine."""
+    """Note segments that were stored before the log was read and are not in it, unless evicted since."""
     ordered = sorted(candidates)
     for identity, stored in zip(ordered, shard.exist(ordered), strict=True):
         if stored:
@@ -157,7 +159,7 @@ def _check_orphans(found: Verification, shard: StoredShard, candidates: set[Segm
 
 
 def _before(log_id: str) -> str:
-    """A log id right before this one."""
+    """Return the log id right before this one."""
     milliseconds, _, sequence = log_id.partition("-")
     if int(sequence):
         return f"{milliseconds}-{int(sequence) - 1}"
