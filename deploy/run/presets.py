@@ -194,6 +194,8 @@ LAPTOP = _preset(
     learner__update_period=8,
     learner__target_update_period=500,
     learner__learning_rate=2e-4,
+    # With the rate of the start it stays where it is from 300,000 env steps on (docs/results.md).
+    learner__final_learning_rate=1e-5,
     learner__adam_eps=1e-6,
     learner__checkpoint_period=5_000,
     learner__diagnostics_period=2_500,

@@ -51,6 +51,7 @@ def cells(config: Config) -> dict[str, tuple[object, ...]]:
         "batch, period": (l.batch_size, l.update_period),
         "target copy": (l.target_update_period,),
         "Adam": (l.learning_rate, l.adam_eps),
+        "final learning rate": (l.final_learning_rate,),
         "warm-up / capacity": (r.min_size, r.capacity),
         "exploration": (x.kind, x.epsilon_start, x.epsilon_end, x.epsilon_decay_steps),
         "ladder": (x.ladder_base, x.ladder_exponent),
@@ -100,6 +101,7 @@ TABLE: dict[str, tuple[object, ...]] = {
         *[(6.25e-5, 1.5e-4)] * 3, (1e-4, 1.5e-4), (1e-4, 1.5e-4), (2e-4, 1e-6),
         (6.25e-5, 1.5e-4), (2.5e-4, 3.125e-4), (6.25e-5, 1.5e-4), (5e-5, 3.125e-4),
     ),
+    "final learning rate": (*[(0.0,)] * 5, (1e-5,), *[(0.0,)] * 4),
     "warm-up / capacity": (
         *[(20_000, 1_000_000)] * 3, (1_600, 1_000_000), (50_000, 2_000_000), (5_000, 200_000),
         *[(20_000, 1_000_000)] * 4,
