@@ -1,7 +1,13 @@
 """Configuration of acting: environment, exploration and actors; every field is one command-line flag."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from apexpert.limits import SHARE, Ge, Gt, Interval, InWords
+
+MOST_ACTORS = 10_000
+"""Each keeps a question pending at the weight store and a heartbeat at the supervisor, one process each."""
+SO_MANY_ACTORS = f"1 to {MOST_ACTORS}, which is what one supervisor and one weight store are made for"
 
 
 @dataclass(frozen=True)
@@ -13,22 +19,22 @@ class EnvironmentConfig:
     env: str = ""
     """A vector environment other than Atari: a Gymnasium id or `module:callable`, with uint8 images, which
     are converted to grey. Nothing is resized: their size must be one that the encoder accepts."""
-    repeat_action_probability: float = 0.25
+    repeat_action_probability: Annotated[float, Interval(ge=0, lt=1)] = 0.25
     """Sticky actions (Machado et al., 2018)."""
-    frame_skip: int = 4
+    frame_skip: Annotated[int, Gt(0)] = 4
     """Emulator frames per env step; the last two are max-pooled."""
-    max_frames_per_episode: int = 108_000
+    max_frames_per_episode: Annotated[int, Gt(0)] = 108_000
     """Time limit of an episode in emulator frames (30 minutes); reaching it truncates the episode."""
-    noop_max: int = 0
+    noop_max: Annotated[int, Ge(0)] = 0
     """Maximum number of random no-ops at the start of an episode; each is an env step and none is a
     transition (Atari games only)."""
     full_action_space: bool = False
     """Use all 18 actions instead of the game's minimal set."""
-    frame_height: int = 84
+    frame_height: Annotated[int, Ge(16)] = 84
     """Height of a frame in pixels."""
-    frame_width: int = 84
+    frame_width: Annotated[int, Ge(16)] = 84
     """Width of a frame in pixels."""
-    stack: int = 4
+    stack: Annotated[int, Interval(ge=1, le=32)] = 4
     """Frames stacked into one observation."""
 
 
@@ -38,15 +44,15 @@ class ExplorationConfig:
 
     kind: Literal["linear", "ladder"] = "linear"
     """`linear`: one schedule for the fleet. `ladder`: a fixed epsilon per env slot (Horgan et al., 2018)."""
-    epsilon_start: float = 1.0
+    epsilon_start: Annotated[float, SHARE] = 1.0
     """Epsilon until the warm-up ends."""
-    epsilon_end: float = 0.01
+    epsilon_end: Annotated[float, SHARE] = 0.01
     """Epsilon after the decay."""
-    epsilon_decay_steps: int = 250_000
+    epsilon_decay_steps: Annotated[int, Gt(0)] = 250_000
     """Env steps of the fleet, counted from the end of the warm-up, over which epsilon falls linearly."""
-    ladder_base: float = 0.4
+    ladder_base: Annotated[float, SHARE] = 0.4
     """Ladder: epsilon = base ** (1 + exponent * position), position in [0, 1]."""
-    ladder_exponent: float = 7.0
+    ladder_exponent: Annotated[float, Ge(0)] = 7.0
     """Ladder: see `ladder_base`."""
 
 
@@ -54,11 +60,11 @@ class ExplorationConfig:
 class ActorConfig:
     """The fleet's actors: each is one Ray actor process on one CPU core with several environments."""
 
-    num_actors: int = 4
+    num_actors: Annotated[int, Interval(ge=1, le=MOST_ACTORS), InWords(SO_MANY_ACTORS)] = 4
     """Actor processes at the start; `apexpert scale` changes the number while the run is active."""
-    envs_per_actor: int = 8
+    envs_per_actor: Annotated[int, Gt(0)] = 8
     """Environments that each actor steps as one batch."""
-    weights_poll_steps: int = 100
+    weights_poll_steps: Annotated[int, Gt(0)] = 100
     """Vector steps between two requests for the newest weights; the answer is picked up once it arrives."""
     actor_priorities: bool = False
     """Send each item's TD error as its first priority (Ape-X); otherwise items enter with the largest one."""

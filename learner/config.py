@@ -1,7 +1,9 @@
 """Configuration of the learner; every field is one command-line flag."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from apexpert.limits import Ge, Gt
 
 ScalarLoss = Literal["huber", "squared"]
 PriorityKind = Literal["loss", "kl", "absolute_td"]
@@ -11,9 +13,9 @@ PriorityKind = Literal["loss", "kl", "absolute_td"]
 class LearnerConfig:
     """The learner's loss, optimizer, schedule and checkpoints."""
 
-    batch_size: int = 32
+    batch_size: Annotated[int, Gt(0)] = 32
     """Transitions per update."""
-    update_period: int = 4
+    update_period: Annotated[int, Gt(0)] = 4
     """Env steps of the fleet per update; samples_per_insert is batch_size / update_period."""
     double: bool = True
     """Double Q-learning: the online network chooses the next action, the target network evaluates it."""
@@ -23,23 +25,23 @@ class LearnerConfig:
     priority: PriorityKind = "loss"
     """An item's new priority after it was drawn. loss: its loss (C51: the cross-entropy); kl: C51's loss
     without the target's entropy; absolute_td: the absolute error of the mean value, as actors send it."""
-    target_update_period: int = 2_000
+    target_update_period: Annotated[int, Gt(0)] = 2_000
     """Updates between two copies of the online network into the target network."""
-    learning_rate: float = 6.25e-5
+    learning_rate: Annotated[float, Gt(0)] = 6.25e-5
     """Adam's learning rate."""
-    final_learning_rate: float = 0.0
+    final_learning_rate: Annotated[float, Ge(0)] = 0.0
     """Adam's learning rate at the run's end, reached linearly in env steps; 0 keeps it constant."""
-    adam_eps: float = 1.5e-4
+    adam_eps: Annotated[float, Gt(0)] = 1.5e-4
     """Adam's epsilon."""
-    max_grad_norm: float = 0.0
+    max_grad_norm: Annotated[float, Ge(0)] = 0.0
     """L2 norm that the whole gradient is clipped to; 0 turns clipping off."""
-    publish_period: int = 50
+    publish_period: Annotated[int, Gt(0)] = 50
     """Updates between two publications of weights."""
-    checkpoint_period: int = 25_000
+    checkpoint_period: Annotated[int, Gt(0)] = 25_000
     """Updates between two checkpoints; another one is written when the run stops."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: Annotated[int, Gt(0)] = 3
     """Newest checkpoints kept, besides the best by evaluation."""
-    diagnostics_period: int = 10_000
+    diagnostics_period: Annotated[int, Ge(0)] = 10_000
     """Updates between two diagnoses (dormant neurons, ranks, empirical NTK, experts, norms); 0: none."""
     updates_in_flight: Literal[0, 1] = 1
     """Updates whose new priorities may be missing when the next batch is drawn: 1 draws the batch while the
@@ -48,7 +50,7 @@ class LearnerConfig:
     """Where the networks live; `auto` takes a GPU if there is one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of forward and backward pass over float32 weights; `auto` is bfloat16 where that is fast."""
-    num_threads: int = 0
+    num_threads: Annotated[int, Ge(0)] = 0
     """CPU threads of the learner; 0 uses all cores."""
 
     def learning_rate_at(self, progress: float) -> float:

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from apexpert.limits import Ge, Gt, InWords
 
 ENCODERS = ("impala", "nature")
 MOE_HEADS = ("soft_moe", "top_k_moe")
@@ -12,6 +14,9 @@ Tokens = Literal["per_conv", "per_feature_map", "per_sample", "per_patch"]
 Combine = Literal["flatten", "mean", "sum"]
 Values = Literal["scalar", "c51", "quantile"]
 Initializer = Literal["xavier", "fan_in"]
+
+
+ONE_CHANNEL = "1/16 or more, so that every convolution keeps a channel"
 
 
 @dataclass(frozen=True)
@@ -27,16 +32,16 @@ class NetworkConfig:
     """Convolutions: impala (Espeholt et al., 2018), nature (Mnih et al., 2015) or module:callable."""
     padding: Literal["same", "valid"] = "same"
     """Padding of the convolutions; 84x84 frames give 11x11 positions with `same`, 7x7 with `valid`."""
-    encoder_width_scale: float = 1.0
+    encoder_width_scale: Annotated[float, Ge(1 / 16), InWords(ONE_CHANNEL)] = 1.0
     """Factor on the channels of every convolution of the encoder."""
     tokens: Tokens = "per_conv"
     """What a token is: a position of the feature map (per_conv), one of its channels
     (per_feature_map), all of it (per_sample) or a square of positions (per_patch)."""
-    patch_size: int = 3
+    patch_size: Annotated[int, Gt(0)] = 3
     """Positions on a side of a patch; positions left over at the right and at the bottom are cut off."""
     patch_embedding: Literal["average", "learned"] = "learned"
     """How a patch becomes a token: the average of its positions, or a learned linear map (a convolution)."""
-    patch_width: int = 0
+    patch_width: Annotated[int, Ge(0)] = 0
     """Width of learned patch tokens; 0 takes the encoder's number of channels. The paper's code
     uses 32 for its Impala DQN and 64 for its other networks."""
     head: str = "soft_moe"
@@ -44,36 +49,36 @@ class NetworkConfig:
     pooled (only the combined tokens) or module:callable."""
     combine: Combine = "flatten"
     """How tokens become one vector: the tokens that leave the experts, or enter a dense or pooled head."""
-    num_experts: int = 4
+    num_experts: Annotated[int, Gt(0)] = 4
     """Experts of a mixture."""
-    expert_hidden_units: int = 512
+    expert_hidden_units: Annotated[int, Gt(0)] = 512
     """Hidden units of each expert."""
-    expert_width_scale: float = 1.0
+    expert_width_scale: Annotated[float, Gt(0)] = 1.0
     """Factor on the hidden units of each expert; with one expert this is the scaled single expert."""
     slim_experts: bool = False
     """Divide the hidden units of each expert by the number of experts: as many parameters as one expert."""
-    capacity_factor: float = 1.0
+    capacity_factor: Annotated[float, Gt(0)] = 1.0
     """Slots of an expert: ceil(capacity_factor * tokens / experts)."""
     normalize: bool = False
     """Soft MoE: tokens and phi of unit length and a learned scale (Puigcerver et al., 2023, section 2.3)."""
-    normalize_scale: float = 1.0
+    normalize_scale: Annotated[float, Gt(0)] = 1.0
     """Soft MoE, normalised: initial value of the learned scale. With 1 all slots are about the mean token."""
     token_norm: bool = False
     """LayerNorm on the tokens before they enter a mixture, as in the blocks of Puigcerver et al., 2023."""
     residual: bool = False
     """Add the input of a mixture's part of the head, before any norm, to its output (the same blocks)."""
-    selected_experts: int = 1
+    selected_experts: Annotated[int, Gt(0)] = 1
     """Top-k MoE: number of experts that each token chooses."""
-    router_noise: float = 0.0
+    router_noise: Annotated[float, Ge(0)] = 0.0
     """Top-k MoE: in training, scale of the normal noise on the router's logits, divided by the
     number of experts; 0 turns it off, the usual scale is 1 (Riquelme et al., 2021)."""
-    importance_loss_weight: float = 0.0
+    importance_loss_weight: Annotated[float, Ge(0)] = 0.0
     """Top-k MoE: weight of the loss that evens out the experts' probabilities."""
-    load_loss_weight: float = 0.0
+    load_loss_weight: Annotated[float, Ge(0)] = 0.0
     """Top-k MoE: weight of the loss that evens out the experts' probabilities of being chosen."""
-    entropy_loss_weight: float = 0.0
+    entropy_loss_weight: Annotated[float, Ge(0)] = 0.0
     """Top-k MoE: weight of the loss that evens out how often each expert is chosen."""
-    dense_hidden_units: int = 512
+    dense_hidden_units: Annotated[int, Gt(0)] = 512
     """Hidden units of the dense head."""
     scale_dense: bool = False
     """Multiply the dense head's hidden units by the number of experts: the parameter-matched baseline."""
@@ -81,19 +86,19 @@ class NetworkConfig:
     """What is learned of an action's return: only its mean (scalar), a distribution over fixed
     atoms (c51; Bellemare et al., 2017) or its quantiles (quantile; QR-DQN, Dabney et al., 2018,
     arXiv 1710.10044)."""
-    num_atoms: int = 51
+    num_atoms: Annotated[int, Ge(2)] = 51
     """c51: atoms of the distribution's support."""
     v_min: float = -10.0
     """c51: smallest atom of the support."""
     v_max: float = 10.0
     """c51: largest atom of the support."""
-    num_quantiles: int = 200
+    num_quantiles: Annotated[int, Gt(0)] = 200
     """quantile: quantiles of an action's return, at the midpoints (i + 0.5) / num_quantiles."""
     dueling: bool = True
     """Dueling value and advantage streams (Wang et al., 2016)."""
     noisy: bool = True
     """Factorised noise (Fortunato et al., 2018) in the output layer and the head's (experts') first layer."""
-    noisy_sigma: float = 0.1
+    noisy_sigma: Annotated[float, Gt(0)] = 0.1
     """Initial scale of the noise, divided by the square root of the layer's inputs."""
     initializer: Initializer = "xavier"
     """Initial kernels of the encoder, a dense head and the output layer where they are not noisy:

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from actors.config import MOST_ACTORS
 from deploy.fleet.client import RunClient, connect, end_leftovers, launch
 from deploy.fleet.errors import FleetError, WrongFlag
 from deploy.replays.ownership import claim_added, claim_new, claim_resumed, release_new
-from deploy.run.checks import MOST_ACTORS, check
+from deploy.run.checks import check
 from deploy.run.config import Config, ConfigError, with_shard, with_values
 from deploy.run.errors import RunError
 from deploy.run.folder import RunFolder

@@ -6,115 +6,24 @@ Every complaint is one line that names the flag and what is allowed.
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-from deploy.run.config import Config, ConfigError, flag_of, leaves, with_values
+from apexpert.limits import allowed, fits
+from deploy.run.config import Config, ConfigError, flag_of, leaf_limits, leaves, with_values
 from models.config import ENCODERS, HEADS, MOE_HEADS, NetworkConfig, is_imported
 from models.geometry import LAYERS, smallest_image
-
-Rule = tuple[str, Callable[[Any], bool]]
-
-MOST_ACTORS = 10_000
-"""Each keeps a question pending at the weight store and a heartbeat at the supervisor, one process each."""
-
-POSITIVE: Rule = ("greater than 0", lambda x: x > 0)
-NOT_NEGATIVE: Rule = ("0 or more", lambda x: x >= 0)
-SHARE: Rule = ("from 0 to 1", lambda x: 0 <= x <= 1)
-TWO_OR_MORE: Rule = ("2 or more", lambda x: x >= 2)
-NAME: Rule = (
-    "letters, digits, dots, dashes and underscores, a letter or digit first, at most 80",
-    lambda x: not x or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", x) is not None,
-)
-
-RULES: dict[str, Rule] = {
-    "run.name": NAME,
-    "run.seed": ("0 to 2**63 - 1", lambda x: 0 <= x < 2**63),
-    "run.total_env_steps": POSITIVE,
-    "run.runs_dir": ("a folder's name", lambda x: bool(x.strip())),
-    "environment.repeat_action_probability": ("0 or more and less than 1", lambda x: 0 <= x < 1),
-    "environment.frame_skip": POSITIVE,
-    "environment.max_frames_per_episode": POSITIVE,
-    "environment.noop_max": NOT_NEGATIVE,
-    "environment.frame_height": ("16 or more", lambda x: x >= 16),
-    "environment.frame_width": ("16 or more", lambda x: x >= 16),
-    "environment.stack": ("1 to 32", lambda x: 1 <= x <= 32),
-    "network.encoder_width_scale": (
-        "1/16 or more, so that every convolution keeps a channel",
-        lambda x: x >= 1 / 16,
-    ),
-    "network.patch_size": POSITIVE,
-    "network.patch_width": NOT_NEGATIVE,
-    "network.normalize_scale": POSITIVE,
-    "network.num_experts": POSITIVE,
-    "network.expert_width_scale": POSITIVE,
-    "network.capacity_factor": POSITIVE,
-    "network.selected_experts": POSITIVE,
-    "network.router_noise": NOT_NEGATIVE,
-    "network.importance_loss_weight": NOT_NEGATIVE,
-    "network.load_loss_weight": NOT_NEGATIVE,
-    "network.entropy_loss_weight": NOT_NEGATIVE,
-    "network.expert_hidden_units": POSITIVE,
-    "network.dense_hidden_units": POSITIVE,
-    "network.num_atoms": TWO_OR_MORE,
-    "network.num_quantiles": POSITIVE,
-    "network.noisy_sigma": POSITIVE,
-    "replay.shards": ("1 to 64", lambda x: 1 <= x <= 64),
-    "replay.shard_memory_bytes": ("16 MiB (16777216) or more", lambda x: x >= 16 * 1024**2),
-    "replay.capacity": POSITIVE,
-    "replay.capacity_bytes": (
-        "16 MiB (16777216) or more, or 0 for no limit",
-        lambda x: x == 0 or x >= 16 * 1024**2,
-    ),
-    "replay.min_size": POSITIVE,
-    "replay.frame_store_bytes": NOT_NEGATIVE,
-    "replay.segment_steps": ("1 to 4096", lambda x: 1 <= x <= 4096),
-    "replay.n_step": ("1 to 255", lambda x: 1 <= x <= 255),
-    "replay.gamma": SHARE,
-    "replay.reward_clip": NOT_NEGATIVE,
-    "replay.priority_exponent": SHARE,
-    "replay.importance_exponent": SHARE,
-    "replay.error_buffer": NOT_NEGATIVE,
-    "exploration.epsilon_start": SHARE,
-    "exploration.epsilon_end": SHARE,
-    "exploration.epsilon_decay_steps": POSITIVE,
-    "exploration.ladder_base": SHARE,
-    "exploration.ladder_exponent": NOT_NEGATIVE,
-    "actors.num_actors": (
-        f"1 to {MOST_ACTORS}, which is what one supervisor and one weight store are made for",
-        lambda x: 1 <= x <= MOST_ACTORS,
-    ),
-    "actors.envs_per_actor": POSITIVE,
-    "actors.weights_poll_steps": POSITIVE,
-    "learner.batch_size": POSITIVE,
-    "learner.update_period": POSITIVE,
-    "learner.target_update_period": POSITIVE,
-    "learner.learning_rate": POSITIVE,
-    "learner.final_learning_rate": NOT_NEGATIVE,
-    "learner.adam_eps": POSITIVE,
-    "learner.max_grad_norm": NOT_NEGATIVE,
-    "learner.publish_period": POSITIVE,
-    "learner.checkpoint_period": POSITIVE,
-    "learner.keep_checkpoints": POSITIVE,
-    "learner.diagnostics_period": NOT_NEGATIVE,
-    "learner.num_threads": NOT_NEGATIVE,
-    "evaluation.every_env_steps": NOT_NEGATIVE,
-    "evaluation.episodes": POSITIVE,
-    "evaluation.epsilon": SHARE,
-}
-"""What each field alone must be; fields not named here take any value of their type."""
 
 URL_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 def check(config: Config) -> None:
     """Raise ConfigError, one line naming the flag, unless `config` can run. Touches nothing else."""
+    limits = leaf_limits()
     for path, value in leaves(config).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{flag_of(path)} {value}: must be a finite number")
-        if path in RULES:
-            allowed, holds = RULES[path]
-            _require(holds(value), path, value, f"must be {allowed}")
+        _require(fits(value, limits[path]), path, value, f"must be {allowed(limits[path])}")
     for complaint in (_network, _arm, _replay, _limiter, _shards, _fleet):
         complaint(config)
 

@@ -6,13 +6,15 @@ Every field is a flag: `replay.segment_steps` is `--replay.segment-steps`; field
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from actors.config import ActorConfig, EnvironmentConfig, ExplorationConfig
 from apexpert.errors import ApexpertError
+from apexpert.limits import SHARE, Ge, Gt, Interval, InWords, Predicate
 from learner.config import LearnerConfig
 from models.config import NetworkConfig, with_current_names
 from replay.config import ReplayConfig
@@ -22,15 +24,23 @@ class ConfigError(ApexpertError):
     """A value cannot be used; the message is one line that names the flag and what is allowed."""
 
 
+RUN_NAMES = "letters, digits, dots, dashes and underscores, a letter or digit first, at most 80"
+
+
+def is_run_name(name: str) -> bool:
+    """Whether a folder, a file and a Redis key can have that name; empty for a name made up later."""
+    return not name or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", name) is not None
+
+
 @dataclass(frozen=True)
 class EvaluationConfig:
     """Evaluation of checkpoints during the run, and by `apexpert evaluate`."""
 
-    every_env_steps: int = 0
+    every_env_steps: Annotated[int, Ge(0)] = 0
     """Env steps between two evaluations; 0 turns them off."""
-    episodes: int = 30
+    episodes: Annotated[int, Gt(0)] = 30
     """Full games per evaluation."""
-    epsilon: float = 0.001
+    epsilon: Annotated[float, SHARE] = 0.001
     """Epsilon while evaluating."""
 
 
@@ -40,13 +50,17 @@ class RunConfig:
 
     preset: str = ""
     """Named set of defaults; an unknown name prints all of them."""
-    name: str = ""
+    name: Annotated[
+        str,
+        Predicate(is_run_name),
+        InWords(RUN_NAMES),
+    ] = ""
     """Name of the run and of its folder under --runs-dir; empty makes one from preset, game and time."""
-    seed: int = 0
+    seed: Annotated[int, Interval(ge=0, lt=2**63), InWords("0 to 2**63 - 1")] = 0
     """Seed of all random draws."""
-    total_env_steps: int = 50_000_000
+    total_env_steps: Annotated[int, Gt(0)] = 50_000_000
     """Env steps at which the run is finished, counted from its very beginning, also if it was resumed."""
-    runs_dir: str = "runs"
+    runs_dir: Annotated[str, Predicate(str.strip), InWords("a folder's name")] = "runs"
     """Folder that holds the runs' folders."""
     ray_address: str = ""
     """Ray cluster to run on (`auto` finds one started on this machine); empty starts a private local one."""
@@ -93,6 +107,15 @@ def leaves(config: Config) -> dict[str, Any]:
         f"{section.name}.{leaf.name}": getattr(getattr(config, section.name), leaf.name)
         for section in dataclasses.fields(config)
         for leaf in dataclasses.fields(getattr(config, section.name))
+    }
+
+
+def leaf_limits() -> dict[str, tuple[Any, ...]]:
+    """Every field as `section.name` -> markers of what it may be (apexpert/limits.py), none for most."""
+    return {
+        f"{section}.{name}": getattr(annotation, "__metadata__", ())
+        for section, owner in get_type_hints(Config).items()
+        for name, annotation in get_type_hints(owner, include_extras=True).items()
     }
 
 

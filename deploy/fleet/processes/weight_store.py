@@ -16,9 +16,9 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from actors.config import MOST_ACTORS
 from deploy.fleet.ray.nodes import only_on
 from deploy.fleet.reporting.log import log_to
-from deploy.run.checks import MOST_ACTORS
 
 if TYPE_CHECKING:
     from models.arrays import Weights

@@ -28,10 +28,10 @@ import ray
 from ray import _raylet
 from ray._private import ray_constants, worker
 
+from actors.config import MOST_ACTORS
 from deploy.fleet.errors import FleetError, WrongFlag
 from deploy.fleet.ray import keeper
 from deploy.run import import_path
-from deploy.run.checks import MOST_ACTORS
 
 NAMESPACE = "apexpert"
 OBJECT_STORE_BYTES = 256 * 1024**2

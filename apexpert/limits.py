@@ -1,0 +1,69 @@
+"""What the value of a configuration's field may be, written beside the field with annotated-types.
+
+n_step: Annotated[int, Interval(ge=1, le=255)] = 3
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from annotated_types import BaseMetadata, Ge, Gt, Interval, Predicate
+
+__all__ = ["SHARE", "Ge", "Gt", "InWords", "Interval", "Predicate", "allowed", "fits"]
+
+SHARE = Interval(ge=0, le=1)
+
+
+@dataclass(frozen=True)
+class InWords:
+    """A limit's words, where those of its marker would not say enough."""
+
+    text: str
+
+
+def fits(value: Any, markers: Sequence[Any]) -> bool:
+    """Whether a value is within all limits among a field's markers."""
+    return all(_holds(value, marker) for marker in markers)
+
+
+def allowed(markers: Sequence[Any]) -> str:
+    """What the markers allow, in words: `1 to 255`, `greater than 0`; empty without a limit."""
+    words = [marker.text for marker in markers if isinstance(marker, InWords)]
+    words = words or [_words(marker) for marker in markers if isinstance(marker, BaseMetadata)]
+    if not words:
+        words = [_words(marker) for marker in markers if isinstance(marker, Interval)]
+    return " and ".join(words)
+
+
+def _holds(value: Any, marker: Any) -> bool:
+    match marker:
+        case Gt(gt=bound):
+            return bool(value > bound)
+        case Ge(ge=bound):
+            return bool(value >= bound)
+        case Predicate(func=predicate):
+            return bool(predicate(value))
+        case Interval():
+            above = marker.ge is None or value >= marker.ge
+            return bool(
+                above
+                and (marker.gt is None or value > marker.gt)
+                and (marker.le is None or value <= marker.le)
+                and (marker.lt is None or value < marker.lt)
+            )
+    return True
+
+
+def _words(marker: Any) -> str:
+    match marker:
+        case Gt(gt=bound):
+            return f"greater than {bound}"
+        case Ge(ge=bound):
+            return f"{bound} or more"
+        case Interval(ge=low, le=high) if marker is SHARE:
+            return f"from {low} to {high}"
+        case Interval(ge=low, le=high) if high is not None:
+            return f"{low} to {high}"
+        case Interval(ge=low, lt=high):
+            return f"{low} or more and less than {high}"
+    raise ValueError(f"{marker}: give it words by InWords")
