@@ -24,6 +24,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python benchmarks/sizes.py
 
 # The documentation as a site, in site/; a warning is an error. NO_MKDOCS_2_WARNING hides the theme's notice.
 docs: setup

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from annotated_types import BaseMetadata, Ge, Gt, Interval, Predicate
+from annotated_types import BaseMetadata, Ge, GroupedMetadata, Gt, Interval, Predicate
 
 __all__ = ["SHARE", "Ge", "Gt", "InWords", "Interval", "Predicate", "allowed", "fits"]
 
@@ -29,10 +29,8 @@ def fits(value: Any, markers: Sequence[Any]) -> bool:
 def allowed(markers: Sequence[Any]) -> str:
     """What the markers allow, in words: `1 to 255`, `greater than 0`; empty without a limit."""
     words = [marker.text for marker in markers if isinstance(marker, InWords)]
-    words = words or [_words(marker) for marker in markers if isinstance(marker, BaseMetadata)]
-    if not words:
-        words = [_words(marker) for marker in markers if isinstance(marker, Interval)]
-    return " and ".join(words)
+    limits = [marker for marker in markers if isinstance(marker, BaseMetadata | GroupedMetadata)]
+    return " and ".join(words or map(_words, limits))
 
 
 def _holds(value: Any, marker: Any) -> bool:
