@@ -63,15 +63,15 @@ class CaseStep(TrainStep):
         """Return the noise of the case."""
         return self.noise
 
-    def sample_judge_noise(self, share: int = 0, routed_rows: int = 0) -> Noise | None:
+    def sample_target_noise(self, share: int = 0, routed_rows: int = 0) -> Noise | None:
         """Return the noise of the case."""
-        return self.noise.judge
+        return self.noise.target
 
     def target(
-        self, data: TensorBatch, noise: UpdateNoise = NO_NOISE, judged: NextValues | None = None
+        self, data: TensorBatch, noise: UpdateNoise = NO_NOISE, next_values: NextValues | None = None
     ) -> Tensor:
         """Return the fixed target if there is one, else the train step's own."""
-        return super().target(data, noise, judged) if self.fixed_target is None else self.fixed_target
+        return super().target(data, noise, next_values) if self.fixed_target is None else self.fixed_target
 
 
 def build_step(case: GoldenCase) -> tuple[CaseStep, int | None]:

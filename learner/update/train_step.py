@@ -78,7 +78,7 @@ class TrainStep:
         self._generators = [
             torch.Generator(self.device).manual_seed(int(seeds[0])) for _ in range(self._team.size)
         ]
-        self._judge_generators = [
+        self._target_generators = [
             torch.Generator(self.device).manual_seed(int(seeds[1])) for _ in range(self._team.size)
         ]
         self._ahead: SplitBatch | None = None
@@ -102,7 +102,7 @@ class TrainStep:
             if member < shares:
                 parts[member] = self._differentiate(member, work, noise.rows(work.rows(member)), 1.0 / rows)
             else:  # all generators stay in step
-                self.sample_judge_noise(member, rows)
+                self.sample_target_noise(member, rows)
 
         def sum_up() -> None:
             seen.append(result_of([part for part in parts if part is not None]))
@@ -127,17 +127,17 @@ class TrainStep:
         would draw for all takes longer.
         """
         generator = self._generators[member]
-        if self._noise_per_row:  # the chooser's is the judge's
+        if self._noise_per_row:  # the chooser shares the target network's
             return UpdateNoise(self.online_network.sample_noise(generator, rows, routed_rows=rows))
         draws = (self.online_network.sample_noise(generator, routed_rows=rows) for _ in range(2))
         return UpdateNoise(*draws)
 
-    def sample_judge_noise(self, share: int, rows: int) -> Noise | None:
+    def sample_target_noise(self, share: int, rows: int) -> Noise | None:
         """As `sample_noise`, for the target network's pass over one share of a batch; its rows share it."""
-        return self.target_network.sample_noise(self._judge_generators[share], routed_rows=rows)
+        return self.target_network.sample_noise(self._target_generators[share], routed_rows=rows)
 
     @torch.no_grad()
-    def judge(self, data: TensorBatch, noise: Noise | None = None) -> NextValues:
+    def next_values(self, data: TensorBatch, noise: Noise | None = None) -> NextValues:
         """The target network's values of the next observations."""
         image = self._target.network.to_image(data.next_observation)
         output: NetworkOutput = self._target.network(image, noise)
@@ -145,22 +145,22 @@ class TrainStep:
 
     @torch.no_grad()
     def target(
-        self, data: TensorBatch, noise: UpdateNoise = NO_NOISE, judged: NextValues | None = None
+        self, data: TensorBatch, noise: UpdateNoise = NO_NOISE, next_values: NextValues | None = None
     ) -> Tensor:
         """What the loss regresses to: (B, Z) distributions or quantiles, or (B,) values.
 
         Without noise if none is given.
         """
-        judge = self.judge(data, noise.judge) if judged is None else judged
-        chosen_with = judge.noise if self._noise_per_row else noise.chooser
-        chooser = self._online.network(judge.image, chosen_with).q_values if self.config.double else None
-        action = losses.next_action(judge.q_values, chooser)
-        if judge.quantiles is not None:
-            return losses.quantile_target(judge.quantiles, action, data.reward, data.discount)
-        if judge.logits is None:
-            return losses.scalar_target(judge.q_values, action, data.reward, data.discount)
+        known = self.next_values(data, noise.target) if next_values is None else next_values
+        chosen_with = known.noise if self._noise_per_row else noise.chooser
+        chooser = self._online.network(known.image, chosen_with).q_values if self.config.double else None
+        action = losses.next_action(known.q_values, chooser)
+        if known.quantiles is not None:
+            return losses.quantile_target(known.quantiles, action, data.reward, data.discount)
+        if known.logits is None:
+            return losses.scalar_target(known.q_values, action, data.reward, data.discount)
         support = self._target.network.support
-        return losses.c51_target(judge.logits, action, data.reward, data.discount, support)
+        return losses.c51_target(known.logits, action, data.reward, data.discount, support)
 
     def _work_on(self, batch: Batch) -> SplitBatch:
         """The work on this batch, with what was computed ahead if it is the batch that was expected."""
@@ -179,28 +179,30 @@ class TrainStep:
             return []
         self._ahead = work = self._work_of(batch)
 
-        def judge(share: int) -> None:
-            work.noise_before[share] = self._judge_generators[share].get_state()
-            work.judged[share] = self._judge_share(work, share)
+        def look_ahead(share: int) -> None:
+            work.noise_before[share] = self._target_generators[share].get_state()
+            work.next_values[share] = self._next_values_of(work, share)
 
-        return [partial(judge, share) for share in range(len(work.shares))]
+        return [partial(look_ahead, share) for share in range(len(work.shares))]
 
     def _forget_ahead(self) -> None:
         """As if nothing had been computed ahead."""
         if self._ahead is not None:
             for share, state in self._ahead.noise_before.items():
-                self._judge_generators[share].set_state(state)
+                self._target_generators[share].set_state(state)
             self._ahead = None
 
-    def _judge_share(self, work: SplitBatch, share: int) -> NextValues:
-        noise = self.sample_judge_noise(share, len(work.batch.action))
-        return self.judge(work.shares[share], noise and noise.rows(work.rows(share)))
+    def _next_values_of(self, work: SplitBatch, share: int) -> NextValues:
+        noise = self.sample_target_noise(share, len(work.batch.action))
+        return self.next_values(work.shares[share], noise and noise.rows(work.rows(share)))
 
     def _differentiate(self, member: int, work: SplitBatch, noise: UpdateNoise, scale: float) -> SharePart:
         """One member's share: losses, and the gradient of `scale` times their weighted sum in its buffer."""
         data = work.shares[member]
-        # Nothing here may keep what was judged: the passes to come want its place in the cache.
-        target = self.target(data, noise, work.judged.pop(member, None) or self._judge_share(work, member))
+        # Nothing here may keep the next values: the passes to come want its place in the cache.
+        target = self.target(
+            data, noise, work.next_values.pop(member, None) or self._next_values_of(work, member)
+        )
         output: NetworkOutput = self._online.network(data.observation, noise.online)
         sample_losses = losses.sample_losses(output, data.action, target, self.config.loss)
         weighted = data.importance_weight * sample_losses
@@ -262,7 +264,7 @@ class TrainStep:
         self._forget_ahead()
         tensors = {
             "noise_generator": self._generators[0].get_state(),
-            "judge_noise_generator": self._judge_generators[0].get_state(),
+            "judge_noise_generator": self._target_generators[0].get_state(),
         }
         for prefix, network in (("online", self.online_network), ("target", self.target_network)):
             for name, parameter in network.named_parameters():
@@ -287,7 +289,7 @@ class TrainStep:
         own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         self.optimizer.restore(self.online_network, own)
         self._ahead = None
-        groups = {"noise_generator": self._generators, "judge_noise_generator": self._judge_generators}
+        groups = {"noise_generator": self._generators, "judge_noise_generator": self._target_generators}
         for name, generators in groups.items():
             for generator in generators:
                 generator.set_state(tensors[name].to(torch.uint8).cpu())

@@ -57,7 +57,7 @@ class SplitBatch:
 
     batch: Batch
     shares: list[TensorBatch]
-    judged: dict[int, NextValues]
+    next_values: dict[int, NextValues]
     """By share, as far as it was computed ahead."""
     noise_before: dict[int, Tensor]
     """States of these shares' generators before that."""
@@ -86,8 +86,8 @@ class UpdateNoise(NamedTuple):
     """Of the online network on the observations: the pass that learns."""
     chooser: Noise | None = None
     """Of the online network on the next observations: it chooses the next action."""
-    judge: Noise | None = None
-    """Of the target network on the next observations: it judges the action (where that is not done yet)."""
+    target: Noise | None = None
+    """Of the target network on the next observations: it values the action, where not done yet."""
 
     def rows(self, part: slice) -> "UpdateNoise":
         """The noise for a part of the batch's rows."""

@@ -107,7 +107,7 @@ def test_threads_share_out_losses_and_routing_noise(size):
 def test_the_passes_of_an_update_have_independent_noise():
     step = _step(**BALANCED)
     drawn = [
-        noise for _ in range(2) for noise in (*step.sample_noise(0, 6)[:2], step.sample_judge_noise(0, 6))
+        noise for _ in range(2) for noise in (*step.sample_noise(0, 6)[:2], step.sample_target_noise(0, 6))
     ]
     draws = [torch.cat([noise.router.flatten(), *(f.flatten() for f in noise.hidden)]) for noise in drawn]
     draws = torch.stack(
@@ -117,10 +117,13 @@ def test_the_passes_of_an_update_have_independent_noise():
     assert correlation.abs().max() < 0.2
 
 
-@pytest.mark.parametrize("part", ["online", "chooser", "judge"])
+@pytest.mark.parametrize("part", ["online", "chooser", "target"])
 def test_each_pass_uses_its_own_noise(part):
     step, batch = _step(**BALANCED, noisy_sigma=3.0), _batch()
-    data, noise = step.to_device(batch), step.sample_noise(0, 6)._replace(judge=step.sample_judge_noise(0, 6))
+    data, noise = (
+        step.to_device(batch),
+        step.sample_noise(0, 6)._replace(target=step.sample_target_noise(0, 6)),
+    )
     quiet = noise._replace(**{part: None})
 
     def outcome(draw):
