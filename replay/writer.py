@@ -45,7 +45,7 @@ class _EncodedSegment:
         return self._encode()
 
 
-class _Door:
+class _WritableShard:
     """A shard as the writer sees it: open, or left alone for a while after it failed."""
 
     def __init__(self, shard: Shard) -> None:
@@ -104,9 +104,9 @@ class Writer:
         first_shard: int = 0,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._doors = [_Door(shard) for shard in shards]
+        self._shards = [_WritableShard(shard) for shard in shards]
         self._run, self._signature, self._should_stop = run, signature, should_stop
-        self._turn = first_shard % len(self._doors)
+        self._turn = first_shard % len(self._shards)
         self._left_tickets: set[tuple[int, SegmentIdentity]] = set()
         self._warned_at = -WARN_EVERY_S
         self._written: tuple[tuple[int, int], int] = ((-1, -1), 0)
@@ -114,18 +114,18 @@ class Writer:
 
     def add_shard(self, shard: Shard) -> None:
         """Use one more shard from now on."""
-        self._doors.append(_Door(shard))
+        self._shards.append(_WritableShard(shard))
 
     def metrics(self) -> dict[str, float]:
         """Return the counters, and retries of single calls, under the run's metric names; from any thread."""
-        repeated = sum(door.shard.retries for door in self._doors)
+        repeated = sum(writable.shard.retries for writable in self._shards)
         counters = asdict(self.counters) | {"connection_retries": repeated}
         return {f"writer/{name}": float(value) for name, value in counters.items()}
 
     def close(self) -> None:
         """Stop probing shards that do not answer."""
-        for door in self._doors:
-            door.close()
+        for writable in self._shards:
+            writable.close()
 
     def write(self, segment: Segment, *, wait: bool = True) -> int:
         """Store one segment and return its encoded bytes; once it returns, the segment is acknowledged.
@@ -143,7 +143,7 @@ class Writer:
             self._write_patiently(encoded)
         else:
             self._write_now(encoded)
-        self._turn = (self._turn + 1) % len(self._doors)
+        self._turn = (self._turn + 1) % len(self._shards)
         self._written = (segment.identity[:2], total)
         self.counters.segments += 1
         self.counters.items += segment.num_items
@@ -173,7 +173,7 @@ class Writer:
     def _write_now(self, encoded: _EncodedSegment) -> None:
         error: ShardError | None = None
         first = self._pick()
-        for index in (*range(first, len(self._doors)), *range(first)):
+        for index in (*range(first, len(self._shards)), *range(first)):
             try:
                 self._commit(index, encoded)
                 return
@@ -184,7 +184,7 @@ class Writer:
         raise error
 
     def _reserve_and_commit(self, index: int, encoded: _EncodedSegment, attempt: int) -> None:
-        shard, backoff = self._doors[index].shard, FIRST_WAIT_S
+        shard, backoff = self._shards[index].shard, FIRST_WAIT_S
         ticket: int | None = None
         self._check_signature(index)
         while True:
@@ -204,42 +204,42 @@ class Writer:
 
     def _commit(self, index: int, encoded: _EncodedSegment) -> None:
         self._check_signature(index)
-        door, segment = self._doors[index], encoded.segment
-        door.shard.writing.commit(
+        writable, segment = self._shards[index], encoded.segment
+        writable.shard.writing.commit(
             encoded.identity, encoded.data, segment.num_items, segment.num_steps, encoded.total
         )
-        door.succeed()
+        writable.succeed()
         self._left_tickets.discard((index, encoded.identity))  # the commit gave the ticket back
 
     def _check_signature(self, index: int) -> None:
-        door = self._doors[index]
-        if not door.checked:
-            door.shard.check_meta(self._signature, writes=True)
-            door.shard.writing.keep_one_line()  # thousands of writers may be connected
-            door.checked = True
+        writable = self._shards[index]
+        if not writable.checked:
+            writable.shard.check_meta(self._signature, writes=True)
+            writable.shard.writing.keep_one_line()  # thousands of writers may be connected
+            writable.checked = True
 
     def _pick(self) -> int:
         """Return the shard whose turn it is, skipping closed shards as long as any is open."""
-        order = [(self._turn + step) % len(self._doors) for step in range(len(self._doors))]
-        is_open = [index for index in order if self._doors[index].is_open]
-        return is_open[0] if is_open else min(order, key=lambda index: self._doors[index].order)
+        order = [(self._turn + step) % len(self._shards) for step in range(len(self._shards))]
+        is_open = [index for index in order if self._shards[index].is_open]
+        return is_open[0] if is_open else min(order, key=lambda index: self._shards[index].order)
 
     def _leave(self, index: int, encoded: _EncodedSegment, error: ShardError) -> None:
         """Use other shards for a while; the ticket here is given back once the shard can be used again."""
-        self._doors[index].fail(error)
+        self._shards[index].fail(error)
         self._left_tickets.add((index, encoded.identity))
         self.counters.retries += 1
         self._warn(error)
 
     def _release_left_tickets(self) -> None:
         for index, identity in list(self._left_tickets):
-            door = self._doors[index]
-            if not door.is_open:
+            writable = self._shards[index]
+            if not writable.is_open:
                 continue
             try:
-                door.shard.writing.drop_outstanding([identity])
+                writable.shard.writing.drop_outstanding([identity])
             except ShardError as error:
-                door.fail(error)
+                writable.fail(error)
                 self._warn(error)
             else:
                 self._left_tickets.discard((index, identity))
