@@ -266,10 +266,7 @@ def _make_builders(
             num_slots=config.envs_per_actor,
             segment_steps=replay.segment_steps,
             next_seq=lambda: next(sequence),
-            actor_priorities=config.actor_priorities,
-            gamma=replay.gamma,
-            reward_clip=replay.reward_clip,
-            life_loss_terminates=replay.life_loss_terminates,
+            priority_rule=replay.return_rule if config.actor_priorities else None,
         )
         for env in range(config.envs_per_actor)
     ]

@@ -1,9 +1,21 @@
 """The configuration of what replay keeps and how it is sampled; every field is one command-line flag."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from apexpert.limits import SHARE, Ge, Gt, Interval, InWords, Predicate
+
+
+class ReturnRule(NamedTuple):
+    """How n-step returns are computed of rewards (replay/segments/returns.py)."""
+
+    n_step: int
+    gamma: float
+    reward_clip: float
+    """Rewards are clipped to +- this value; 0 leaves them raw."""
+    life_loss_terminates: bool = False
+    """Whether a lost life counts as a true end."""
+
 
 MIN_BYTES = 16 * 1024**2
 """Least memory with which a server works."""
@@ -58,3 +70,8 @@ class ReplayConfig:
     """Exponent of the importance weights (N * P) ** -exponent, divided by the batch's largest."""
     error_buffer: Annotated[float, Ge(0)] = 0.0
     """Samples by which the limiter may leave the exact ratio, either way; 0 picks a suitable value."""
+
+    @property
+    def return_rule(self) -> ReturnRule:
+        """How returns are computed of the rewards stored."""
+        return ReturnRule(self.n_step, self.gamma, self.reward_clip, self.life_loss_terminates)

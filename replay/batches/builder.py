@@ -58,10 +58,7 @@ class BatchBuilder:
             table.columns.life_lost,
             leaves,
             rows["first_leaf"] + rows["num_steps"],
-            n_step=self._config.n_step,
-            gamma=self._config.gamma,
-            reward_clip=self._config.reward_clip,
-            life_loss_terminates=self._config.life_loss_terminates,
+            self._config.return_rule,
         )
         return returns, Places(slots, rows["lead"] + leaves - rows["first_leaf"], returns.steps)
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from replay.config import ReturnRule
 from replay.segments.returns import n_step_returns
 from replay.types import Segment, SegmentIdentity, Signature
 
@@ -23,7 +24,7 @@ class SegmentBuilder:
     `segment_steps * (env_slot + 1) // num_slots` items (at least 1), so that the slots of an actor
     do not all fill up at once.
 
-    With `actor_priorities` each item gets the initial priority |R + discount * max Q(s_{t+m}) -
+    With a `priority_rule` each item gets the initial priority |R + discount * max Q(s_{t+m}) -
     Q(s_t, a_t)| (Horgan et al., 2018, algorithm 1). The bootstrap of a window is known one call
     later, when the actor has evaluated its last observation: full segments and segments ended by a
     time limit are returned by the next call.
@@ -39,15 +40,12 @@ class SegmentBuilder:
         num_slots: int,
         segment_steps: int,
         next_seq: Callable[[], int],
-        actor_priorities: bool = False,
-        gamma: float = 0.99,
-        reward_clip: float = 1.0,
-        life_loss_terminates: bool = False,
+        priority_rule: ReturnRule | None = None,
     ) -> None:
         """Create a builder for one slot.
 
-        `next_seq` numbers the segments of all slots of an actor's incarnation. `gamma` and the
-        arguments after it are as in ReplayConfig, and only used for the priorities.
+        `next_seq` numbers the segments of all slots of an actor's incarnation. `priority_rule` says
+        how the returns in initial priorities are computed; None: no initial priorities.
         """
         self._signature = signature
         self._actor = actor
@@ -55,10 +53,7 @@ class SegmentBuilder:
         self._env_slot = env_slot
         self._segment_steps = segment_steps
         self._next_seq = next_seq
-        self._actor_priorities = actor_priorities
-        self._gamma = gamma
-        self._reward_clip = reward_clip
-        self._life_loss_terminates = life_loss_terminates
+        self._priority_rule = priority_rule
         self._short_starts = max(1, segment_steps * (env_slot + 1) // num_slots)
         self._set_starts(self._short_starts)
         # Frames of a full segment: stack - 1 before its first step's, one per step, and the last next frame.
@@ -105,7 +100,7 @@ class SegmentBuilder:
 
         `reward` is raw. `next_frame`, uint8 (H, W), is copied; it is the newest frame after the
         step, at an episode's end its true last frame. `q_taken` = Q(s, a) and `q_max` = max Q(s)
-        belong to the observation acted upon, and are required with `actor_priorities`. Raises
+        belong to the observation acted upon, and are required with a `priority_rule`. Raises
         ValueError for a reward that is not finite, for a frame of another shape, and for a step
         after an episode's end without a reset.
         """
@@ -113,7 +108,7 @@ class SegmentBuilder:
             raise ValueError("a step outside of an episode: reset first")
         if not math.isfinite(reward):
             raise ValueError(f"reward {reward} is not a finite number")
-        if self._actor_priorities and (q_taken is None or q_max is None):
+        if self._priority_rule and (q_taken is None or q_max is None):
             raise ValueError("actor priorities need q_taken and q_max of every step")
         finished = self._take_ready() if self._ready else []
         steps = self._steps
@@ -127,9 +122,9 @@ class SegmentBuilder:
         if terminated or truncated:
             self._in_episode = False
             # A true end needs no bootstrap; after a time limit, the last observation is still evaluated.
-            if terminated or not self._actor_priorities:
+            if terminated or not self._priority_rule:
                 finished.append(self._close(None))
-        elif len(steps) == self._full_at and not self._actor_priorities:
+        elif len(steps) == self._full_at and not self._priority_rule:
             finished.append(self._emit(self._starts, None))
         return finished
 
@@ -179,12 +174,12 @@ class SegmentBuilder:
             life_lost=np.array(life_lost, np.bool_),
             weights_version=int(versions[0]),
         )
-        if self._actor_priorities:
-            segment = replace(segment, priorities=self._priorities(segment, q_max))
+        if self._priority_rule:
+            segment = replace(segment, priorities=self._priorities(self._priority_rule, segment, q_max))
         self._advance(num_items)
         return segment
 
-    def _priorities(self, segment: Segment, q_max: float | None) -> NDArray[np.float32]:
+    def _priorities(self, rule: ReturnRule, segment: Segment, q_max: float | None) -> NDArray[np.float32]:
         start = np.arange(segment.num_items, dtype=np.int64)
         returns = n_step_returns(
             segment.rewards,
@@ -193,10 +188,7 @@ class SegmentBuilder:
             segment.life_lost,
             start,
             np.full(segment.num_items, segment.num_steps, np.int64),
-            n_step=self._signature.n_step,
-            gamma=self._gamma,
-            reward_clip=self._reward_clip,
-            life_loss_terminates=self._life_loss_terminates,
+            rule,
         )
         *_, taken, largest = zip(*self._steps, strict=True)
         q_maxes = np.array([*largest, largest[-1] if q_max is None else q_max], np.float32)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from replay.config import ReturnRule
 from replay.segments.compiled import njit
 
 ZERO_FRAME_POSITION = -1
@@ -35,20 +36,15 @@ def n_step_returns(
     life_lost: NDArray[np.bool_],
     start: NDArray[np.int64],
     stop: NDArray[np.int64],
-    *,
-    n_step: int,
-    gamma: float,
-    reward_clip: float,
-    life_loss_terminates: bool,
+    rule: ReturnRule,
 ) -> Returns:
     """Return windows, n-step returns and discounts of B items (Sutton and Barto, 2018, equation 7.1).
 
     The columns are flat arrays of the same length (S,); start and stop are (B,), with
     0 <= start < stop <= S. A window has at most `n_step` steps, ends at `stop`, and ends with the
-    step that ends the episode (or, with `life_loss_terminates`, loses a life). A time limit keeps
-    the bootstrap; a true end (or lost life) sets the discount to 0. Rewards are clipped to
-    +- `reward_clip`; 0 leaves them raw. Sums are in float64 and in order. Raises IndexError for
-    items outside of the columns.
+    step that ends the episode (or loses a life, where the rule counts that as an end). A time limit
+    keeps the bootstrap; a true end sets the discount to 0. Sums are in float64 and in order. Raises
+    IndexError for items outside of the columns.
     """
     if start.size and (start.min() < 0 or stop.max() > len(rewards) or (start >= stop).any()):
         raise IndexError(f"items must lie in the {len(rewards)} columns and before their segment's end")
@@ -60,10 +56,10 @@ def n_step_returns(
             life_lost,
             start,
             stop,
-            n_step,
-            gamma,
-            reward_clip if reward_clip > 0 else np.inf,
-            life_loss_terminates,
+            rule.n_step,
+            rule.gamma,
+            rule.reward_clip if rule.reward_clip > 0 else np.inf,
+            rule.life_loss_terminates,
         )
     )
 

@@ -108,10 +108,7 @@ def _transition(
         segment.life_lost,
         np.array([place]),
         np.array([segment.num_steps]),
-        n_step=config.n_step,
-        gamma=config.gamma,
-        reward_clip=config.reward_clip,
-        life_loss_terminates=config.life_loss_terminates,
+        config.return_rule,
     )
     newest = np.array([segment.lead + place])
     steps = int(returns.steps[0])

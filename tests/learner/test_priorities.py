@@ -71,6 +71,7 @@ def test_what_actors_send_with_an_item_is_what_its_first_draw_makes_of_it() -> N
 
     (With a discount that leaves the target's mean inside of the support.)
     """
+    from replay.config import ReturnRule
     from replay.segments.builder import SegmentBuilder
 
     network = dataclasses.replace(NETWORK, noisy=False, v_min=-30.0, v_max=30.0)
@@ -78,7 +79,7 @@ def test_what_actors_send_with_an_item_is_what_its_first_draw_makes_of_it() -> N
     signature = Signature(SHAPE[1:], SHAPE[0], 1, 3)
     builder = SegmentBuilder(
         signature, actor=0, incarnation=0, env_slot=0, num_slots=1, segment_steps=16,
-        next_seq=lambda: 0, actor_priorities=True, gamma=0.9, reward_clip=1.0,
+        next_seq=lambda: 0, priority_rule=ReturnRule(n_step=1, gamma=0.9, reward_clip=1.0),
     )  # fmt: skip
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (17 + SHAPE[0], *SHAPE[1:]), dtype=np.uint8)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from hypothesis import strategies as st
 
+from replay.config import ReturnRule
 from replay.segments.builder import SegmentBuilder
 from replay.segments.returns import n_step_returns, stack_positions
 from replay.types import Segment, Signature
@@ -102,10 +103,7 @@ def items_of(
         segment.life_lost,
         start,
         np.full(segment.num_items, segment.num_steps),
-        n_step=n_step,
-        gamma=gamma,
-        reward_clip=reward_clip,
-        life_loss_terminates=life_loss_terminates,
+        ReturnRule(n_step, gamma, reward_clip, life_loss_terminates),
     )
     padded = np.concatenate([segment.frames, np.zeros_like(segment.frames[:1])])  # place -1 is the zero frame
     newest = segment.lead + start

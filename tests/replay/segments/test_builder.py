@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replay.config import ReturnRule
 from replay.segments.builder import SegmentBuilder
 from replay.segments.codec import decode, encode
 from replay.types import Segment
@@ -91,7 +92,7 @@ def test_actor_priorities_are_the_items_errors(
     stream: list[RecordedStep], n_step: int, segment_steps: int, life: bool
 ) -> None:
     rules = {**RULES, "life_loss_terminates": life}
-    builder = make(n_step=n_step, steps=segment_steps, actor_priorities=True, **rules)  # type: ignore[arg-type]
+    builder = make(n_step=n_step, steps=segment_steps, priority_rule=ReturnRule(n_step, **rules))  # type: ignore[arg-type]
     rng = np.random.default_rng(len(stream))
     episodes = split_episodes(stream)
     # Q of the observations of each episode, the one after its last step included.
@@ -229,7 +230,7 @@ def test_wrong_rewards_frames_and_missing_values_are_refused() -> None:
     builder.reset(frame)
     with pytest.raises(ValueError, match="finite"):
         builder.add(0, float("nan"), frame, False, False)
-    other = make(actor_priorities=True)
+    other = make(priority_rule=ReturnRule(3, gamma=0.97, reward_clip=1.0))
     other.reset(frame)
     with pytest.raises(ValueError, match="q_taken"):
         other.add(0, 0.0, frame, False, False)

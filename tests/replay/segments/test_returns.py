@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from replay.config import ReturnRule
 from replay.segments.returns import Returns, n_step_returns, stack_positions, stack_rows
 
 
@@ -32,10 +33,7 @@ def returns(
         flags(life_lost),
         np.arange(stop),
         np.full(stop, stop),
-        n_step=n_step,
-        gamma=gamma,
-        reward_clip=reward_clip,
-        life_loss_terminates=life_loss_terminates,
+        ReturnRule(n_step, gamma, reward_clip, life_loss_terminates),
     )
 
 
@@ -93,10 +91,7 @@ def test_items_may_come_in_any_order_and_repeat() -> None:
         *columns,
         np.array([2, 0, 2]),
         np.array([4, 2, 3]),
-        n_step=2,
-        gamma=0.5,
-        reward_clip=0.0,
-        life_loss_terminates=False,
+        ReturnRule(n_step=2, gamma=0.5, reward_clip=0.0),
     )
     check(found, [2, 2, 1], [8, 2, 4], [0.25, 0.25, 0.5])
 
@@ -109,10 +104,7 @@ def test_items_outside_of_the_columns_are_refused(start: int, stop: int) -> None
             *columns,
             np.array([start]),
             np.array([stop]),
-            n_step=2,
-            gamma=0.5,
-            reward_clip=0.0,
-            life_loss_terminates=False,
+            ReturnRule(n_step=2, gamma=0.5, reward_clip=0.0),
         )
 
 
