@@ -66,7 +66,7 @@ class Console:
         """Print the line about published results if it has changed."""
         if text not in ("", self._last_expected):
             self._last_expected = text
-            self._print(f"published: {text}")
+            self._print(f"expected: {text}")
 
     def _line_due(self, status: Mapping[str, Any]) -> bool:
         now = time.monotonic()
@@ -184,7 +184,7 @@ def render(title: str, status: Mapping[str, Any], left: float | None, expected: 
     for label, value in rows(status):
         table.add_row(label, value)
     if expected:
-        table.add_row("published", expected)
+        table.add_row("expected", expected)
     if status.get("message"):
         table.add_row("", str(status["message"]))
     return Group(progress, table)

@@ -1,4 +1,5 @@
 import io
+import re
 
 import pytest
 from rich.console import Console as RichConsole
@@ -8,7 +9,7 @@ from deploy.monitor.console import Console, duration, line, render, seconds_left
 from deploy.reports.seeds.expectation import agent_of, expectation
 from deploy.reports.seeds.published import published_curve
 from deploy.run.config import with_values
-from deploy.run.presets import LAPTOP
+from deploy.run.presets import DOPAMINE_RAINBOW, LAPTOP
 
 METRICS = {
     "progress/env_steps": 250.0,
@@ -126,9 +127,25 @@ def test_a_title_is_no_markup():
     assert "r[b] [running]" in out.getvalue()
 
 
+def test_a_run_like_one_that_was_measured_is_told_what_that_came_to():
+    """`make train` of Pong; with another head, or another game, published seeds are all there is."""
+    expects = expectation(with_values(LAPTOP, environment__game="pong"))
+    assert re.fullmatch(
+        r"a run of this preset \(seed \d\): -1\d\.\d up to 50,000, -\d+\.\d up to 100,000,"
+        r" \d+\.\d up to 800,000 env steps",
+        expects(0.0),
+    )
+    assert expects(799_999.0).count(" up to ") == 1
+    for changes in ({"network__head": "dense"}, {"environment__game": "breakout"}):
+        other = expectation(with_values(LAPTOP, **({"environment__game": "pong"} | changes)))
+        assert "Dopamine" in other(0.0)
+
+
 def test_what_published_seeds_came_to_by_now_is_shown_where_it_is_known():
     """Pong's published Rainbow: -20.6 in its first million frames."""
-    expects = expectation(with_values(LAPTOP, environment__game="Pong", run__total_env_steps=1_000_000))
+    expects = expectation(
+        with_values(DOPAMINE_RAINBOW, environment__game="Pong", run__total_env_steps=1_000_000)
+    )
     curve = published_curve("Pong", "rainbow")
     first, second, fourth = (sum(curve.seeds(w)) / 5 for w in (0, 1, 3))
     at_start = (
@@ -144,7 +161,7 @@ def test_what_published_seeds_came_to_by_now_is_shown_where_it_is_known():
     console = Console("r", plain=True, out=RichConsole(file=out, width=200), expects=expects)
     for state in ("starting", "running"):
         console.update(status(state=state))
-    assert out.getvalue().count(f"published: {at_start}\n") == 1
+    assert out.getvalue().count(f"expected: {at_start}\n") == 1
     picture = RichConsole(file=io.StringIO(), width=200, record=True)
     picture.print(render("r", status(), None, expects(0.0)))
     assert at_start in picture.export_text()

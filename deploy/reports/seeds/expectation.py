@@ -1,12 +1,18 @@
 """What to expect of a run and when: the results of the published agent that it resembles most."""
 
-from collections.abc import Callable
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import resources
 
-from deploy.reports.seeds.published import ENCODERS, WINDOW, NotPublished, PublishedCurve, published_curve
+from deploy.reports.seeds.published import ENCODERS, WINDOW, NotPublished, published_curve
 from deploy.run.config import Config, to_json
+from deploy.run.presets import PRESETS
 
 DEFAULT_AGENT = "rainbow"
+MEASURED = resources.files("deploy.reports") / "data" / "measured_runs.json"
+"""Runs of this project: preset, game, seed, and mean returns by window (benchmarks/measured_run.py)."""
 
 
 def agent_of(config: Config) -> str:
@@ -28,32 +34,57 @@ def agent_of(config: Config) -> str:
 
 @dataclass(frozen=True)
 class Expectation:
-    """A published curve, read at a run's env steps; calling it with them returns one line."""
+    """What a run may be compared with, by its env steps; called with them it gives one line."""
 
-    curve: PublishedCurve
+    label: str
+    window: int
+    """Env steps that each mean is over."""
+    means: Mapping[int, float]
+    """Mean return by window, 0 for the first; windows may be missing."""
     total_env_steps: int
 
     def __call__(self, env_steps: float) -> str:
-        """Format now, next and the end: `Dopamine Rainbow (CNN): -20.5 up to 250,000 env steps, ...`."""
-        now = int(env_steps // WINDOW)
-        last = max(now, (self.total_env_steps - 1) // WINDOW)
-        windows = [w for w in self.curve.iterations if w in (now, now + 1, last)]
-        parts = [f"{self._mean(w):,.1f} up to {(w + 1) * WINDOW:,}" for w in windows if w <= last]
-        return f"{self.curve.label}: {', '.join(parts)} env steps" if parts else ""
-
-    def _mean(self, window: int) -> float:
-        seeds = self.curve.seeds(window)
-        return sum(seeds) / len(seeds)
+        """`Dopamine Rainbow (CNN): -20.5 up to 250,000 env steps, ...`: now, next, and at the run's end."""
+        now = int(env_steps // self.window)
+        last = max(now, (self.total_env_steps - 1) // self.window)
+        windows = [window for window in sorted({now, now + 1, last}) if window in self.means]
+        parts = [f"{self.means[w]:,.1f} up to {(w + 1) * self.window:,}" for w in windows if w <= last]
+        return f"{self.label}: {', '.join(parts)} env steps" if parts else ""
 
 
 def expectation(config: Config) -> Callable[[float], str]:
-    """Return a function from env steps to the console's line; always empty for games without seeds.
+    """Return the console's line by env steps: a measured run of the same preset, else published seeds.
 
-    A run that resembles no published agent is compared with Rainbow.
+    Of a run that is like no published agent: Rainbow. Always empty for a game without either.
     """
+    measured = _measured(config)
+    if measured is not None:
+        return measured
     encoder = config.network.encoder if config.network.encoder in ENCODERS else "nature"
     try:
         curve = published_curve(config.game_name, agent_of(config) or DEFAULT_AGENT, encoder)
     except NotPublished:
         return lambda _: ""
-    return Expectation(curve, config.run.total_env_steps)
+    means = {window: sum(curve.seeds(window)) / len(curve.seeds(window)) for window in curve.iterations}
+    return Expectation(curve.label, WINDOW, means, config.run.total_env_steps)
+
+
+def _measured(config: Config) -> Expectation | None:
+    """A run of this very preset and game that was measured (docs/results.md), if it is one of those."""
+    preset = PRESETS.get(config.run.preset)
+    for run in json.loads(MEASURED.read_text(encoding="utf-8")):
+        same = (run["preset"], run["game"]) == (config.run.preset, config.game_name.lower())
+        if preset is not None and same and _learns_alike(config, preset):
+            label = f"a run of this preset (seed {run['seed']})"
+            means = dict(enumerate(run["means"]))
+            return Expectation(label, run["window"], means, config.run.total_env_steps)
+    return None
+
+
+def _learns_alike(config: Config, preset: Config) -> bool:
+    """Whether nothing that matters for learning was changed of the preset but the game."""
+    game = dataclasses.replace(config.environment, game=preset.environment.game)
+    ours = (config.network, config.exploration, game, config.learner.update_period, config.learner.batch_size)
+    own = preset.learner
+    theirs = (preset.network, preset.exploration, preset.environment, own.update_period, own.batch_size)
+    return ours == theirs
