@@ -1,5 +1,6 @@
 """Every file of examples/ runs, as its first lines say."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,22 @@ def test_read_replay(trained: Trained, tmp_path: Path) -> None:
     out = run("read_replay", str(folder.path), folder=tmp_path)
     assert "observation (32, 1, 84, 84) uint8" in out
     assert " segments, " in out
+
+
+def test_the_notebook(trained: Trained, tmp_path: Path) -> None:
+    folder = trained.terminal.copy(tmp_path).folder
+    cells = json.loads((EXAMPLES / "look_at_a_run.ipynb").read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    assert code.count('RUN = "my-run"') == 1
+    script = tmp_path / "notebook.py"
+    script.write_text(code.replace('"my-run"', repr(str(folder.path))) + '\nplt.savefig("looked.png")\n')
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=without_ray_settings() | {"MPLBACKEND": "agg"},
+        capture_output=True, text=True, timeout=patient(120), check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert " transitions" in done.stdout
+    assert (tmp_path / "looked.png").stat().st_size > 5_000
 
 
 def test_replay_service(tmp_path: Path) -> None:
