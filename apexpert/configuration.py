@@ -4,12 +4,13 @@ from typing import Any
 
 from deploy.run import presets
 from deploy.run.checks import check, near_matches
-from deploy.run.config import Config, ConfigError, from_json, leaf_types, to_json
+from deploy.run.config import Config, ConfigError, from_json, leaf_types, to_json, with_values
+from deploy.run.preflight import named_urls
 
 __all__ = ["Config", "preset", "with_changes"]
 
 
-def preset(name: str = presets.DEFAULT, **changes: Any) -> Config:
+def preset(name: str = presets.DEFAULT, /, **changes: Any) -> Config:
     """The preset `name` with some fields changed, checked as the command line does.
 
     A field goes by its own name where only one section has it (`game="Pong"`, `seed=1`, `n_step=5`), else
@@ -19,13 +20,14 @@ def preset(name: str = presets.DEFAULT, **changes: Any) -> Config:
     return with_changes(presets.get_preset(name), **changes)
 
 
-def with_changes(config: Config, **changes: Any) -> Config:
+def with_changes(config: Config, /, **changes: Any) -> Config:
     """`config` with some fields changed, named as in `preset`. Raises ConfigError."""
     document = to_json(config)
     for name, value in changes.items():
         section, field = _place(name)
         document[section][field] = list(value) if isinstance(value, tuple) else value
     changed = presets.fitted(from_json(document))
+    changed = with_values(changed, replay__urls=named_urls(changed.replay.urls))
     check(changed)
     return changed
 

@@ -69,10 +69,15 @@ class ReplayWriter:
         """Raises ShardError when a server cannot be used, SignatureMismatch when its data is another."""
         rules = config or ReplayConfig()
         signature = Signature(frame_shape, stack, rules.n_step, num_actions)
-        self._shards = connect_shards(urls, run=run)
-        self._writer = Writer(
-            self._shards, run=run, signature=signature, first_shard=writer, should_stop=should_stop
-        )
+        with contextlib.ExitStack() as resources:
+            shards = _connected(resources, urls, run)
+            for shard in shards:
+                shard.check_meta(signature, writes=True)
+            self._writer = Writer(
+                shards, run=run, signature=signature, first_shard=writer, should_stop=should_stop
+            )
+            resources.callback(self._writer.close)
+            self._resources = resources.pop_all()
         self._builder = SegmentBuilder(
             signature,
             actor=writer,
@@ -125,9 +130,7 @@ class ReplayWriter:
 
     def close(self) -> None:
         """Close the connections; open steps are lost, `flush` stores them."""
-        self._writer.close()
-        for shard in self._shards:
-            shard.close()
+        self._resources.close()
 
     def _write(self, wait: bool) -> None:
         while self._unwritten:
@@ -157,17 +160,19 @@ class ReplaySampler:
     ) -> None:
         """Raises ShardError; what is stored already is indexed first."""
         rules = config or ReplayConfig()
-        self._shards: list[Shard] = connect_shards(urls, run=run)
-        self._sampler = Sampler(
-            rules,
-            self._shards,
-            run=run,
-            signature=Signature(frame_shape, stack, rules.n_step, num_actions),
-            batch_size=batch_size,
-            samples_per_insert=samples_per_insert,
-            seed=seed,
-        )
-        self._sampler.rebuild()
+        with contextlib.ExitStack() as resources:
+            self._sampler = Sampler(
+                rules,
+                _connected(resources, urls, run),
+                run=run,
+                signature=Signature(frame_shape, stack, rules.n_step, num_actions),
+                batch_size=batch_size,
+                samples_per_insert=samples_per_insert,
+                seed=seed,
+            )
+            resources.callback(self._sampler.close)
+            self._sampler.rebuild()
+            self._resources = resources.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -202,6 +207,12 @@ class ReplaySampler:
 
     def close(self) -> None:
         """Let the shards go and close the connections."""
-        self._sampler.close()
-        for shard in self._shards:
-            shard.close()
+        self._resources.close()
+
+
+def _connected(resources: contextlib.ExitStack, urls: Sequence[str], run: str) -> list[Shard]:
+    """The shards at these URLs, closed with `resources`."""
+    shards = connect_shards(urls, run=run)
+    for shard in shards:
+        resources.callback(shard.close)
+    return shards

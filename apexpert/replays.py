@@ -1,6 +1,7 @@
 """The replay of a run, live or finished, read from Python."""
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 
 from deploy.replays.source import Source, opened
@@ -24,14 +25,16 @@ def open_replay(
     Raises ConfigError, RunNotFound, ReplayError; NotEnoughData when nothing was stored yet.
     """
     resources = contextlib.ExitStack()
+    close: Callable[[], object] = resources.close
     try:
         source = resources.enter_context(opened(run, runs_dir, urls))
         reader = _reader_of(source, seed, resources)
+        close = reader.close
         if (checkpoint := source.checkpoint()) is not None:
             reader.restore(checkpoint.document["sampler"], checkpoint.arrays("sampler"))
         reader.refresh()
     except BaseException:
-        resources.close()
+        close()
         raise
     return reader
 

@@ -1,43 +1,47 @@
 """Runs from Python: start one, find one, look at it, change it, end it."""
 
+import base64
+import contextlib
 import json
-import threading
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from apexpert.configuration import with_changes
-from deploy.fleet import operations
-from deploy.fleet.client import RunClient
+from apexpert.errors import ApexpertError
 from deploy.fleet.errors import FleetError
-from deploy.run import presets
-from deploy.run.config import Config
+from deploy.run import import_path, presets
+from deploy.run.config import Config, ConfigError, to_json
 from deploy.run.errors import RunError
 from deploy.run.folder import RunFolder
-from deploy.run.preflight import preflight, with_urls_of_environment
 from deploy.run.states import FINAL_STATES
 from deploy.run.status import read_status
 
 __all__ = ["Run", "open_run", "train"]
 
-HEARTBEAT_SECONDS, LOOK_SECONDS = 1.0, 0.25
-LAST_WORDS_SECONDS = 150.0
-"""What is left of a run whose Ray has ended may still save a checkpoint."""
+LOOK_SECONDS = 0.25
+PYTHON = (sys.executable, "-P")
+"""-P: a `deploy` in the current folder is not ours."""
 
 
-def train(config: Config | str = presets.DEFAULT, **changes: Any) -> "Run":
+def train(config: Config | str = presets.DEFAULT, /, **changes: Any) -> "Run":
     """Start a new run by a configuration, or a preset's name, with `changes` as in `preset`.
 
     The run is this process's and ends with it, cleanly, unless `detach=True`. Without a `ray_address` it has
-    a Ray of its own; a process can be connected to one Ray at a time.
+    a Ray of its own. A process of its own holds the connection to Ray, so that any number of runs may be
+    started, and this process may use Ray for something else.
 
-    Raises ConfigError, RunError, FleetError.
+    Raises ConfigError, RunError, FleetError, ReplayError.
     """
     wanted = presets.get_preset(config) if isinstance(config, str) else config
-    checked = preflight(with_urls_of_environment(with_changes(wanted, **changes)))
-    folder = operations.create(checked)
-    return Run(folder, operations.start_new(folder))
+    owner = _Owner({"config": to_json(with_changes(wanted, **changes))})
+    return Run(owner.folder, owner)
 
 
 def open_run(name: str, *, runs_dir: str = "runs") -> "Run":
@@ -48,22 +52,15 @@ def open_run(name: str, *, runs_dir: str = "runs") -> "Run":
 class Run:
     """A run, seen from outside. `with` ends one that this process started, and leaves others as they are."""
 
-    def __init__(self, folder: RunFolder, client: RunClient | None = None) -> None:
+    def __init__(self, folder: RunFolder, owner: "_Owner | None" = None) -> None:
         self._folder = folder
-        self._client = client
-        self._closed = threading.Event()
-        self._owns = client is not None and not self.config.run.detach
-        if self._owns:
-            threading.Thread(target=self._show_life, name="apexpert-run", daemon=True).start()
-        elif client is not None:
-            client.close()
-            self._client = None
+        self._owner = owner if owner is not None and not owner.detached else None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._owns:
+        if self._owner is not None:
             self.stop()
 
     def __repr__(self) -> str:
@@ -89,16 +86,14 @@ class Run:
 
         States: starting, running, evaluating, stopping; finished, stopped, failed; lost, not started.
         """
-        if self._client is not None:
-            return self._client.status()
         return read_status(self._folder)
 
     def metrics(self) -> dict[str, float]:
-        """The newest value of each metric, by its name in metrics.jsonl (docs/results.md)."""
+        """The newest value of each metric, by its name in metrics.jsonl."""
         return dict(self.status()["metrics"])
 
     def history(self) -> list[dict[str, float]]:
-        """All rows of metrics.jsonl, oldest first; each has `progress/env_steps`. Empty before the first."""
+        """All rows of metrics.jsonl, oldest first. Empty before the first."""
         if not self._folder.metrics_path.exists():
             return []
         lines = self._folder.metrics_path.read_text(encoding="utf-8").splitlines()
@@ -107,19 +102,31 @@ class Run:
     def scale(
         self, actors: int | None = None, *, shards: int | None = None, add_urls: tuple[str, ...] = ()
     ) -> None:
-        """Ask for another number of actors, or for more shards. Raises ConfigError, RunError, FleetError."""
-        operations.scale(self._folder, num_actors=actors, num_shards=shards, add_urls=add_urls)
+        """Ask for another number of actors, or for more shards, as `apexpert scale` does.
+
+        Raises ConfigError for what cannot be, FleetError when the run does not answer.
+        """
+        words = ["scale", str(self.path)]
+        words += [] if actors is None else ["--actors", str(actors)]
+        words += [] if shards is None else ["--shards", str(shards)]
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as urls:  # only its owner may read it
+            if add_urls:
+                urls.write("\n".join(add_urls))
+                urls.flush()
+                words += ["--add-urls", f"@{urls.name}"]
+            _command(words)
 
     def stop(self) -> dict[str, Any]:
         """End the run cleanly, with a checkpoint, and wait for that; returns its last status.
 
-        One that has ended is left alone. Raises RunError or FleetError.
+        A run that has ended is left alone. Raises RunError or FleetError.
         """
-        if self._client is None:
-            return operations.stop(self._folder)
+        if self._owner is not None:
+            self._owner.tell_to_stop()
+            return self.wait()
         if self.status()["state"] not in FINAL_STATES:
-            self._client.stop()
-        return self.wait()
+            _command(["stop", str(self.path)])
+        return self.status()
 
     def wait(
         self, timeout: float | None = None, *, show: Callable[[dict[str, Any]], object] = lambda status: None
@@ -129,15 +136,21 @@ class Run:
         Raises TimeoutError after `timeout` seconds, FleetError when the run failed, RunError when it is lost.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        while (status := self._next_status())["state"] not in FINAL_STATES:
+        while True:
+            owned = self._owner is not None and self._owner.alive
+            status = self.status()
             show(status)
-            if status["state"] in ("lost", "not started"):
+            if not owned and status["state"] in FINAL_STATES:
+                break
+            if self._owner is not None and not owned:
+                why = self._owner.last_words() or f"its owner has ended, and it is {status['state']}"
+                raise FleetError(f"run {self.name}: {why}", path=self._folder.log_path)
+            if self._owner is None and status["state"] in ("lost", "not started"):
                 raise RunError(f"run {self.name} is {status['state']}: {status['message']}", path=self.path)
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"run {self.name} is {status['state']} still, after {timeout:g} s")
             time.sleep(LOOK_SECONDS)
-        show(status)
-        self.close()
+        self._owner = None
         if status["state"] == "failed":
             message = f"run {self.name} failed: {status['message']}; see {self._folder.log_path}"
             raise FleetError(message, path=self._folder.log_path)
@@ -146,32 +159,85 @@ class Run:
     def resume(self, total_env_steps: int = 0, *, actors: int = 0, detach: bool = False) -> None:
         """Resume a run that has ended, from its newest checkpoint; 0 keeps its own values.
 
-        Raises ConfigError, RunBusy, FleetError.
+        It is this process's then, as after `train`. Raises ConfigError, RunBusy, FleetError.
         """
-        client = operations.resume(
-            self._folder, total_env_steps=total_env_steps, num_actors=actors, detach=detach
+        owner = _Owner(
+            {
+                "folder": str(self.path),
+                "total_env_steps": total_env_steps,
+                "num_actors": actors,
+                "detach": detach,
+            }
         )
-        self.__init__(self._folder, client)  # type: ignore[misc]
+        self._owner = None if owner.detached else owner
 
-    def close(self) -> None:
-        """Let go of the run; one that this process started, and that has not ended, ends in 10 seconds."""
-        self._closed.set()
-        if self._client is None:
-            return
-        client, self._client = self._client, None
-        if read_status(self._folder)["state"] in FINAL_STATES:
-            client.shutdown()
-        else:
-            client.close()
 
-    def _next_status(self) -> dict[str, Any]:
-        status = self.status()
-        if self._client is not None and status["state"] not in FINAL_STATES and self._client.is_gone:
-            status = self._client.last_words(LAST_WORDS_SECONDS, told_to_stop=False)
-        return status
+class _Owner:
+    """A process of apexpert.owner, and the run that it has started."""
 
-    def _show_life(self) -> None:
-        """Tell the supervisor that this process, which the run ends with, is alive."""
-        client = self._client
-        while client is not None and not self._closed.wait(HEARTBEAT_SECONDS):
-            client.heartbeat()
+    def __init__(self, request: dict[str, Any]) -> None:
+        """Raises what the owner raised instead of starting the run."""
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process is)
+        self._process = subprocess.Popen(
+            [*PYTHON, "-m", "apexpert.owner"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C is for the user's process, which then says what to do
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BaseException:
+            self.tell_to_stop()
+            raise
+        if not line:
+            self._process.wait()
+            raise FleetError(f"the run's owner did not start: {self.last_words()}")
+        answer = json.loads(line)
+        if "error" in answer:
+            self.tell_to_stop()
+            self._process.wait()
+            error: ApexpertError = pickle.loads(base64.b64decode(answer["error"]))
+            raise error
+        self.folder, self.detached = RunFolder(Path(answer["folder"])), bool(answer["detached"])
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is at work."""
+        return self._process.poll() is None
+
+    def tell_to_stop(self) -> None:
+        """Have the run stopped, without waiting."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended
+            self._process.stdin.close()
+
+    def last_words(self) -> str:
+        """The last line that the process wrote to its standard error."""
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
+
+
+def _command(words: list[str]) -> None:
+    """Run `apexpert WORDS`; raises ConfigError or FleetError with its one line."""
+    done = subprocess.run(
+        [*PYTHON, "-m", "deploy.cli.main", *words],
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        message = done.stderr.strip().rpartition("\n")[2].removeprefix("apexpert: ")
+        raise (ConfigError if done.returncode == 2 else FleetError)(message)
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, with the folders where its own modules are."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join([import_path.ROOT, *import_path.users_folders()])}

@@ -6,6 +6,7 @@ python examples/replay_service.py [TRANSITIONS]; neither Ray nor torch is needed
 import multiprocessing
 import sys
 import tempfile
+import time
 
 import numpy as np
 
@@ -35,18 +36,22 @@ def write(urls: tuple[str, ...], transitions: int) -> None:
 def main(transitions: int = 5_000) -> None:
     """Draw 8 samples for each transition written, in batches of 32, until all were written and used."""
     with tempfile.TemporaryDirectory() as folder, apexpert.serve_replay(folder, shards=2) as urls:
-        process = multiprocessing.get_context("spawn").Process(target=write, args=(urls, transitions))
+        process = multiprocessing.get_context("spawn").Process(
+            target=write, args=(urls, transitions), daemon=True
+        )
         process.start()
         with apexpert.ReplaySampler(urls, **SHAPES, batch_size=32, samples_per_insert=8.0) as sampler:
             batches = 0
             while process.is_alive() or sampler.can_sample():
-                sampler.ingest()
+                if not sampler.ingest():
+                    time.sleep(0.001)
                 while sampler.can_sample():
                     batch = sampler.sample()
                     sampler.update_priorities(batch, 0.1 + np.abs(batch.reward))
                     batches += 1
+            process.join()
+            sampler.ingest()
             print(f"{sampler.size:,} transitions, {batches:,} batches of {len(batch.action)}")
-        process.join()
 
 
 if __name__ == "__main__":

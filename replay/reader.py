@@ -76,9 +76,10 @@ class ReplayReader:
 
     def refresh(self) -> int:
         """Index all that is stored by now, drop what the owner evicted; returns the items added."""
-        total = 0
-        while added := self.ingest():
-            total += added
+        total, before = 0, None
+        while before != self._indexer.positions:  # a turn may add nothing and still read on
+            before = self._indexer.positions
+            total += self.ingest()
         return total
 
     def ingest(self, limit: int = 256) -> int:
@@ -167,5 +168,7 @@ class ReplayReader:
 
     def close(self) -> None:
         """Close the connections, and what was opened for this reader."""
-        self._indexer.close()
-        self._on_close()
+        try:
+            self._indexer.close()
+        finally:
+            self._on_close()

@@ -146,7 +146,7 @@ def run_command(name: str, argv: Sequence[str]) -> int:
 
 def fail(message: str, code: int) -> int:
     """Print in one line on stderr what is wrong; return `code`."""
-    from deploy.run.checks import hide_password
+    from deploy.run.config import hide_password
 
     # In the configuration `run.seed` is a field; as a flag it is `--seed`.
     line = hide_password(" ".join(message.split()).replace("--run.", "--"))

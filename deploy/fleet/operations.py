@@ -41,7 +41,7 @@ def start_new(folder: RunFolder) -> RunClient:
     """
     config = folder.load_config()
     try:
-        with naming_the_log(folder):
+        with naming_the_log(folder, launches=True):
             return launch(config, folder, resume=False)
     except WrongFlag as error:
         release_new(config)
@@ -74,7 +74,7 @@ def resume(
         folder.save_config(config)
     announce(config)
     try:
-        with naming_the_log(folder):
+        with naming_the_log(folder, launches=True):
             return launch(config, folder, resume=True)
     except WrongFlag as error:
         folder.save_config(before)
@@ -196,7 +196,7 @@ def stop(folder: RunFolder, tell: Callable[[str], object] = lambda text: None) -
         with connected(folder) as client:
             client.stop()
             tell("stopping")
-            return _wait_for_end(folder)
+        return _wait_for_end(folder)
     except (RunError, FleetError) as error:
         return _end_what_is_left(folder, error, tell)
 
@@ -214,8 +214,9 @@ def _wait_for_end(folder: RunFolder) -> dict[str, Any]:
 def _end_what_is_left(folder: RunFolder, error: Exception, tell: Callable[[str], object]) -> dict[str, Any]:
     """End the Ray left by a run that does not answer; if there is none, raise `error`."""
     with naming_the_log(folder):
-        if not end_leftovers(folder):
-            raise error
+        ended = end_leftovers(folder)
+    if not ended:
+        raise error
     tell(f"it did not answer ({error}); its processes were told to end")
     deadline = time.monotonic() + STOP_SECONDS
     while folder.is_at_work() and time.monotonic() < deadline:
@@ -238,13 +239,13 @@ def connected(folder: RunFolder) -> Iterator[RunClient]:
 
 
 @contextlib.contextmanager
-def naming_the_log(folder: RunFolder) -> Iterator[None]:
+def naming_the_log(folder: RunFolder, *, launches: bool = False) -> Iterator[None]:
     """Make errors of fleet and replay name the run and its log."""
     try:
         yield
-    except WrongFlag:
-        raise
     except (FleetError, ReplayError) as error:
+        if isinstance(error, WrongFlag) and launches:
+            raise
         message = f"run {folder.name}: {error}; see {folder.log_path}"
         raise FleetError(message, path=folder.log_path) from error
 

@@ -5,12 +5,11 @@ Every complaint is one line that names the flag and what is allowed.
 
 import difflib
 import math
-import re
 from collections.abc import Iterable
 from typing import Any
 
 from apexpert.limits import allowed, fits
-from deploy.run.config import Config, ConfigError, flag_of, leaf_limits, leaves, with_values
+from deploy.run.config import Config, ConfigError, flag_of, hide_password, leaf_limits, leaves, with_values
 from models.config import ENCODERS, HEADS, MOE_HEADS, NetworkConfig, is_imported
 from models.geometry import LAYERS, smallest_image
 
@@ -204,16 +203,6 @@ def _fleet(config: Config) -> None:
         ("actors.envs_per_actor", config.actors.envs_per_actor),
     ):
         _require(value == 1, path, value, "must be 1 with --lockstep")
-
-
-def hide_password(text: str) -> str:
-    """`text` with the passwords of all URLs in it replaced by `***`: safe to print and log.
-
-    Everything between the user's name and the last `@` of a URL counts as the password, so that one with
-    characters that should have been escaped is hidden as a whole; so is the option `?password=`.
-    """
-    hidden = re.sub(r"(://[^\s:@/]*):\S*@", r"\1:***@", text)
-    return re.sub(r"([?&]\w*password=)[^\s&]+", r"\1***", hidden)
 
 
 def without_passwords(config: Config) -> Config:

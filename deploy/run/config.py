@@ -189,6 +189,16 @@ def _check_keys(document: Any, known: Mapping[str, Any], where: str) -> None:
             raise ConfigError(f"{where}: unknown field {key!r}; known are {', '.join(known)}")
 
 
+def hide_password(text: str) -> str:
+    """`text` with the passwords of all URLs in it replaced by `***`: safe to print and log.
+
+    Everything between the user's name and the last `@` of a URL counts as the password, so that one with
+    characters that should have been escaped is hidden as a whole; so is the option `?password=`.
+    """
+    hidden = re.sub(r"(://[^\s:@/]*):\S*@", r"\1:***@", text)
+    return re.sub(r"([?&]\w*password=)[^\s&]+", r"\1***", hidden)
+
+
 def _value(path: str, annotation: Any, value: Any) -> Any:
     """Return `value` as the field's type; JSON has no tuples and writes 10.0 as 10."""
     if get_origin(annotation) is tuple:
@@ -202,6 +212,5 @@ def _value(path: str, annotation: Any, value: Any) -> Any:
             return float(value)
     elif type(value) is annotation:
         return value
-    raise ConfigError(
-        f"config: {path} ({flag_of(path)}) is {value!r:.60}; allowed is {describe_type(annotation)}"
-    )
+    shown = hide_password(repr(value))[:60]
+    raise ConfigError(f"config: {path} ({flag_of(path)}) is {shown}; allowed is {describe_type(annotation)}")

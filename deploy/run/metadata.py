@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from deploy.run.checks import hide_password
+from deploy.run.config import hide_password
 
 PACKAGES = (
     "apexpert",

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.run.checks import check, hide_password, smallest_error_buffer, without_passwords
+from deploy.run.checks import check, smallest_error_buffer, without_passwords
 from deploy.run.config import (
     Config,
     ConfigError,
     flag_of,
     from_json,
+    hide_password,
     leaf_limits,
     leaf_types,
     to_json,

@@ -89,10 +89,10 @@ def status(argv: Sequence[str]) -> int:
 
 def scale(argv: Sequence[str]) -> int:
     """Ask a running run for another number of actors or for more shards; return the exit code."""
-    from deploy.fleet import operations
-
     arguments = parse(ScaleArguments, argv, command="scale")
     folder = RunFolder.open(arguments.run, arguments.runs_dir)
+    from deploy.fleet import operations  # Ray takes a second: mistakes are told before
+
     actors = arguments.actors
     asked = operations.scale(
         folder, num_actors=actors, num_shards=arguments.shards, add_urls=arguments.add_urls
@@ -105,14 +105,14 @@ def scale(argv: Sequence[str]) -> int:
 
 def stop(argv: Sequence[str]) -> int:
     """Ask a running run to stop and wait until it has; return the exit code."""
-    from deploy.fleet import operations
-
     arguments = parse(StopArguments, argv, command="stop")
     folder = RunFolder.open(arguments.run, arguments.runs_dir)
     state = read_status(folder)["state"]
     if state in FINAL_STATES:
         print(f"{folder.name}: {state} already")
         return 0
+    from deploy.fleet import operations
+
     final = operations.stop(folder, tell=lambda text: print(f"{folder.name}: {text}", flush=True))
     print(f"{folder.name}: {final['state']}; checkpoint {folder.newest_checkpoint() or '-'}")
     print(f"resume it: {folder.command('resume')}")

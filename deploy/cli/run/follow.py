@@ -53,6 +53,12 @@ class RunClient(Protocol):
         """End what is left of the run, and the local Ray that it started."""
 
 
+class StopRequests(Protocol):
+    """How often the end of the run was asked for."""
+
+    count: int
+
+
 class Forced(KeyboardInterrupt):
     """A second Ctrl-C: end at once, wherever the program is."""
 
@@ -92,7 +98,7 @@ class Interrupts:
 def follow(
     client: RunClient,
     show: Callable[[Mapping[str, Any]], None],
-    interrupts: Interrupts,
+    interrupts: StopRequests,
     say: Callable[[str], None] = print,
     hint: str = "",
     unseen: Callable[[], bool] = lambda: False,

@@ -10,8 +10,7 @@ from typing import Any
 import psutil
 
 from deploy.monitor.bands import GREEDY, greedy_return
-from deploy.run.checks import hide_password
-from deploy.run.config import Config, leaves
+from deploy.run.config import Config, hide_password, leaves
 
 BYTES_PER_STEP = 680
 """Compressed bytes of one 84x84 env step of a busy game (Ms. Pacman) in Redis; Pong needs a quarter."""

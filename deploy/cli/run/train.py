@@ -1,5 +1,6 @@
 """`apexpert train` and `apexpert resume`."""
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,8 @@ from deploy.cli.parsing import as_typed, expand_short, flag_value, parse
 from deploy.cli.run import summary
 from deploy.cli.run.follow import FORCED_CODE, Forced, Interrupts, RunClient, follow
 from deploy.run import presets
-from deploy.run.checks import check, hide_password
-from deploy.run.config import Config, ConfigError, RunConfig, with_values
+from deploy.run.checks import check
+from deploy.run.config import Config, ConfigError, RunConfig, hide_password, with_values
 from deploy.run.folder import RunFolder
 from deploy.run.preflight import URLS_VARIABLE, named_urls, preflight, with_urls_of_environment
 
@@ -62,7 +63,7 @@ def train(argv: Sequence[str]) -> int:
     """Start a new run and, unless detached, stay with it until it ends; return the exit code."""
     try:
         config = configure(argv)
-        from deploy.fleet import operations  # Imports Ray, a second: mistakes are reported before.
+        from deploy.fleet import operations  # Ray takes a second: mistakes are told before
 
         folder = operations.create(config)
         _announce(folder)
@@ -71,19 +72,28 @@ def train(argv: Sequence[str]) -> int:
             print(f"note: {note}; ${URLS_VARIABLE} or --replay.urls @FILE hides it")
         with Interrupts() as interrupts:
             expects = _expectation(folder)
-            client = operations.start_new(folder)
-            return _stay_with(client, folder, interrupts, expects)
+            end = _stay_with(operations.start_new(folder), folder, interrupts, expects)
     except (ConfigError, UsageError) as error:
         raise type(error)(as_typed(str(error), argv)) from None
+    return end if isinstance(end, int) else _report(end, folder, asked=interrupts.count > 0)
 
 
 def resume(argv: Sequence[str]) -> int:
     """Resume an existing run; return the exit code."""
-    from deploy.fleet import operations
-
     arguments = parse(ResumeArguments, argv, command="resume")
     folder = RunFolder.open(arguments.run, arguments.runs_dir)
-    with Interrupts() as interrupts:
+    from deploy.fleet import operations
+
+    expects: list[Callable[[float], str]] = []
+    with contextlib.ExitStack() as stack:
+        interrupts = Interrupts()
+
+        def announce(_: Config) -> None:
+            """Say what is about to start; until then Ctrl-C ends the command at once."""
+            _announce(folder)
+            expects.append(_expectation(folder))
+            stack.enter_context(interrupts)
+
         try:
             client = operations.resume(
                 folder,
@@ -91,11 +101,12 @@ def resume(argv: Sequence[str]) -> int:
                 num_actors=arguments.actors,
                 ray_address=arguments.ray_address,
                 detach=arguments.detach,
-                announce=lambda _: _announce(folder),
+                announce=announce,
             )
         except ConfigError as error:
             raise ConfigError(as_typed(str(error), argv)) from None
-        return _stay_with(client, folder, interrupts, _expectation(folder))
+        end = _stay_with(client, folder, interrupts, expects[0])
+    return end if isinstance(end, int) else _report(end, folder, asked=interrupts.count > 0)
 
 
 def configure(argv: Sequence[str]) -> Config:
@@ -150,8 +161,8 @@ def _expectation(folder: RunFolder) -> Callable[[float], str]:
 
 def _stay_with(
     client: RunClient, folder: RunFolder, interrupts: Interrupts, expects: Callable[[float], str]
-) -> int:
-    """Show the run until it ends, or leave it alone if it is detached; return the exit code."""
+) -> dict[str, Any] | int:
+    """Show the run until it ends; return its last status, or the exit code if it is left or cut off."""
     from deploy.fleet.operations import naming_the_log
 
     if folder.load_config().run.detach:
@@ -161,13 +172,12 @@ def _stay_with(
         return 0
     try:
         with naming_the_log(folder):
-            status = _watch(folder, client, interrupts, expects)
+            return _watch(folder, client, interrupts, expects)
     except Forced:
         print(f"ended at once. Resume from the last checkpoint: {folder.command('resume')}")
         return FORCED_CODE
     finally:
         _shut_down(client)
-    return _report(status, folder, asked=interrupts.count > 0)
 
 
 def _shut_down(client: RunClient) -> None:

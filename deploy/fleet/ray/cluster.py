@@ -207,8 +207,6 @@ def connect(address: str, local: LocalRay | None = None) -> None:
     `local`: a Ray of ours, which needs its token and the loopback address.
     """
     if ray.is_initialized():
-        if local is not None and ray.get_runtime_context().gcs_address != local.address:
-            raise FleetError("this process is connected to another Ray; it can be to one at a time")
         return
     if local is not None:
         _use_token(Path(local.folder) / "token")

@@ -4,7 +4,7 @@ import logging
 import sys
 from pathlib import Path
 
-from deploy.run.checks import hide_password
+from deploy.run.config import hide_password
 
 
 class _Discreet(logging.Formatter):

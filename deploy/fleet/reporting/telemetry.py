@@ -12,8 +12,7 @@ from deploy.fleet.reporting.actor_metrics import TOTALS, FleetReport, Growing, f
 from deploy.fleet.reporting.episode_log import EpisodeLog
 from deploy.fleet.reporting.recent_episodes import RecentEpisodes
 from deploy.monitor.metrics import MetricsSink
-from deploy.run.checks import hide_password
-from deploy.run.config import Config
+from deploy.run.config import Config, hide_password
 from deploy.run.folder import RunFolder
 from deploy.run.states import FINAL_STATES
 

@@ -1,0 +1,76 @@
+"""The process that owns a run started from Python: `python -m apexpert.owner`, by apexpert.runs alone.
+
+It holds the connection to Ray, so that the user's process never has one: several runs can be owned at once,
+and nothing that happens to a run's Ray happens to the user. It takes one request on its standard input,
+answers on its standard output, and stops the run when a line follows or the input ends, as it does when the
+user's process is gone.
+"""
+
+import base64
+import json
+import pickle
+import sys
+import threading
+from typing import Any
+
+from apexpert.errors import ApexpertError
+from deploy.cli.run.follow import follow
+from deploy.fleet import operations
+from deploy.fleet.client import RunClient
+from deploy.run.checks import check
+from deploy.run.config import from_json
+from deploy.run.folder import RunFolder
+from deploy.run.preflight import preflight, with_urls_of_environment
+
+
+class Parent:
+    """Whether the user's process wants the run to stop, as `follow` asks for it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        threading.Thread(target=self._listen, name="parent", daemon=True).start()
+
+    def _listen(self) -> None:
+        sys.stdin.readline()
+        self.count = 1
+
+
+def main() -> int:
+    """Start or resume the run that is asked for, and stay with it until it ends."""
+    request = json.loads(sys.stdin.readline())
+    try:
+        folder, client = _started(request)
+    except ApexpertError as error:
+        _answer(error=base64.b64encode(pickle.dumps(error)).decode())
+        return 1
+    detach = folder.load_config().run.detach
+    _answer(folder=str(folder.path), detached=detach)
+    if detach:
+        client.close()
+        return 0
+    try:
+        follow(client, lambda status: None, Parent(), say=lambda text: None)
+        return 0
+    except ApexpertError as error:
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        client.shutdown()
+
+
+def _started(request: dict[str, Any]) -> tuple[RunFolder, RunClient]:
+    if "config" in request:
+        config = with_urls_of_environment(from_json(request["config"]))
+        check(config)
+        folder = operations.create(preflight(config))
+        return folder, operations.start_new(folder)
+    folder = RunFolder.open(request.pop("folder"))
+    return folder, operations.resume(folder, **request)
+
+
+def _answer(**answer: Any) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
