@@ -240,7 +240,7 @@ def connected(folder: RunFolder) -> Iterator[RunClient]:
 
 @contextlib.contextmanager
 def naming_the_log(folder: RunFolder, *, launches: bool = False) -> Iterator[None]:
-    """Make errors of fleet and replay name the run and its log."""
+    """Make errors of fleet and replay name the run and its log; a WrongFlag of a launch stays as it is."""
     try:
         yield
     except (FleetError, ReplayError) as error:

@@ -1,5 +1,7 @@
 """A run from Python, on the suite's Ray: started, scaled, stopped, resumed; and one only looked at."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from deploy.run.folder import RunFolder
 from tests.helpers.deadline import patient, until
 from tests.helpers.runs.catch_runs import catch_config
 from tests.helpers.runs.commands import SHORT, Trained
+
+ROOT = Path(__file__).parents[2]
 
 
 def started(tmp_path: Path, ray: str, **changes: Any) -> apexpert.Run:
@@ -87,9 +91,33 @@ def test_mistakes_start_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         apexpert.open_run("nobody")
 
 
-def test_a_process_is_on_one_ray_at_a_time(shared_ray: str, tmp_path: Path) -> None:
-    with pytest.raises(ApexpertError, match="this process is connected to another Ray"):
-        apexpert.train(catch_config(tmp_path), name="r")
+def test_a_run_ends_with_the_process_that_started_it(shared_ray: str, tmp_path: Path) -> None:
+    code = (
+        "import sys, time, apexpert; from tests.helpers.runs.catch_runs import catch_config; from pathlib import Path\n"
+        "run = apexpert.train(catch_config(Path(sys.argv[1])), ray_address=sys.argv[2], name='r')\n"
+        "print(run.name, flush=True); time.sleep(600)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path), shared_ray], stdout=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"r\n"
+        run = apexpert.open_run("r", runs_dir=str(tmp_path))
+        until(lambda: run.metrics().get("progress/updates", 0) > 5, "its learning", 90)
+        process.kill()
+    status = until(lambda: (s := run.status())["state"] == "stopped" and s, "its end", 60)
+    assert status["metrics"]["progress/env_steps"] > 0
+    assert list((tmp_path / "r" / "checkpoints").glob("update-*")), "with a checkpoint"
+
+
+def test_a_run_whose_owner_is_killed_is_told(shared_ray: str, tmp_path: Path) -> None:
+    run = started(tmp_path, shared_ray, total_env_steps=100_000)
+    assert run._owner is not None
+    run._owner._process.kill()
+    with pytest.raises(FleetError, match="run r: its owner has ended, and it is"):
+        run.wait(patient(60))
+    seen = apexpert.open_run(str(run.path))
+    until(lambda: seen.status()["state"] == "stopped", "its end, as its command is gone", 60)
 
 
 def test_a_finished_run_is_read_and_not_changed(trained: Trained, tmp_path: Path) -> None:
