@@ -93,7 +93,9 @@ def test_mistakes_start_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_run_ends_with_the_process_that_started_it(shared_ray: str, tmp_path: Path) -> None:
     code = (
-        "import sys, time, apexpert; from tests.helpers.runs.catch_runs import catch_config; from pathlib import Path\n"
+        "import sys, time, apexpert\n"
+        "from pathlib import Path\n"
+        "from tests.helpers.runs.catch_runs import catch_config\n"
         "run = apexpert.train(catch_config(Path(sys.argv[1])), ray_address=sys.argv[2], name='r')\n"
         "print(run.name, flush=True); time.sleep(600)\n"
     )
