@@ -1,4 +1,4 @@
-"""A run from Python, on the suite's Ray: started, scaled, stopped, resumed; and one only looked at."""
+"""A run from Python, on a Ray of its own: started, scaled, stopped, resumed; and one only looked at."""
 
 import subprocess
 import sys
@@ -19,12 +19,12 @@ from tests.helpers.runs.commands import SHORT, Trained
 ROOT = Path(__file__).parents[2]
 
 
-def started(tmp_path: Path, ray: str, **changes: Any) -> apexpert.Run:
-    return apexpert.train(catch_config(tmp_path), ray_address=ray, name="r", **changes)
+def started(tmp_path: Path, **changes: Any) -> apexpert.Run:
+    return apexpert.train(catch_config(tmp_path), name="r", **changes)
 
 
-def test_a_run_from_its_start_to_its_end(shared_ray: str, tmp_path: Path) -> None:
-    with started(tmp_path, shared_ray, total_env_steps=100_000) as run:
+def test_a_run_from_its_start_to_its_end(tmp_path: Path) -> None:
+    with started(tmp_path, total_env_steps=100_000) as run:
         assert (run.name, run.path) == ("r", tmp_path / "r")
         assert run.config.run.total_env_steps == 100_000
         until(lambda: run.metrics().get("progress/updates", 0) > 20, "its learning", 90)
@@ -53,8 +53,9 @@ def test_a_run_from_its_start_to_its_end(shared_ray: str, tmp_path: Path) -> Non
         seen.resume(done)
 
 
-def test_a_run_is_left_as_it_is_by_who_only_opened_it(shared_ray: str, tmp_path: Path) -> None:
-    run = started(tmp_path, shared_ray, total_env_steps=100_000)
+@pytest.mark.faults_long
+def test_a_run_is_left_as_it_is_by_who_only_opened_it(tmp_path: Path) -> None:
+    run = started(tmp_path, total_env_steps=100_000)
     with apexpert.open_run("r", runs_dir=str(tmp_path)) as seen:
         until(lambda: seen.status()["state"] == "running", "its start", 60)
     assert run.status()["state"] == "running"
@@ -91,16 +92,17 @@ def test_mistakes_start_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         apexpert.open_run("nobody")
 
 
-def test_a_run_ends_with_the_process_that_started_it(shared_ray: str, tmp_path: Path) -> None:
+@pytest.mark.faults_long
+def test_a_run_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     code = (
         "import sys, time, apexpert\n"
         "from pathlib import Path\n"
         "from tests.helpers.runs.catch_runs import catch_config\n"
-        "run = apexpert.train(catch_config(Path(sys.argv[1])), ray_address=sys.argv[2], name='r')\n"
+        "run = apexpert.train(catch_config(Path(sys.argv[1])), name='r')\n"
         "print(run.name, flush=True); time.sleep(600)\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path), shared_ray], stdout=subprocess.PIPE, cwd=ROOT
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"r\n"
@@ -112,8 +114,9 @@ def test_a_run_ends_with_the_process_that_started_it(shared_ray: str, tmp_path: 
     assert list((tmp_path / "r" / "checkpoints").glob("update-*")), "with a checkpoint"
 
 
-def test_a_run_whose_owner_is_killed_is_told(shared_ray: str, tmp_path: Path) -> None:
-    run = started(tmp_path, shared_ray, total_env_steps=100_000)
+@pytest.mark.faults_long
+def test_a_run_whose_owner_is_killed_is_told(tmp_path: Path) -> None:
+    run = started(tmp_path, total_env_steps=100_000)
     assert run._owner is not None
     run._owner._process.kill()
     with pytest.raises(FleetError, match="run r: its owner has ended, and it is"):
