@@ -18,9 +18,10 @@ from tests.helpers.shards.servers import shared_urls
 
 
 def servers_below() -> list[int]:
-    return [
-        child.pid for child in psutil.Process(os.getpid()).children() if "guardian" in str(child.cmdline())
-    ]
+    """Guardians that this process has started; process_iter gives None for what ends meanwhile."""
+    found = psutil.process_iter(["ppid", "cmdline"])
+    mine = [process for process in found if process.info["ppid"] == os.getpid()]
+    return [process.pid for process in mine if "guardian" in " ".join(process.info["cmdline"] or ())]
 
 
 def test_batches_and_segments_of_a_finished_run(trained: Trained, tmp_path: Path) -> None:
