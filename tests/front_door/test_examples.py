@@ -35,6 +35,7 @@ def test_read_replay(trained: Trained, tmp_path: Path) -> None:
     assert " segments, " in out
 
 
+@pytest.mark.faults_long
 def test_the_notebook(trained: Trained, tmp_path: Path) -> None:
     folder = trained.terminal.copy(tmp_path).folder
     cells = json.loads((EXAMPLES / "look_at_a_run.ipynb").read_text())["cells"]
@@ -55,6 +56,7 @@ def test_replay_service(tmp_path: Path) -> None:
     assert "2,000 transitions, " in run("replay_service", "2000", folder=tmp_path)
 
 
+@pytest.mark.faults_long
 def test_own_environment_is_learned(tmp_path: Path) -> None:
     out = run("own_environment", "5600", folder=tmp_path)
     assert "mean return" in out
