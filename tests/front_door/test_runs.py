@@ -131,5 +131,5 @@ def test_a_finished_run_is_read_and_not_changed(trained: Trained, tmp_path: Path
         assert run.status() == terminal.status()
         assert run.metrics()["progress/env_steps"] >= SHORT["run"]["total_env_steps"]
         assert run.wait()["state"] == "finished"
-        with pytest.raises(RunError, match="r is not running: finished"):
+        with pytest.raises(ApexpertError, match="r is not running: finished"):
             run.scale(2)
