@@ -6,12 +6,10 @@ answers on its standard output, and stops the run when a line follows or the inp
 user's process is gone.
 """
 
-import base64
 import json
-import pickle
 import sys
 import threading
-from typing import Any
+from typing import Any, TextIO
 
 from apexpert.errors import ApexpertError
 from deploy.cli.run.follow import follow
@@ -38,13 +36,15 @@ class Parent:
 def main() -> int:
     """Start or resume the run that is asked for, and stay with it until it ends."""
     request = json.loads(sys.stdin.readline())
+    # What anything else prints, such as a warning about a shard, must not be taken for the answer.
+    answers, sys.stdout = sys.stdout, sys.stderr
     try:
         folder, client = _started(request)
     except ApexpertError as error:
-        _answer(error=base64.b64encode(pickle.dumps(error)).decode())
+        _answer(answers, error=type(error).__name__, message=str(error))
         return 1
     detach = folder.load_config().run.detach
-    _answer(folder=str(folder.path), detached=detach)
+    _answer(answers, folder=str(folder.path), detached=detach)
     if detach:
         client.close()
         return 0
@@ -68,8 +68,8 @@ def _started(request: dict[str, Any]) -> tuple[RunFolder, RunClient]:
     return folder, operations.resume(folder, **request)
 
 
-def _answer(**answer: Any) -> None:
-    print(json.dumps(answer), flush=True)
+def _answer(answers: TextIO, **answer: Any) -> None:
+    print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

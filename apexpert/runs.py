@@ -1,10 +1,8 @@
 """Runs from Python: start one, find one, look at it, change it, end it."""
 
-import base64
 import contextlib
 import json
 import os
-import pickle
 import subprocess
 import sys
 import tempfile
@@ -14,11 +12,10 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from apexpert.configuration import with_changes
-from apexpert.errors import ApexpertError
 from deploy.fleet.errors import FleetError
 from deploy.run import import_path, presets
 from deploy.run.config import Config, ConfigError, to_json
-from deploy.run.errors import RunError
+from deploy.run.errors import RunBusy, RunError, RunExists, RunNotFound
 from deploy.run.folder import RunFolder
 from deploy.run.states import FINAL_STATES
 from deploy.run.status import read_status
@@ -26,6 +23,8 @@ from deploy.run.status import read_status
 __all__ = ["Run", "open_run", "train"]
 
 LOOK_SECONDS = 0.25
+ERRORS = {kind.__name__: kind for kind in (ConfigError, RunError, RunNotFound, RunExists, RunBusy)}
+"""What an owner that starts no run names as the reason; everything else is a FleetError."""
 PYTHON = (sys.executable, "-P")
 """-P: a `deploy` in the current folder is not ours."""
 
@@ -37,7 +36,7 @@ def train(config: Config | str = presets.DEFAULT, /, **changes: Any) -> "Run":
     a Ray of its own. A process of its own holds the connection to Ray, so that any number of runs may be
     started, and this process may use Ray for something else.
 
-    Raises ConfigError, RunError, FleetError, ReplayError.
+    Raises ConfigError, RunError, FleetError.
     """
     wanted = presets.get_preset(config) if isinstance(config, str) else config
     owner = _Owner({"config": to_json(with_changes(wanted, **changes))})
@@ -202,8 +201,7 @@ class _Owner:
         if "error" in answer:
             self.tell_to_stop()
             self._process.wait()
-            error: ApexpertError = pickle.loads(base64.b64decode(answer["error"]))
-            raise error
+            raise ERRORS.get(answer["error"], FleetError)(answer["message"])
         self.folder, self.detached = RunFolder(Path(answer["folder"])), bool(answer["detached"])
 
     @property

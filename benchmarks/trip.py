@@ -12,21 +12,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from actors.actor import Actor
 from actors.environments import describe_environment
-from deploy.bench.replay.local_replay import InitialWeights, signature_of
+from deploy.bench.replay.local_replay import RUN, make_actor, signature_of
 from deploy.run.config import with_values
 from deploy.run.presets import LAPTOP
-from models.arrays import Weights, flatten
-from models.q_network import build_network
 from replay.sampler import Sampler
 from replay.servers.embedded import EmbeddedServers
 from replay.shards.connect import connect_shards
-from replay.writer import Writer
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES, MOST = ("actors", "replay", "learner"), 25
-RUN, BATCH = "trip", 32
+BATCH = 32
 
 
 def main() -> int:
@@ -34,8 +30,6 @@ def main() -> int:
     config = with_values(LAPTOP, environment__game="pong", replay__min_size=64, actors__envs_per_actor=2)
     spec = describe_environment(config.environment)
     signature = signature_of(config, spec)
-    shape = (signature.stack, *signature.frame_shape)
-    network = build_network(config.network, signature.num_actions, observation_shape=shape)
     files: dict[str, None] = {}
 
     def note(frame: FrameType, event: str, _: Any) -> None:
@@ -59,19 +53,7 @@ def main() -> int:
             seed=0,
         )
         sampler.ingest()
-        writer = Writer(connect_shards(servers.urls, run=RUN), run=RUN, signature=signature)
-        actor = Actor(
-            config.actors,
-            config.environment,
-            config.exploration,
-            config.network,
-            config.replay,
-            slot=0,
-            incarnation=0,
-            seed=0,
-            writer=writer,
-            weights=InitialWeights(Weights(0, flatten(network), 0, 0)),
-        )
+        actor, _ = make_actor(config, connect_shards(servers.urls, run=RUN), spec)
         actor.step()
         drawn = threading.Event()
         threading.setprofile(note)  # of threads to come: the actor's waits for what the sampler allows

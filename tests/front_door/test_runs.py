@@ -10,6 +10,7 @@ import pytest
 import apexpert
 from apexpert import ApexpertError
 from deploy.fleet.errors import FleetError
+from deploy.run.config import ConfigError
 from deploy.run.errors import RunError, RunNotFound
 from deploy.run.folder import RunFolder
 from tests.helpers.deadline import patient, until
@@ -90,6 +91,15 @@ def test_mistakes_start_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(RunNotFound):
         apexpert.open_run("nobody")
+
+
+def test_what_a_users_module_prints_is_not_taken_for_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("noisy.py").write_text('print(\'{"folder": "/"}\')\n')
+    with pytest.raises(ConfigError, match="--environment.env 'noisy:make' cannot be made"):
+        apexpert.train(catch_config(tmp_path), env="noisy:make")
 
 
 @pytest.mark.faults_long
