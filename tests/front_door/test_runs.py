@@ -98,7 +98,7 @@ def test_what_a_users_module_prints_is_not_taken_for_an_answer(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("noisy.py").write_text('print(\'{"folder": "/"}\')\n')
-    with pytest.raises(ConfigError, match="--environment.env 'noisy:make' cannot be made"):
+    with pytest.raises(ConfigError, match=r"--environment\.env 'noisy:make' cannot be made"):
         apexpert.train(catch_config(tmp_path), env="noisy:make")
 
 
