@@ -136,7 +136,15 @@ def test_a_run_like_one_that_was_measured_is_told_what_that_came_to():
         expects(0.0),
     )
     assert expects(799_999.0).count(" up to ") == 1
-    for changes in ({"network__head": "dense"}, {"environment__game": "breakout"}):
+    same = {"environment__game": "pong", "run__seed": 9, "replay__shards": 3, "learner__num_threads": 1}
+    assert expectation(with_values(LAPTOP, **same))(0.0) == expects(0.0)
+    for changes in (
+        {"network__head": "dense"},
+        {"environment__game": "breakout"},
+        {"learner__learning_rate": 1e-4},
+        {"replay__n_step": 3},
+        {"run__total_env_steps": 300_000},
+    ):
         other = expectation(with_values(LAPTOP, **({"environment__game": "pong"} | changes)))
         assert "Dopamine" in other(0.0)
 

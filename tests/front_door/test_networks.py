@@ -26,8 +26,8 @@ def test_a_network_is_the_checkpoints_and_gives_values(tmp_path: Path) -> None:
     same.load_state_dict(network.state_dict())
 
 
-def test_a_policy_plays_as_evaluate_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same games of Catch in a loop of one's own as `apexpert evaluate` with epsilon 0."""
+def test_a_policy_takes_the_networks_best_action(tmp_path: Path) -> None:
+    """With epsilon 0, of one observation and of several, in an environment as its configuration has it."""
     from actors.config import EnvironmentConfig
     from actors.environments import environment_seeds, make_environment
     from actors.evaluation import EVALUATION_SLOT

@@ -1,18 +1,29 @@
 """What to expect of a run and when: the results of the published agent that it resembles most."""
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 
 from deploy.reports.seeds.published import ENCODERS, WINDOW, NotPublished, published_curve
-from deploy.run.config import Config, to_json
+from deploy.run.config import Config, leaves, to_json
 from deploy.run.presets import PRESETS
 
 DEFAULT_AGENT = "rainbow"
 MEASURED = resources.files("deploy.reports") / "data" / "measured_runs.json"
 """Runs of this project: preset, game, seed, and mean returns by window (benchmarks/measured_run.py)."""
+
+NOT_FOR_LEARNING = frozenset(
+    {
+        "run.name", "run.seed", "run.runs_dir", "run.ray_address", "run.detach", "environment.game",
+        "replay.urls", "replay.shards", "replay.append_fsync", "replay.shard_memory_bytes",
+        "replay.frame_store_bytes", "learner.device", "learner.num_threads", "learner.checkpoint_period",
+        "learner.keep_checkpoints", "learner.diagnostics_period", "evaluation.every_env_steps",
+        "evaluation.episodes", "evaluation.epsilon",
+    }
+)  # fmt: skip
+"""Fields that a run may have otherwise than a measured one and still be like it; the length is none of them,
+because the learning rate goes down over it."""
 
 
 def agent_of(config: Config) -> str:
@@ -82,9 +93,7 @@ def _measured(config: Config) -> Expectation | None:
 
 
 def _learns_alike(config: Config, preset: Config) -> bool:
-    """Whether nothing that matters for learning was changed of the preset but the game."""
-    game = dataclasses.replace(config.environment, game=preset.environment.game)
-    ours = (config.network, config.exploration, game, config.learner.update_period, config.learner.batch_size)
-    own = preset.learner
-    theirs = (preset.network, preset.exploration, preset.environment, own.update_period, own.batch_size)
-    return ours == theirs
+    """Whether nothing that matters for learning differs from the preset but the game."""
+    own, theirs = leaves(config), leaves(preset)
+    changed = {path for path, value in own.items() if value != theirs[path]}
+    return changed <= NOT_FOR_LEARNING
