@@ -197,6 +197,8 @@ LAPTOP = _preset(
     # With the rate of the start it stays where it is from 300,000 env steps on (docs/results.md).
     learner__final_learning_rate=1e-5,
     learner__adam_eps=1e-6,
+    # One core learns, the other plays: with both at the updates, each waits for the one that also plays.
+    learner__num_threads=1,
     learner__checkpoint_period=5_000,
     learner__diagnostics_period=2_500,
 )
