@@ -1,8 +1,6 @@
 """Acting on the CPU: a copy of the network, its noise and the epsilon-greedy choice, as one batch."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -10,9 +8,8 @@ from numpy.typing import NDArray
 
 from models.arrays import Weights, load
 from models.config import NetworkConfig
+from models.precision import Precision, choose_dtype
 from models.q_network import QNetwork, build_network
-
-Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -25,16 +22,6 @@ class Actions:
     """(E,) value of the chosen action, or None if values were not requested."""
     q_max: NDArray[np.float32] | None
     """(E,) largest value, or None if values were not requested."""
-
-
-def choose_dtype(precision: Precision) -> torch.dtype:
-    """Return the data type of acting; `auto` is bfloat16 where the CPU has instructions for it."""
-    if precision == "auto":
-        # Older versions of torch do not report the CPU's capabilities; float32 is then the safe choice.
-        capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-        fast = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-        return torch.bfloat16 if fast else torch.float32
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
 class Policy:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from numpy.typing import ArrayLike, NDArray
 
+from apexpert.backoff import Backoff
 from learner.config import LearnerConfig
 from learner.telemetry import SpeedWindow
 from replay.errors import NotEnoughData
@@ -92,7 +93,7 @@ class BatchSource:
         self.speed = SpeedWindow()
         self._in_flight: tuple[Batch, NDArray[Any]] | None = None
         self._next_ingest = 0.0
-        self._wait_seconds = WAIT_SECONDS[0]
+        self._waits = Backoff(*WAIT_SECONDS)
         self._lock = threading.Lock()
         self._dead: set[tuple[int, int]] = set()
         self._new_shards: list[Shard] = []
@@ -137,7 +138,7 @@ class BatchSource:
     def learned(self, batch: Batch, priorities: NDArray[Any]) -> None:
         """Take an update's priorities (B,), to be sent with the next look at the replay."""
         self._in_flight = (batch, priorities)
-        self._wait_seconds = WAIT_SECONDS[0]
+        self._waits.reset()
         self.speed.count(updates=1)
 
     def send_priorities(self) -> None:
@@ -149,8 +150,7 @@ class BatchSource:
     def wait(self) -> None:
         """Sleep a little because nothing may be drawn, longer each time in a row."""
         start = time.monotonic()
-        time.sleep(self._wait_seconds)
-        self._wait_seconds = min(2 * self._wait_seconds, WAIT_SECONDS[1])
+        time.sleep(self._waits.next())
         self.speed.count(waited=time.monotonic() - start)
 
     def mark_dead(self, incarnations: set[tuple[int, int]]) -> None:
@@ -195,7 +195,7 @@ class BatchSource:
             self.replay.add_shard(shard)
         begun = time.monotonic()
         if arrived := self.replay.ingest():
-            self._wait_seconds = WAIT_SECONDS[0]
+            self._waits.reset()
             self.speed.count(arrived=arrived)
         ended = time.monotonic()
         self._next_ingest = ended + seconds_to_next_look(ended - begun)

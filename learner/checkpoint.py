@@ -23,16 +23,16 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
+from apexpert import durable
+from apexpert.durable import TEMPORARY
 from learner.checkpoint_files import (
     DOCUMENT,
     MANIFEST,
     TENSORS,
     number_of,
-    sync,
     to_json,
     verify,
     write_files,
-    write_synced,
 )
 from learner.errors import CheckpointError
 from models.config import NetworkConfig, with_current_names
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 BEST = "best.json"
 # A `.replaced` folder is the older checkpoint of the same update; only a crash between two renames leaves it.
 NAME = re.compile(r"update-(\d{9,})(\.replaced)?")
-TEMPORARY, LOCK = ".tmp-", ".lock"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -190,10 +190,7 @@ class CheckpointStore:
         best = self.best()
         if not math.isfinite(score) or (best is not None and best[1] >= score):
             return False
-        temporary = self.folder / f"{TEMPORARY}{BEST}.{os.getpid()}"
-        write_synced(temporary, to_json({"name": path.name, "score": float(score)}))
-        temporary.replace(self.folder / BEST)
-        sync(self.folder)
+        durable.replace(self.folder / BEST, to_json({"name": path.name, "score": float(score)}))
         return True
 
     def best(self) -> tuple[Path, float] | None:
@@ -224,7 +221,7 @@ class CheckpointStore:
             shutil.rmtree(replaced, ignore_errors=True)
             target.rename(replaced)
         temporary.rename(target)
-        sync(self.folder)
+        durable.sync(self.folder)
         shutil.rmtree(replaced, ignore_errors=True)
 
     def _prune(self, saved: Path) -> None:

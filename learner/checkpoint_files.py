@@ -1,6 +1,5 @@
 """The files of one checkpoint: written with a manifest, and verified by it."""
 
-import hashlib
 import json
 import os
 import re
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from apexpert import durable
 from learner.errors import CheckpointError
 
 FORMAT = 1
@@ -31,12 +31,12 @@ def write_files(
         save_file({name: _as_tensor(value) for name, value in tensors.items()}, folder / TENSORS)
     except SafetensorError as error:
         raise _of_the_system(error, folder / TENSORS) from error
-    sync(folder / TENSORS)
+    durable.sync(folder / TENSORS)
     # The run's configuration is in there, and URLs in it can hold passwords.
-    write_synced(folder / DOCUMENT, to_json(document), mode=0o600)
-    files = {name: _fingerprint(folder / name) for name in (DOCUMENT, TENSORS)}
-    write_synced(folder / MANIFEST, to_json({"files": files, "format": FORMAT, "update": update}))
-    sync(folder)
+    durable.write(folder / DOCUMENT, to_json(document), mode=0o600)
+    files = {name: durable.fingerprint(folder / name) for name in (DOCUMENT, TENSORS)}
+    durable.write(folder / MANIFEST, to_json({"files": files, "format": FORMAT, "update": update}))
+    durable.sync(folder)
 
 
 def verify(path: Path) -> int:
@@ -55,15 +55,9 @@ def verify(path: Path) -> int:
     for name, expected in manifest["files"].items():
         if not (path / name).is_file():
             raise CheckpointError(f"{name} is missing")
-        if _fingerprint(path / name) != expected:
+        if durable.fingerprint(path / name) != expected:
             raise CheckpointError(f"{name} is not as it was written (size or SHA-256 differs)")
     return int(manifest["update"])
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
 
 
 def _as_tensor(value: torch.Tensor | NDArray[Any]) -> torch.Tensor:
@@ -80,24 +74,6 @@ def _of_the_system(error: SafetensorError, path: Path) -> OSError:
     """What the system said, which safetensors wraps: "I/O error: No space left on device (os error 28)"."""
     number = re.search(r"\(os error (\d+)\)", str(error))
     return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else OSError(str(error))
-
-
-def write_synced(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write a file and wait until it is on disk."""
-    with path.open("wb") as file:
-        path.chmod(mode)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or a folder's entries are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def number_of(path: Path) -> int:

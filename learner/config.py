@@ -56,4 +56,5 @@ class LearnerConfig:
     def learning_rate_at(self, progress: float) -> float:
         """Adam's learning rate when this share of the run's env steps, 0 to 1, is inserted."""
         final = self.final_learning_rate or self.learning_rate
-        return self.learning_rate * (final / self.learning_rate) ** min(progress, 1.0)
+        share: float = (final / self.learning_rate) ** min(progress, 1.0)
+        return self.learning_rate * share

@@ -1,7 +1,7 @@
 """The data that replay moves: identities, signatures, segments and batches."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,22 @@ class SegmentIdentity(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse what `str` returns; raises ValueError on anything else."""
-        actor, incarnation, seq = text.split(".")
+        return cls.of(*text.split("."))
+
+    @classmethod
+    def of(cls, actor: int | str, incarnation: int | str, seq: int | str) -> Self:
+        """Return the identity of these numbers, as numpy, JSON or text have them; raises ValueError."""
         return cls(int(actor), int(incarnation), int(seq))
+
+    @classmethod
+    def of_row(cls, row: Any) -> Self:
+        """Return the identity in a row of a structured array with fields of these names."""
+        return cls.of(*(row[name] for name in cls._fields))
+
+    @classmethod
+    def of_rows(cls, columns: Any) -> list[Self]:
+        """Return the identities in columns (B,) of these names, of a structured array or a mapping."""
+        return list(map(cls, *(columns[name].tolist() for name in cls._fields)))
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
+from apexpert.backoff import Backoff
 from replay.errors import ShardError, ShardFull, ShardUnavailable, WriterStopped
 from replay.segments.codec import encode
 from replay.shards.availability import Probe
-from replay.shards.connection import JITTER
 from replay.shards.shard import Shard
 from replay.types import Segment, SegmentIdentity, Signature
 
@@ -52,7 +52,7 @@ class _WritableShard:
         self.shard = shard
         self.checked = False
         """Whether the signature of its data was compared with the writer's."""
-        self._rest_s = FIRST_REST_S
+        self._rests = Backoff(FIRST_REST_S, LONGEST_REST_S)
         self._rests_until = 0.0
         self._probe: Probe | None = None
 
@@ -69,8 +69,7 @@ class _WritableShard:
 
     def fail(self, error: ShardError) -> None:
         """Leave the shard alone for a while; if it does not answer, at least until it does."""
-        self._rests_until = time.monotonic() + self._rest_s
-        self._rest_s = min(2 * self._rest_s, LONGEST_REST_S)
+        self._rests_until = time.monotonic() + self._rests.next()
         if isinstance(error, ShardUnavailable):
             self.close()
             self._probe = Probe(self.shard)
@@ -78,7 +77,8 @@ class _WritableShard:
     def succeed(self) -> None:
         """Open the shard: it took a segment."""
         self.close()
-        self._rest_s, self._rests_until = FIRST_REST_S, 0.0
+        self._rests.reset()
+        self._rests_until = 0.0
 
     def close(self) -> None:
         """Stop probing whether the shard is back."""
@@ -156,7 +156,7 @@ class Writer:
         return segment.num_items + (items if incarnation == segment.identity[:2] else 0)
 
     def _write_patiently(self, encoded: _EncodedSegment) -> None:
-        backoff, attempt = FIRST_WAIT_S, 0
+        waits, attempt = self._new_waits(), 0
         while True:
             index = self._pick()
             try:
@@ -168,7 +168,7 @@ class Writer:
             except (ShardUnavailable, ShardFull) as error:
                 self._leave(index, encoded, error)
                 attempt += 1
-            backoff = self._pause(backoff)
+            self._wait(waits)
 
     def _write_now(self, encoded: _EncodedSegment) -> None:
         error: ShardError | None = None
@@ -184,7 +184,7 @@ class Writer:
         raise error
 
     def _reserve_and_commit(self, index: int, encoded: _EncodedSegment, attempt: int) -> None:
-        shard, backoff = self._shards[index].shard, FIRST_WAIT_S
+        shard, waits = self._shards[index].shard, self._new_waits()
         ticket: int | None = None
         self._check_signature(index)
         while True:
@@ -199,7 +199,7 @@ class Writer:
                 ticket = None
             elif allowed > ticket - encoded.segment.num_items:
                 break
-            backoff = self._pause(backoff)
+            self._wait(waits)
         self._commit(index, encoded)
 
     def _commit(self, index: int, encoded: _EncodedSegment) -> None:
@@ -244,14 +244,16 @@ class Writer:
             else:
                 self._left_tickets.discard((index, identity))
 
-    def _pause(self, backoff: float) -> float:
-        """Sleep about `backoff` seconds and return the next, longer backoff; jitter keeps writers apart."""
+    def _new_waits(self) -> Backoff:
+        return Backoff(FIRST_WAIT_S, LONGEST_WAIT_S, jitter=True)
+
+    def _wait(self, waits: Backoff) -> None:
+        """Sleep until the next try, and count the time; raise WriterStopped when told to stop."""
         if self._should_stop():
             raise WriterStopped("told to stop while waiting to write a segment")
         began = time.monotonic()
-        time.sleep(backoff * JITTER.uniform(0.5, 1.0))
+        time.sleep(waits.next())
         self.counters.waited_s += time.monotonic() - began
-        return min(2 * backoff, LONGEST_WAIT_S)
 
     def _warn(self, error: ShardError) -> None:
         if time.monotonic() - self._warned_at >= WARN_EVERY_S:

@@ -14,9 +14,10 @@ from actors.environments import describe_environment
 from apexpert.errors import ApexpertError
 from deploy.bench import limits
 from deploy.run.config import Config, to_json, with_values
-from learner.update.precision import choose_device, choose_dtype
+from learner.update.precision import choose_device
 from models.config import MOE_HEADS
 from models.memory import keep_freed_memory
+from models.precision import choose_dtype
 from models.q_network import NetworkOutput, build_network
 
 EXPERTS = (1, 2, 4, 8, 16)

@@ -9,7 +9,7 @@ from deploy.fleet.processes.handles import RoleHandle, start_actor
 from deploy.fleet.processes.role import Assignment
 from deploy.fleet.reporting.actor_metrics import FleetReport, totals
 from deploy.fleet.run_state import FleetState
-from deploy.fleet.scaling import Backoff, missing, surplus
+from deploy.fleet.scaling import Restarts, missing, surplus
 
 START_SECONDS = 20.0
 """A start that takes longer than this is reported."""
@@ -27,7 +27,7 @@ class ActorFleet:
         self._assignment, self._state, self._node_id, self._note = assignment, state, node_id, note
         self._running: dict[int, tuple[int, RoleHandle]] = {}
         self._leaving: dict[int, tuple[int, RoleHandle, float]] = {}
-        self._backoff: dict[int, Backoff] = {}
+        self._restarts: dict[int, Restarts] = {}
         self._starting: dict[int, float] = {}
         """When each slot that has not answered yet was started; reported slots are left out."""
         self._gone: dict[str, float] = {}
@@ -57,7 +57,7 @@ class ActorFleet:
             self._dismiss(slot, now)
         for slot in missing(self._running, self._state.target):
             # A slot's next incarnation waits for the one before to be gone.
-            if slot not in self._leaving and self._backoff.setdefault(slot, Backoff()).may_start(now):
+            if slot not in self._leaving and self._restarts.setdefault(slot, Restarts()).may_start(now):
                 self._start(slot, now, start_env_steps)
         return episodes
 
@@ -115,13 +115,13 @@ class ActorFleet:
         try:
             incarnation = self._state.next_incarnation(slot)
         except OSError as error:
-            self._backoff[slot].failed(now)
+            self._restarts[slot].failed(now)
             self._note(f"actor {slot} cannot start: its incarnation cannot be noted ({error.strerror})")
             return
         handle = start_actor(self._assignment, slot, incarnation, start_env_steps, self._node_id)
         self._running[slot] = incarnation, handle
         self._starting[slot] = now
-        self._backoff[slot].started(now)
+        self._restarts[slot].started(now)
         self._note(f"actor {slot} starts (incarnation {incarnation})")
 
     def _tell_of_waiting(self, now: float) -> None:
@@ -136,7 +136,7 @@ class ActorFleet:
         incarnation, handle = self._running.pop(slot)
         handle.stop()
         self._leaving[slot] = incarnation, handle, now + DRAIN_SECONDS
-        self._backoff.pop(slot, None)
+        self._restarts.pop(slot, None)
 
     def _reap(self, now: float) -> None:
         for slot, (incarnation, handle) in list(self._running.items()):
@@ -144,7 +144,7 @@ class ActorFleet:
                 continue
             del self._running[slot]
             self._end(handle)
-            self._backoff[slot].failed(now)
+            self._restarts[slot].failed(now)
             self.restarts += 1
             self.new_dead.add((slot, incarnation))
             reason = handle.end.reason

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from actors.environments import EnvironmentSetupError
 from deploy.fleet.processes.handles import End, RoleHandle, kill_learner, start_learner
 from deploy.fleet.processes.role import Assignment
-from deploy.fleet.scaling import Backoff
+from deploy.fleet.scaling import Restarts
 from learner.errors import CheckpointNotWritten, LearnerError
 from replay.errors import SignatureMismatch, StaleOwner
 
@@ -31,7 +31,7 @@ class LearnerSlot:
         """`dead` returns every incarnation that will not write again, for a learner that starts."""
         self._assignment, self._node_id, self._num_gpus = assignment, node_id, num_gpus
         self._dead, self._note = dead, note
-        self._backoff = Backoff()
+        self._restarts = Restarts()
         self._handle: RoleHandle | None = None
         self.outcome = ""
         """`finished` or `failed` once the learner will not run again."""
@@ -47,9 +47,9 @@ class LearnerSlot:
             self._poll(self._handle)
             if self._handle.end is not None:
                 self._ended(self._handle.end, now)
-        elif not self.outcome and self._backoff.may_start(now):
+        elif not self.outcome and self._restarts.may_start(now):
             self._handle = start_learner(self._assignment, self._dead(), self._node_id, self._num_gpus)
-            self._backoff.started(now)
+            self._restarts.started(now)
 
     def _kill(self, handle: RoleHandle) -> None:
         """End its Ray actor, after which its own process ends by itself; if that one hangs, kill it here."""
@@ -138,8 +138,8 @@ class LearnerSlot:
         # A learner that ended by itself had lost contact with us: treat it like one that died.
         self._kill(self._handle)
         self._handle = None
-        self._backoff.failed(now)
-        failures = self._backoff.failures
+        self._restarts.failed(now)
+        failures = self._restarts.failures
         if isinstance(end.error, NOT_WORTH_RETRYING) or failures >= FAILURES:
             self.outcome, self.message = "failed", end.reason
             return

@@ -1,7 +1,8 @@
 """Decides which actor slots run, and when a dead role may restart. Does not use Ray."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+
+from apexpert.backoff import Backoff
 
 BACKOFF_FIRST, BACKOFF_LAST = 0.5, 30.0
 STEADY_SECONDS = 60.0
@@ -17,15 +18,16 @@ def missing(running: Collection[int], target: int) -> list[int]:
     return [slot for slot in range(target) if slot not in running]
 
 
-@dataclass
-class Backoff:
+class Restarts:
     """When a role may restart: after 0.5, 1, 2, ... 30 s; a role that held for a minute starts afresh."""
 
-    failures: int = 0
-    """Number of failures in a row."""
-    not_before: float = field(default=0.0)
-    """Earliest time of the next start, on the caller's monotonic clock."""
-    _started: float = field(default=0.0, repr=False)
+    def __init__(self) -> None:
+        self.failures = 0
+        """Number of failures in a row."""
+        self.not_before = 0.0
+        """Earliest time of the next start, on the caller's monotonic clock."""
+        self._delays = Backoff(BACKOFF_FIRST, BACKOFF_LAST)
+        self._started = 0.0
 
     def started(self, now: float) -> None:
         """Record that the role was started."""
@@ -33,9 +35,11 @@ class Backoff:
 
     def failed(self, now: float) -> None:
         """Record that the role has died."""
-        self.failures = 1 if now - self._started > STEADY_SECONDS else self.failures + 1
-        delay = min(BACKOFF_FIRST * 2.0 ** (self.failures - 1), BACKOFF_LAST)
-        self.not_before = now + delay
+        if now - self._started > STEADY_SECONDS:
+            self.failures = 0
+            self._delays.reset()
+        self.failures += 1
+        self.not_before = now + self._delays.next()
 
     def may_start(self, now: float) -> bool:
         """Whether the wait is over."""

@@ -6,7 +6,6 @@ JSON document: the run's configuration, the network's shape, and how long it was
 
 import importlib.resources
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from apexpert import durable
 from deploy.run.config import Config, ConfigError, from_json, to_json, with_values
 from learner.checkpoint import Checkpoint, network_tensors, with_prefix
 
@@ -42,12 +42,7 @@ def save_model(model: Model, path: Path) -> None:
     document |= {key: checkpoint.document[key] for key in KEPT}
     metadata = {"format": FORMAT, "version": str(VERSION), "document": json.dumps(document)}
     tensors = {name: t.contiguous() for name, t in network_tensors(checkpoint.tensors, "online").items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(save(tensors, metadata))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    durable.replace(path, save(tensors, metadata))
 
 
 def load_model(path: Path) -> Model:

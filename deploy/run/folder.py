@@ -1,18 +1,18 @@
 """A run's folder: configuration, metadata, status, metrics, log, checkpoints, videos and replay.
 
-All JSON in it is written atomically (temporary file, fsync, rename), so that a crash leaves the old document
-or the new one, never half of one.
+All JSON in it is written atomically (apexpert/durable.py), so that a crash leaves the old document or the new
+one, never half of one.
 """
 
 import json
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from apexpert import durable
 from deploy.run.checks import near_matches, without_passwords
 from deploy.run.config import Config, ConfigError, from_json, to_json, with_values
 from deploy.run.errors import RunError, RunExists, RunNotFound
@@ -116,7 +116,7 @@ class RunFolder(LockedFolder):
         """Write config.json atomically; URLs with passwords stand in a file that only its owner may read."""
         shown = without_passwords(config)
         if shown != config:
-            self._write("redis-urls", "\n".join((*config.replay.urls, "")), mode=0o600)
+            durable.replace(self.urls_path, "\n".join((*config.replay.urls, "")).encode(), 0o600)
         else:
             self.urls_path.unlink(missing_ok=True)
         self.write_json("config.json", to_json(shown), mode=0o600)
@@ -133,22 +133,7 @@ class RunFolder(LockedFolder):
 
     def write_json(self, name: str, document: Any, *, mode: int = 0o644) -> None:
         """Replace that file's document atomically; it is on disk when this returns."""
-        self._write(name, json.dumps(document, indent=1, allow_nan=False), mode=mode)
-
-    def _write(self, name: str, text: str, *, mode: int) -> None:
-        path = self.path / name
-        temporary = path.with_name(f".{name}.{os.getpid()}.{threading.get_ident()}")
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(self.path)
+        durable.replace(self.path / name, json.dumps(document, indent=1, allow_nan=False).encode(), mode)
 
     def unshare(self) -> None:
         """Give the folder files of its own to append to, where it shares them with a copy by hard links.
@@ -228,14 +213,6 @@ def _free_names(config: Config) -> Iterator[str]:
     stem = f"{config.run.preset or 'run'}-{game}-{time.strftime('%Y%m%d-%H%M%S')}".strip("-")
     yield stem
     yield from (f"{stem}-{number}" for number in range(2, 1000))
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The device and data type that the networks compute in, and the copy of the weights that computes."""
+"""The device that the networks compute on, and the copy of the weights that computes."""
 
 import copy
 from typing import Literal
@@ -15,18 +15,6 @@ def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
-
-
-def choose_dtype(precision: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype:
-    """Return the dtype of forward and backward; `auto` is bfloat16 where the hardware multiplies it."""
-    if precision != "auto":
-        return torch.float32 if precision == "float32" else torch.bfloat16
-    if device.type == "cuda":
-        # Emulated bfloat16 saves no time.
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if fast else torch.float32
 
 
 class ComputeCopy:

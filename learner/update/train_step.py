@@ -16,7 +16,7 @@ from learner.config import LearnerConfig
 from learner.update import losses
 from learner.update.flat_parameters import named_views, pack
 from learner.update.optimizer import FlatAdam, clipping
-from learner.update.precision import ComputeCopy, choose_device, choose_dtype
+from learner.update.precision import ComputeCopy, choose_device
 from learner.update.priorities import sample_priorities
 from learner.update.thread_team import ThreadTeam
 from learner.update.work import (
@@ -32,6 +32,7 @@ from learner.update.work import (
 from models.arrays import flatten
 from models.config import NetworkConfig
 from models.memory import keep_freed_memory
+from models.precision import choose_dtype
 from models.q_network import NetworkOutput, build_network
 from models.values.noisy import Noise
 from replay.types import Batch

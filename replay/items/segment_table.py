@@ -76,14 +76,11 @@ class SegmentTable:
 
     def identity(self, slot: int) -> SegmentIdentity:
         """A segment's identity."""
-        row = self.slots[slot]
-        return SegmentIdentity(int(row["actor"]), int(row["incarnation"]), int(row["seq"]))
+        return SegmentIdentity.of_row(self.slots[slot])
 
     def identities(self, slots: NDArray[np.int64]) -> list[SegmentIdentity]:
         """Identities (B,) of the segments in slots (B,)."""
-        rows = self.slots[slots]
-        columns = (rows[name].tolist() for name in SegmentIdentity._fields)
-        return list(map(SegmentIdentity, *columns))
+        return SegmentIdentity.of_rows(self.slots[slots])
 
     def move(self, slot: int, shard: int, log_id: str) -> None:
         """Note that a segment is now kept in another shard."""

@@ -231,4 +231,4 @@ def _names(identity: SegmentIdentity | None) -> list[int] | None:
 
 
 def _identity(name: Any) -> SegmentIdentity | None:
-    return None if name is None else SegmentIdentity(*map(int, name))
+    return None if name is None else SegmentIdentity.of(*name)

@@ -115,9 +115,7 @@ class SegmentLedger:
         for name, (seen, items, total) in state["writers"].items():
             actor, _, incarnation = name.partition(".")
             self._of[int(actor), int(incarnation)] = Account(seen, int(items), int(total))
-        self._lost = {
-            SegmentIdentity(*map(int, row[:3])): (int(row[3]), bool(row[4])) for row in state["lost"]
-        }
+        self._lost = {SegmentIdentity.of(*row[:3]): (int(row[3]), bool(row[4])) for row in state["lost"]}
         self.lost_items = sum(items for items, _ in self._lost.values())
         self.unread_items = sum(_unread(account) for account in self._of.values())
 

@@ -233,8 +233,7 @@ class LogReader:
         if data is None:
             raise LookupError(entry.identity)
         header = decode_header(data)
-        named = (entry.identity, entry.num_items, entry.num_steps, entry.num_bytes)
-        if named != (header.identity, header.num_items, header.num_steps, len(data)):
+        if not entry.is_of(header, len(data)):
             raise StrayEntry(f"segment {header.identity} is not what its log entry says")
         return header, decode_body(header, data, run=self._run, signature=self._signature)
 

@@ -81,7 +81,7 @@ class PendingDeletions:
         """Restore `state`, except for shards that no longer exist."""
         for shard, log_id, name in state:
             if shard < len(self._cursors):
-                self.note(int(shard), str(log_id), name and SegmentIdentity(*map(int, name)))
+                self.note(int(shard), str(log_id), name and SegmentIdentity.of(*name))
 
     def _outcome(self, shard: int, leaving: list[Leaving]) -> Any:
         def note(answers: Sequence[Any] | None) -> None:

@@ -231,8 +231,7 @@ def decode_as(reader: LogReader, data: bytes, row: Any) -> tuple[SegmentHeader, 
         header, segment = reader.decode(data)
     except SegmentError as error:
         return error
-    identity = SegmentIdentity(int(row["actor"]), int(row["incarnation"]), int(row["seq"]))
     same = (segment.num_items, segment.lead) == (row["num_items"], row["lead"])
-    if segment.identity != identity or not same or segment.num_steps < row["num_steps"]:
+    if segment.identity != SegmentIdentity.of_row(row) or not same or segment.num_steps < row["num_steps"]:
         return SegmentError(f"segment {segment.identity} is not the one that was there")
     return header, segment

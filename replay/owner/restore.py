@@ -132,7 +132,7 @@ class Restoration:
                 self._lose(i)
 
     def _read(self, shard: int, rows: list[int]) -> dict[int, bytes | None]:
-        sizes = {_identity(self._rows[i]): int(self._rows["num_bytes"][i]) for i in rows}
+        sizes = {SegmentIdentity.of_row(self._rows[i]): int(self._rows["num_bytes"][i]) for i in rows}
         try:
             return dict(zip(rows, self._recovery.reader.read_again(shard, sizes), strict=True))
         except ShardUnavailable as error:
@@ -178,12 +178,12 @@ class Restoration:
         self._counters.evicted += int(self._rows["num_items"][i])
         if shard < len(self._recovery.cursors):
             self._recovery.pending_deletions.note_eviction(
-                shard, self._document["log_ids"][i], _identity(self._rows[i])
+                shard, self._document["log_ids"][i], SegmentIdentity.of_row(self._rows[i])
             )
 
     def _lose(self, i: int) -> None:
         ledger = self._recovery.reader.ledger
-        ledger.lose(_identity(self._rows[i]), int(self._rows["num_items"][i]), was_taken=True)
+        ledger.lose(SegmentIdentity.of_row(self._rows[i]), int(self._rows["num_items"][i]), was_taken=True)
 
     def _put_back(self, i: int, header: SegmentHeader, segment: Segment) -> None:
         columns = self._table.num_columns(segment.num_items, segment.num_steps)
@@ -216,7 +216,3 @@ def _first_that_fits(table: ItemTable, rows: NDArray[Any]) -> int:
     leaves = np.cumsum((rows["num_items"] + table.n_step - 1)[::-1])
     fits = (items <= table.capacity) & (leaves < table.num_leaves)
     return len(rows) - int(fits.sum())
-
-
-def _identity(row: Any) -> SegmentIdentity:
-    return SegmentIdentity(int(row["actor"]), int(row["incarnation"]), int(row["seq"]))

@@ -11,11 +11,12 @@ guardian runs it.
 """
 
 import mmap
-import os
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from apexpert import durable
 
 COUNT = re.compile(rb"\*(\d+)\r\n")
 LENGTH = re.compile(rb"\$(\d+)\r\n")
@@ -70,11 +71,12 @@ def _close_holes(path: Path) -> int:
             return 0
         mended = path.with_name(path.name + ".mended")
         try:
-            _write(mended, [content[begin:end] for begin, end in parts])
+            durable.write(mended, (content[begin:end] for begin, end in parts), 0o600)
         except OSError:
             mended.unlink(missing_ok=True)
             raise
     mended.replace(path)
+    durable.sync(path.parent)
     return size - kept
 
 
@@ -113,15 +115,6 @@ def _end_of_command(content: mmap.mmap, place: int) -> int | None:
         if content[end - 2 : end] != b"\r\n":
             return None
     return end
-
-
-def _write(path: Path, parts: list[bytes]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as out:
-        for part in parts:
-            out.write(part)
-        out.flush()
-        os.fsync(out.fileno())
 
 
 def _size(log: Path) -> int:

@@ -17,13 +17,14 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from apexpert import durable
 from replay.errors import ServerError, ServersStopped
 from replay.servers.append_only_file import last_line
 from replay.servers.binary import ServerBinary, find_server
 from replay.servers.configuration import GUARDIAN, Listening, choose_places, configuration, free_ports
 from replay.servers.folder_lock import lock_folder
 from replay.servers.full_disk import with_room
-from replay.servers.guardian import ADD, CONFIGURATION, REMOVE, shard_folder, write_atomically
+from replay.servers.guardian import ADD, CONFIGURATION, REMOVE, shard_folder
 from replay.servers.guardian_process import clear_leftovers, read_state, run_guardian
 from replay.servers.hard_links import unshare
 from replay.servers.record import ServerRecord, whole_password
@@ -213,7 +214,7 @@ class EmbeddedServers:
                 append_fsync=self._append_fsync,
             )
             # A file, because anybody on the machine can read a process' arguments.
-            write_atomically(folder / CONFIGURATION, text)
+            durable.replace(folder / CONFIGURATION, text.encode(), 0o600, synced=False)
 
     def _start_guardian(self, server: ServerBinary, lock: int) -> subprocess.Popen[bytes]:
         arguments = {

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from apexpert import durable
 from replay.servers.append_only_file import was_full
 from replay.servers.append_only_rewrite import rewrite, rewrite_if_bloated
 from replay.servers.server_process import Server
@@ -47,25 +48,6 @@ def mark_of(folder: Path) -> list[int]:
     """Return what distinguishes a folder from its copies while its servers live: inode and device."""
     status = folder.stat()
     return [status.st_ino, status.st_dev]
-
-
-def write_atomically(path: Path, text: str, *, sync: bool = False) -> None:
-    """Replace a file's text in one step; the file is readable by its owner only.
-
-    With `sync` a power loss leaves the old text or the new; without, perhaps an empty file.
-    """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 class Guardian:
@@ -194,11 +176,7 @@ class Guardian:
         """Sync what the servers have written to the disk (one file before version 7, several since)."""
         for path in (path for folder in self._folders for path in folder.rglob("appendonly*")):
             try:
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
+                durable.sync(path)
             except FileNotFoundError:
                 continue  # rewritten meanwhile
             except OSError as error:  # a full disk must not end the servers
@@ -229,7 +207,7 @@ class Guardian:
             "folder": mark_of(self._folder),
         }
         try:
-            write_atomically(self._folder / "state.json", json.dumps(state))
+            durable.replace(self._folder / "state.json", json.dumps(state).encode(), 0o600, synced=False)
             self._untold = False
         except OSError:  # a full disk must not end the servers
             self._untold = True

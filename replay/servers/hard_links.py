@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from apexpert import durable
+
 COPIED_AT_ONCE = 2**20
 
 
@@ -40,8 +42,7 @@ def _replace_by_a_copy(path: Path) -> None:
         descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with path.open("rb") as shared, os.fdopen(descriptor, "wb") as file:
             shutil.copyfileobj(shared, file, COPIED_AT_ONCE)
-            file.flush()
-            os.fsync(file.fileno())
+        durable.sync(own)
         shutil.copystat(path, own)
         own.replace(path)
     except OSError:

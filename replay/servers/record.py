@@ -10,9 +10,9 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from apexpert import durable
 from replay.errors import ServerError
 from replay.servers.binary import ServerBinary, does_not_load
-from replay.servers.guardian import write_atomically
 
 PASSWORD_BYTES = 32
 PASSWORD = re.compile(rb"[\w-]{43,}")
@@ -27,7 +27,7 @@ def whole_password(folder: Path) -> str:
     """
     path = folder / "password"
     if not path.exists() or not PASSWORD.fullmatch(path.read_bytes()):
-        write_atomically(path, secrets.token_urlsafe(PASSWORD_BYTES), sync=True)
+        durable.replace(path, secrets.token_urlsafe(PASSWORD_BYTES).encode(), 0o600)
     return path.read_text()
 
 
@@ -58,7 +58,7 @@ class ServerRecord:
         """Note which server writes from now on (`version`, `kind`), or how many `shards` there are."""
         known = self._read()
         if values.items() - known.items():  # otherwise write nothing, so that a full disk does not matter
-            write_atomically(self._path, json.dumps(known | values), sync=True)
+            durable.replace(self._path, json.dumps(known | values).encode(), 0o600)
 
     def _read(self) -> dict[str, Any]:
         if not self._path.exists():

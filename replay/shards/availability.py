@@ -3,8 +3,8 @@
 import logging
 import threading
 
+from apexpert.backoff import Backoff
 from replay.errors import ShardError
-from replay.shards.connection import JITTER
 from replay.shards.shard import Shard
 
 logger = logging.getLogger(__name__)
@@ -34,14 +34,13 @@ class Probe:
         self._closed.set()
 
     def _ask(self) -> None:
-        pause = FIRST_PAUSE_S
+        # Jitter, so that the probes of many processes do not reach a restarting server together.
+        pauses = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S, jitter=True)
         while not self._closed.is_set():
             try:
                 self._shard.ping()
             except ShardError:
-                self._closed.wait(pause * JITTER.uniform(0.5, 1.0))
-                # Jitter, so that the probes of many processes do not reach a restarting server together.
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+                self._closed.wait(pauses.next())
             else:
                 self._answered.set()
                 return

@@ -1,6 +1,5 @@
 """A client of one Redis server that retries after lost connections and raises the errors of `replay`."""
 
-import random
 import ssl
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
+from apexpert.backoff import Backoff
 from replay.errors import ShardError, ShardFull, ShardUnavailable
 
 T = TypeVar("T")
@@ -28,8 +28,6 @@ CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 5.0, 15.0
 SHORTEST_TIMEOUT_S = 0.1
 CLIENT_ALERTS = ("_CERTIFICATE_REQUIRED", "_UNKNOWN_CA", "_BAD_CERTIFICATE", "_CERTIFICATE_EXPIRED")
 """TLS alerts that a server sends if the client's certificate is missing or not trusted."""
-JITTER = random.Random()
-"""Spreads out clients that wait; a separate generator, so that waiting changes nobody's random numbers."""
 
 
 class Connection:
@@ -59,8 +57,9 @@ class Connection:
         answer.
         """
         began = time.monotonic()
-        backoff = FIRST_BACKOFF_S
+        waits = Backoff(FIRST_BACKOFF_S, LONGEST_BACKOFF_S, jitter=True)
         while True:
+            wait = waits.next()
             try:
                 return command()
             except (AuthenticationError, AuthorizationError) as error:
@@ -70,14 +69,13 @@ class Connection:
                 # (docs/scaling.md), so retry.
                 if self.address.startswith("rediss:") and (wrong := _tls_fault(error)):
                     raise ShardError(f"{self._name}: {wrong}: {one_line(error)}") from None
-                if time.monotonic() + backoff > began + self.retry_seconds:
+                if time.monotonic() + wait > began + self.retry_seconds:
                     reason = f"cannot be reached for {self.retry_seconds:g} s: {one_line(error)}"
                     raise ShardUnavailable(f"{self._name} {reason}") from None
             except RedisError as error:
                 raise self.refusal(error) from None
             self.retries += 1
-            time.sleep(backoff * JITTER.uniform(0.5, 1.0))
-            backoff = min(2 * backoff, LONGEST_BACKOFF_S)
+            time.sleep(wait)
 
     def refusal(self, error: RedisError) -> ShardError:
         """Return the error of `replay.errors` for a server's refusal."""

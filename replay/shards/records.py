@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from replay.segments.header import MAX_N_STEP, MAX_STEPS
-from replay.types import SegmentIdentity
+from replay.segments.header import MAX_N_STEP, MAX_STEPS, SegmentHeader
+from replay.types import Segment, SegmentIdentity
 
 LARGEST_COUNT = 2**31
 LARGEST_TOTAL = 2**62
@@ -23,6 +23,11 @@ class LogEntry(NamedTuple):
     num_bytes: int
     total: int = 0
     """Items that its writer has written in all, this segment's included; 0 if the entry does not say."""
+
+    def is_of(self, segment: Segment | SegmentHeader, num_bytes: int) -> bool:
+        """Whether the entry names this segment, with its numbers of items, steps and encoded bytes."""
+        found = (segment.identity, segment.num_items, segment.num_steps, num_bytes)
+        return found == (self.identity, self.num_items, self.num_steps, self.num_bytes)
 
 
 class Ticket(NamedTuple):

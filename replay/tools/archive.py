@@ -7,7 +7,6 @@ kept, so that a checkpoint's cursors and segments fit the copy: a sampler restor
 bit for bit.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,8 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from apexpert import durable
 from replay.errors import CorruptSegment, ReplayError, SegmentError
 from replay.segments.codec import decode, decode_with_header, encode
 from replay.shards.records import LogEntry
@@ -80,8 +80,10 @@ def export_run(
             "counts": asdict(archived),
             "files": files,
         }
-        _write_synced(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
+        durable.write(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
+        durable.sync(temporary)
         temporary.replace(folder)
+        durable.sync(folder.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -107,10 +109,9 @@ def _write_files(
                     archived.num_bytes += len(encoded)
                 done += len(entries)
                 progress(done, max(done, total))
-            for file in (log, data):
-                file.flush()
-                os.fsync(file.fileno())
-        files |= {path.name: _fingerprint(path) for path in paths}
+        for path in paths:
+            durable.sync(path)
+            files[path.name] = durable.fingerprint(path)
     return archived, files
 
 
@@ -144,8 +145,7 @@ def _whole(
 
 def _check(entry: LogEntry, encoded: bytes, run: str) -> None:
     segment = decode(encoded, run=run, signature=None)
-    named = (entry.identity, entry.num_items, entry.num_steps, entry.num_bytes)
-    if named != (segment.identity, segment.num_items, segment.num_steps, len(encoded)):
+    if not entry.is_of(segment, len(encoded)):
         raise CorruptSegment(f"log entry {entry.log_id} is not of the segment that it names")
 
 
@@ -182,7 +182,7 @@ class Archive:
             path = self.folder / name
             if not path.is_file():
                 raise ArchiveError(f"{path} is missing")
-            if _fingerprint(path) != fingerprint:
+            if durable.fingerprint(path) != fingerprint:
                 raise ArchiveError(f"{path} is not as it was written (size or SHA-256 differs)")
 
     def segments(self, shard: int) -> Iterator[list[tuple[LogEntry, bytes]]]:
@@ -279,17 +279,3 @@ def _signature(document: dict[str, Any] | None) -> Signature | None:
         return None
     height, width = document["frame_shape"]
     return Signature(**(document | {"frame_shape": (int(height), int(width))}))
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    file: IO[bytes]
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -50,8 +50,7 @@ class Inventory:
 
     def identities(self) -> list[SegmentIdentity]:
         """Return the identities of all segments, in the array's order."""
-        columns = (self.segments[name].tolist() for name in SegmentIdentity._fields)
-        return [SegmentIdentity(*identity) for identity in zip(*columns, strict=True)]
+        return SegmentIdentity.of_rows(self.segments)
 
 
 def take_inventory(shards: Sequence[StoredShard]) -> Inventory:
@@ -114,8 +113,7 @@ def checkpoint_masses(
     arrays: Mapping[str, NDArray[Any]],
 ) -> dict[SegmentIdentity, NDArray[np.float64]]:
     """Return the masses (num_items,) of each segment, from the sampler's part of a checkpoint."""
-    columns = (arrays[name].tolist() for name in SegmentIdentity._fields)
-    identities = [SegmentIdentity(*identity) for identity in zip(*columns, strict=True)]
+    identities = SegmentIdentity.of_rows(arrays)
     cuts = np.cumsum(arrays["num_items"])[:-1]
     parts = np.split(np.asarray(arrays["masses"], np.float64), cuts) if identities else []
     return dict(zip(identities, parts, strict=True))

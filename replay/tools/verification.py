@@ -131,9 +131,8 @@ def _check_segment(
 ) -> None:
     """Raise SegmentError for bytes that are not the segment of this run that the log names."""
     segment = decode(encoded, run=run, signature=signature)
-    named = (entry.identity, entry.num_items, entry.num_steps, entry.num_bytes)
-    if named != (segment.identity, segment.num_items, segment.num_steps, len(encoded)):
-        raise StrayEntry(f"log entry {entry.log_id} is of a segment {named}, not {segment.identity}")
+    if not entry.is_of(segment, len(encoded)):
+        raise StrayEntry(f"{entry} is not of the segment {segment.identity} that is stored")
     raw = segment.priorities
     if raw is not None and not (np.isfinite(raw) & (raw >= 0)).all():
         found.note("bad_priorities", f"segment {entry.identity}")

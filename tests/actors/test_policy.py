@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.policy import Policy, choose_dtype
+from actors.policy import Policy
 from models.arrays import Weights, flatten
 from models.config import NetworkConfig
 from models.q_network import build_network
@@ -107,14 +107,6 @@ def test_bfloat16_gives_the_same_values_but_for_rounding(config) -> None:
     np.testing.assert_allclose(other.q_max, one.q_max, atol=0.01)
     assert not np.array_equal(other.q_max, one.q_max)
     assert (one.action == other.action).mean() > 0.8
-
-
-def test_auto_takes_bfloat16_only_where_the_cpu_has_it(monkeypatch) -> None:
-    for capabilities, expected in (({"avx512_bf16": True}, torch.bfloat16), ({}, torch.float32)):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
-        assert choose_dtype("auto") == expected
-    assert choose_dtype("float32") == torch.float32
-    assert choose_dtype("bfloat16") == torch.bfloat16
 
 
 def test_weights_of_another_network_are_refused() -> None:

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.fleet.run_state import FleetState
-from deploy.fleet.scaling import Backoff, missing, surplus
+from deploy.fleet.scaling import Restarts, missing, surplus
 from deploy.run.folder import RunFolder
 
 
@@ -18,27 +18,27 @@ def test_scaling_down_and_up_moves_no_slot_that_stays():
 
 
 def test_waits_double_up_to_half_a_minute():
-    backoff, now, waits = Backoff(), 100.0, []
+    restarts, now, waits = Restarts(), 100.0, []
     for _ in range(9):
-        backoff.started(now)
-        backoff.failed(now)
-        waits.append(backoff.not_before - now)
-        assert not backoff.may_start(backoff.not_before - 0.01)
-        now = backoff.not_before
-        assert backoff.may_start(now)
+        restarts.started(now)
+        restarts.failed(now)
+        waits.append(restarts.not_before - now)
+        assert not restarts.may_start(restarts.not_before - 0.01)
+        now = restarts.not_before
+        assert restarts.may_start(now)
     assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
-    assert backoff.failures == 9
+    assert restarts.failures == 9
 
 
 def test_a_role_that_held_for_a_minute_starts_afresh():
-    backoff = Backoff()
+    restarts = Restarts()
     for now in (0.0, 10.0, 20.0):
-        backoff.started(now)
-        backoff.failed(now)
-    backoff.started(30.0)
-    backoff.failed(95.0)
-    assert backoff.failures == 1
-    assert backoff.not_before == 95.5
+        restarts.started(now)
+        restarts.failed(now)
+    restarts.started(30.0)
+    restarts.failed(95.0)
+    assert restarts.failures == 1
+    assert restarts.not_before == 95.5
 
 
 def test_incarnations_are_on_disk_before_they_are_used_and_never_come_back(tmp_path):

@@ -179,7 +179,7 @@ def test_servers_start_as_soon_as_there_is_room(disk: Path, monkeypatch: pytest.
             with embedded(disk, makes_room_at_last) as started:
                 assert None not in started.pids
             assert len(asked) == before + 10, method
-    assert not list((disk / "replay").rglob("*.tmp"))
+    assert not list((disk / "replay").rglob(".tmp-*"))
 
 
 def test_a_copy_by_hard_links_gets_files_of_its_own_when_there_is_room(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
+from apexpert import durable
 from learner import checkpoint as module
 from learner import checkpoint_files as files
 from learner.checkpoint import CheckpointStore
@@ -32,7 +33,7 @@ def crash_at(monkeypatch: pytest.MonkeyPatch, place: int) -> list[str]:
 
     for owner, name in [
         (files, "save_file"),
-        (files, "write_synced"),
+        (durable, "write"),
         (os, "fsync"),
         (module.Path, "rename"),
         (module.shutil, "rmtree"),

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from learner.update.precision import choose_dtype
 from models.arrays import load
 from models.q_network import build_network
 from tests.helpers.learner.train_steps import NETWORK, SHAPE, make_batch, make_step
@@ -236,9 +235,3 @@ def test_parameters_load_into_an_actors_network():
     observation = torch.from_numpy(make_batch().observation)
     with torch.no_grad():
         torch.testing.assert_close(copy(observation).q_values, step.online_network(observation).q_values)
-
-
-def test_precision_flag():
-    assert choose_dtype("float32", torch.device("cpu")) == torch.float32
-    assert choose_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
-    assert choose_dtype("auto", torch.device("cpu")) in (torch.float32, torch.bfloat16)
