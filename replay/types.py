@@ -20,7 +20,8 @@ class SegmentIdentity(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Parse what `str` returns; raises ValueError on anything else."""
-        return cls.of(*text.split("."))
+        actor, incarnation, seq = text.split(".")
+        return cls.of(actor, incarnation, seq)
 
     @classmethod
     def of(cls, actor: int | str, incarnation: int | str, seq: int | str) -> Self:
