@@ -29,6 +29,15 @@ Leaving = tuple[str, SegmentIdentity | None]
 """A log entry's id, and the segment to delete with it (None: only the entry)."""
 
 
+def was_evicted(generation: int, oldest_there: int | None, *, log_goes_on: bool) -> bool:
+    """Whether a segment that its shard no longer has was evicted, and not lost.
+
+    Segments are evicted oldest first, so a segment that is gone though an older one is there was lost. Where
+    none is there, a log that goes on shows that the server kept its data and the segments were evicted.
+    """
+    return log_goes_on if oldest_there is None else generation < oldest_there
+
+
 class PendingDeletions:
     """What has left the table and must still be deleted from the shards; kept until a shard confirms it.
 

@@ -11,7 +11,7 @@ from replay.items.counters import Counters
 from replay.items.table import ItemTable
 from replay.log.cursor import LogCursor, Poll
 from replay.log.reader import LogReader
-from replay.owner.eviction import PendingDeletions
+from replay.owner.eviction import PendingDeletions, was_evicted
 from replay.segments.codec import SegmentHeader
 from replay.shards.availability import ShardAvailability
 from replay.shards.records import LOG_START
@@ -195,17 +195,17 @@ class Recovery:
         self._let_go(shard, gone)
 
     def _let_go(self, shard: int, gone: list[int]) -> None:
-        """Take segments out that their shard does not have.
+        """Take segments out that their shard does not have: evicted after a checkpoint, or lost.
 
-        Those that were not read since a checkpoint, and are older than all that are there, were evicted after
-        it; the others are lost.
+        A segment that this process has read was there after the checkpoint, and only this process evicts.
         """
         there = np.setdiff1d(self.table.of_shard(shard), gone)
         generations = self.table.slots["generation"]
-        has_log = self.cursors[shard].position != LOG_START
-        oldest = int(generations[there].min()) if len(there) else self.table.next_generation * has_log
+        log_goes_on = self.cursors[shard].position != LOG_START
+        oldest = int(generations[there].min()) if len(there) else None
         for slot in gone:
-            if not len(self.table.blocks[slot]) and generations[slot] < oldest:
+            unread = not len(self.table.blocks[slot])
+            if unread and was_evicted(int(generations[slot]), oldest, log_goes_on=log_goes_on):
                 self._counters.evicted += int(self.table.slots["num_items"][slot])
                 self.table.remove(slot)
             else:

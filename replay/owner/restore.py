@@ -11,6 +11,7 @@ from replay.errors import SegmentError, ShardUnavailable
 from replay.items.counters import Counters
 from replay.items.segment_table import FREE, SLOT
 from replay.items.table import ItemTable
+from replay.owner.eviction import was_evicted
 from replay.owner.recovery import FILL_SEGMENTS, Recovery, decode_as
 from replay.segments.codec import SegmentHeader
 from replay.types import Segment, SegmentIdentity
@@ -88,9 +89,9 @@ class Restoration:
         self._missing: list[int] = []
         self._rejected: list[int] = []
         self._gone: dict[int, list[int]] = {}
-        """For each shard, rows whose segments are gone and older than all that are there."""
-        self._present: set[int] = set()
-        """Shards with at least one segment that is there."""
+        """For each shard, rows whose segments are gone."""
+        self._oldest: dict[int, int] = {}
+        """For each shard, the generation of its oldest segment that is there."""
 
     def run(self) -> RestoreReport:
         """Restore the table; raises ValueError if it is not empty."""
@@ -144,29 +145,22 @@ class Restoration:
         found = None if data is None else decode_as(self._recovery.reader, data, row)
         if found is None:
             self._missing.append(i)
-            self._note_gone(i)
+            self._gone.setdefault(int(row["shard"]), []).append(i)
         elif isinstance(found, SegmentError):
             self._rejected.append(i)
             self._lose(i)
         else:
-            self._present.add(int(row["shard"]))
+            # Rows are in the order of their generations.
+            self._oldest.setdefault(int(row["shard"]), int(row["generation"]))
             self._put_back(i, *found)
 
-    def _note_gone(self, i: int) -> None:
-        shard = int(self._rows["shard"][i])
-        # Segments are evicted oldest first, so one that is gone behind one that is there was not evicted.
-        if shard in self._present:
-            self._counters.missing += 1
-            self._lose(i)
-        else:
-            self._gone.setdefault(shard, []).append(i)
-
     def _settle_gone(self) -> None:
-        """Decide about the rows in `_gone`: evicted since if their shard holds any others, else lost."""
+        """Count the rows in `_gone` as evicted since the checkpoint, or as lost."""
         for shard, rows in self._gone.items():
-            log_goes_on = shard in self._present or self._recovery.has_log(shard)
+            oldest = self._oldest.get(shard)
+            log_goes_on = oldest is not None or self._recovery.has_log(shard)
             for i in rows:
-                if log_goes_on:
+                if was_evicted(int(self._rows["generation"][i]), oldest, log_goes_on=log_goes_on):
                     self._counters.evicted += int(self._rows["num_items"][i])
                 else:
                     self._counters.missing += 1

@@ -145,6 +145,33 @@ def test_what_is_gone_is_dropped(urls: list[str], tmp_path: Any) -> None:
         run.check(restored, batch)
 
 
+def test_a_shard_without_segments_has_evicted_them_only_if_its_log_goes_on(
+    urls: list[str], tmp_path: Any
+) -> None:
+    """As after a restart from an older checkpoint, and as after the loss of a server's file."""
+    run = new_run(urls)
+    sampler = run.sampler()
+    for shard in range(3):
+        run.fill(shard, 70, actor=shard)
+    ingest_all(sampler)
+    state = through_a_file(sampler, tmp_path)
+    run.fill(0, 70, actor=7)
+    gone = [identity for identity in run.segments if identity.actor in (0, 1)]
+    for identity in gone:
+        run.shards[run.shard_of[identity]].owning.unlink([identity])
+    client = redis.Redis.from_url(urls[1])
+    client.delete(*client.keys(f"apexpert:{{{run.name}:1}}:*"))
+    before = sampler.metrics()
+    restored = run.sampler()
+    restored.restore(*state)
+    after = restored.metrics()
+    items = [sum(len(run.items[i]) for i in gone if i.actor == actor) for actor in (0, 1)]
+    segments = sum(identity.actor == 1 for identity in gone)
+    assert after["replay/evicted"] - before["replay/evicted"] == items[0]
+    assert after["replay/missing"] - before["replay/missing"] == segments
+    assert after["replay/lost"] - before["replay/lost"] == items[1]
+
+
 @pytest.mark.parametrize(
     "change",
     [
