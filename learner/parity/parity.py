@@ -63,7 +63,7 @@ class CaseStep(TrainStep):
         """Return the noise of the case."""
         return self.noise
 
-    def sample_target_noise(self, share: int = 0, routed_rows: int = 0) -> Noise | None:
+    def sample_target_noise(self, rows: int = 0) -> Noise | None:
         """Return the noise of the case."""
         return self.noise.target
 

@@ -13,6 +13,8 @@ import torch
 T = TypeVar("T")
 # With fewer rows per thread, reading the weights costs more than the arithmetic.
 MIN_ROWS = 8
+# From so many rows on, half of them cost about half of the time.
+MANY_ROWS = 32
 
 
 class ThreadTeam:
@@ -24,8 +26,10 @@ class ThreadTeam:
     twice per update, and its faster members spend their spare time on the next update.
     """
 
-    def __init__(self, size: int, threads_each: int = 1) -> None:
+    def __init__(self, size: int, threads_each: int = 1, num_shares: int | None = None) -> None:
         self.size = size
+        self.num_shares = num_shares or size
+        """Parts of a batch; members without one have their time for the next update."""
         self._threads_each = threads_each
         self._pool: ThreadPoolExecutor | None = None
         if size > 1:
@@ -33,9 +37,14 @@ class ThreadTeam:
 
     @classmethod
     def for_batch(cls, num_threads: int, batch_size: int) -> "ThreadTeam":
-        """Return a team for batches of `batch_size`; threads to spare go into each member's operators."""
+        """Return a team for batches of `batch_size`; threads to spare go into each member's operators.
+
+        Of two threads one takes a small batch alone, while the other draws the next batch and evaluates its
+        next observations, a third of the work: each half of a small batch costs more than half of it.
+        """
         size = max(1, min(num_threads, batch_size // MIN_ROWS))
-        return cls(size, num_threads // size)
+        small = size == 2 and batch_size < 2 * MANY_ROWS
+        return cls(size, num_threads // size, num_shares=1 if small else size)
 
     def run(
         self,

@@ -74,14 +74,12 @@ class TrainStep:
         self._online = ComputeCopy(self.online_network, self._online_flat, self.dtype)
         self._target = ComputeCopy(self.target_network, self._target_flat, self.dtype)
         self.optimizer = FlatAdam(self._online_flat, config, self._team.size)
-        self._buffers = [self._online.gradient_buffer() for _ in range(self._team.size)]
+        self._buffers = [self._online.gradient_buffer() for _ in range(self._team.num_shares)]
         seeds = np.random.SeedSequence([seed, 1]).generate_state(2, np.uint64) >> np.uint64(1)
         self._generators = [
             torch.Generator(self.device).manual_seed(int(seeds[0])) for _ in range(self._team.size)
         ]
-        self._target_generators = [
-            torch.Generator(self.device).manual_seed(int(seeds[1])) for _ in range(self._team.size)
-        ]
+        self._target_generator = torch.Generator(self.device).manual_seed(int(seeds[1]))
         self._ahead: SplitBatch | None = None
         self._scale = 1.0
         """What the gradient is multiplied by."""
@@ -100,10 +98,10 @@ class TrainStep:
 
         def differentiate(member: int) -> None:
             noise = self.sample_noise(member, rows)
-            if member < shares:
-                parts[member] = self._differentiate(member, work, noise.rows(work.rows(member)), 1.0 / rows)
-            else:  # all generators stay in step
-                self.sample_target_noise(member, rows)
+            # The last members take the shares: member 0 draws the next batch meanwhile.
+            share = member - (self._team.size - shares)
+            if share >= 0:
+                parts[share] = self._differentiate(share, work, noise.rows(work.rows(share)), 1.0 / rows)
 
         def sum_up() -> None:
             seen.append(result_of([part for part in parts if part is not None]))
@@ -133,9 +131,9 @@ class TrainStep:
         draws = (self.online_network.sample_noise(generator, routed_rows=rows) for _ in range(2))
         return UpdateNoise(*draws)
 
-    def sample_target_noise(self, share: int, rows: int) -> Noise | None:
-        """As `sample_noise`, for the target network's pass over one share of a batch; its rows share it."""
-        return self.target_network.sample_noise(self._target_generators[share], routed_rows=rows)
+    def sample_target_noise(self, rows: int) -> Noise | None:
+        """As `sample_noise`, for the target network's pass over a batch; all rows share it."""
+        return self.target_network.sample_noise(self._target_generator, routed_rows=rows)
 
     @torch.no_grad()
     def next_values(self, data: TensorBatch, noise: Noise | None = None) -> NextValues:
@@ -171,8 +169,11 @@ class TrainStep:
         return work
 
     def _work_of(self, batch: Batch) -> SplitBatch:
-        columns = (column.chunk(self._team.size) for column in self.to_device(batch))
-        return SplitBatch(batch, [TensorBatch(*share) for share in zip(*columns, strict=True)], {}, {})
+        columns = (column.chunk(self._team.num_shares) for column in self.to_device(batch))
+        shares = [TensorBatch(*share) for share in zip(*columns, strict=True)]
+        # Drawn here, by the caller's thread: members may work on two batches at once.
+        before = self._target_generator.get_state()
+        return SplitBatch(batch, shares, self.sample_target_noise(len(batch.action)), before)
 
     def _look_ahead(self, batch: Batch | None) -> list[Callable[[], None]]:
         """Tasks that the next update will not have to do if they are done now, on its batch."""
@@ -181,7 +182,6 @@ class TrainStep:
         self._ahead = work = self._work_of(batch)
 
         def look_ahead(share: int) -> None:
-            work.noise_before[share] = self._target_generators[share].get_state()
             work.next_values[share] = self._next_values_of(work, share)
 
         return [partial(look_ahead, share) for share in range(len(work.shares))]
@@ -189,12 +189,11 @@ class TrainStep:
     def _forget_ahead(self) -> None:
         """As if nothing had been computed ahead."""
         if self._ahead is not None:
-            for share, state in self._ahead.noise_before.items():
-                self._target_generators[share].set_state(state)
+            self._target_generator.set_state(self._ahead.noise_before)
             self._ahead = None
 
     def _next_values_of(self, work: SplitBatch, share: int) -> NextValues:
-        noise = self.sample_target_noise(share, len(work.batch.action))
+        noise = work.target_noise
         return self.next_values(work.shares[share], noise and noise.rows(work.rows(share)))
 
     def _differentiate(self, member: int, work: SplitBatch, noise: UpdateNoise, scale: float) -> SharePart:
@@ -265,7 +264,7 @@ class TrainStep:
         self._forget_ahead()
         tensors = {
             "noise_generator": self._generators[0].get_state(),
-            "judge_noise_generator": self._target_generators[0].get_state(),
+            "judge_noise_generator": self._target_generator.get_state(),
         }
         for prefix, network in (("online", self.online_network), ("target", self.target_network)):
             for name, parameter in network.named_parameters():
@@ -290,7 +289,7 @@ class TrainStep:
         own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         self.optimizer.restore(self.online_network, own)
         self._ahead = None
-        groups = {"noise_generator": self._generators, "judge_noise_generator": self._target_generators}
+        groups = {"noise_generator": self._generators, "judge_noise_generator": [self._target_generator]}
         for name, generators in groups.items():
             for generator in generators:
                 generator.set_state(tensors[name].to(torch.uint8).cpu())

@@ -1,7 +1,7 @@
 """The data of one update on its way through the train step: batch, shares, noise, results."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -53,14 +53,16 @@ class NextValues(NamedTuple):
 
 @dataclass
 class SplitBatch:
-    """A batch on its device, in one share a member of the team."""
+    """A batch on its device, in the shares that members of the team work on."""
 
     batch: Batch
     shares: list[TensorBatch]
-    next_values: dict[int, NextValues]
+    target_noise: Noise | None
+    """For the target network's pass over all rows."""
+    noise_before: Tensor
+    """State of the target noise's generator before that was drawn."""
+    next_values: dict[int, NextValues] = field(default_factory=dict)
     """By share, as far as it was computed ahead."""
-    noise_before: dict[int, Tensor]
-    """States of these shares' generators before that."""
 
     def rows(self, share: int) -> slice:
         """Where in the batch a share is."""

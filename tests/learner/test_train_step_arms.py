@@ -106,9 +106,7 @@ def test_threads_share_out_losses_and_routing_noise(size):
 
 def test_the_passes_of_an_update_have_independent_noise():
     step = _step(**BALANCED)
-    drawn = [
-        noise for _ in range(2) for noise in (*step.sample_noise(0, 6)[:2], step.sample_target_noise(0, 6))
-    ]
+    drawn = [noise for _ in range(2) for noise in (*step.sample_noise(0, 6)[:2], step.sample_target_noise(6))]
     draws = [torch.cat([noise.router.flatten(), *(f.flatten() for f in noise.hidden)]) for noise in drawn]
     draws = torch.stack(
         [torch.cat([a, n.output.inputs.flatten()]) for a, n in zip(draws, drawn, strict=True)]
@@ -122,7 +120,7 @@ def test_each_pass_uses_its_own_noise(part):
     step, batch = _step(**BALANCED, noisy_sigma=3.0), _batch()
     data, noise = (
         step.to_device(batch),
-        step.sample_noise(0, 6)._replace(target=step.sample_target_noise(0, 6)),
+        step.sample_noise(0, 6)._replace(target=step.sample_target_noise(6)),
     )
     quiet = noise._replace(**{part: None})
 
