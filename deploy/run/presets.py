@@ -166,7 +166,7 @@ APEX = _preset(
 LAPTOP = _preset(
     "laptop",
     DOPAMINE_RAINBOW,
-    run__total_env_steps=1_000_000,
+    run__total_env_steps=900_000,
     network__padding="valid",
     network__encoder_width_scale=0.5,
     network__head="soft_moe",
@@ -193,12 +193,10 @@ LAPTOP = _preset(
     actors__weights_poll_steps=5,
     learner__update_period=8,
     learner__target_update_period=500,
-    learner__learning_rate=2e-4,
+    learner__learning_rate=2.5e-4,
     # With the rate of the start it stays where it is from 300,000 env steps on (docs/results.md).
     learner__final_learning_rate=1e-5,
     learner__adam_eps=1e-6,
-    # One core learns, the other plays: with both at the updates, each waits for the one that also plays.
-    learner__num_threads=1,
     learner__checkpoint_period=5_000,
     learner__diagnostics_period=2_500,
 )
