@@ -59,6 +59,7 @@ class ReplayReader:
         )
         self.table = item_table(config, store)
         self._priorities = Priorities(config, self.table, self.counters, seed)
+        # The owner may delete any entry, so none can be expected to be where it was read.
         reader = LogReader(shards, run=run, signature=signature, anchored=False)
         self._indexer = Indexer(reader, self.table, self._priorities, self.counters, owns=False)
         self._recovery = self._indexer.recovery
@@ -97,9 +98,11 @@ class ReplayReader:
             except ShardUnavailable as error:
                 self._recovery.park(shard, error)
                 continue
+            # An empty log has no head: all that it named has left.
             head = log_order(first[0].log_id) if first else (2**63, 0)
             while (slot := self.table.oldest(shard)) is not None:
                 log_id = self.table.log_ids[slot]
+                # A segment without an id waits for its log, which is being read again, to name it.
                 if not log_id or log_order(log_id) >= head:
                     break
                 self._indexer.eviction.evict(slot)
@@ -134,6 +137,7 @@ class ReplayReader:
             while entries := shard.read_log(cursor, PAGE):
                 cursor = entries[-1].log_id
                 logged = (entry.identity for entry in entries if entry.identity is not None)
+                # A writer's retry may have logged a segment twice, here or in another shard.
                 wanted = [identity for identity in dict.fromkeys(logged) if identity not in seen]
                 seen.update(wanted)
                 for encoded in shard.fetch(wanted):
@@ -158,6 +162,7 @@ class ReplayReader:
 
     def restore(self, document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> RestoreReport:
         """Take the priorities of a `Sampler`'s checkpoint; what came after it comes with `ingest`."""
+        # Neither random state nor deletions: a reader draws by its own seed and deletes nothing.
         self._indexer.restore_positions(document)
         for name, value in document["counters"].items():
             setattr(self.counters, name, value)

@@ -128,6 +128,8 @@ class Sampler:
         """Use one more shard from now on; its index must be the next one. Raises ValueError."""
         if shard.index != len(self._shards):
             raise ValueError(f"the next shard is number {len(self._shards)}, not {shard.index}")
+        # Ownership shares this list, and others the reader's list of cursors, so all know the new
+        # shard; the check of the next turn takes ownership of it.
         self._shards.append(shard)
         self._indexer.add_shard(shard)
 
@@ -207,6 +209,7 @@ class Sampler:
         """
         self._own()
         self._priorities.random.bit_generator.state = document["random"]
+        # Before the table: what is not found again is counted in this ledger and these counters.
         self._indexer.restore_positions(document)
         for name, value in document["counters"].items():
             setattr(self.counters, name, value)

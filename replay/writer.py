@@ -72,6 +72,7 @@ class _WritableShard:
         self._rests_until = time.monotonic() + self._rests.next()
         if isinstance(error, ShardUnavailable):
             self.close()
+            # A new probe, because the old one may have been answered before this failure.
             self._probe = Probe(self.shard)
 
     def succeed(self) -> None:
@@ -107,8 +108,10 @@ class Writer:
         self._shards = [_WritableShard(shard) for shard in shards]
         self._run, self._signature, self._should_stop = run, signature, should_stop
         self._turn = first_shard % len(self._shards)
+        # Tickets that no commit gave back: they could hold allowance forever (docs/decisions/0006).
         self._left_tickets: set[tuple[int, SegmentIdentity]] = set()
         self._warned_at = -WARN_EVERY_S
+        # (actor, incarnation) of the last segment, and the items that this incarnation has written.
         self._written: tuple[tuple[int, int], int] = ((-1, -1), 0)
         self.counters = WriterCounters()
 
@@ -172,6 +175,7 @@ class Writer:
 
     def _write_now(self, encoded: _EncodedSegment) -> None:
         error: ShardError | None = None
+        # No ticket is taken: a writer that drains does not wait for allowance.
         first = self._pick()
         for index in (*range(first, len(self._shards)), *range(first)):
             try:
@@ -186,6 +190,7 @@ class Writer:
     def _reserve_and_commit(self, index: int, encoded: _EncodedSegment, attempt: int) -> None:
         shard, waits = self._shards[index].shard, self._new_waits()
         ticket: int | None = None
+        # Before a ticket is taken, which a mismatch would leave in the book.
         self._check_signature(index)
         while True:
             if ticket is None:
@@ -195,9 +200,10 @@ class Writer:
                 if covered:
                     break
             allowed, held = shard.writing.ticket_state(encoded.identity)
-            if not held:  # a server that lost its last second, or an owner that thought us dead
+            if not held:  # the server lost its last second, or the owner took this writer for dead
                 ticket = None
             elif allowed > ticket - encoded.segment.num_items:
+                # Any item covered is enough: the overdraw stays below one segment a writer.
                 break
             self._wait(waits)
         self._commit(index, encoded)
@@ -235,6 +241,7 @@ class Writer:
         for index, identity in list(self._left_tickets):
             writable = self._shards[index]
             if not writable.is_open:
+                # A shard that does not answer would delay each segment by `retry_seconds`.
                 continue
             try:
                 writable.shard.writing.drop_outstanding([identity])

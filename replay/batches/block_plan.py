@@ -39,6 +39,7 @@ def plan_blocks(segment: NDArray[np.int64], newest: NDArray[np.int64], stack: in
     """Plan for observations whose newest frames are frames `newest` (P,) of segments `segment` (P,)."""
     positions = stack_positions(newest, stack)
     width = int(positions.max()) // BLOCK_FRAMES + 2  # a gap of one block: runs never join across segments
+    # One number for each block of each segment, in their order; -1 for zero frames.
     codes = np.where(positions >= 0, segment[:, None] * width + positions // BLOCK_FRAMES, -1)
     # A piece begins at each observation's first frame and wherever the block changes.
     begins = np.ones(codes.shape, np.bool_)

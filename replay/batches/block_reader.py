@@ -74,9 +74,11 @@ class BlockReader:
         unique, segment = np.unique(slots, return_inverse=True)
         plan = plan_blocks(segment, newest, self._stack)
         reading = self._locate(plan, unique)
+        # Asked first: the shards answer while zeros and pieces are prepared.
         requests = self._ask(reading)
         rows = (places[:, None] * self._stack + np.arange(self._stack)).reshape(-1)
         out.reshape(-1, *out.shape[2:])[rows[plan.zeros]] = 0
+        # (Q, 3) in bytes: first byte in the block, first byte in `out`, length.
         pieces = np.stack([plan.source, rows[plan.target], plan.length], axis=1) * out[0, 0].nbytes
 
         def copy(own: NDArray[np.int64], answers: list[bytes]) -> NDArray[np.int64]:
@@ -97,6 +99,7 @@ class BlockReader:
             there = np.array([bool(answer) for answer in answers])
             missing += own[~there].tolist()
             copying.append(self._threads.submit(copy, own[there], list(filter(None, answers))))
+        # Wait for all threads: none may write to `out` after this call.
         corrupt = [run for copied in copying for run in copied.result().tolist()]
         if missing or corrupt or silent:
             raise SegmentsGone(_slots(reading, missing), _slots(reading, corrupt), silent)
@@ -105,6 +108,7 @@ class BlockReader:
         """Return where the plan's blocks lie in their encoded segments, which are in these slots."""
         tables = [self._table.blocks[slot] for slot in slots.tolist()]
         first = np.cumsum([0, *map(len, tables)])
+        # A copy, because it is indexed by an array: the table's own blocks stay as they are.
         blocks = np.concatenate(tables)[first[plan.segment] + plan.block]
         head = np.flatnonzero(np.diff(plan.run, prepend=-1))
         ends = np.append(head, len(blocks))

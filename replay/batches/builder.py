@@ -34,6 +34,7 @@ class BatchBuilder:
         """
         strata = np.arange(batch_size)
         leaves = self._priorities.draw(strata, batch_size)
+        # The loop ends: each round removes segments or parks a shard, and no items are an error.
         while True:
             returns, places = self._windows(leaves)
             try:
@@ -70,6 +71,7 @@ class BatchBuilder:
         observations: Observations,
     ) -> Batch:
         table = self._table
+        # Computed last: segments that were dropped while drawing have changed the total mass.
         probability, importance_weight = self._priorities.chances(leaves)
         return Batch(
             observation=observations.observation,

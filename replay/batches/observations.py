@@ -84,6 +84,7 @@ class FrameReader:
         held = [none if found is None else found for found in rows]
         first = np.cumsum([0, *map(len, held)])[inverse]
         newest = np.concatenate([places.newest, places.newest + places.steps])
+        # Both observations of an item lie in the same segment, so `first` serves them both.
         stacks = stack_rows(np.concatenate(held), np.tile(first, 2), newest, self._stack)
         self._store.gather(stacks, whole.reshape(-1, *whole.shape[2:]))
 

@@ -142,6 +142,7 @@ class HostFrameStore:
 def host_store(config: ReplayConfig, frame_shape: tuple[int, int], stack: int) -> HostFrameStore:
     """Return a store within the configured bytes, no larger than all frames it could ever be given."""
     height, width = frame_shape
+    # Frames of a full segment: stack - 1 before it, one a column, and the last next frame.
     a_segment = config.segment_steps + config.n_step + stack - 1
     segments = -(-config.capacity // config.segment_steps) + 1
     most = segments * a_segment * height * width

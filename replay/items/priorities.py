@@ -40,6 +40,7 @@ class Priorities:
         raw = segment.priorities.astype(np.float64)
         usable = np.isfinite(raw) & (raw >= 0.0)
         self._counters.refused_priorities += int((~usable).sum())
+        # An item whose priority is refused enters with the largest mass, as without a priority.
         masses[usable] = self._mass(raw[usable])
         return masses
 

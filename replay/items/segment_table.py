@@ -66,7 +66,7 @@ class SegmentTable:
         """Slot of the oldest segment (of one shard), or None."""
         queue = self._fifo if shard is None else self._fifo_of[shard]
         while queue and not self._is_at(*queue[0], shard):
-            queue.popleft()  # it left out of turn, or moved
+            queue.popleft()  # the segment left out of turn, or moved
         return queue[0][0] if queue else None
 
     def in_order(self) -> NDArray[np.int64]:

@@ -125,6 +125,7 @@ class ItemTable(SegmentTable):
         first, columns = int(self.slots["first_leaf"][slot]), int(self.slots["num_steps"][slot])
         self.columns.put(first, columns, segment)
         self.blocks[slot] = header.blocks
+        # Data of a larger n-step has more frames than the columns kept.
         self.store.put(int(self.slots["generation"][slot]), segment.frames[: segment.lead + columns + 1])
         self.unpark([slot])
 
@@ -181,6 +182,7 @@ class ItemTable(SegmentTable):
         if self.num_parked:
             parked = self.parked[self.leaf_slots[leaves]]
             self.kept[leaves[parked]] = masses[parked]
+            # The index does not see these masses, but new items enter with the largest of all.
             self.index.note_mass(masses[parked])
             leaves, masses = leaves[~parked], masses[~parked]
         self.index.set(leaves, masses)
@@ -191,6 +193,7 @@ class ItemTable(SegmentTable):
         slots = np.where(inside, self.leaf_slots[np.where(inside, leaves, 0)], FREE)
         if not len(self.slots):
             return np.zeros(len(leaves), np.bool_)
+        # FREE is negative: slot 0 stands in for it, and `same` excludes these leaves.
         held = self.slots[np.maximum(slots, 0)]
         starts_item = leaves < held["first_leaf"] + held["num_items"]
         same: NDArray[np.bool_] = (slots != FREE) & starts_item & (held["generation"] == generations)
@@ -199,9 +202,12 @@ class ItemTable(SegmentTable):
     def _place(self, columns: int) -> int | None:
         """First leaf for so many columns in one piece, or None where there is no room."""
         oldest = self.oldest()
+        # Leaves from `cursor` (the oldest segment's first) up to the head count as taken; if both
+        # are equal, all do.
         cursor = None if oldest is None else int(self.slots["first_leaf"][oldest])
         if cursor is None or self.head > cursor:
             if self.head + columns <= self.num_leaves:
                 return self.head
+            # A segment lies in one piece, so the leaves at the ring's end stay unused.
             return 0 if columns <= (self.num_leaves if cursor is None else cursor) else None
         return self.head if self.head + columns <= cursor else None

@@ -80,8 +80,8 @@ class LogCursor:
         """Request up to `count` new entries, the tickets, the owner and, with `memory`, the memory."""
         if self.position != self._reread_to and self.was_read(self.position):
             count = max(count, REREAD_ENTRIES)
+        # One more for the anchor, which XRANGE returns first.
         self._count = count + (self._anchor is not None)
-        # XRANGE counts the anchor, too.
         known = self.pipeline.is_open and self.pipeline.openings == self._known_opening
         self._prepare(memory, with_server=not known)
         self.pipeline.ask(self._request)
@@ -94,6 +94,7 @@ class LogCursor:
                 self._prepare(bool(self._asks[0]), with_server=True)
                 answers = self.pipeline.answer(self._request)
             self._known_opening = self.pipeline.openings
+        # A refused INFO is tolerated: its parser then reports that the server does not say.
         for refusal in answers[:3]:
             if isinstance(refusal, RedisError):
                 raise self.shard.refusal(refusal)
@@ -104,10 +105,10 @@ class LogCursor:
         rows, as_left = self._new_rows(rows)
         as_left = as_left and not self._is_another
         entries = [parse_row(row) for row in rows] if as_left else []
+        # With as many entries as requested, more may follow, so the pending items are not known.
         ends = as_left and len(entries) < self._count - (self._anchor is not None)
         book = self._parse_book(reserved, allowed, tickets)
         return Poll(entries, as_left, book if ends else book._replace(pending=UNKNOWN_PENDING), owner, memory)
-        # More may follow in the log, so the number of pending items is not known.
 
     def advance(self, entries: list[LogEntry]) -> None:
         """Note that these entries were read."""
@@ -138,9 +139,11 @@ class LogCursor:
 
     def rewind(self) -> None:
         """Start reading the whole log again."""
+        # The later one, because this may interrupt an earlier rereading.
         self._reread_to = max(self._reread_to, self.position, key=log_order)
         self._is_another = False
         self.position, self._anchor, self._anchor_row = LOG_START, None, None
+        # The rereading finds these entries again.
         self.unindexed.clear()
 
     def end_rereading(self) -> None:
@@ -161,6 +164,7 @@ class LogCursor:
         """Resume from where `state` was taken."""
         self.position = str(state["cursor"])
         self.unindexed = deque((str(log_id), _identity(name)) for log_id, name in state["unindexed"])
+        # Without a server's id in the state, the first poll has the log read again.
         self._server = str(state.get("server", ""))
         self._anchor = self._anchor_row = None
         if state["anchor"] is not None and self._anchored:
@@ -186,6 +190,7 @@ class LogCursor:
     def _note_server(self, answer: Any) -> None:
         """Compare the server with the one before; a server that hides its id may be another each time."""
         server = _run_id(answer)
+        # Where nothing was read yet, nothing can be missing.
         if self.position != LOG_START and (not server or server != self._server):
             self._is_another = True
         self._server = server
@@ -196,10 +201,10 @@ class LogCursor:
             return rows, True
         if not rows:
             return [], False
+        # Most polls return the very row of the last one, which need not be parsed again.
         if rows[0] != self._anchor_row:
-            if (
-                parse_row(rows[0])[:-1] != self._anchor[:-1]
-            ):  # a copy of a run may not know the writer's total
+            # The writer's total is not compared: the entry in a copy of a run may lack it.
+            if parse_row(rows[0])[:-1] != self._anchor[:-1]:
                 return [], False
             self._anchor_row = rows[0]
         return rows[1:], True

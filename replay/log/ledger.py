@@ -94,6 +94,7 @@ class SegmentLedger:
 
         Its number of items is then known only from its log entry, until the segment turns up.
         """
+        # A log that is read again names the same missing segment once more.
         if identity in self._lost:
             return
         self._lost[identity] = (num_items, was_taken)
@@ -128,9 +129,11 @@ class SegmentLedger:
             account.items += num_items
         elif instead_of:
             account.items += num_items - instead_of
+        # Shards are read side by side, so the total of an earlier segment may come later.
         account.total = max(account.total, total)
         self.unread_items += _unread(account) - before
 
 
 def _unread(account: Account) -> int:
+    # Lost segments count among the items but bring no total, so the items may exceed it.
     return max(0, account.total - account.items)

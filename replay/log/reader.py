@@ -154,6 +154,7 @@ class LogReader:
         for place, entry in enumerate(entries):
             if self.is_taken(entry):
                 continue  # not fetched
+            # A larger claim is cut to this size when the segment is fetched.
             encoded += min(entry.num_bytes, self._most_bytes)
             decoded += (self._signature.stack + entry.num_steps) * pixels
             if place and (encoded > POLL_BYTES or decoded > POLL_FRAMES_BYTES):
@@ -189,6 +190,7 @@ class LogReader:
         sizes: dict[SegmentIdentity, int] = {}
         for entry in entries:
             if entry.identity is not None and not self.is_taken(entry):
+                # A second entry that claims too little must not cut the segment off.
                 sizes[entry.identity] = max(entry.num_bytes, sizes.get(entry.identity, 0))
         return sizes
 
@@ -244,6 +246,7 @@ def _found(answer: Any, shard: Shard) -> bytes | None:
     Raises ShardError for a refusal.
     """
     if isinstance(answer, bytes):
+        # GETRANGE answers b"" for a key that is gone.
         return answer or None
     if str(answer).startswith("WRONGTYPE"):
         return b""

@@ -58,6 +58,7 @@ class PendingDeletions:
         """
         if self._deletes:
             self._waiting[shard].append((log_id, identity))
+            # An anchor that this deletes must not look like an entry that the server lost.
             self._cursors[shard].forget(log_id)
 
     def note_eviction(self, shard: int, log_id: str, identity: SegmentIdentity) -> None:
@@ -76,6 +77,7 @@ class PendingDeletions:
         """Send these shards their deletions; the answers are read with those of the next poll."""
         for shard in shards:
             if shard in self._waiting and shard not in self._told:
+                # Noted before it is sent, because `tell` reports a broken connection at once.
                 leaving = self._told[shard] = self._waiting.pop(shard)
                 cursor = self._cursors[shard]
                 cursor.pipeline.tell(cursor.shard.owning.deletion(leaving), self._outcome(shard, leaving))

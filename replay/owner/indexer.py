@@ -53,6 +53,7 @@ class Indexer:
         added = sum(self._insert(received) for received in self._reader.take(polls))
         self.recovery.resolve(polls)
         if self._owns:
+            # Before the flush, which then sends what this evicts as well.
             self.eviction.relieve({shard: poll.memory for shard, poll in polls.items()})
             self.pending_deletions.flush(polls)
         return Turn(added, {shard: self._book(shard, poll) for shard, poll in polls.items()})
@@ -131,6 +132,7 @@ class Indexer:
         """Index one segment; return its number of items."""
         segment = received.segment
         size = segment.num_items, segment.num_steps, received.num_bytes
+        # Otherwise `make_room` would evict everything and still find no room.
         if not self._table.fits_ever(*size):
             self._refuse(received)
             return 0
@@ -153,5 +155,6 @@ class Indexer:
         """Count a segment that can never fit."""
         segment = received.segment
         self._counters.rejected += 1
+        # Its items were never counted as inserted, so `was_taken` is False.
         self._reader.ledger.lose(segment.identity, segment.num_items, was_taken=False)
         self._reader.cursors[received.shard].unindexed.append((received.log_id, segment.identity))

@@ -34,6 +34,7 @@ class Limiter:
         error_buffer: float,
         total_env_steps: int | None = None,
     ) -> None:
+        # A batch and an insert must both fit into the range, which is twice the buffer wide.
         least = (batch_size + samples_per_insert) / 2
         if error_buffer < least:
             raise ValueError(f"--replay.error-buffer {error_buffer:g} must be at least {least:g}")
@@ -104,6 +105,7 @@ class Allowance:
         book. `dead` incarnations (actor, incarnation) lose their tickets; `empty` as for
         `Limiter.budget`. Nothing is awaited: what did not get through shows in the next books.
         """
+        # The sampler's `dead` only grows, so its size shows every change.
         seen = (books, inserted, samples, len(dead), empty)
         # Most turns change nothing, so the same plan is not made again.
         if seen == self._planned:
@@ -180,7 +182,9 @@ def plan_allowance(books: Sequence[TicketBook], budget: int, *, largest: int, fi
     if waiting or overspent:
         return [min(end, last) for end, last in zip(ends, lasts, strict=True)]
     for index in range(len(books)) if largest else ():
+        # Rounded so that the shares of all shards add up to `spare`.
         share = (max(0, spare) + (index - first) % len(books)) // len(books)
+        # Where some allowance is unused already, its overdraw was subtracted above.
         extra = share if unused[index] else share - overdraw
         ends[index] = max(ends[index], lasts[index]) + extra if extra > 0 else ends[index]
     return ends
@@ -199,6 +203,7 @@ def _covered_and_waiting(
                 covered += ticket.items
             else:
                 waiting.append((place, turn, index, end, ticket))
+    # By rank within the shard and then by shard, so that the shards take turns.
     return covered, deque((index, end, ticket) for _, _, index, end, ticket in sorted(waiting))
 
 

@@ -11,6 +11,7 @@ from replay.shards.pipeline import ShardPipeline, pack
 from replay.shards.records import Owner, parse_owner
 from replay.shards.shard import Shard
 
+# 20 s: several signs may fail before a run counts as dead (docs/decisions/0018).
 SIGN_EVERY_S = LIFE_SECONDS / 15
 
 
@@ -63,6 +64,7 @@ class Ownership:
             if note == mine:
                 continue
             held = parse_owner(note)
+            # Another owner with the same epoch counts as later: `take` keeps the first note.
             if held.epoch >= self._mine.epoch:
                 self._is_stale = True
                 raise StaleOwner(f"{self._shards[shard]} belongs to a later sampler: this one ends")
@@ -79,6 +81,7 @@ class Ownership:
 
     def leave(self, links: Mapping[int, ShardPipeline]) -> None:
         """Delete the signs of life: this owner no longer works."""
+        # A stale owner would delete the sign of life of its successor.
         if self.is_taken and not self._is_stale:
             for shard, pipeline in links.items():
                 pipeline.tell(pack(("UNLINK", self._shards[shard].alive_key)), _ignore)

@@ -54,6 +54,7 @@ class Recovery:
 
     def park(self, shard: int, error: ShardUnavailable) -> None:
         """Leave a shard alone, and what it holds undrawn, until it answers."""
+        # Deletions that are not answered yet wait in `pending_deletions` again.
         self.cursors[shard].pipeline.close()
         self.availability.park(self.cursors[shard].shard, error)
         self.table.park(shard)
@@ -71,14 +72,15 @@ class Recovery:
 
     def rewind(self, shard: int) -> None:
         """Read a shard's log again from its head: until then nothing that it held is sure."""
-        # After each start of a server; whether anything is lost shows at the end.
+        # No warning: each start of a server leads here. `_drop_unnamed` warns if anything is lost.
         logger.info(
             "%r was started again or is not as it was left: its log is read again", self.cursors[shard].shard
         )
         self.cursors[shard].rewind()
         self.pending_deletions.forget(shard)
         slots = self.table.of_shard(shard)
-        for slot in slots.tolist():  # by an id of before another segment may be named now
+        for slot in slots.tolist():
+            # An old id may name another segment by now.
             self.table.log_ids[slot] = ""
         generations = self.table.slots["generation"][slots]
         self._unconfirmed[shard] = dict(zip(slots.tolist(), generations.tolist(), strict=True))
@@ -88,6 +90,7 @@ class Recovery:
 
         A shard that failed meanwhile is taken out of `polls`.
         """
+        # First, because entries that are named again confirm segments.
         self._resolve_repeats()
         for shard in self.park_failed():
             polls.pop(shard, None)
@@ -132,11 +135,13 @@ class Recovery:
         repeats, self.reader.repeats = self.reader.repeats, []
         for shard, entry in repeats:
             slot = self.table.slot_of.get(entry.identity) if entry.identity is not None else None
-            if slot is None:  # evicted, which its server has forgotten; or a copy of such a one
+            if slot is None:
+                # Evicted, but its server has lost the deletion; or a copy of such a segment.
                 self.pending_deletions.note(shard, entry.log_id, entry.identity)
             elif self.table.slots["shard"][slot] == shard:
                 self._named_again(slot, shard, entry.log_id)
             elif self._may_come_from(slot):
+                # The copy takes the place of a segment that its own shard may have lost.
                 self.pending_deletions.note(
                     int(self.table.slots["shard"][slot]), self.table.log_ids[slot], entry.identity
                 )
@@ -152,6 +157,7 @@ class Recovery:
             self.table.log_ids[slot] = log_id
             self._returning.add(shard)
         elif self.table.log_ids[slot] != log_id:
+            # Both entries name the same key, so only this entry is deleted.
             self.pending_deletions.note(shard, log_id, None)
 
     def _may_come_from(self, slot: int) -> bool:
@@ -232,6 +238,7 @@ def decode_as(reader: LogReader, data: bytes, row: Any) -> tuple[SegmentHeader, 
     except SegmentError as error:
         return error
     same = (segment.num_items, segment.lead) == (row["num_items"], row["lead"])
+    # A row of a smaller n-step keeps fewer columns than were stored.
     if segment.identity != SegmentIdentity.of_row(row) or not same or segment.num_steps < row["num_steps"]:
         return SegmentError(f"segment {segment.identity} is not the one that was there")
     return header, segment

@@ -103,6 +103,7 @@ class Restoration:
             self._evict(i)
         for start in range(skip, len(rows), FILL_SEGMENTS):
             self._restore_some(range(start, min(start + FILL_SEGMENTS, len(rows))))
+        # Only now is it known which shards hold anything at all.
         self._settle_gone()
         if not self._same_columns:
             # Segments of these shards could not be placed unread: their logs bring them back.

@@ -44,6 +44,7 @@ def _crc_tables() -> NDArray[np.uint32]:
     for byte in range(256):
         value = byte
         for _ in range(8):
+            # zlib's polynomial with its bits reversed.
             value = (value >> 1) ^ (0xEDB88320 if value & 1 else 0)
         tables[0, byte] = value
     for row in range(1, 16):
@@ -70,6 +71,7 @@ _INTS = types.Array(types.int64, 1, "C", readonly=True)
 _CRCS = types.Array(types.uint32, 2, "C", readonly=True)
 
 
+# zlib's own crc32 can only be called with the GIL; this one gives the same number.
 @njit(types.uint32(_CRCS, _BYTES, types.int64, types.int64), nogil=True, cache=True)
 def _crc32(t, data, at, stop):  # type: ignore[no-untyped-def]
     crc = np.uint32(0xFFFFFFFF)
@@ -106,6 +108,7 @@ def _one(t, data, start, stop, num_bytes, crc, wanted, out):  # type: ignore[no-
     if start < 0 or stop > data.size or start >= stop or _crc32(t, data, start, stop) != crc:
         return False
     source = data.ctypes.data + types.uintp(start)
+    # Both fit: no header may claim a block of more than MAX_FRAMES_BYTES, which is 1 GiB.
     size, room = types.int32(stop - start), types.int32(num_bytes)
     if wanted < num_bytes:
         return _decompress_safe_partial(source, out, size, types.int32(wanted), room) == wanted

@@ -11,6 +11,7 @@ from replay.config import ReturnRule
 from replay.segments.returns import n_step_returns
 from replay.types import Segment, SegmentIdentity, Signature
 
+# A plain tuple a step is cheap; columns are made when the segment is full (decision 0016).
 Step = tuple[int, float, bool, bool, bool, int, float, float]
 """Action, reward, terminated, truncated, life lost, weights version, Q of the action, largest Q."""
 
@@ -166,6 +167,7 @@ class SegmentBuilder:
             first_step=self._first_step,
             num_items=num_items,
             lead=self._lead,
+            # Handing out the buffer itself was no faster (docs/decisions/0016).
             frames=self._frames[: self._lead + len(steps) + 1].copy(),
             actions=np.array(actions, np.int32),
             rewards=np.array(rewards, np.float32),
@@ -191,6 +193,7 @@ class SegmentBuilder:
             rule,
         )
         *_, taken, largest = zip(*self._steps, strict=True)
+        # (num_steps + 1,): the last is of the observation after the last step.
         q_maxes = np.array([*largest, largest[-1] if q_max is None else q_max], np.float32)
         q_taken = np.array(taken[: segment.num_items], np.float32)
         errors = returns.reward + returns.discount * q_maxes[start + returns.steps] - q_taken

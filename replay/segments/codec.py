@@ -37,6 +37,7 @@ def encode(segment: Segment, run: str, signature: Signature) -> bytes:
     _check_segment(segment, signature)
     pixels = np.ascontiguousarray(segment.frames).reshape(-1).data
     step = BLOCK_FRAMES * signature.frame_shape[0] * signature.frame_shape[1]
+    # Without the decompressed size in front, which the header's counts give.
     blocks = [
         lz4.block.compress(pixels[start : start + step], store_size=False)
         for start in range(0, len(pixels), step)
@@ -118,6 +119,7 @@ def decode_body(
     mismatch = signature_mismatch(header.signature, signature) if signature is not None else None
     if mismatch is not None:
         raise ForeignSegment("signature", f"segment {header.identity}: {mismatch}")
+    # Before memory is taken for the frames, which are only a claim until all bytes are there.
     if header.num_bytes != len(data):
         raise CorruptSegment(f"segment {header.identity} has {len(data)} bytes instead of {header.num_bytes}")
     return _segment(header, _all_frames(header, data))

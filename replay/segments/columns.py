@@ -32,6 +32,7 @@ def _fault(rewards, actions, flags, num_actions):  # type: ignore[no-untyped-def
             return 1
         if actions[step] < 0 or actions[step] >= num_actions:
             return 2
+        # Flags are later viewed as bools, for which only 0 and 1 are valid bytes.
         if max(flags[0, step], flags[1, step], flags[2, step]) > 1:
             return 3
         if flags[0, step] + flags[1, step] > 0 and step < len(rewards) - 1:

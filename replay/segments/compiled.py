@@ -41,4 +41,5 @@ def _nothing() -> None: ...
 
 if not _finds_a_place():
     os.environ[VARIABLE] = str(private_folder())
+    # numba read its settings when it was imported.
     config.reload_config()  # type: ignore[no-untyped-call]

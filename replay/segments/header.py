@@ -231,7 +231,7 @@ class _Reader:
             frame_shape=(height, width),
             stack=self._integer("stack", 1, MAX_STACK),
             n_step=self._integer("n_step", 1, MAX_N_STEP),
-            num_actions=self._integer("num_actions", 1, 1 << 31),
+            num_actions=self._integer("num_actions", 1, 1 << 31),  # actions are int32
         )
 
     def _counts(self, signature: Signature) -> dict[str, Any]:

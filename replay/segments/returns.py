@@ -80,6 +80,7 @@ def _n_step_returns(  # type: ignore[no-untyped-def]
             power *= gamma
             lost = life_loss_terminates and life_lost[column]
             column += 1
+            # Before the time limit: a step that is both is a true end.
             if terminated[column - 1] or lost:
                 bootstrap = False
                 break
@@ -123,6 +124,7 @@ def stack_rows(
 
 @njit(nogil=True, cache=True)
 def _stack_rows(frame_rows, first, newest, stack):  # type: ignore[no-untyped-def]
+    # Row 0, the zero frame, stays where the episode had no frames yet.
     rows = np.zeros((len(newest), stack), np.int64)
     for item in range(len(newest)):
         for back in range(min(stack, newest[item] + 1)):

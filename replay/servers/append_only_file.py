@@ -94,6 +94,8 @@ def _whole_parts(content: mmap.mmap) -> Iterator[tuple[int, int]]:
         hole = NEXT.search(content, place)
         if hole is None:
             break
+        # Part of a command before the hole, or a new transaction behind it: an open transaction
+        # has lost its end and is left out.
         is_cut = hole.start() > place or content[hole.end() : hole.end() + len(BEGIN)] == BEGIN
         yield begin, whole if is_cut else place
         is_open = is_open and not is_cut

@@ -83,6 +83,7 @@ def find_server(path: str | None = None, *, files_of: ServerBinary | None = None
     if asked := os.environ.get(SERVER_VARIABLE):
         return _checked(asked, f"${SERVER_VARIABLE}")
     reasons = []
+    # PATH first, because a distribution updates its package (docs/decisions/0002).
     for candidate, source in (*_on_path(), *in_wheels()):
         try:
             found = _checked(candidate, source)

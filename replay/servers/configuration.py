@@ -88,6 +88,7 @@ def configuration(
         # A power loss may cut the last command short; all that was acknowledged before it is kept.
         "aof-load-truncated": "yes",
         "auto-aof-rewrite-min-size": "256mb",
+        # No snapshots: the append-only file holds everything.
         "save": '""',
     }
     if where.address:
@@ -141,6 +142,7 @@ def _is_wildcard(address: str) -> bool:
 def _is_free(address: str, port: int) -> bool:
     try:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+            # As servers do: a port whose last connection has just closed is free for them.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address, port))
     except OSError as error:

@@ -121,6 +121,7 @@ class EmbeddedServers:
             self._with_room(lambda: unshare(own_files(self._folder)))
             self._record.check(server, self._shards)
             clear_leftovers(self._folder)
+            # Before any server writes, so that the version that wrote the files is always known.
             self._with_room(
                 lambda: self._record.write(version=server.version, kind=server.kind, shards=self._shards)
             )
@@ -183,6 +184,7 @@ class EmbeddedServers:
             self._tell(ADD)
             told = True
             self._wait_ready(index, ADD_LIMIT_S)
+            # Last: a record of more shards than the run has would refuse its next start.
             self._record.write(shards=self._shards)
         except BaseException:
             self._shards -= 1
@@ -229,7 +231,7 @@ class EmbeddedServers:
         }
         guardian = run_guardian(self._folder, arguments, lock)
         assert guardian.stdin is not None
-        with contextlib.suppress(OSError):  # if it has ended, whoever waits for the servers says so
+        with contextlib.suppress(OSError):  # if it has ended, `_wait_ready` reports that
             guardian.stdin.write(f"{GUARDIAN} {self._guardian_password}\n".encode())
             guardian.stdin.flush()
         return guardian

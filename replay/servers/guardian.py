@@ -80,6 +80,7 @@ class Guardian:
         wake = self._watch_signals()
         try:
             while not self._stopping:
+                # A list, not a generator: `any` must not stop at the first server that changed.
                 if any([self._care_for(server) for server in self._servers]) or self._untold:
                     self._write_state()
                 self._listen(wake)
@@ -115,6 +116,7 @@ class Guardian:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_stop)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # Without a handler the signal would not reach the descriptor.
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         return reader
 
@@ -185,6 +187,7 @@ class Guardian:
 
     def _stop_servers(self) -> None:
         deadline = time.monotonic() + STOP_LIMIT_S
+        # All are told before any is waited for, so that they sync their files side by side.
         for server in self._servers:
             server.stop()
         for server in self._servers:

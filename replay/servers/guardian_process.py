@@ -56,6 +56,7 @@ def read_state(folder: Path, num_servers: int) -> dict[str, Any]:
 def clear_leftovers(folder: Path) -> None:
     """Remove the sockets' folder and the state of a guardian that was killed and could not."""
     sockets = Path(read_state(folder, 0).get("sockets", ""))
+    # state.json names what is removed here, which must be a folder of sockets.
     if sockets.name.startswith(SOCKETS_PREFIX):
         shutil.rmtree(sockets, ignore_errors=True)
     (folder / "state.json").unlink(missing_ok=True)

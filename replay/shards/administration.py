@@ -58,6 +58,7 @@ class ShardAdministration:
         return {
             "address": self._shard.address,
             "server": str(server.get("server_name", "redis")),
+            # Valkey also reports a `redis_version`, that of the Redis it is compatible with.
             "version": str(server.get("valkey_version") or server.get("redis_version", "unknown")),
             "run_id": str(server.get("run_id", "")),
             "log_length": int(self._shard.call(lambda: self._shard.client.xlen(self._shard.log))),

@@ -22,6 +22,7 @@ class Probe:
     def __init__(self, shard: Shard) -> None:
         self._shard = shard
         self._answered, self._closed = threading.Event(), threading.Event()
+        # A daemon: a ping to a frozen server must not delay the end of the process.
         threading.Thread(target=self._ask, name=f"probe of shard {shard.index}", daemon=True).start()
 
     @property

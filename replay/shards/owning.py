@@ -60,6 +60,7 @@ class ShardOwning:
 
         def note() -> bool:
             with self._shard.client.pipeline(transaction=True) as pipe:
+                # Of two samplers that take the shard at once, WATCH lets only one write its note.
                 pipe.watch(self._shard.owner_key)
                 held = parse_owner(pipe.get(self._shard.owner_key))
                 if held != owner and held.epoch >= owner.epoch:

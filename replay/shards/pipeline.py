@@ -109,6 +109,7 @@ class ShardPipeline:
                 self._is_open = True
                 self.openings += 1
             if request.packed:
+                # A health check would read an answer that is owed as the one to its PING.
                 self._line.send_packed_command([request.packed], check_health=False)
         except BaseException:
             self._break()
@@ -117,6 +118,7 @@ class ShardPipeline:
     def _read(self, count: int) -> list[Any]:
         try:
             while self._owed:
+                # Kept in `_owed` until all are read: if the connection breaks, its outcome is None.
                 answers = [self._next() for _ in range(self._owed[0][0])]
                 self._owed.popleft()[1](answers)
             return [self._next() for _ in range(count)]
@@ -128,8 +130,8 @@ class ShardPipeline:
     def _next(self) -> Any:
         try:
             return self._line.read_response()
-            # Not an answer but a reason to try again, see `Connection.call`.
         except ReadOnlyError:
+            # Not an answer but a reason to try again, see `Connection.call`.
             raise
         except ResponseError as refusal:
             return refusal

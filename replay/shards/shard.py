@@ -41,6 +41,7 @@ class Shard:
     """
 
     def __init__(self, url: str, *, run: str, index: int, retry_seconds: float = 30.0) -> None:
+        # Braces would end the hash tag, and `*` or `[` are special in the patterns of SCAN.
         if not re.fullmatch(r"[\w.:+-]+", run):
             raise ShardError(f"run name {run!r}: letters, digits and . : + - _ only")
         self.index = index
@@ -131,6 +132,7 @@ class Shard:
         encoded = json.dumps(asdict(signature))
 
         def note() -> bytes:
+            # Of callers that come at once, all read back what the first one has set.
             self.client.set(self.meta_key, encoded, nx=True)
             return bytes(self.client.get(self.meta_key) or b"")
 

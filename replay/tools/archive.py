@@ -69,6 +69,7 @@ def export_run(
         raise ArchiveError(f"the shards hold nothing of run {run}")
     # Written under another name and renamed at the end, so that a failed export leaves no partial archive.
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    # A killed process of the same number may have left this folder.
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -93,6 +94,7 @@ def export_run(
 def _write_files(
     shards: Sequence[StoredShard], folder: Path, run: str, progress: Progress
 ) -> tuple[Archived, dict[str, Any]]:
+    # Over all shards, because a writer's retry may have left a copy on another one.
     archived, seen = Archived(), set[SegmentIdentity]()
     files: dict[str, Any] = {}
     total, done = sum(int(shard.administration.info()["log_length"]) for shard in shards), 0
@@ -108,6 +110,7 @@ def _write_files(
                     archived.items += entry.num_items
                     archived.num_bytes += len(encoded)
                 done += len(entries)
+                # A live run's log grows, so there may be more entries than were counted.
                 progress(done, max(done, total))
         for path in paths:
             durable.sync(path)
@@ -208,6 +211,7 @@ class Archive:
             for line in _paths(self.folder, shard)[0].read_bytes().splitlines():
                 identity = _entry(line).identity
                 assert identity is not None
+                # A reused incarnation would repeat stored identities, which count as copies.
                 following[identity.actor] = max(following.get(identity.actor, 0), identity.incarnation + 1)
         return following
 

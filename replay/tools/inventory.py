@@ -74,6 +74,7 @@ def take_inventory(shards: Sequence[StoredShard]) -> Inventory:
                     counts["missing"] += 1
                     continue
                 counts["unreadable"] += isinstance(header, SegmentError)
+                # A damaged segment is listed all the same, by what its log entry says.
                 rows.append(_row(shard.index, entry, header))
     return Inventory(np.array(rows, STORED), **counts)
 
@@ -115,5 +116,6 @@ def checkpoint_masses(
     """Return the masses (num_items,) of each segment, from the sampler's part of a checkpoint."""
     identities = SegmentIdentity.of_rows(arrays)
     cuts = np.cumsum(arrays["num_items"])[:-1]
+    # Without segments, `np.split` would still return one part.
     parts = np.split(np.asarray(arrays["masses"], np.float64), cuts) if identities else []
     return dict(zip(identities, parts, strict=True))

@@ -45,11 +45,13 @@ def item_masses(
     inventory: Inventory, known: Mapping[SegmentIdentity, NDArray[np.float64]], newest: float = 1.0
 ) -> NDArray[np.float64]:
     """Return masses (items,) in the inventory's order: those known from a checkpoint, else `newest`."""
+    # `np.concatenate` needs at least one part.
     parts = [np.empty(0)]
     for identity, count in zip(inventory.identities(), inventory.segments["num_items"].tolist(), strict=True):
         own = known.get(identity)
         parts.append(np.full(count, newest) if own is None or len(own) != count else own)
     masses = np.concatenate(parts)
+    # A damaged checkpoint may hold masses that the index would refuse.
     return np.where(np.isfinite(masses) & (masses > 0), masses, 0.0)
 
 
@@ -130,6 +132,7 @@ def _transition(
 def _stacked(segment: Segment, newest: NDArray[np.int64], stack: int) -> NDArray[np.uint8]:
     """Return the observation (stack, height, width) that ends at a position in the segment's frames."""
     positions = stack_positions(newest, stack)[0]
+    # A copy, because it is indexed by an array: zeros may be written into it.
     frames: NDArray[np.uint8] = segment.frames[np.maximum(positions, 0)]
     frames[positions == ZERO_FRAME_POSITION] = 0
     return frames

@@ -32,6 +32,7 @@ def summarise_priorities(masses: NDArray[np.float64], bins: int = 40) -> Priorit
     ordered = np.sort(masses)
     probability = ordered / ordered.sum()
     low, high = float(ordered[0]), float(ordered[-1])
+    # With equal masses, all edges would be equal, too.
     edges = np.geomspace(low, high, bins + 1) if high > low else np.array([low, high])
     edges[0], edges[-1] = low, high  # geomspace rounds; the smallest and largest must stay inside
     counts = np.histogram(ordered, edges)[0] if high > low else np.array([len(ordered)])

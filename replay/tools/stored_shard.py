@@ -66,6 +66,7 @@ class StoredShard(Shard):
             with self.client.pipeline(transaction=True) as pipe:
                 for entry, data in zip(entries, segments, strict=True):
                     pipe.set(f"{self._prefix}seg:{entry.identity}", data)
+                    # The id is kept, so that the cursors of a checkpoint fit the copy.
                     pipe.xadd(self.log, entry_fields(entry._replace(num_bytes=len(data))), id=entry.log_id)
                 pipe.execute()
 
@@ -86,7 +87,9 @@ class StoredShard(Shard):
 
     def _names(self) -> list[str]:
         def scan() -> list[str]:
+            # A run's name has no pattern characters (Shard), so only keys of this run match.
             found = self.client.scan_iter(match=f"{self._prefix}*", count=SCAN_COUNT)
+            # SCAN may return a key more than once.
             return sorted({name.decode(errors="replace") for name in found})
 
         return self.call(scan)

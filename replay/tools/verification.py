@@ -15,6 +15,7 @@ from replay.types import SegmentIdentity, Signature
 
 PAGE = 128
 """Segments read at once: some 4 to 10 MB of encoded bytes."""
+# The keys that Shard names, the segments' own apart.
 KNOWN_KEYS = frozenset({"log", "meta", "reserved", "allowed", "outstanding", "owner", "alive", "folder"})
 WRONG = {
     "corrupt": "segments with a wrong checksum, size or structure",
@@ -83,6 +84,7 @@ def verify(
             logged.update(entry.identity for entry in entries if entry.identity is not None)
             _check_page(found, shard, entries, seen, run, signature, masses or {})
             done += len(entries)
+            # A live run's log grows, so there may be more entries than were counted.
             progress(done, max(done, total))
         _check_orphans(found, shard, keys.segments - logged)
     for identity, own in (masses or {}).items():
@@ -140,6 +142,7 @@ def _check_segment(
 
 def _check_missing(found: Verification, shard: StoredShard, entry: LogEntry) -> None:
     """Note a missing segment, unless it is only evicted: then its log entry is deleted a moment later."""
+    # `read_log` begins after an id, so it is given the id right before.
     still_logged = shard.read_log(_before(entry.log_id), 1)
     if still_logged and still_logged[0].log_id == entry.log_id:
         found.note("missing", f"{shard!r}: segment {entry.identity}, log entry {entry.log_id}")
