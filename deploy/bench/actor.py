@@ -17,6 +17,7 @@ def run(config: Config, *, seconds: float = 10.0) -> dict[str, Any]:
     spec = describe_environment(config.environment)
     with open_shards(config) as shards:
         actor, writer = make_actor(config, shards, spec)
+        # One thread, because each actor of a fleet has one core.
         vector_steps = limits.with_threads(1, lambda: limits.calls_per_s(actor.step, seconds))
         actor.drain()
         written = writer.counters

@@ -55,6 +55,7 @@ def _measure(config: Config, spec: EnvironmentSpec, seconds: float) -> dict[str,
 
 def _median_update(train_step: TrainStep, batch: Batch, seconds: float) -> float:
     measured: list[float] = []
+    # Not timed: the first update gets fresh memory, which later ones reuse (docs/decisions/0007).
     train_step.step(batch)
     start = time.perf_counter()
     while time.perf_counter() - start < seconds or not measured:
@@ -66,16 +67,17 @@ def _median_update(train_step: TrainStep, batch: Batch, seconds: float) -> float
 
 def _median_diagnosis(train_step: TrainStep, batch: Batch, seconds: float) -> float:
     measured: list[float] = []
-    period = -(-ROWS // len(batch.action))  # So that each diagnosis has as many states as it can use.
+    period = -(-ROWS // len(batch.action))  # Enough batches for all the states of a diagnosis.
     with tempfile.TemporaryDirectory() as folder:
         diagnostics = Diagnostics(
             train_step,
             period,
             folder=Path(folder),
+            # A diagnosis times itself, because the update between its two halves is no part of it.
             write=lambda metrics: measured.append(metrics["diagnostics/seconds"]),
         )
         start, update = time.perf_counter(), 0
-        while time.perf_counter() - start < seconds or len(measured) < 2:  # The first one also warms up.
+        while time.perf_counter() - start < seconds or len(measured) < 2:  # The first diagnosis is a warm-up.
             update += 1
             with diagnostics.watch(update, 0, batch):
                 train_step.step(batch)

@@ -68,6 +68,7 @@ def run(
             measured.append(_measure(padded, seconds, limit_seconds))
             report(f"{padding}: " + ", ".join(f"{key} {value:.3g}" for key, value in measured[-1].items()))
         for key in measured[0]:
+            # Each key's own median: the ratio need not be that of the other two medians.
             result[key + suffix] = statistics.median(m[key] for m in measured)
     return result | {"repeats": singles, "config": to_json(config)}
 
@@ -99,7 +100,8 @@ def _measure(config: Config, seconds: float, limit_seconds: float) -> dict[str, 
 
 
 def _measure_run(config: Config, seconds: float) -> dict[str, float]:
-    from deploy.fleet import launch  # Here, because only this benchmark needs Ray.
+    # Imported here: checking flags imports this module, and needs no Ray.
+    from deploy.fleet import launch
 
     folder = RunFolder.create(config)
     client = launch(config, folder, resume=False)
@@ -107,6 +109,7 @@ def _measure_run(config: Config, seconds: float) -> dict[str, float]:
         _settle(config, client)
         return _measure_window(client, seconds)
     finally:
+        # In this order, so that the run ends by itself before its Ray is taken away.
         client.stop()
         client.wait_finished(60)
         client.shutdown()
@@ -114,6 +117,8 @@ def _measure_run(config: Config, seconds: float) -> dict[str, float]:
 
 def _settle(config: Config, client: Any) -> None:
     """Wait until twice the limiter's slack is inserted after the warm-up: from then on steps are paid for."""
+    # The limiter's buffer in inserts, not samples: `fitting_error_buffer` (replay/owner/limiter.py)
+    # divided by samples_per_insert, or the configured buffer where that is larger.
     slack = max(
         config.replay.error_buffer / config.samples_per_insert,
         config.learner.update_period + 2 * config.replay.segment_steps,
@@ -137,6 +142,7 @@ def _measure_window(client: Any, seconds: float) -> dict[str, float]:
     return {
         "agent_steps_per_s": (items - start_items) / (now - start),
         "learned_samples_per_s": samples / (now - start),
+        # The learner's own number, over its last 20 seconds and not over this window.
         "waiting_share": _metric(client, "learner/waiting_share"),
         "window_s": now - start,
     }
@@ -152,6 +158,7 @@ def _next_arrival(client: Any, items: float) -> tuple[float, float]:
 
 
 def _metric(client: Any, name: str) -> float:
+    # A run whose command sends no heartbeat for 10 s stops itself (docs/decisions/0005).
     client.heartbeat()
     status = client.status()
     if status["state"] in FINAL_STATES:

@@ -45,6 +45,7 @@ class Part(NamedTuple):
     def forward_backward(self) -> None:
         """Run with a gradient of ones; parameters of noise that is off get none."""
         outputs = self.forward()
+        # Ones stand in for a loss, whose time belongs neither to the head nor to the network.
         torch.autograd.grad(outputs, self.leaves, torch.ones_like(outputs), allow_unused=True)
 
 
@@ -67,6 +68,7 @@ def run(
     """
     if config.network.head not in MOE_HEADS:
         raise BenchmarkError(f"--network.head {config.network.head}: must be one of {', '.join(MOE_HEADS)}")
+    # As the learner does, so that no pass faults its memory in anew (docs/decisions/0007).
     keep_freed_memory()
     config = with_values(config, network__padding="same")
     device = choose_device(config.learner.device)
@@ -123,6 +125,7 @@ def _parts(config: Config, device: torch.device, dtype: torch.dtype) -> dict[str
     size = (config.learner.batch_size, *shape)
     frames = torch.randint(0, 256, size, dtype=torch.uint8, device=device, generator=random)
     noise = network.sample_noise(random)
+    # Without a graph, so that `features` is a leaf, where the head's backward pass ends.
     with torch.no_grad():
         features = network.encoder(network.to_image(frames), scale=1.0 / 255.0)
     # In training the head's backward pass also computes the gradient for the encoder.
@@ -163,6 +166,7 @@ def _alternate(
 
 
 def _wait_for(device: torch.device) -> None:
+    # CUDA runs kernels after the call has returned: the clock must wait for them.
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

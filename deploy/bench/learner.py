@@ -28,6 +28,7 @@ def run(config: Config, *, seconds: float = 10.0) -> dict[str, Any]:
         waiting = [sampler.sample()]
 
         def draw_ahead() -> Batch:
+            # A look per update, where a learner pauses between looks (learner/batches.py).
             sampler.ingest()
             waiting.append(sampler.sample())
             return waiting[-1]
@@ -35,6 +36,7 @@ def run(config: Config, *, seconds: float = 10.0) -> dict[str, Any]:
         def update() -> None:
             batch = waiting.pop()
             result = train_step.step(batch, draw_ahead)
+            # Too late for the batch drawn ahead: one update is in flight (docs/decisions/0009).
             sampler.update_priorities(batch.leaf, batch.generation, result.priorities)
 
         threads = config.learner.num_threads or len(os.sched_getaffinity(0))

@@ -18,12 +18,14 @@ from deploy.run.config import Config
 from learner.update.train_step import TrainStep
 from replay.types import Batch
 
+# Untimed: the first calls get fresh memory, and pay page faults that later calls do not.
 WARM_CALLS = 5
 T = TypeVar("T")
 
 
 def measure(config: Config, *, seconds: float = 4.0) -> dict[str, float]:
     """Measure the three parts for `seconds` each; return them with the `limit` and `cores`."""
+    # The cores that this process may use: taskset or a cpuset leaves fewer than the machine has.
     cores = len(os.sched_getaffinity(0))
     update = update_samples_per_s(config, seconds=seconds)
     env = env_steps_per_s(config, seconds=seconds)
@@ -47,6 +49,7 @@ def update_samples_per_s(config: Config, *, seconds: float) -> float:
     spec = describe_environment(config.environment)
     train_step = make_train_step(config, spec)
     rng = np.random.default_rng(config.run.seed)
+    # Two batches in turn: the train step works ahead only on the very object that comes next.
     waiting = [random_batch(config, spec, rng) for _ in range(2)]
 
     def update() -> None:

@@ -34,7 +34,9 @@ def relate(
     learner's updates, at its `publish_period`.
     """
     num_envs, batch = config.actors.envs_per_actor, config.learner.batch_size
+    # An actor has one core, on which forward pass and environments follow each other.
     step = 1e3 * num_envs * (1 / parts["env_steps_per_s"] + 1 / parts["forward_states_per_s"])
+    # An update counts as using all cores: each second of it is `cores` core-seconds.
     update = 1e3 * parts["cores"] * batch / parts["update_samples_per_s"]
     return {
         "question_core_ms": question,

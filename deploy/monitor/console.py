@@ -46,6 +46,7 @@ class Console:
 
     def update(self, status: Mapping[str, Any]) -> None:
         """Show `status` (the supervisor's, see its `status`)."""
+        # Only counts of a run at work: points from its start or its restore would spoil the pace.
         if status["state"] == "running" and "progress/env_steps" in status["metrics"]:
             self._pace.add(status["metrics"]["progress/env_steps"])
         left = seconds_left(status, self._pace.rate)
@@ -60,6 +61,7 @@ class Console:
             self._print_expected(self._expects(env_steps(status)))
 
     def _print(self, text: str) -> None:
+        # Brackets in a run's name or in a note are text, not rich's markup.
         self._out.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _print_expected(self, text: str) -> None:
@@ -137,7 +139,7 @@ def rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     epsilon = show("actors/epsilon", ".3g")
     if "actors/epsilon_min" in m:
         epsilon += f" ({show('actors/epsilon_min', '.2g')} to {show('actors/epsilon_max', '.2g')})"
-    # These are 0 while all is well, and then not worth a row.
+    # Both counters are 0 while all is well, and get a row only when they are not.
     troubles = {"refused rewards": "actors/refused_rewards", "writer retries": "writer/retries"}
     replay = f"{show('replay/size')} transitions, {show('replay/fill', '.0f', 100)} % full"
     return [
@@ -176,6 +178,7 @@ def render(title: str, status: Mapping[str, Any], left: float | None, expected: 
         BarColumn(),
         TaskProgressColumn(),
         MofNCompleteColumn(),
+        # rich's own estimate would know a single moment, as each picture has a new Progress.
         TextColumn(f"env steps, {duration(left)} left"),
     )
     done = int(env_steps(status))

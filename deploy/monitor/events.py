@@ -30,6 +30,7 @@ class Events:
         height, width, channels = image.shape
         png = io.BytesIO()
         imageio.imwrite(png, image, extension=".png")
+        # TensorBoard's number for a colorspace is that of its channels: 3 is RGB.
         content = Summary.Image(
             height=height, width=width, colorspace=channels, encoded_image_string=png.getvalue()
         )

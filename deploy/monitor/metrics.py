@@ -41,6 +41,7 @@ class MetricsSink:
     def write(self, metrics: Mapping[str, float], *, env_steps: int) -> None:
         """Record one value for each name at `env_steps`; values that are not finite are left out."""
         diagnosis = {name: value for name, value in metrics.items() if name.startswith(DIAGNOSTICS)}
+        # The learner repeats its latest diagnosis in every report.
         if diagnosis and diagnosis["diagnostics/update"] != self._diagnosed:
             self._diagnosed = diagnosis["diagnostics/update"]
             self._record(diagnosis, int(diagnosis["diagnostics/env_steps"]))
@@ -50,6 +51,7 @@ class MetricsSink:
 
     def _record(self, metrics: Mapping[str, float], env_steps: int) -> None:
         now = time.time()
+        # JSON has no NaN and no infinity.
         finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
         self._lines.write(json.dumps({"time": round(now, 3), "env_steps": env_steps, **finite}) + "\n")
 
@@ -71,6 +73,7 @@ class MetricsSink:
         try:
             self._events = self._events or self._new_events()
             add(self._events)
+            # TensorBoard writes in a thread: only a flush waits for it and raises its error.
             self._events.flush()
         except OSError as error:
             logger.warning("TensorBoard events cannot be written: %s", error.strerror)
@@ -128,9 +131,10 @@ class UnfailingFile:
 
     def _append(self) -> None:
         if self._descriptor is None:
+            # Opened here, not in `__init__`, so that a failure is tried again like a refused write.
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         while self._unwritten:
-            # A disk that is getting full writes only part of it.
+            # On a disk that is getting full, os.write may write only a part.
             del self._unwritten[: os.write(self._descriptor, self._unwritten)]
 
 

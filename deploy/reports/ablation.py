@@ -37,6 +37,7 @@ class MeanMixture(nn.Module):
 
     def forward(self, tokens: Tensor, noise: Noise | None = None) -> MoEOutput:
         """Replace the output for tokens (B, T, D) by the mean; all else is the mixture's own."""
+        # The mixture still runs, because the head passes on more of its output than the tokens.
         found: MoEOutput = self.mixture(tokens, noise)
         return found._replace(tokens=self.mean.to(tokens.dtype).expand_as(found.tokens))
 
@@ -70,6 +71,7 @@ def mean_tokens(
     policy: Policy, mixture: nn.Module, config: Config, seed: int, should_stop: Callable[[], bool]
 ) -> Tensor:
     """Return the (T, D) float32 mean of `mixture`'s output over the states of STATE_GAMES games."""
+    # float64, because a long sum of bfloat16 outputs would round most of them away.
     total, states = torch.zeros((), dtype=torch.float64), 0
 
     def note(_module: nn.Module, _inputs: object, output: MoEOutput) -> None:
@@ -80,5 +82,6 @@ def mean_tokens(
     try:
         play_games(config, policy, episodes=STATE_GAMES, seed=seed, should_stop=should_stop)
     finally:
+        # `MeanMixture` runs the same module, so the scored games would be summed as well.
         hook.remove()
     return (total / max(states, 1)).float()

@@ -30,6 +30,7 @@ def action_names(config: EnvironmentConfig | None, num_actions: int) -> list[str
         return [f"action {action}" for action in range(num_actions)]
     import ale_py
 
+    # Before the emulator is made, which would print its banner.
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     ale = ale_py.ALEInterface()
     rom = ale_py.roms.get_rom_path(normalise_game(config.game))
@@ -63,6 +64,7 @@ def draw_contact_sheet(
 
 
 def _draw(axes: Axes, transition: DrawnTransition, names: Sequence[str]) -> None:
+    # A fixed range: imshow would stretch each strip to its own darkest and brightest pixel.
     axes.imshow(_strip(transition), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     end = ", the end" if transition.discount == 0 else ""
     axes.set_title(

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 
+# Before pyplot chooses a backend: Agg needs no display.
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -54,10 +55,12 @@ def read_curves(run_path: Path) -> list[Curve]:
     distinguish them recorded them. A run with none of these gets the curve of all its episodes, which is not
     comparable: they explore too much.
     """
+    # Keep only the names that are drawn: whole records of a long run take far more memory.
     records = [
         {name: record[name] for name in NEEDED if name in record}
         for record in read_metrics(run_path / "metrics.jsonl")
     ]
+    # A run that an older version began has records of both kinds (docs/decisions/0023).
     before_bands = [record for record in records if not BAND_METRICS & record.keys()]
     greedy = _means(records, GREEDY.metric)
     found = [
@@ -81,6 +84,7 @@ def _means(records: Iterable[Mapping[str, float]], name: str) -> tuple[list[floa
 
 def _evaluations(records: Iterable[Mapping[str, float]], frame_skip: int) -> tuple[list[float], list[float]]:
     """Return millions of frames and returns of the evaluated checkpoints, each once."""
+    # Every record after an evaluation repeats it, and none has its number of frames.
     found = {r[EVALUATED_AT]: r[EVALUATION] for r in records if EVALUATED_AT in r and EVALUATION in r}
     return [env_steps * frame_skip / 1e6 for env_steps in found], list(found.values())
 
@@ -117,6 +121,7 @@ def draw_curves(run_paths: Sequence[Path], target: Path) -> Path:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(target, dpi=120)
+    # pyplot keeps a figure, and its memory, until it is closed.
     plt.close(figure)
     return target
 

@@ -55,6 +55,7 @@ def draw_diagnostics(run_paths: Sequence[Path], target: Path) -> Path:
 
 def _records(run_path: Path) -> list[dict[str, float]]:
     """Return the diagnoses of a run, in order, each update once."""
+    # A resume may repeat a diagnosis: the later record counts.
     found = {r[X]: r for r in read_metrics(run_path / "metrics.jsonl") if X in r}
     if not found:
         raise CurveError(
@@ -107,6 +108,7 @@ def _draw_kernel(axis: Any, run_path: Path) -> None:
         axis.set_axis_off()
         return
     scale = abs(kernel).max() or 1.0
+    # Symmetric limits, so that 0 is white, as in TensorBoard's picture (docs/diagnostics.md).
     axis.imshow(kernel / scale, cmap="RdBu_r", vmin=-1, vmax=1)
     axis.set_title(f"{run_path.name}: empirical NTK at update {update:,}", fontsize=9)
     axis.set_xticks([])

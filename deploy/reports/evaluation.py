@@ -90,6 +90,7 @@ def evaluate_checkpoint(
     if without:
         # Use other games than those that are scored.
         ablate(policy, without, config, seed + 1, should_stop)
+    # One picture is recorded per env step; the video shows the game at its own speed.
     fps = ATARI_FRAMES_PER_SECOND / config.environment.frame_skip
     with VideoWriter(video, fps=fps) if video else contextlib.nullcontext() as writer:
         played = play_games(
@@ -101,6 +102,7 @@ def evaluate_checkpoint(
             progress=progress,
             should_stop=should_stop,
         )
+    # Outside the `with` block: closing the video may fail as well, and sets `failure`.
     return EvaluationReport(
         game=config.game_name,
         checkpoint=checkpoint.path.name,

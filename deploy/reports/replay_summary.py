@@ -62,6 +62,7 @@ def summarise(
         "age_seconds": _quantiles(
             time.time() - segments["written_ms"] / 1000.0, ("newest", "median", "oldest")
         ),
+        # -1 marks a segment whose front could not be read.
         "weights_version": _quantiles(
             segments["weights_version"][segments["weights_version"] >= 0], ("oldest", "median", "newest")
         ),
@@ -99,7 +100,9 @@ def _priorities(inventory: Inventory, priorities: KnownPriorities) -> dict[str, 
     """Summarise the priorities of items still stored, as of the checkpoint; newer items are only counted."""
     known = checkpoint_masses(priorities.arrays)
     found = [known[identity] for identity in inventory.identities() if identity in known]
+    # `concatenate` refuses an empty list, hence the empty array.
     masses = np.concatenate([np.empty(0), *found])
+    # No other mass can be drawn, or has a place in a histogram in equal ratios.
     usable = masses[np.isfinite(masses) & (masses > 0)]
     document: dict[str, Any] = {name: getattr(priorities, name) for name in AS_OF}
     document["items_since"] = inventory.items - len(masses)

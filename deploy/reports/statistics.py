@@ -61,6 +61,7 @@ def summarise(returns: Sequence[float], game: str, *, seed: int = 0) -> ScoreSum
 
 def _human_normalised(interval: Interval, game: str) -> Interval | None:
     """Return the interval on the normalised scale: normalising is linear."""
+    # `vars` has the fields in their order: value, low, high.
     value, low, high = (human_normalised(score, game) for score in vars(interval).values())
     return None if value is None or low is None or high is None else Interval(value, low, high)
 
@@ -68,6 +69,7 @@ def _human_normalised(interval: Interval, game: str) -> Interval | None:
 def _interval(values: np.ndarray, statistic: object, value: float, seed: int) -> Interval:
     if np.ptp(values) == 0.0:  # The bootstrap of a constant is that constant; scipy would warn.
         return Interval(value, value, value)
+    # A fixed seed, so that the same returns always give the same interval.
     found = stats.bootstrap(
         (values,), statistic, n_resamples=10_000, method="percentile", rng=np.random.default_rng(seed)
     )

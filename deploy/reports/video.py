@@ -45,6 +45,7 @@ class VideoWriter:
         """Finish the file; afterwards `failure` is empty if the file is complete."""
         try:
             self._writer.close()
+            # ffmpeg starts with the first frame: without any there is no file to read.
             if self._has_frames and not self.failure:
                 _read_header(self.path)
         except OSError:

@@ -54,6 +54,7 @@ def open_shards(config: Config) -> Iterator[list[Shard]]:
         urls = servers.start()
         try:
             shards = [Shard(url, run=RUN, index=index) for index, url in enumerate(urls)]
+            # A shard without an owner allows nothing, and writers would wait forever.
             for shard in shards:
                 shard.owning.set_allowed(UNLIMITED)
             yield shards

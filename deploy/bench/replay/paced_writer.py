@@ -13,7 +13,9 @@ from replay.shards.shard import Shard
 from replay.types import SegmentIdentity, Signature
 from replay.writer import Writer
 
+# No recorded game has this number, so no identity is one that `Servers.fill` has written.
 ACTOR = 1000
+# The writer sleeps while it is ahead: spinning would take a core from what is measured.
 NICE_SECONDS = 0.002
 
 

@@ -46,6 +46,7 @@ def insert(setup: Setup) -> Iterator[dict[str, float]]:
         for name, source in sources.items():
             with setup.servers("insert") as servers:
                 rates = {game: _insert(setup, servers, game, source) for game in setup.recordings}
+            # The harmonic mean is the rate of writing equally many steps of each game.
             result[f"{name}_steps_per_s"] = statistics.harmonic_mean(rates.values())
             result |= {f"{name}_steps_per_s_{game}": rate for game, rate in rates.items()}
         yield result
@@ -73,6 +74,7 @@ def sample(setup: Setup) -> Iterator[dict[str, float]]:
         samplers = {}
         for name, store_bytes in (("store", None), ("redis", 0)):
             sampler = servers.sampler(capacity=capacity, batch_size=BATCH, store_bytes=store_bytes)
+            # This takes the shards from the sampler made before, which only draws from then on.
             sampler.rebuild()
             set_priorities(sampler, seed=0)
             samplers[name] = sampler
@@ -94,6 +96,7 @@ def _draw(setup: Setup, sampler: Sampler) -> dict[str, float]:
     while elapsed < setup.seconds:
         chosen = int(setup.random.integers(1, CHECK_EVERY + 1))
         for count in (chosen, CHECK_EVERY - chosen):
+            # Let go of the last batch: only memory nobody holds is reused (docs/decisions/0016).
             batch = None
             cpu_start, start = time.process_time(), time.perf_counter()
             for _ in range(count):
@@ -117,12 +120,15 @@ def index(setup: Setup) -> Iterator[dict[str, float]]:
     tree = PriorityIndex(capacity)
     tree.load(random.exponential(size=capacity) + 1e-6, 1.0)
     batches = 1000
+    # Made beforehand: random numbers must not be timed.
     leaves = random.integers(0, capacity, (batches, INDEX_BATCH))
     masses = random.exponential(size=(batches, INDEX_BATCH))
+    # One point in each of INDEX_BATCH equal strata, as the sampler draws.
     points = (np.arange(INDEX_BATCH) + random.random((batches, INDEX_BATCH))) / INDEX_BATCH
     while True:
         drawn: dict[int, NDArray[np.int64]] = {}
         updates_per_s, _ = _calls(lambda i: tree.set(leaves[i], masses[i]), batches, setup.seconds)
+        # After the updates, because the check needs the masses that the leaves were drawn by.
         draws_per_s, done = _calls(
             lambda i: drawn.__setitem__(i, tree.draw(points[i])),  # noqa: B023
             batches,
@@ -166,6 +172,7 @@ def size(setup: Setup) -> Iterator[dict[str, float]]:
         result = {}
         for game in setup.recordings:
             with setup.servers("size") as servers:
+                # What empty servers use is no part of an env step.
                 memory, disk = servers.used_bytes(), servers.disk_bytes()
                 steps = servers.fill(min(setup.items, MOST_SIZED), (game,))
                 result[f"bytes_per_step_{game}"] = (servers.used_bytes() - memory) / steps
@@ -179,6 +186,7 @@ def ready(setup: Setup) -> Iterator[dict[str, float]]:
     `ready_seconds` starts from the logs alone, `restore_seconds` from a checkpoint's state. All repetitions
     run in this process: starting a process and loading its code are not included.
     """
+    # `ready_seconds_1m` is the key that has a goal (`AT_MOST` in replay.py).
     suffix = "1m" if setup.items == 1_000_000 else str(setup.items)
     with setup.servers("ready") as servers:
         items = servers.fill(setup.items)

@@ -86,6 +86,7 @@ class Recording:
     @cached_property
     def steps(self) -> list[Step]:
         """All steps, alternating between the environments."""
+        # Not `zip`: resets are no steps, so the streams differ in length.
         turns = itertools.zip_longest(*(_steps(env, stream) for env, stream in self.streams.items()))
         return [step for turn in turns for step in turn if step is not None]
 
@@ -119,6 +120,7 @@ class Recording:
     @cached_property
     def _starts(self) -> list[int]:
         """For each segment, the index of its first item's step in its environment's stream."""
+        # Every step becomes exactly one item, in order, so items count a stream's steps.
         taken = dict.fromkeys(self.streams, 0)
         starts = []
         for segment in self.segments:
@@ -130,6 +132,7 @@ class Recording:
         """Return item `place` of segment `seq`, straight from the stream; shares no code with the replay."""
         stream, rules = self.streams[self.segments[seq].env_slot], self._replay
         start = step = self._starts[seq] + place
+        # Summed in float64, in order, rounded once, like the replay's returns: bits are compared.
         total, power, bootstrap = 0.0, 1.0, True
         while True:
             reward = float(stream.rewards[step])
@@ -141,6 +144,7 @@ class Recording:
             if stream.terminated[step - 1] or (stream.life_lost[step - 1] and rules.life_loss_terminates):
                 bootstrap = False
                 break
+            # The recording's end is a drain: the last items bootstrap after fewer steps.
             if stream.truncated[step - 1] or step - start == rules.n_step or step == len(stream.actions):
                 break
         newest, first = int(stream.newest[start]), int(stream.first[start])
@@ -167,6 +171,7 @@ def record(
 
 
 def _play(environments: VectorEnvironment, steps: int, rng: np.random.Generator) -> dict[int, Stream]:
+    # Copies, because an environment may write its next frames into the same array.
     frames = [[frame.copy()] for frame in environments.reset()]
     first = [0] * NUM_ENVS
     rows: list[list[tuple[int, int, int, float, bool, bool, bool]]] = [[] for _ in range(NUM_ENVS)]
@@ -179,7 +184,7 @@ def _play(environments: VectorEnvironment, steps: int, rng: np.random.Generator)
             if valid:
                 flags = (answer.terminated[env], answer.truncated[env], answer.life_lost[env])
                 rows[env].append((newest, first[env], actions[env], answer.rewards[env], *flags))
-            else:  # The reset after an end.
+            else:  # A reset, or a no-op after it: the episode begins with this frame.
                 first[env] = newest + 1
     kinds = (np.int64, np.int64, np.int64, np.float32, np.bool_, np.bool_, np.bool_)
     return {

@@ -40,6 +40,7 @@ AT_LEAST = {
     "sample_redis_per_s": 40_000,
     "priority_updates_per_s": 3_000_000,
     "draws_per_s": 500_000,
+    # The paced writer must nearly reach its `PACE`, or tailing was measured at a smaller rate.
     "tail_rate_steps_per_s": 9_500,
 }
 AT_MOST = {
@@ -73,11 +74,13 @@ def run(
     setup = Setup(config, recordings or record_games(config, items, report), items, seconds, report)
     singles: dict[str, list[dict[str, float]]] = {}
     for name in parts or PARTS:
+        # A part is a generator, so that its repetitions can share what it has filled.
         measurements = PARTS[name](setup)
         for _ in range(repeats):
             measured = next(measurements)
             singles.setdefault(name, []).append(measured)
             report(f"{name}: " + ", ".join(f"{key} {value:,.4g}" for key, value in measured.items()))
+        # Leave the part's `with` blocks: commands are counted, and servers stop.
         measurements.close()  # type: ignore[attr-defined]
     medians = {
         key: statistics.median(one[key] for one in measured)

@@ -83,6 +83,7 @@ class Setup:
             try:
                 yield servers
             finally:
+                # Before the servers stop, which keep these counts in memory only.
                 servers.count_commands(self.commands.setdefault(part, Counter()))
                 servers.close()
                 embedded.stop()
@@ -101,6 +102,7 @@ class Setup:
                 raise BenchmarkError(f"item {place} of segment {identity} is not what was recorded")
         masses = table.index.masses()
         probability = masses[batch.leaf] / masses.sum()
+        # Leaves that start no item have mass 0: those with a mass are the N items.
         weight = (np.count_nonzero(masses) * probability) ** -self.config.replay.importance_exponent
         if not (
             np.allclose(batch.probability, probability, rtol=1e-9)
@@ -160,6 +162,7 @@ class Servers:
             for place, (segment, recorded) in enumerate(self._setup.segments(pass_number, games)):
                 if filled >= items:
                     break
+                # By `id`: a segment holds arrays, so it has no hash.
                 if id(recorded) not in encoded:
                     encoded[id(recorded)] = encode(recorded, RUN, signature)
                 data = _renamed(encoded[id(recorded)], segment, signature)
@@ -197,6 +200,7 @@ def set_priorities(sampler: Sampler, seed: int) -> None:
 
 def _renamed(encoded: bytes, segment: Segment, signature: Signature) -> bytes:
     """Return an encoded segment under the identity of `segment`, without compressing its blocks again."""
+    # The header's checksum covers the identity; blocks have their own, so their bytes stay valid.
     header = decode_header(encoded)
     start, stop, _, crcs = header.blocks.T.tolist()
     sizes = [end - begin for begin, end in zip(start, stop, strict=True)]

@@ -50,6 +50,7 @@ def tail(setup: Setup) -> Iterator[dict[str, float]]:
             items = servers.fill(min(setup.items, MOST_TAILED))
             sampler = servers.sampler(capacity=max(items // 4, 4 * setup.config.replay.segment_steps))
             few = max(2, items // setup.config.replay.segment_steps // 8)
+            # The first half fills the sampler, a few segments at a time, to stop close to the half.
             while sampler.inserted < items // 2:
                 sampler.ingest(few)
             before, start = sampler.inserted, time.perf_counter()
@@ -71,6 +72,8 @@ def _cost(setup: Setup, servers: Servers, sampler: Sampler) -> dict[str, float]:
         while not sampler.ingest():
             pass
         for name in list(WORKS) * PAIRS:
+            # In pairs, close in time, as the machine's load changes. Each stretch begins caught up,
+            # so that it does not pay for the backlog of the one before.
             _catch_up(sampler)
             alone = _busy(WORKS[name], None, setup.seconds / 2)
             _catch_up(sampler)
@@ -107,11 +110,13 @@ def _busy(work: Callable[[], None], sampler: Sampler | None, seconds: float) -> 
         now = time.perf_counter()
         ends = now - start >= seconds  # The last round ingests the rest before the clock stops.
         if sampler is not None and (now >= next_ingest or ends):
+            # CPU time of this thread: waiting for a shard's answer costs no core.
             cpu -= time.thread_time()
             sampler.ingest()
             cpu += time.thread_time()
             took = time.perf_counter() - now
             inside += took
+            # The learner's own pause between two looks (docs/decisions/0016).
             next_ingest = now + took + seconds_to_next_look(took)
         work()
         rounds += 1

@@ -65,12 +65,15 @@ def attention_of(network: QNetwork, observation: NDArray[np.uint8]) -> Attention
     if moe is None:
         raise NothingToShow(f"a {network.config.head} head has no experts to show")
     mass = moe.combine_weights[0].float().sum(dim=(0, 2))
+    # The total is T for a Soft MoE and at most T for a Top-k MoE, hence the division.
     shares = (mass / mass.sum().clamp_min(1e-12)).numpy()
     grid = network.tokenizer.grid
     if grid is None:
+        # Outside inference mode, in which nothing has a gradient.
         return Attention(shares, gradient_maps(network, observation))
     is_routed = moe.router_logits is not None
     weights = moe.router_probabilities if is_routed else moe.dispatch_weights.mean(dim=3)
+    # Tokens lie row by row, so T splits into the grid's rows and columns.
     maps = weights[0].float().T.reshape(-1, *grid).numpy()
     return Attention(shares, Maps(maps, token_edges(network, 0), token_edges(network, 1)))
 
@@ -80,13 +83,16 @@ def gradient_maps(network: QNetwork, observation: NDArray[np.uint8]) -> Maps:
 
     What passes through the combine weights, or bypasses the mixture, belongs to no expert.
     """
+    # uint8 pixels have no gradient; the network takes the image in their place.
     image = network.to_image(torch.from_numpy(observation[None])).requires_grad_()
     seen: list[Tensor] = []
     experts = cast(MoEHead, network.head).moe.experts
+    # A hook is called with (module, inputs, output); the experts' output is (outputs, hidden).
     hook = experts.register_forward_hook(lambda *call: seen.append(call[2][0]))
     with hook, torch.enable_grad():
         value = network(image).q_values.max()
     (outputs,) = seen  # (E, 1, S, D)
+    # Chain rule: the gradient at each expert's output goes on through that expert alone.
     through = torch.autograd.grad(value, outputs, retain_graph=True)[0]
     pixels = [
         torch.autograd.grad(outputs[expert], image, through[expert], retain_graph=True)[0].abs().sum(dim=1)

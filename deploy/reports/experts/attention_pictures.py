@@ -77,12 +77,15 @@ class FilmFrames:
         images = panels(picture, attention)
         factor = max(1, -(-LEAST_WIDTH // images[0].shape[1]))
         images = [image.repeat(factor, axis=0).repeat(factor, axis=1) for image in images]
+        # Titles never change within a film, so each is drawn once.
         if not self._captions:
             self._captions = [caption(text, images[0].shape[1]) for text in titles(attention)]
         tiles = [np.concatenate(pair, axis=0) for pair in zip(self._captions, images, strict=True)]
         for tile, share in zip(tiles[1:], attention.shares, strict=True):
+            # Tiles are copies: the bar leaves the kept captions as they are.
             tile[CAPTION_HEIGHT - 4 : CAPTION_HEIGHT - 1, : round(float(share) * tile.shape[1])] = BAR
         across = min(ACROSS, len(tiles))
+        # Fill the last row: rows are stacked, so all must be equally wide.
         tiles += [np.full_like(tiles[0], GROUND)] * (-len(tiles) % across)
         rows = [np.concatenate(tiles[i : i + across], axis=1) for i in range(0, len(tiles), across)]
         return np.concatenate(rows, axis=0)
@@ -90,6 +93,7 @@ class FilmFrames:
 
 def caption(text: str, width: int) -> Picture:
     """Return white text on a dark ground, (CAPTION_HEIGHT, width, 3)."""
+    # matplotlib takes a number in a string as a grey level from 0 to 1.
     figure = Figure(figsize=(width / 100, CAPTION_HEIGHT / 100), dpi=100, facecolor=str(GROUND / 255))
     canvas = FigureCanvasAgg(figure)
     figure.text(0.02, 0.6, text, color="white", fontsize=9, va="center")

@@ -25,6 +25,7 @@ class Moments:
             self.kept.append(moment)
         self._seen += 1
         if len(self.kept) > self._most:
+            # Every second of them is a multiple of the doubled interval: the spread stays even.
             self.kept, self._every = self.kept[::2], 2 * self._every
 
 

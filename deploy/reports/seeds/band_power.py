@@ -44,6 +44,7 @@ def power(curve: PublishedCurve, windows: int) -> list[PowerRow]:
 
     The failing runs have no error of their own; a real run, with a wider interval, is detected a little less.
     """
+    # Only every fifth window is kept after the first 20 (docs/bands.md).
     numbers = [window for window in curve.iterations if window < windows]
     first = float(np.mean(curve.seeds(numbers[0])))
     return [

@@ -88,6 +88,7 @@ def compare_window(returns: Sequence[float], seeds: tuple[float, ...]) -> Compar
     mean = float(np.mean(returns))
     if len(returns) < 2:
         return Compared(mean, math.nan, seeds, None)
+    # The standard error s / sqrt(n), with s over n - 1 as for the seeds (docs/bands.md).
     error = float(np.std(returns, ddof=1)) / math.sqrt(len(returns))
     return Compared(mean, error, seeds, prediction_interval(seeds, error, len(returns) - 1))
 
@@ -104,6 +105,7 @@ def _overall(rows: Sequence[WindowRow], curve: PublishedCurve) -> Compared | Non
         return None
     # Errors of different windows are independent, so their variances add up.
     error = math.sqrt(sum(error**2 for error in errors)) / len(rows)
+    # The error of n episodes has n - 1 degrees of freedom, and these add up as well.
     freedom = sum(row.episodes - 1 for row in rows)
     return Compared(float(np.mean(means)), error, seeds, prediction_interval(seeds, error, freedom))
 

@@ -47,6 +47,7 @@ def _draw_published(axes: Any, bands: Bands) -> None:
 
 def _draw_run(axes: Any, name: str, rows: list[WindowRow]) -> None:
     means = [row.compared.mean for row in rows]
+    # A single episode has no error, NaN: its mean is drawn without a bar.
     errors = np.nan_to_num([row.compared.error for row in rows])
     places = [_middle(row) for row in rows]
     axes.errorbar(places, means, yerr=errors, color="C1", marker="s", markersize=5, capsize=3, label=name)

@@ -71,6 +71,7 @@ def _compared(compared: Compared) -> tuple[str, ...]:
     seeds = compared.seeds
     return (
         "-" if compared.mean is None else f"{compared.mean:,.2f}",
+        # NaN, the error of fewer than two episodes, is not equal to itself.
         f"{compared.error:,.2f}" if compared.error == compared.error else "-",
         f"{np.mean(seeds):,.2f}" if seeds else "-",
         f"{min(seeds):,.1f} to {max(seeds):,.1f}" if seeds else "-",

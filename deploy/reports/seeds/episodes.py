@@ -70,6 +70,7 @@ def read_run_episodes(folder: RunFolder, config: Config) -> RunEpisodes:
         dropped=len(records) - len(kept),
         cut=count_cut(folder.read_json(FLEET, {}), config, legs=max(1, len(starts))),
         first_env_steps=starts[0] if starts else 0,
+        # status.json may be missing, or older than the newest episode.
         env_steps=max([told, *(record.env_steps for record in kept)]),
         ended=status.get("state") in FINAL_STATES,
     )
@@ -94,6 +95,7 @@ def keep(records: Sequence[EpisodeRecord], starts: Sequence[int]) -> list[Episod
     """Drop episodes that ended beyond the start of a later leg; `starts` are the legs' env steps."""
 
     def survives(record: EpisodeRecord) -> bool:
+        # All later legs, not only the next: any of them may have gone back further.
         return all(record.env_steps <= start for start in starts[record.leg + 1 :])
 
     return [record for record in records if survives(record)]

@@ -105,6 +105,7 @@ def prediction_interval(
         return None
     half = max(FLOOR, factor(len(seeds)) * float(np.std(seeds, ddof=1)))
     own = _student(own_freedom) * own_error if own_error else 0.0
+    # The two errors are independent, so their squares add up.
     return PredictionInterval(float(np.mean(seeds)), math.hypot(half, own))
 
 
@@ -114,9 +115,10 @@ def factor(num_seeds: int) -> float:
 
 
 def _student(freedom: float) -> float:
-    # Here, because a run's console only shows the curves and should not wait for all of scipy.
+    # Imported here: a run's console shows the curves alone and should not wait for scipy.
     from scipy import stats
 
+    # Two-sided: half of what the confidence leaves lies beyond each end.
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
