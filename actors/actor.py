@@ -131,15 +131,17 @@ class Actor:
             return  # Told to stop before the weights arrived.
         if not self._started:
             self._begin()
+        # The schedule counts the fleet's env steps, whose newest number comes with the weights.
         epsilon = self._epsilons.at(self._weights.env_steps)
         actions = self._policy.act(self._stacks.observations, epsilon, values=self._config.actor_priorities)
         result = self._without_refused(self._environment.step(actions.action))
-        # Where the replay ends an episode at a lost life, so does the stack: the reference's Atari 100k.
+        # A lost life that ends the episode in the replay also empties the stack (decision 0025).
         goes_on = result.valid & ~(result.life_lost & self._life_loss_terminates)
         self._stacks.push(result.frames, goes_on)
         self._collect(actions, result)
         self._telemetry.count(int(result.valid.sum()), self._tracker.update(result, epsilon))
         self._vector_steps += 1
+        # Last, because WriterStopped must not keep this step from being counted.
         self._write_finished(wait=True)
 
     def drain(self) -> None:
@@ -157,6 +159,7 @@ class Actor:
 
         `deploy.fleet.reporting.actor_metrics` has a rule for each name that combines the actors' values.
         """
+        # Read once: the acting thread may replace the weights in between.
         weights = self._weights
         return {
             **self._telemetry.rates(),
@@ -203,7 +206,7 @@ class Actor:
             q_newest = None if q_max is None else float(q_max[env])
             if not result.valid[env]:
                 builder.reset(result.frames[env], q_newest)
-                self._unwritten += builder.drain()  # It waited for the value of the last observation.
+                self._unwritten += builder.drain()  # The segment waited for the last observation's value.
                 continue
             self._unwritten += builder.add(
                 int(actions.action[env]),

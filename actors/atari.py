@@ -53,7 +53,8 @@ class AtariEnvironment:
             batch_size=num_envs,
             num_threads=1,
             thread_affinity_offset=-1,
-            max_num_frames_per_episode=config.max_frames_per_episode + 2 * config.frame_skip,  # never reached
+            # Never reached: the library's limit loses the last frame (decision 0008).
+            max_num_frames_per_episode=config.max_frames_per_episode + 2 * config.frame_skip,
             repeat_action_probability=config.repeat_action_probability,
             full_action_space=config.full_action_space,
             continuous=False,
@@ -104,11 +105,14 @@ class AtariEnvironment:
     def step(self, actions: NDArray[np.int64]) -> StepResult:
         """Repeat (E,) actions for `frame_skip` frames each, sticky as configured."""
         plays_noop = self._noops > 0
+        # Action 0 is the no-op in every game.
         frames, rewards, terminated, _, info = self._env.step(np.where(plays_noop, 0, actions))
-        if self._truncated.any():  # the library resets by itself only where its own game has ended
+        if self._truncated.any():  # The library resets by itself only where its own game has ended.
             frames, info = self._env.reset(options={"reset_mask": self._truncated})
+        # The ends of the step before: this step only resets these environments.
         begins = self._terminated | self._truncated
         valid = ~(begins | self._over | plays_noop)
+        # After an end within the no-ops, this step only resets and plays none of them.
         self._noops -= plays_noop & ~self._over
         self._draw_noops(begins)
         self._over = terminated & ~valid

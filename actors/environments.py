@@ -81,6 +81,7 @@ class GymnasiumEnvironment:
             raise EnvironmentSetupError(
                 f"--environment.env {name!r} has actions {actions}; they must be discrete"
             )
+        # SAME_STEP replaces an episode's last frame, and DISABLED never resets.
         if self._env.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
             raise EnvironmentSetupError(f"--environment.env {name!r} must declare autoreset_mode NEXT_STEP")
         self._seeds = [int(seed) for seed in seeds]
@@ -100,6 +101,7 @@ class GymnasiumEnvironment:
 
     def step(self, actions: NDArray[np.int64]) -> StepResult:
         """Apply (E,) actions."""
+        # Actions count from 0 here, while a Discrete space may start elsewhere.
         observations, rewards, ends, limits, info = self._env.step(actions + self._first_action)
         valid = ~self._ended
         lives = info.get("lives")
@@ -129,6 +131,7 @@ def _make_vector_env(name: str, num_envs: int) -> VectorEnv:
     """The vector environment behind `--environment.env`; what stops it is an EnvironmentSetupError."""
     module_name, _, attribute = name.partition(":")
     try:
+        # An id such as `Id-v0` is no identifier, because of its hyphen.
         if attribute.isidentifier():
             env = getattr(importlib.import_module(module_name), attribute)(num_envs)
         else:
@@ -136,7 +139,7 @@ def _make_vector_env(name: str, num_envs: int) -> VectorEnv:
             module_name, _, identity = name.rpartition(":")
             if module_name:
                 importlib.import_module(module_name)
-            if gymnasium.spec(identity).entry_point is None:  # there is a vector environment, and no other
+            if gymnasium.spec(identity).entry_point is None:  # Only a vector environment is registered.
                 env = gymnasium.make_vec(identity, num_envs, vectorization_mode="vector_entry_point")
             else:
                 env = gymnasium.make_vec(identity, num_envs, vectorization_mode="sync", vector_kwargs=mode)

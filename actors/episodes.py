@@ -35,6 +35,7 @@ class EpisodeTracker:
 
         Returns the episodes that ended with it, ordered by env slot.
         """
+        # A step that is not valid is no part of an episode: both sums start again from 0.
         self._returns = np.where(result.valid, self._returns + result.rewards, 0.0)
         self._lengths = np.where(result.valid, self._lengths + 1, 0)
         epsilons = np.broadcast_to(epsilon, self._returns.shape)

@@ -23,6 +23,7 @@ def ladder_position(index: int) -> float:
     """
     if index < 2:
         return float(index)
+    # The binary digits of index - 1, lowest first, become the digits after the binary point.
     position, digit_value, rest = 0.0, 0.5, index - 1
     while rest:
         position += digit_value * (rest & 1)

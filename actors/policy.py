@@ -75,6 +75,7 @@ class Policy:
         network acts by its mean weights. With `values` False, environments that explore skip the network.
         """
         count = len(observations)
+        # Drawn for all environments, so that the stream does not depend on who explores.
         explores = self._random.random(count) < epsilon
         action = self._random.integers(self.num_actions, size=count)
         asked = np.arange(count) if values else np.flatnonzero(~explores)

@@ -22,6 +22,8 @@ class FrameStacks:
 
     def push(self, frames: NDArray[np.uint8], goes_on: NDArray[np.bool_]) -> None:
         """Add the (E, H, W) newest frames; where `goes_on` (E,) is False they begin a new episode."""
+        # NumPy assigns overlapping slices as if the source were copied first.
         self._stacks[:, :-1] = self._stacks[:, 1:]
+        # Cleared before the newest frame goes in: that frame is the new episode's first.
         self._stacks[~goes_on] = 0
         self._stacks[:, -1] = frames

@@ -11,6 +11,7 @@ Every name is imported when it is first used, so that `import apexpert` needs ne
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# For type checkers, which cannot follow `__getattr__`; nothing here runs (decision 0028).
 if TYPE_CHECKING:
     from apexpert.configuration import Config, preset
     from apexpert.errors import ApexpertError
@@ -37,6 +38,7 @@ _MODULES = {
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
+# Written out, because type checkers do not evaluate `sorted(_MODULE_OF)`.
 __all__ = [
     "ApexpertError",
     "Batch",

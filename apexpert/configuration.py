@@ -25,7 +25,9 @@ def with_changes(config: Config, /, **changes: Any) -> Config:
     document = to_json(config)
     for name, value in changes.items():
         section, field = _place(name)
+        # A list, because `from_json` expects what JSON gives.
         document[section][field] = list(value) if isinstance(value, tuple) else value
+    # A preset's options that do not fit the head or the values asked for give way (decision 0025).
     changed = presets.fitted(from_json(document))
     changed = with_values(changed, replay__urls=named_urls(changed.replay.urls))
     check(changed)

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+# The look-behind leaves out two hyphens inside a word, such as a run's name.
 _FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*(\.[a-z][\w-]*)?")
 
 

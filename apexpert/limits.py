@@ -49,6 +49,7 @@ def _holds(value: Any, marker: Any) -> bool:
                 and (marker.le is None or value <= marker.le)
                 and (marker.lt is None or value < marker.lt)
             )
+    # Other markers, such as InWords, set no limit.
     return True
 
 

@@ -35,6 +35,7 @@ def load_policy(
     (0.001). Raises the same errors.
     """
     trained = open_trained(name, runs_dir, best=best)
+    # Compared with None, because an epsilon of 0 is a value.
     return LoadedPolicy(trained, trained.config.evaluation.epsilon if epsilon is None else epsilon, seed)
 
 

@@ -26,6 +26,7 @@ class Parent:
 
     def __init__(self) -> None:
         self.count = 0
+        # A daemon, because the thread may still wait for a line when the run has ended.
         threading.Thread(target=self._listen, name="parent", daemon=True).start()
 
     def _listen(self) -> None:
@@ -36,7 +37,7 @@ class Parent:
 def main() -> int:
     """Start or resume the run that is asked for, and stay with it until it ends."""
     request = json.loads(sys.stdin.readline())
-    # What anything else prints, such as a warning about a shard, must not be taken for the answer.
+    # Anything else printed, such as a warning about a shard, must not be taken for the answer.
     answers, sys.stdout = sys.stdout, sys.stderr
     try:
         folder, client = _started(request)
@@ -46,6 +47,7 @@ def main() -> int:
     detach = folder.load_config().run.detach
     _answer(answers, folder=str(folder.path), detached=detach)
     if detach:
+        # Only disconnects: a detached run keeps its Ray.
         client.close()
         return 0
     try:
@@ -65,6 +67,7 @@ def _started(request: dict[str, Any]) -> tuple[RunFolder, RunClient]:
         folder = operations.create(preflight(config))
         return folder, operations.start_new(folder)
     folder = RunFolder.open(request.pop("folder"))
+    # `resume` checks the configuration by itself.
     return folder, operations.resume(folder, **request)
 
 

@@ -77,6 +77,7 @@ class ReplayWriter:
                 shards, run=run, signature=signature, first_shard=writer, should_stop=should_stop
             )
             resources.callback(self._writer.close)
+            # Nothing failed, so the connections stay open beyond the `with`.
             self._resources = resources.pop_all()
         self._builder = SegmentBuilder(
             signature,
@@ -135,6 +136,7 @@ class ReplayWriter:
     def _write(self, wait: bool) -> None:
         while self._unwritten:
             self._writer.write(self._unwritten[0], wait=wait)
+            # Removed only after the commit: WriterStopped leaves the segment for `flush`.
             del self._unwritten[0]
 
 
@@ -170,6 +172,7 @@ class ReplaySampler:
                 samples_per_insert=samples_per_insert,
                 seed=seed,
             )
+            # Closed before the connections, by which it lets the shards go.
             resources.callback(self._sampler.close)
             self._sampler.rebuild()
             self._resources = resources.pop_all()

@@ -29,11 +29,14 @@ def open_replay(
     try:
         source = resources.enter_context(opened(run, runs_dir, urls))
         reader = _reader_of(source, seed, resources)
+        # `reader.close` closes `resources` as well, by `on_close`.
         close = reader.close
         if (checkpoint := source.checkpoint()) is not None:
             reader.restore(checkpoint.document["sampler"], checkpoint.arrays("sampler"))
+        # After the checkpoint's priorities: only what was stored later is left to index.
         reader.refresh()
     except BaseException:
+        # Also on Ctrl-C, because servers may have been started for the reader.
         close()
         raise
     return reader
@@ -44,6 +47,7 @@ def _reader_of(source: Source, seed: int, resources: contextlib.ExitStack) -> Re
     stored = next((found for shard in source.shards if (found := shard.signature()) is not None), None)
     if stored is None:
         raise NotEnoughData(f"{source.run}: nothing was stored in its replay yet")
+    # Without a folder there is no configuration: read the data as it was written.
     rules = ReplayConfig(n_step=stored.n_step) if config is None else config.replay
     stack = stored.stack if config is None else config.environment.stack
     return ReplayReader(

@@ -96,7 +96,7 @@ class Run:
         if not self._folder.metrics_path.exists():
             return []
         lines = self._folder.metrics_path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.endswith("}")]  # the last may be half written
+        return [json.loads(line) for line in lines if line.endswith("}")]  # The last may be half written.
 
     def scale(
         self, actors: int | None = None, *, shards: int | None = None, add_urls: tuple[str, ...] = ()
@@ -108,7 +108,8 @@ class Run:
         words = ["scale", str(self.path)]
         words += [] if actors is None else ["--actors", str(actors)]
         words += [] if shards is None else ["--shards", str(shards)]
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as urls:  # only its owner may read it
+        # URLs may hold passwords: others can see a process's arguments, but not read this file.
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as urls:
             if add_urls:
                 urls.write("\n".join(add_urls))
                 urls.flush()
@@ -136,6 +137,7 @@ class Run:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
+            # Asked before the status is read, which is the last one once the owner has ended.
             owned = self._owner is not None and self._owner.alive
             status = self.status()
             show(status)
@@ -176,6 +178,7 @@ class _Owner:
 
     def __init__(self, request: dict[str, Any]) -> None:
         """Raises what the owner raised instead of starting the run."""
+        # A file: nobody reads while the run is at work, and a full pipe would block the owner.
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process is)
         self._process = subprocess.Popen(
             [*PYTHON, "-m", "apexpert.owner"],
@@ -183,7 +186,7 @@ class _Owner:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env=_environment(),
-            start_new_session=True,  # Ctrl-C is for the user's process, which then says what to do
+            start_new_session=True,  # Ctrl-C is for the user's process, which decides what to do.
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -192,6 +195,7 @@ class _Owner:
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         except BaseException:
+            # Ctrl-C while the run starts must not leave a run behind.
             self.tell_to_stop()
             raise
         if not line:
@@ -212,11 +216,12 @@ class _Owner:
     def tell_to_stop(self) -> None:
         """Have the run stopped, without waiting."""
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # it has ended
+        with contextlib.suppress(OSError):  # The process has ended.
             self._process.stdin.close()
 
     def last_words(self) -> str:
         """The last line that the process wrote to its standard error."""
+        # The process writes at the same offset, which reading to the end puts back.
         self._errors.seek(0)
         return self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
 

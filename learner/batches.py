@@ -106,6 +106,7 @@ class BatchSource:
         """
         inserted = self.replay.inserted
         done = inserted >= self._total and (not self._earned(inserted) or self.replay.has_nothing)
+        # A batch drawn ahead counts as sampled already, and is still to be learned from.
         return done and self.ahead is None
 
     @property
@@ -120,6 +121,7 @@ class BatchSource:
         """
         if self.ahead is None:
             self.send_priorities()
+            # In lockstep the actor writes nothing until weights know of its last segment.
             if self.lockstep and not self._may_draw():
                 all_learned()
             self._ingest()
@@ -165,6 +167,7 @@ class BatchSource:
 
     def _earned(self, inserted: int) -> bool:
         """Whether `inserted` items pay for one more batch at the exact ratio (in whole numbers)."""
+        # Multiplied out, because a ratio such as 8 / 3 is not exact in floats.
         return (self.replay.sampled + self._config.batch_size) * self._config.update_period <= (
             inserted - self._min_size
         ) * self._config.batch_size
@@ -173,6 +176,7 @@ class BatchSource:
         """The limiter's word, and never more than the whole run earns (in lockstep: than was earned)."""
         inserted = self.replay.inserted
         if not self.lockstep:
+            # By its buffer, the limiter alone would allow samples that the whole run does not earn.
             inserted = max(inserted, self._total)
         return self._earned(inserted) and self.replay.can_sample()
 
@@ -184,6 +188,7 @@ class BatchSource:
             return None
 
     def _ingest(self) -> None:
+        # In lockstep all earned batches are drawn before a look, so that timing changes no draw.
         if self._may_draw() and (self.lockstep or time.monotonic() < self._next_ingest):
             return
         with self._lock:

@@ -94,6 +94,7 @@ class CheckpointStore:
         Raises CheckpointError when that takes longer than `seconds`.
         """
         self.folder.mkdir(exist_ok=True)
+        # Opened without truncating: until the lock is held, the number in the file is its holder's.
         file = (self.folder / LOCK).open("a+")
         deadline = time.monotonic() + seconds
         while True:
@@ -105,7 +106,7 @@ class CheckpointStore:
                     file.seek(0)
                     raise CheckpointError(f"process {file.read()} still works on {self.folder}") from None
                 time.sleep(0.1)
-        with contextlib.suppress(OSError):  # a full disk: the lock is held all the same
+        with contextlib.suppress(OSError):  # On a full disk the lock is held all the same.
             file.truncate(0)
             os.write(file.fileno(), str(os.getpid()).encode())
         return file
@@ -142,6 +143,7 @@ class CheckpointStore:
             except CheckpointError as error:
                 broken[path.name] = str(error)
         self._broken |= broken.keys()
+        # Reported after the search, because each message names the checkpoint used instead.
         instead = f"; {found.path.name} is used, the newest that is whole" if found else ""
         for name, reason in broken.items():
             self._note(f"skipping broken checkpoint {name}: {reason}{instead}")
@@ -156,7 +158,7 @@ class CheckpointStore:
             return Checkpoint(path, update, document, load_file(path / TENSORS), written)
         except CheckpointError:
             raise
-        except Exception as error:  # any reader's complaint about damaged bytes means one thing here
+        except Exception as error:  # Whatever a reader raises over damaged bytes, the checkpoint is broken.
             raise CheckpointError(f"{type(error).__name__}: {error}") from error
 
     def paths(self) -> list[Path]:
@@ -164,6 +166,7 @@ class CheckpointStore:
         if not self.folder.is_dir():
             return []
         found = [(match, path) for path in self.folder.iterdir() if (match := NAME.fullmatch(path.name))]
+        # Of one update, the checkpoint comes before the `.replaced` folder, which is older.
         found.sort(key=lambda entry: (int(entry[0][1]), entry[0][2] is None), reverse=True)
         return [path for _, path in found]
 
@@ -190,6 +193,7 @@ class CheckpointStore:
         best = self.best()
         if not math.isfinite(score) or (best is not None and best[1] >= score):
             return False
+        # Replaced whole, so that `best` in another process never reads half of a record.
         durable.replace(self.folder / BEST, to_json({"name": path.name, "score": float(score)}))
         return True
 
@@ -221,6 +225,7 @@ class CheckpointStore:
             shutil.rmtree(replaced, ignore_errors=True)
             target.rename(replaced)
         temporary.rename(target)
+        # The rename must be on disk before the older checkpoint goes: a power cut could take both.
         durable.sync(self.folder)
         shutil.rmtree(replaced, ignore_errors=True)
 
@@ -231,7 +236,7 @@ class CheckpointStore:
         kept = set(whole[: self._keep]) | {saved}
         oldest = number_of(min(kept, key=number_of))
         for path in paths:
-            # In this order: whoever holds it marks it as the best before letting go.
+            # Ask for the pin first: a checkpoint is marked as the best before its pin is released.
             if path in kept or number_of(path) > oldest or _is_pinned(path) or self._is_best(path):
                 continue
             shutil.rmtree(path, ignore_errors=True)

@@ -62,6 +62,7 @@ def verify(path: Path) -> int:
 
 def _as_tensor(value: torch.Tensor | NDArray[Any]) -> torch.Tensor:
     tensor = value.detach() if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
+    # safetensors refuses tensors that are not contiguous.
     return tensor.cpu().contiguous()
 
 

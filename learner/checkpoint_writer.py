@@ -81,10 +81,12 @@ class CheckpointWriter:
             self._closed = True
             self._changed.notify_all()
             thread, self._thread = self._thread, None
+        # Joined outside the lock, which the thread takes to report its last write.
         if thread is not None:
             thread.join()
 
     def _is_written(self, snapshot: Snapshot) -> bool:
+        # By identity, because several snapshots may be of the same update.
         return self._written is not None and self._written[0] is snapshot
 
     def _work(self) -> None:

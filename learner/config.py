@@ -55,6 +55,7 @@ class LearnerConfig:
 
     def learning_rate_at(self, progress: float) -> float:
         """Adam's learning rate when this share of the run's env steps, 0 to 1, is inserted."""
+        # Geometric, because a linear descent spends few env steps at the low rates (decision 0029).
         final = self.final_learning_rate or self.learning_rate
         share: float = (final / self.learning_rate) ** min(progress, 1.0)
         return self.learning_rate * share

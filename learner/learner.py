@@ -75,6 +75,7 @@ class Learner:
     def _run(self, should_stop: Callable[[], bool]) -> Literal["finished", "stopped"]:
         self._checkpoints.remove_leftovers()
         self.batches.speed = SpeedWindow()
+        # Actors wait for their first weights, and store nothing before.
         self._publish()
         while not self.batches.finished:
             if should_stop():
@@ -86,6 +87,7 @@ class Learner:
                 if self._board.due():
                     self._write_metrics()
                 continue
+            # By the items inserted: a resume then continues the schedule exactly (decision 0029).
             self._train_step.optimizer.set_learning_rate(self._config.learning_rate_at(self.batches.progress))
             with self._diagnostics.watch(self.updates + 1, self._replay.inserted, batch):
                 result = self._train_step.step(batch, meanwhile=self.batches.draw_ahead)
@@ -94,11 +96,14 @@ class Learner:
             self.updates += 1
             if self.updates % self._config.target_update_period == 0:
                 self._train_step.copy_target()
+            # In lockstep `next` publishes, once all that is inserted was learned from.
             if self.updates % self._config.publish_period == 0 and not self.batches.lockstep:
                 self._publish()
+            # After the target copy, which a resumed learner does not make again for this update.
             if self.updates % self._config.checkpoint_period == 0:
                 self._writer.submit(self._snapshot())
             self._log(batch, result)
+        # Published before the last checkpoint, so that no resume uses this version again.
         self._publish()
         self.save()
         return "finished"
@@ -149,6 +154,7 @@ class Learner:
 
     def _snapshot(self) -> Snapshot:
         """Copies of all that a checkpoint holds; the writer may take its time with them."""
+        # The replay's state must hold the priorities of all updates that the snapshot counts.
         self.batches.send_priorities()
         tensors, train_document = self._train_step.state()
         sampler_document, sampler_arrays = self._replay.state()
@@ -190,6 +196,7 @@ class Learner:
 
         With a loss that is not finite the weights are as they were, with such a gradient they are lost.
         """
+        # A loss that is not finite makes the norm NaN as well, so the loss is named first.
         broken = "loss" if not math.isfinite(result.loss) else "gradient's norm"
         value = result.loss if broken == "loss" else result.grad_norm
         if math.isfinite(value):

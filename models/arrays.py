@@ -30,6 +30,7 @@ def num_parameters(network: nn.Module) -> int:
 def flatten(network: nn.Module) -> NDArray[np.float32]:
     """Return all parameters, in the order of `network.parameters()`, as a new float32 array (P,)."""
     with torch.no_grad():
+        # reshape, not view, because channels-last kernels are not contiguous.
         parts = [parameter.detach().float().reshape(-1).cpu() for parameter in network.parameters()]
         return torch.cat(parts).numpy()
 

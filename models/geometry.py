@@ -44,6 +44,7 @@ def centres(encoder: str, size: int, padding: Padding) -> tuple[float, float]:
     first, step = 0.5, 1
     for kernel, stride in LAYERS[encoder]:
         before = same_padding(size, kernel, stride)[0] if padding == "same" else 0
+        # A kernel's centre is (kernel - 1) / 2 input positions of `step` pixels after its first.
         first += ((kernel - 1) / 2 - before) * step
         step *= stride
         size = output_size(size, kernel, stride, padding)

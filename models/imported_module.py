@@ -43,7 +43,7 @@ class ImportedModule(nn.Module):
         module_name, _, attribute = self._name.partition(":")
         try:
             made = getattr(importlib.import_module(module_name), attribute)(config, *arguments)
-        except Exception as error:  # whatever the user's code raises; the cause stays attached
+        except Exception as error:  # Whatever the user's code raises; `from` keeps the cause.
             raise self._error(f"cannot be made: {_in_one_line(error)}") from error
         if not isinstance(made, nn.Module):
             raise self._error(f"gives {type(made).__name__}, not a torch.nn.Module")

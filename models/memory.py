@@ -6,7 +6,7 @@ import sys
 # Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
-LARGEST_MMAP_THRESHOLD = 1 << 25
+LARGEST_MMAP_THRESHOLD = 1 << 25  # glibc refuses larger ones on 64-bit systems.
 NEVER_TRIM = (1 << 31) - 1
 
 
@@ -19,7 +19,7 @@ def keep_freed_memory() -> bool:
     """
     if not sys.platform.startswith("linux"):
         return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # Absent from other C libraries, such as musl.
     if mallopt is None:
         return False
     return bool(mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD) and mallopt(M_TRIM_THRESHOLD, NEVER_TRIM))

@@ -78,6 +78,7 @@ class QNetwork(nn.Module):
             initializer=config.initializer,
         )
         support = torch.linspace(config.v_min, config.v_max, config.num_atoms)
+        # Not persistent: the support follows from the configuration, and weights are parameters.
         self.register_buffer("support", support, persistent=False)
 
     def forward(self, observation: Tensor, noise: Noise | None = None) -> NetworkOutput:
@@ -87,9 +88,9 @@ class QNetwork(nn.Module):
         that `to_image` has already converted to an image is used as it is.
         """
         image = observation if observation.is_floating_point() else self.to_image(observation)
-        tokens = self.tokenizer(self.encoder(image, scale=1.0 / 255.0))
+        tokens = self.tokenizer(self.encoder(image, scale=1.0 / 255.0))  # (B, T, D)
         head: HeadOutput = self.head(tokens, noise)
-        outputs = self.output(head.features, None if noise is None else noise.output)
+        outputs = self.output(head.features, None if noise is None else noise.output)  # (B, A, Z)
         if self.config.values == "scalar":
             return NetworkOutput(outputs.squeeze(2), None, head.hidden, head.moe)
         if self.config.values == "quantile":
@@ -112,12 +113,13 @@ class QNetwork(nn.Module):
         image = observation.new_empty((batch, height, width, stack), dtype=dtype)
         for frame in range(stack):
             image[..., frame] = observation[:, frame]
+        # (B, H, W, K) in memory, so that the view (B, K, H, W) is channels-last.
         return image.permute(0, 3, 1, 2)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         support = self.support
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.support = support.to(self.support.device)  # keep the support float32 in a bfloat16 network
+        self.support = support.to(self.support.device)  # Stays float32 in a bfloat16 network.
         return self
 
     def sample_noise(
@@ -133,6 +135,7 @@ class QNetwork(nn.Module):
         layers = (self.head.noise_sizes, self.output.noise_sizes)
         sizes = [size for layer in layers if layer is not None for size in layer]
         factors = iter(draw_factors(sizes, batch_size or 1, generator) if sizes else [])
+        # Factors (R, in) and (R, out) of each noisy layer, in the order of `layers`.
         hidden, output = (layer and LayerNoise(next(factors), next(factors)) for layer in layers)
         router = None
         if routed_rows and self.head.router_shape is not None:

@@ -75,6 +75,7 @@ def look_before(train_step: TrainStep, batch: Batch, seed: int) -> Before:
     def look() -> Before:
         data = train_step.to_device(some)
         named = train_step.online_network.named_parameters()
+        # As in the reference, the target is from before the update (decision 0014).
         return Before(data, train_step.target(data), {name: p.detach().clone() for name, p in named})
 
     return _alone(train_step, look)
@@ -142,7 +143,7 @@ def spread_of(train_step: TrainStep, observations: NDArray[np.uint8]) -> dict[st
 
 
 def _add_gates(diagnosis: Diagnosis, moe: MoEOutput | None) -> None:
-    # Empty for a network without experts, whose files hold the same arrays all the same.
+    # Empty without experts, so that the files of every network hold the same arrays.
     shares = {"dispatch": torch.zeros(0), "combine": torch.zeros(0)}
     if moe is not None:
         shares = {

@@ -64,6 +64,7 @@ class Diagnostics:
 
     def _keep(self, update: int, batch: Batch) -> None:
         """Keep the batch's observations if the next diagnosis needs them beside its own batch."""
+        # Copies cost memory: keep only batches that the next diagnosis reaches back to.
         to_come = -update % self._period if self._period else ROWS
         if to_come * len(batch.action) < ROWS:
             self._recent.append(batch.observation.copy())

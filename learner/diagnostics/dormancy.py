@@ -33,6 +33,7 @@ def channel_activity(activations: Tensor) -> Tensor:
     """
     if activations.ndim not in (2, 4):
         raise ValueError(f"activations have shape {tuple(activations.shape)}, not (B, C) or (B, C, h, w)")
+    # The mean is over [0] for (B, C), over [0, 2, 3] for (B, C, h, w).
     return activations.double().abs().mean(dim=[0, 2, 3][: activations.ndim - 1])
 
 

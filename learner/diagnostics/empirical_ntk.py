@@ -50,6 +50,7 @@ class SampleGradients:
     def join(cls, parts: Sequence["SampleGradients"]) -> "SampleGradients":
         """Join the gradients of a batch's shares, in order."""
         joined = cls(sum(part.num_samples for part in parts))
+        # A dict, not a set, keeps the order of the sum over parameters, and so its rounding.
         for name in {name: None for part in parts for name in part.rows}:
             joined.rows[name] = torch.cat([part._rows_of(name, parts) for part in parts])
         for name, (_, bias) in parts[0].factors.items():
@@ -107,6 +108,7 @@ def empirical_ntk(gradients: SampleGradients) -> Tensor:
         kernel = kernel.to(rows.device) + rows @ rows.T
     for inputs, bias in gradients.factors.values():
         outputs = gradients.rows[bias]
+        # For outer products, <g x', h y'> = (x . y)(g . h): no gradient of a kernel is ever built.
         kernel = kernel + (inputs @ inputs.T) * (outputs @ outputs.T)
     return kernel
 

@@ -33,6 +33,7 @@ def save_arrays(folder: Path, update: int, arrays: Mapping[str, NDArray[Any]]) -
     """Write one file, whole or not at all, and thin out the older ones; raise OSError when it cannot."""
     path = array_path(folder, update)
     path.parent.mkdir(exist_ok=True)
+    # The name must end in .npz, or numpy appends that ending.
     temporary = path.with_name(f".tmp-{path.name}")
     try:
         np.savez(temporary, **arrays)  # type: ignore[arg-type]
@@ -47,6 +48,7 @@ def _thin_out(paths: list[Path]) -> None:
     """Remove files, never the first or the newest, until MAX_FILES remain."""
     while len(paths) > MAX_FILES:
         updates = [int(path.stem.partition("-")[2]) for path in paths]
+        # Find the inner file whose removal leaves the smallest gap.
         gaps = [after - before for before, after in zip(updates, updates[2:], strict=False)]
         paths.pop(1 + gaps.index(min(gaps))).unlink()
 

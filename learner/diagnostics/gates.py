@@ -32,7 +32,7 @@ def dispatch_entropy(dispatch_weights: Tensor) -> float:
     Empty slots do not count; 0 if all are empty.
     """
     weights = _check(dispatch_weights)
-    return _mean_entropy(weights.flatten(2).transpose(1, 2))
+    return _mean_entropy(weights.flatten(2).transpose(1, 2))  # (B, E * S, T)
 
 
 def combine_entropy(combine_weights: Tensor) -> float:

@@ -27,6 +27,7 @@ def expert_gradient_norms(network: QNetwork, gradients: Mapping[str, Tensor]) ->
     ]
     if not names:
         return []
+    # (parameters, E), because every parameter of the experts has E first.
     each = torch.stack([torch.linalg.vector_norm(gradients[name].flatten(1), dim=1) for name in names])
     norms: list[float] = torch.linalg.vector_norm(each, dim=0).tolist()
     return norms

@@ -42,4 +42,5 @@ def srank(singular_values: Tensor, delta: float = 0.01) -> int:
         raise ValueError(f"singular_values have shape {tuple(singular_values.shape)}, not (N,)")
     total = singular_values.sum()
     missing = total - singular_values.cumsum(0)
+    # The smallest k that leaves at most delta is one more than the number of k that leave more.
     return int((missing > delta * total).sum()) + int(total > 0)

@@ -49,7 +49,7 @@ def statistics_of(
     """Return the same from given outputs without gradients, losses (B,) and the empirical NTK (B, B), which
     may cover fewer samples, the first ones."""
     variances = feature_variances(output.hidden)
-    values = singular_values(features_as_matrices(output.hidden))
+    values = singular_values(features_as_matrices(output.hidden))  # (B, E, min(S, H)) or (min(B, H),)
     statistics = {"feature_norm": feature_norm(variances), "param_norm": squared_norm(network)}
     rows = len(kernel)
     kernel = kernel.double() + outputs_gram(output)[:rows, :rows]

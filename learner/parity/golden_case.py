@@ -86,6 +86,7 @@ class GoldenCase:
             reward=reward.astype(np.float32),
             discount=(gamma * (1.0 - terminal)).astype(np.float32),
             next_observation=next_observation,
+            # An update does not read how its batch was drawn: any values do.
             probability=np.full(size, 1.0 / size),
             importance_weight=weight.astype(np.float32),
             leaf=np.arange(size),

@@ -122,8 +122,10 @@ def compute(case: GoldenCase, step: CaseStep) -> Arrays:
         return found
     batch = case.batch()
     data = step.to_device(batch)
+    # All Adam steps of a golden case have the target from before the first.
     step.fixed_target = step.target(data, step.noise)
     first = step.step(batch)
+    # By default a priority is the sample's loss, without its weight (`LearnerConfig.priority`).
     found |= {"target": step.fixed_target.numpy(), "loss": first.priorities, "td_loss": first.priorities}
     found |= {"mean_loss": np.array(first.loss), "mean_td_loss": np.array(first.loss)}
     for name, gradient in to_dopamine(step.online_network, step.gradients(), agent=kind(case.meta)).items():
@@ -190,6 +192,7 @@ def report(case: GoldenCase) -> dict[str, Any]:
             error if math.isfinite(error) else None
         )
         unjudged = name in NOT_JUDGED and math.isfinite(error)
+        # Not `error > tolerance`, which is false for NaN.
         if not unjudged and not error <= _tolerance(name, relative):
             over.append(name)
     document["over_tolerance"] = over

@@ -51,6 +51,7 @@ def factors(key: Key, size: int) -> torch.Tensor:
     left, right = threefry(key, size)
     # 23 random bits become the fraction of a float32 between 1 and 2.
     unit = ((left ^ right) >> np.uint32(9) | np.uint32(0x3F800000)).view(np.float32) - np.float32(1.0)
+    # Not -1 itself, of which erfinv is minus infinity.
     lowest = np.nextafter(np.float32(-1.0), np.float32(0.0))
     uniform = torch.from_numpy(np.maximum(lowest, unit * (np.float32(1.0) - lowest) + lowest))
     normal = torch.special.erfinv(uniform.double()).float() * float(np.sqrt(2.0))

@@ -63,8 +63,8 @@ def c51_target(
     batch, _, num_atoms = next_logits.shape
     _check("reward", reward, (batch,))
     _check("discount", discount, (batch,))
-    probabilities = of_action(next_logits, action).softmax(dim=1)
-    atoms = reward.unsqueeze(1) + discount.unsqueeze(1) * support
+    probabilities = of_action(next_logits, action).softmax(dim=1)  # (B, Z)
+    atoms = reward.unsqueeze(1) + discount.unsqueeze(1) * support  # (B, Z)
     _check("support", support, (num_atoms,))
     return project(probabilities, atoms, support)
 
@@ -73,6 +73,7 @@ def c51_loss(logits: Tensor, action: Tensor, target: Tensor) -> Tensor:
     """Return the cross-entropy (B,) of `target` (B, Z) and the `logits` (B, A, Z) of `action` (B,)."""
     batch, _, num_atoms = logits.shape
     _check("target", target, (batch, num_atoms))
+    # log_softmax, because a probability that rounds to 0 has no finite logarithm.
     return -(target * of_action(logits, action).log_softmax(dim=1)).sum(dim=1)
 
 
@@ -96,7 +97,7 @@ def quantile_loss(quantiles: Tensor, action: Tensor, target: Tensor) -> Tensor:
     batch, _, num_quantiles = quantiles.shape
     _check("target", target, (batch, num_quantiles))
     own = of_action(quantiles, action)
-    loss, slope = loss_and_slope(own, target)
+    loss, slope = loss_and_slope(own, target)  # (B, Z) float64 each
     # The second term is zero in value and has the slope as its gradient.
     return (loss.to(own.dtype) + slope.to(own.dtype) * (own - own.detach())).sum(dim=1)
 

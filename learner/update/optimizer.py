@@ -58,6 +58,7 @@ class FlatAdam:
         """Load what `state` returned; KeyError for a missing tensor, RuntimeError for another shape."""
         for step in self._steps():
             step.copy_(tensors["step"])
+        # Copied in place, because the optimizers hold views of these tensors.
         for moment, flat in self._moments.items():
             for name, view in named_views(network, flat).items():
                 view.copy_(tensors[f"{moment}/{name}"])
@@ -79,5 +80,6 @@ def clipping(max_norm: float, gradients: Sequence[Tensor]) -> float:
     """
     if not max_norm:
         return 1.0
+    # The parts are summed first: their norms do not give the norm of the sum.
     norm = torch.linalg.vector_norm(sum(gradients)).item()
     return min(1.0, max_norm / norm) if norm > 0 else 1.0

@@ -30,6 +30,7 @@ class ComputeCopy:
         self.network = network
         if dtype != flat.dtype:
             self.network = copy.deepcopy(network).to(dtype)
+            # Packed again, because `to` gave each parameter memory of its own.
             self._flat = pack(self.network)
         self.parameters = list(self.network.parameters())
 
@@ -41,5 +42,6 @@ class ComputeCopy:
 
     def gradient_buffer(self) -> tuple[Tensor, list[Tensor]]:
         """Return a flat gradient in the network's dtype, and its view for each parameter."""
+        # Zeros in the padding too, which counts in the gradient's norm and in Adam's step.
         flat = torch.zeros_like(self._flat, requires_grad=False)
         return flat, views(self.network, flat)

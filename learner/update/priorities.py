@@ -26,7 +26,8 @@ def sample_priorities(
     if kind == "loss":
         return sample_losses
     if kind == "kl":
-        entropy: Tensor = -torch.xlogy(target, target).sum(dim=1)
+        entropy: Tensor = -torch.xlogy(target, target).sum(dim=1)  # xlogy(0, 0) is 0, not NaN.
+        # Rounding can give less than 0, which the replay refuses as a priority.
         return (sample_losses - entropy).clamp(min=0.0)
     value = of_action(output.q_values, action)
     if output.logits is not None:

@@ -21,6 +21,7 @@ def loss_and_slope(own: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
     own, samples = own.detach().double(), samples.detach().double()
     count, first, second = _sums_by_distance(own, samples)
     error = count * own - first
+    # Per group, the sum of (own - sample)^2 / 2, multiplied out.
     huber, slope = (second - 2.0 * own * first + count * own.square()) / 2.0, error.clone()
     for place, sign in ((0, 1.0), (3, -1.0)):  # Beyond kappa the loss is linear.
         huber[place] = KAPPA * (sign * error[place] - KAPPA / 2.0 * count[place])
@@ -36,9 +37,10 @@ def _sums_by_distance(own: Tensor, samples: Tensor) -> tuple[Tensor, Tensor, Ten
     """
     ordered = samples.sort(dim=1).values
     edges = torch.stack([own - KAPPA, own, own + KAPPA])
-    count = torch.searchsorted(ordered.expand(edges.shape).contiguous(), edges)
+    count = torch.searchsorted(ordered.expand(edges.shape).contiguous(), edges)  # (3, B, Z)
     # Include the last sample even if it is NaN, which sorts last: the loss must then be NaN too.
     count = torch.cat([count, torch.full_like(count[:1], own.shape[1])])
+    # With a 0 in front, differences of the running sums are the sums of the groups.
     running = (functional.pad(powers.cumsum(dim=1), (1, 0)) for powers in (ordered, ordered.square()))
     first, second = (sums.expand(len(count), -1, -1).gather(2, count) for sums in running)
     nothing = torch.zeros_like(own).unsqueeze(0)

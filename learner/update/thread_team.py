@@ -75,6 +75,7 @@ class ThreadTeam:
             meanwhile()
             between()
             return [second(0)]
+        # The barrier calls `between` in the last member to arrive, while all others wait.
         barrier = threading.Barrier(self.size, between)
         spare: deque[Callable[[], None]] = deque()
 
@@ -83,10 +84,12 @@ class ThreadTeam:
                 if member == 0:
                     spare.extend(meanwhile())
                 first(member)
+                # Begin no spare task while a member waits: that member would wait longer.
                 while barrier.n_waiting == 0 and (task := _taken(spare)) is not None:
                     task()
                 barrier.wait()
             except BaseException:
+                # Without the abort, the others would wait for this member forever.
                 barrier.abort()
                 raise
             return second(member)

@@ -126,7 +126,7 @@ class TrainStep:
         would draw for all takes longer.
         """
         generator = self._generators[member]
-        if self._noise_per_row:  # the chooser shares the target network's
+        if self._noise_per_row:  # The chooser shares the target network's draw.
             return UpdateNoise(self.online_network.sample_noise(generator, rows, routed_rows=rows))
         draws = (self.online_network.sample_noise(generator, routed_rows=rows) for _ in range(2))
         return UpdateNoise(*draws)
@@ -199,7 +199,7 @@ class TrainStep:
     def _differentiate(self, member: int, work: SplitBatch, noise: UpdateNoise, scale: float) -> SharePart:
         """One member's share: losses, and the gradient of `scale` times their weighted sum in its buffer."""
         data = work.shares[member]
-        # Nothing here may keep the next values: the passes to come want its place in the cache.
+        # Keep no reference to the next values: the passes below need their place in the cache.
         target = self.target(
             data, noise, work.next_values.pop(member, None) or self._next_values_of(work, member)
         )
@@ -207,8 +207,8 @@ class TrainStep:
         sample_losses = losses.sample_losses(output, data.action, target, self.config.loss)
         weighted = data.importance_weight * sample_losses
         if output.moe is not None and output.moe.auxiliary_loss is not None:
-            weighted = weighted + output.moe.auxiliary_loss
-        total = scale * weighted.sum()
+            weighted = weighted + output.moe.auxiliary_loss  # Not weighted by importance (docs/arms.md).
+        total = scale * weighted.sum()  # The sum over all shares is the batch's mean.
         # A user's own encoder or head may have a parameter that this batch does not reach.
         gradients = torch.autograd.grad(total, self._online.parameters, materialize_grads=True)
         torch._foreach_copy_(self._buffers[member][1], gradients)
@@ -223,7 +223,7 @@ class TrainStep:
         """One member's part of the weights: sum up the gradient and take the step; returns its norm ()."""
         part = self.optimizer.slices[member]
         gradient = self.optimizer.gradient[part]
-        gradient.copy_(self._buffers[0][0][part])
+        gradient.copy_(self._buffers[0][0][part])  # To float32, in which the shares are summed.
         for buffer, _ in self._buffers[1:shares]:
             gradient.add_(buffer[part])
         norm: Tensor = torch.linalg.vector_norm(gradient)
@@ -245,7 +245,7 @@ class TrainStep:
         with torch.no_grad():
             self._target_flat.copy_(self._online_flat)
         self._target.refresh()
-        self._forget_ahead()
+        self._forget_ahead()  # Computed with the target network as it was.
 
     def gradients(self) -> dict[str, Tensor]:
         """The last update's gradient by parameter name: float32 views, overwritten by the next update."""
@@ -261,7 +261,7 @@ class TrainStep:
         Tensors: `online/<parameter>`, `target/<parameter>`, `optimizer/...`, `noise_generator` and
         `judge_noise_generator` (uint8).
         """
-        self._forget_ahead()
+        self._forget_ahead()  # The states below are then from before the next batch.
         tensors = {
             "noise_generator": self._generators[0].get_state(),
             "judge_noise_generator": self._target_generator.get_state(),
@@ -288,7 +288,7 @@ class TrainStep:
         prefix = "optimizer/"
         own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         self.optimizer.restore(self.online_network, own)
-        self._ahead = None
+        self._ahead = None  # The generators are restored below, so nothing is put back.
         groups = {"noise_generator": self._generators, "judge_noise_generator": [self._target_generator]}
         for name, generators in groups.items():
             for generator in generators:

@@ -66,6 +66,7 @@ class SplitBatch:
 
     def rows(self, share: int) -> slice:
         """Where in the batch a share is."""
+        # `chunk` makes all shares but the last equally long.
         first = share * len(self.shares[0].action)
         return slice(first, first + len(self.shares[share].action))
 

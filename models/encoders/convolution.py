@@ -48,6 +48,7 @@ class Convolution(nn.Module):
         top, bottom = same_padding(features.shape[2], self._kernel, self._stride)
         left, right = same_padding(features.shape[3], self._kernel, self._stride)
         if top != bottom or left != right:
+            # conv2d pads both sides alike, so uneven padding needs a copy.
             features = functional.pad(features, (left, right, top, bottom))
             top = left = 0
         return functional.conv2d(features, weight, self.bias, self._stride, (top, left))
@@ -57,6 +58,7 @@ def max_pool(features: Tensor, padding: Padding) -> Tensor:
     """Return the 3x3 maximum with stride 2 over (B, C, h, w); `same` pads like `same_padding`, with -inf."""
     if padding == "valid":
         return functional.max_pool2d(features, 3, 2)
+    # Without gradients only: `_max_of_three` writes by `out=`, which autograd refuses.
     if features.device.type == "cpu" and not features.requires_grad:
         return _max_of_three(_max_of_three(features, 2), 3)
     # ceil_mode lets the last window overhang by one: the padding (0, 1) of an even size without a copy.

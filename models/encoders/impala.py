@@ -16,13 +16,16 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, generator: torch.Generator) -> None:
         super().__init__()
+        # The reference leaves flax's default initializer, lecun normal, in residual blocks.
         self.first = Convolution(channels, channels, 3, 1, "same", generator=generator, lecun=True)
         self.second = Convolution(channels, channels, 3, 1, "same", generator=generator, lecun=True)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C, h, w) to the same shape."""
+        # The inner ReLU is not in place, because the sum below still needs the features.
         hidden = functional.relu(self.first(functional.relu(features)), inplace=True)
         change: Tensor = self.second(hidden)
+        # In place, because the gradient of a convolution does not need its output.
         return change.add_(features)
 
 

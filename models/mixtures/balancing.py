@@ -39,7 +39,7 @@ def load_loss(logits: Tensor, noisy_logits: Tensor, noise_std: float, num_select
     `noise_std`. A token chooses an expert if its logit reaches the token's k-th largest noisy
     logit.
     """
-    threshold = noisy_logits.topk(num_selected, dim=2).values[:, :, -1:]
+    threshold = noisy_logits.topk(num_selected, dim=2).values[:, :, -1:]  # (B, T, 1)
     chances = torch.special.ndtr((logits - threshold) / noise_std)
     return _squared_variation(chances.mean(dim=1))
 
@@ -52,15 +52,17 @@ def entropy_loss(probabilities: Tensor, chosen: Tensor) -> Tensor:
     through the counts.
     """
     num_experts = probabilities.shape[2]
+    # With one expert the largest entropy, log(1), is 0, and the quotient would be NaN.
     if num_experts == 1:
         return torch.zeros_like(probabilities[:, 0, 0])
     soft = (probabilities * chosen.sum(dim=2, keepdim=True)).sum(dim=1)
+    # The counts give the value, the probabilities the gradient (decision 0013).
     counts = chosen.sum(dim=1).to(soft.dtype) + (soft - soft.detach()) + COUNT_FLOOR
     shares = counts / counts.sum(dim=1, keepdim=True)
     return 1.0 + (shares * shares.log()).sum(dim=1) / math.log(num_experts)
 
 
 def _squared_variation(values: Tensor) -> Tensor:
-    # Values are (B, E). The variance is used because the square of the deviation has no finite gradient at 0.
+    # (B, E). The variance, not the squared deviation, whose gradient at 0 is not finite.
     variation: Tensor = values.var(dim=1, correction=0) / values.mean(dim=1).square()
     return variation

@@ -55,8 +55,11 @@ class Experts(nn.Module):
         depends on the data.
         """
         batch, _, num_experts, num_slots = dispatch.shape
+        # (B, E * S, T) @ (B, T, D), viewed as (B, E, S, D).
         slots = (dispatch.flatten(2).transpose(1, 2) @ tokens).view(batch, num_experts, num_slots, -1)
+        # Experts first: one batched matmul takes each expert's slots through its own kernel.
         outputs, hidden = self(slots.transpose(0, 1), noise)
+        # (B, T, E * S) @ (B, E * S, D).
         mixed = combine.flatten(2) @ outputs.transpose(0, 1).reshape(batch, num_experts * num_slots, -1)
         return mixed, hidden.transpose(0, 1)
 

@@ -44,6 +44,7 @@ class MoEHead(nn.Module):
     def forward(self, tokens: Tensor, noise: Noise | None) -> HeadOutput:
         """Map tokens (B, T, D) to features (B, F)."""
         result = self.moe(tokens if self.norm is None else self.norm(tokens), noise)
+        # The residual skips the norm, as in the blocks of arXiv 2308.00951.
         leaving = tokens + result.tokens if self.residual else result.tokens
         return HeadOutput(combine_tokens(leaving, self._combine), result.hidden, result)
 

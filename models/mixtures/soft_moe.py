@@ -41,6 +41,7 @@ class SoftMoE(nn.Module):
         self.num_slots = slots_per_expert(num_tokens, num_experts, capacity_factor)
         self.router_shape = None
         self.phi = nn.Parameter(torch.empty(width, num_experts * self.num_slots))
+        # In the reference phi is (D, E, S), whose fan-in flax takes to be all but the last axis.
         lecun_normal_(self.phi, width * num_experts, generator)
         self.scale = nn.Parameter(torch.full((1,), scale)) if normalize else None
         self.experts = Experts(num_experts, width, hidden, generator, sigma)
@@ -50,8 +51,8 @@ class SoftMoE(nn.Module):
         # A float32 softmax is both more exact and faster than in bfloat16.
         logits = self._logits(tokens).float()
         shape = (*tokens.shape[:2], self.num_experts, self.num_slots)
-        dispatch = logits.softmax(dim=1).to(tokens.dtype).view(shape)
-        combine = logits.softmax(dim=2).to(tokens.dtype).view(shape)
+        dispatch = logits.softmax(dim=1).to(tokens.dtype).view(shape)  # Each slot's weights sum to 1.
+        combine = logits.softmax(dim=2).to(tokens.dtype).view(shape)  # Each token's weights sum to 1.
         mixed, hidden = self.experts.mix(tokens, dispatch, combine, None if noise is None else noise.hidden)
         return MoEOutput(mixed, combine.mean(dim=3), dispatch, combine, hidden)
 
@@ -63,5 +64,6 @@ class SoftMoE(nn.Module):
 
 
 def _unit_length(vectors: Tensor, dim: int) -> Tensor:
+    # The gradient at a zero vector is 0 here and NaN in the reference (decision 0013).
     unit: Tensor = vectors / (torch.linalg.vector_norm(vectors, dim=dim, keepdim=True) + NORM_FLOOR)
     return unit

@@ -76,6 +76,7 @@ class TopKMoE(nn.Module):
         # (B, k, T, E), so that flattening (k, T) gives the order in which slots are filled.
         choices = order[:, :, : self.num_selected].transpose(1, 2).unsqueeze(3) == expert
         queue = choices.flatten(1, 2).cumsum(dim=1).view(choices.shape) - 1
+        # A token chooses an expert at most once, so the sum over k is that choice's place.
         return choices.any(dim=1), (queue * choices).sum(dim=1)
 
     def _auxiliary_loss(

@@ -38,6 +38,7 @@ class Tokenizer(nn.Module):
             if config.patch_embedding == "learned":
                 self.width = config.patch_width or channels
                 size = config.patch_size
+                # lecun, because the reference's embedding has flax's default initializer.
                 self.embedding = Convolution(
                     channels, self.width, size, size, "valid", generator=generator, lecun=True
                 )
@@ -53,6 +54,7 @@ class Tokenizer(nn.Module):
         if self.kind == "per_feature_map":
             return features.flatten(2)
         if self.kind == "per_sample":
+            # (B, 1, h * w * C): positions first, as the reference flattens its (h, w, C).
             return position_tokens(features).flatten(1).unsqueeze(1)
         if self.kind == "per_patch":
             if self.embedding is None:

@@ -174,6 +174,7 @@ def _mixture(network: QNetwork) -> Iterator[Entry]:
         yield Entry("head.moe.router", ["params/MoE_0/router/Dense_0/kernel"], SAME)
         return
     slots = (-1, moe.num_experts, moe.num_slots)
+    # Theirs is (D, E, S), ours (D, E * S).
     phi = Layout(lambda array: array.flatten(1), lambda parameter: parameter.reshape(slots))
     yield Entry("head.moe.phi", ["params/SoftMoE_0/phi_weights"], phi)
     if moe.scale is not None:

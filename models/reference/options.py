@@ -76,6 +76,7 @@ def network_config(options: Options) -> NetworkConfig:
         scale_dense=flag(options, "scale_hidden_layer", False),
         values=_values(options),
         num_atoms=count(options, "num_atoms", 51),
+        # As in the reference, a vmin of 0 counts as not given.
         v_min=number(options, "vmin", 0.0) or -v_max,
         v_max=v_max,
         dueling=rainbow and flag(options, "dueling", True),
@@ -116,6 +117,7 @@ def count(options: Options, name: str, default: int | None = None) -> int:
     Raises UnsupportedOption, also if the option is missing and there is no default.
     """
     value = _get(options, name, default)
+    # In Python a bool is an int.
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UnsupportedOption(f"{name}: {_short(value)} is not a positive integer")
     if value > MOST:

@@ -22,6 +22,7 @@ class Linear(nn.Module):
 
     def forward(self, inputs: Tensor, noise: LayerNoise | None = None) -> Tensor:
         """Map (B, in) to (B, out), in the dtype of the inputs; there is no noise to use."""
+        # Inputs may be float32 in a bfloat16 network: see `OutputLayer.forward`.
         return functional.linear(inputs, self.weight.to(inputs.dtype), self.bias.to(inputs.dtype))
 
 

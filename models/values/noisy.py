@@ -73,4 +73,5 @@ class NoisyLinear(nn.Module):
             return means
         noise_in, noise_out = noise.inputs.to(dtype), noise.outputs.to(dtype)
         sigma = (self.weight_sigma.to(dtype), self.bias_sigma.to(dtype))
+        # ((x * e_in) S') * e_out equals x (S * outer(e_out, e_in))', row by row.
         return means + functional.linear(inputs * noise_in, *sigma) * noise_out

@@ -50,5 +50,5 @@ class OutputLayer(nn.Module):
         outputs: Tensor = self.linear(inputs, noise).float().view(len(features), -1, self.num_atoms)
         if not self.dueling:
             return outputs
-        value, advantage = outputs[:, :1], outputs[:, 1:]
+        value, advantage = outputs[:, :1], outputs[:, 1:]  # (B, 1, Z), (B, A, Z)
         return value + advantage - advantage.mean(dim=1, keepdim=True)
