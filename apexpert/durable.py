@@ -35,6 +35,7 @@ def replace(path: Path, data: bytes, mode: int = 0o644, *, synced: bool = True) 
         temporary.unlink(missing_ok=True)
         raise
     if synced:
+        # A rename is on disk only once its folder is synced.
         sync(path.parent)
 
 

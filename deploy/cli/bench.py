@@ -79,6 +79,7 @@ def configure(argv: Sequence[str]) -> tuple[BenchArguments, Config]:
     try:
         arguments = parse_config(BenchArguments, argv, command="bench", default=default_config)
         options = arguments.bench
+        # Not `seconds < 0`, which nan would pass.
         if not options.seconds >= 0 or options.repeats < 1:
             raise ConfigError("--seconds must be 0 or more and --repeats 1 or more")
         if set(options.parts) - set(REPLAY_PARTS):
@@ -95,6 +96,7 @@ def _what(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
     if argv and argv[0] in WHAT:
         return argv[0], argv[1:]
     if {"-h", "--help"} & set(argv):
+        # Any benchmark will do: the parser prints the help of all and ends.
         return WHAT[0], argv
     found = "is missing" if not argv or argv[0].startswith("-") else f"{argv[0]!r} is not allowed"
     raise UsageError(f"WHAT {found}; allowed is one of {', '.join(WHAT)} (see apexpert bench --help)")
@@ -138,6 +140,7 @@ def _benchmark(what: str, options: BenchOptions) -> Callable[[Config], dict[str,
 
 
 def _progress(line: str) -> None:
+    # Standard output has the result alone, so that a program can read --json.
     print(line, file=sys.stderr, flush=True)
 
 

@@ -90,6 +90,7 @@ def torch() -> Finding:
     try:
         import torch as module
     except (ImportError, OSError) as error:
+        # OSError: a shared library of torch's does not load.
         return Finding("fail", "torch", f"cannot be imported: {error}", "run: make setup")
     return Finding("ok", "torch", f"{module.__version__}, {module.get_num_threads()} threads")
 
@@ -111,6 +112,7 @@ def cuda() -> Finding:
 def bfloat16() -> Finding:
     """Check for bfloat16 instructions, which make acting on the CPU about twice as fast."""
     flags = _cpu_flags()
+    # The last of the three is ARM's name.
     found = [flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in flags]
     if found:
         return Finding("ok", "bfloat16", f"{cpu_name()} has {', '.join(found)}")
@@ -214,7 +216,9 @@ def temporary() -> Finding:
 
 def disk(runs_dir: Path) -> Finding:
     """Check free disk space, and permission to write, where the runs will be."""
+    # RunFolder makes the path absolute, and refuses one that is not UTF-8.
     folder = RunFolder(runs_dir).path
+    # A folder that does not exist yet will be made in its nearest parent that does.
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     found = f"{gigabytes(free)} free in {existing}"
@@ -250,5 +254,6 @@ def _cpu_flags() -> set[str]:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return set()
+    # x86 says flags, ARM says Features.
     lines = [row for row in text.splitlines() if row.lower().startswith(("flags", "features"))]
     return set(lines[0].split(":", 1)[1].split()) if lines else set()

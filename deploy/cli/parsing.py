@@ -49,6 +49,7 @@ def parse(kind: type[T], argv: Sequence[str], *, command: str, default: T | None
     try:
         # tyro prints a box of its own, which `explain` turns into one line.
         with contextlib.redirect_stderr(errors):
+            # Unknown flags are returned, because our own line can suggest the right one.
             value, unknown = tyro.cli(kind, args=list(argv), prog=prog, return_unknown_args=True, **given)
     except SystemExit as stop:
         if stop.code in (0, None):
@@ -73,6 +74,7 @@ def as_typed(message: str, argv: Sequence[str]) -> str:
     typed = {_hyphens(token.partition("=")[0]) for token in argv}
     for short, full in SHORT_FLAGS.items():
         if short in typed and full not in typed:
+            # The whole flag: --network.encoder also begins --network.encoder-width-scale.
             message = re.sub(rf"{re.escape(full)}(?![\w-])", short, message)
     return message
 

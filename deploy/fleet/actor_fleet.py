@@ -56,7 +56,7 @@ class ActorFleet:
         for slot in surplus(self._running, self._state.target):
             self._dismiss(slot, now)
         for slot in missing(self._running, self._state.target):
-            # A slot's next incarnation waits for the one before to be gone.
+            # The next incarnation waits until the previous one is gone: `_leaving` has one a slot.
             if slot not in self._leaving and self._restarts.setdefault(slot, Restarts()).may_start(now):
                 self._start(slot, now, start_env_steps)
         return episodes
@@ -74,6 +74,7 @@ class ActorFleet:
             self._dismiss(slot, now)
         for _, handle, _ in self._leaving.values():
             handle.wait(now + seconds - time.monotonic())
+        # Poll once more: the answer of an actor's `run` holds its last episodes and counters.
         episodes = self._poll()
         for _, handle, _ in self._leaving.values():
             self._end(handle)
@@ -115,6 +116,7 @@ class ActorFleet:
         try:
             incarnation = self._state.next_incarnation(slot)
         except OSError as error:
+            # A number that is not on disk could come again after a restart, on other segments.
             self._restarts[slot].failed(now)
             self._note(f"actor {slot} cannot start: its incarnation cannot be noted ({error.strerror})")
             return
@@ -136,6 +138,7 @@ class ActorFleet:
         incarnation, handle = self._running.pop(slot)
         handle.stop()
         self._leaving[slot] = incarnation, handle, now + DRAIN_SECONDS
+        # A slot that is scaled up again does not wait for failures of its earlier actors.
         self._restarts.pop(slot, None)
 
     def _reap(self, now: float) -> None:
@@ -159,6 +162,7 @@ class ActorFleet:
 
     def _end(self, handle: RoleHandle) -> None:
         """End an actor that is done or given up; what it has counted stays counted."""
+        # A Ray actor whose `run` has returned still holds its process and its core.
         handle.kill()
         self._gone = totals([self._gone, handle.metrics])
 

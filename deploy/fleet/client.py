@@ -103,6 +103,7 @@ class RunClient:
 
     def shutdown(self) -> None:
         """End what is left of the run on Ray, and the Ray that it started for itself."""
+        # On a cluster only the run's own actors are ended (decision 0005), with their supervisor.
         if self._supervisor is not None and self._local is None:
             with contextlib.suppress(RayError):
                 ray.kill(self._supervisor, no_restart=True)
@@ -133,6 +134,7 @@ class RunClient:
         try:
             ray.get(getattr(self._supervisor, method).remote(*arguments), timeout=ANSWER_SECONDS)
         except (AttributeError, RayError, GetTimeoutError) as error:
+            # AttributeError: this client has let go of its supervisor.
             raise FleetError(f"{self._folder.name} does not answer; see apexpert status") from error
 
     def _let_go(self) -> None:
@@ -149,20 +151,24 @@ def launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
     FleetError (WrongFlag when the configuration does not fit that Ray; then nothing was started), and RunBusy
     when the run is at work already.
     """
+    # Released again, because the supervisor holds this lock while the run is at work.
     with folder.lock():
         if resume:
             _clear_leftovers(folder)
         folder.settle(folder.drawn_identity())  # Old folders and copies have no identity of their own.
+    # Noted before the supervisor starts, which reads its target from the folder.
     FleetState(folder).target = config.actors.num_actors
     address, local = config.run.ray_address, None
     if not address:
         local = cluster.start_local()
         address = local.address
+    # Noted before the connection, so that a `resume` after a crash finds this Ray and ends it.
     save_ray(folder, local, address)
     try:
         cluster.connect(address, local)
         nodes.learner_gpus(config, nodes.here())  # Raises WrongFlag before anything starts.
         supervisor = _start_supervisor(folder, local)
+        # Only now: without a supervisor that answers, this Ray must end with the command.
         if local is not None:
             local.claim()
     except BaseException:
@@ -182,6 +188,7 @@ def connect(folder: RunFolder) -> RunClient:
         raise FleetError(f"{folder.name} is not running")
     cluster.connect(address, local)
     try:
+        # By its path at the start: a folder may be renamed while its run works (decision 0019).
         supervisor = ray.get_actor(f"supervisor:{path_at_start(folder)}", cluster.NAMESPACE)
     except ValueError:
         raise FleetError(f"{folder.name} is not running") from None
@@ -218,7 +225,7 @@ def _wait_gone(folder: RunFolder) -> bool:
 def _start_supervisor(folder: RunFolder, local: LocalRay | None) -> Any:
     if not _wait_gone(folder):
         raise FleetError(f"{folder.name} is at work already: see apexpert status {folder.name}")
-    # Here, because the other commands have no use for all that it imports.
+    # Imported here: other commands have no use for all that the supervisor imports.
     from deploy.fleet.supervisor import Supervisor
 
     remote: Any = ray.remote(Supervisor).options(

@@ -33,8 +33,10 @@ def evaluate_newest(assignment: Assignment, after_update: int) -> dict[str, Any]
     from learner.checkpoint import CheckpointStore
 
     config, run = assignment.config, RunFolder(Path(assignment.folder))
+    # A worker of Ray's does not search the folders of the user's own modules.
     import_path.search_also(assignment.users_folders)
     log_to(run.log_path, "evaluation")
+    # One thread: an evaluation takes its core from training.
     torch.set_num_threads(1)
     store = CheckpointStore(run.checkpoints, config.learner.keep_checkpoints)
     checkpoint = store.load_newest()
@@ -63,6 +65,7 @@ class Evaluator:
             num_cpus=0, max_retries=0, scheduling_strategy=only_on(node_id)
         )
         self._due = 0.0
+        # A resumed run keeps to the periods of its earlier legs.
         self._after(telemetry.before.get("evaluation/env_steps", 0.0))
         self._update = -1
         self._task: Any = None

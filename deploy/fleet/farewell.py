@@ -60,6 +60,7 @@ def _refusal_of(folder: RunFolder, metrics: Mapping[str, float], said: dict[str,
     status = folder.read_json("status.json", {})
     if not status or status.get("state") in FINAL_STATES:
         return None
+    # Counters of others, such as the actors', stay as the supervisor wrote them last.
     counted = status.get("metrics", {}) | dict(metrics)
     if status.get("state") == EVALUATING and said["state"] == "stopped":
         said = {"state": "finished", "message": ""}
@@ -84,6 +85,7 @@ def has_ended(pid: int, seconds: float) -> bool:
 def _is_alive(pid: int) -> bool:
     """Whether the process runs; a zombie does not."""
     try:
+        # 0 stands for no Ray; 1 is the parent of a worker whose raylet has ended.
         return pid > 1 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False

@@ -55,11 +55,13 @@ class LearnerSlot:
         """End its Ray actor, after which its own process ends by itself; if that one hangs, kill it here."""
         handle.kill()
         hangs = handle.end is None or isinstance(handle.end.error, TimeoutError)
+        # Until the learner is ready, its report may have the pid of the Ray actor.
         if hangs and handle.ready and handle.report is not None:
             kill_learner(handle.report["pid"], self._assignment.folder)
 
     def mark_dead(self, incarnations: set[tuple[int, int]]) -> None:
         """Tell the learner that these actors will not write again."""
+        # A learner that is not there gets these incarnations by `dead` when it starts.
         if self._handle is not None and incarnations:
             self._handle.actor.mark_dead.remote(incarnations)
 

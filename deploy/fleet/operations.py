@@ -27,6 +27,7 @@ def create(config: Config) -> RunFolder:
     folder = RunFolder.create(config)
     try:
         if config.replay.urls:
+            # Loaded again, because the folder has made up a name where none was given.
             claim_new(folder.load_config(), folder)
     except BaseException:
         shutil.rmtree(folder.path)
@@ -68,6 +69,8 @@ def resume(
         before = folder.load_config()
         config = _resumed_config(folder, total_env_steps, num_actors, ray_address, detach)
         identity = folder.drawn_identity()
+        # Claim before the identity is written: a refused folder may be the original after all, on a
+        # file system that was mounted anew (decision 0019).
         if config.replay.urls:
             claim_resumed(config, folder, identity)
         folder.settle(identity)
@@ -99,6 +102,7 @@ def _resumed_config(
     address = ray_address or config.run.ray_address
     config = with_values(
         config,
+        # The folder may have been moved since its configuration was saved.
         run__runs_dir=str(folder.path.parent),
         run__total_env_steps=total,
         run__ray_address="" if address == "local" else address,
@@ -126,6 +130,7 @@ def scale(
     wanted, added = _with_more_shards(config, num_shards, add_urls)
     check_not_renamed(folder)
     check_live(folder)
+    # Claim after the checks: a claim stays on the servers, whatever becomes of this command.
     if added:
         with _naming("--add-urls"):
             claim_added(config, folder, added)
@@ -176,6 +181,7 @@ def _with_more_shards(
                 config = with_shard(config, url)
             check(config)
             check_urls(added)
+            # Once more together: a new URL may be another name of a server that the run has.
             check_urls(config.replay.urls, all_needed=False)
     check(config)
     return config, added
@@ -192,6 +198,7 @@ def stop(folder: RunFolder, tell: Callable[[str], object] = lambda text: None) -
         return status
     check_not_renamed(folder)
     try:
+        # Inside the `try`: a run without a sign of life may have left a Ray to be ended.
         check_live(folder)
         with connected(folder) as client:
             client.stop()

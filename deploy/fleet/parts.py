@@ -66,7 +66,8 @@ class ShardAdditions:
         self._folder.save_config(config)
 
     def _use(self, parts: Parts, url: str) -> None:
-        parts.learner.add_shard(url)  # first: it allows what actors write there
+        # The learner first: it allows commits on the shard, for which actors would wait.
+        parts.learner.add_shard(url)
         parts.actors.add_shard(url)
         replay = self._config.replay
         self._note(f"shard added: {len(replay.urls) or replay.shards} shards")

@@ -73,13 +73,11 @@ class Supervisor:
         self._new_shards = ShardAdditions(self._config, self._folder, self._telemetry.note)
         self._parts: Parts | None = None
         self._published = 0.0
-        # Ray makes its actors in their process's main thread.
+        # Only a main thread may set a handler; Ray makes its actors in their process's main thread.
         signal.signal(signal.SIGTERM, self._on_sigterm)
         self._terminated = False
         self._publish_status()
         threading.Thread(target=self._live, name="supervisor", daemon=True).start()
-
-    # Called over Ray
 
     def status(self) -> dict[str, Any]:
         """The run's status, as in status.json."""
@@ -108,8 +106,6 @@ class Supervisor:
         self._terminated = True
         self._stop_asked.set()
 
-    # The loop
-
     def _live(self) -> None:
         outcome, message = "failed", ""
         with contextlib.ExitStack() as stack:
@@ -119,15 +115,17 @@ class Supervisor:
             except ServersStopped:
                 outcome = "stopped"
                 self._telemetry.note("stopped before the replay was loaded: everything stays as it is")
-            except Exception as error:  # whatever it is, the run has to end in good order and to say why
+            except Exception as error:  # Whatever it is, the run has to end and to say why.
                 logger.exception("the supervisor failed")
                 message = f"{type(error).__name__}: {' '.join(str(error).split())}"
             outcome, message = self._wind_down(outcome, message)
-            if self._terminated:  # Ray, which got the same, may not leave the time that the servers take
+            # After SIGTERM, Ray may be gone before the servers have stopped: publish the end now.
+            if self._terminated:
                 target = self._fleet_state.target
                 self._telemetry.insist(
                     lambda: self._telemetry.publish(outcome, message, target, [], {}), self._last_seconds
                 )
+        # Publish the end only now that the lock is free: whoever sees it may resume at once.
         self._state, self._message = outcome, message
         self._telemetry.note(f"{outcome}{': ' + message if message else ''}")
         if self._local_ray is not None:
@@ -136,6 +134,7 @@ class Supervisor:
         self._leave()
 
     def _set_up(self, stack: contextlib.ExitStack) -> Parts:
+        # Undone in reverse: the store, the servers, room for a status, and last the lock.
         self._lock(stack)
         stack.callback(attempt, self._wait_for_room)
         config = self._config
@@ -227,9 +226,10 @@ class Supervisor:
             missing = "the guardian of the embedded servers"
         elif ray.wait([parts.store], timeout=0)[0]:
             missing = "the weight store"
-        # Whoever ends all processes of the run has this one on the list, too.
+        # SIGTERM to all processes of a run may reach this one last: then nothing has to begin over.
         if missing and not self._stop_asked.wait(MEANT_SECONDS):
             logger.error("%s is gone: beginning over", missing)
+            # Ray starts the supervisor again once its process has failed.
             os._exit(1)
 
     def _abandoned(self) -> bool:
@@ -257,7 +257,7 @@ class Supervisor:
         end.end_evaluations(finished=outcome == "finished")
         self._telemetry.write()
         self._telemetry.close()
-        if self._config.run.detach:  # else the command draws it
+        if self._config.run.detach:  # Otherwise the command draws the curve.
             attempt(lambda: draw_curve(self._folder))
         return outcome, message
 
@@ -274,7 +274,7 @@ class Supervisor:
         if not self._config.run.detach:
             self._final_seen.wait(FINAL_SEEN_SECONDS)
         if self._terminated and self._local_ray is not None and not self._local_ray.alive:
-            os._exit(0)  # there is no Ray to ask
+            os._exit(0)  # There is no Ray left to end this process.
         if self._local_ray is not None:
             seconds = FINAL_SEEN_SECONDS if self._config.run.detach else LET_GO_SECONDS
             if self._final_seen.is_set():

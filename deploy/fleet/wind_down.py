@@ -37,6 +37,7 @@ class WindDown:
 
     def _drain(self, parts: Parts) -> None:
         if self._terminated:
+            # Save while the actors drain: after SIGTERM there are only seconds for both.
             parts.learner.tell_to_stop()
         seconds = TERMINATED_DRAIN_SECONDS if self._terminated else DRAIN_SECONDS
         self._telemetry.add_episodes(parts.actors.drain(seconds))
@@ -64,7 +65,7 @@ def attempt(step: Callable[[], Any]) -> None:
 
 def draw_curve(folder: RunFolder) -> None:
     """Draw the learning curve of a run that has no command which would."""
-    # Here, because matplotlib would hold up every start.
+    # Imported here, because matplotlib would delay every start.
     from deploy.reports.curves import CurveError, draw_learning_curve
 
     try:

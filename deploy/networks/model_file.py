@@ -41,6 +41,7 @@ def save_model(model: Model, path: Path) -> None:
     document = {"config": to_json(config), "update": checkpoint.update}
     document |= {key: checkpoint.document[key] for key in KEPT}
     metadata = {"format": FORMAT, "version": str(VERSION), "document": json.dumps(document)}
+    # safetensors refuses tensors that are not contiguous.
     tensors = {name: t.contiguous() for name, t in network_tensors(checkpoint.tensors, "online").items()}
     durable.replace(path, save(tensors, metadata))
 

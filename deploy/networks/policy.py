@@ -12,6 +12,7 @@ def network_of(checkpoint: Checkpoint) -> QNetwork:
     """Return the online network of a checkpoint, float32."""
     document = checkpoint.document
     shape: tuple[int, int, int] = tuple(document["observation_shape"])
+    # A checkpoint of an earlier version has other names for some fields.
     network = NetworkConfig(**with_current_names(document["network"]))
     online = build_network(network, int(document["num_actions"]), observation_shape=shape)
     online.load_state_dict(network_tensors(checkpoint.tensors, "online"))

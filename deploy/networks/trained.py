@@ -46,6 +46,7 @@ def open_trained(name: str, runs_dir: str, *, best: bool) -> Trained:
 
     Raises ConfigError, RunNotFound or CheckpointError when it, or its environment, does not exist.
     """
+    # Imported here: these load torch, which help and mistakes do without.
     from deploy.networks.model_file import BUNDLED, SUFFIX, bundled_models, load_model
 
     if not name.startswith(BUNDLED) and not name.endswith(SUFFIX):

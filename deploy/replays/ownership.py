@@ -36,13 +36,16 @@ def claim_resumed(config: Config, folder: RunFolder, identity: Identity) -> None
 def claim_added(config: Config, folder: RunFolder, urls: tuple[str, ...]) -> None:
     """Claim shards that a running run gets in addition; raise ConfigError as `claim_resumed` does."""
     identity = folder.drawn_identity()
+    # Noted first: a crash in between must not leave a claim by an id that no folder has.
     folder.settle(identity)
+    # A shard's number is its place among all shards of the run.
     with _shards(config, urls, len(config.replay.urls)) as shards:
         _claim(shards, folder, identity, new=True)
 
 
 def release_new(config: Config) -> None:
     """Release what `claim_new` has claimed, if anything, for a run that does not start after all."""
+    # The user hears why the run does not start; a shard that refuses must not hide that.
     with _shards(config) as shards, contextlib.suppress(ShardError):
         release(shards)
 

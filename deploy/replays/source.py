@@ -44,6 +44,7 @@ class Source:
         if self.folder is None:
             return False
         identity = self.folder.identity
+        # An empty id is nobody's: embedded servers are never claimed.
         own = {"", "" if identity is None else identity.id}
         return any(shard.administration.folder_id() not in own for shard in self.shards)
 
@@ -56,6 +57,7 @@ class Source:
         from learner.checkpoint import CheckpointStore
 
         def note(text: str) -> None:
+            # On stderr, because standard output may be JSON.
             print(f"note: {text}", file=sys.stderr)
 
         return CheckpointStore(self.folder.checkpoints, note=note).load_newest()
@@ -113,6 +115,7 @@ def served(
     if live:
         yield running_urls(folder.replay)
         return
+    # Servers would make empty files in the folder of a run that has never had any.
     if not create and not holds_data(folder.replay):
         raise ConfigError(f"{folder.name} has no replay: nothing was ever stored in {folder.replay}")
     with EmbeddedServers(

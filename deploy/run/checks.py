@@ -20,6 +20,7 @@ def check(config: Config) -> None:
     """Raise ConfigError, one line naming the flag, unless `config` can run. Touches nothing else."""
     limits = leaf_limits()
     for path, value in leaves(config).items():
+        # Infinity is within every lower limit, so the limits alone would let it pass.
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{flag_of(path)} {value}: must be a finite number")
         _require(fits(value, limits[path]), path, value, f"must be {allowed(limits[path])}")
@@ -46,6 +47,7 @@ def check_frame_shape(config: Config, frame_shape: tuple[int, int]) -> None:
     """Raise ConfigError when frames of (height, width) pixels leave the encoder nothing to look at."""
     network, environment = config.network, config.environment
     if network.encoder not in LAYERS:
+        # A user's own encoder shows its needs only when it is built (`check_own_network`).
         return
     patch = network.patch_size if network.tokens == "per_patch" else 1
     smallest = smallest_image(network.encoder, network.padding, patch)
@@ -54,6 +56,7 @@ def check_frame_shape(config: Config, frame_shape: tuple[int, int]) -> None:
     height, width = frame_shape
     side = "environment.frame_height" if height < smallest else "environment.frame_width"
     flag = f"--environment.env {environment.env!r}" if environment.env else flag_of(side)
+    # Without patches these frames would do: then the patch size is what to change.
     if min(frame_shape) >= smallest_image(network.encoder, network.padding):
         flag = f"{flag_of('network.patch_size')} {patch}"
     raise ConfigError(
@@ -76,6 +79,7 @@ def _network(config: Config) -> None:
         _require(network.v_min < network.v_max, "network.v_min", network.v_min, sentence)
     loss = config.learner.loss
     sentence = f"is for --network.values scalar alone; {network.values} has a loss of its own"
+    # huber is the default, and so stands for no loss that was asked for.
     _require(loss == "huber" or network.values == "scalar", "learner.loss", loss, sentence)
     priority = config.learner.priority
     sentence = f"is for --network.values c51 alone, not for {network.values}"
@@ -115,6 +119,7 @@ def _arm(config: Config) -> None:
         sentence = f"must be one of {', '.join(known)} or module:callable{near_matches(value, known)}"
         _require(own or value in known, f"network.{name}", value, sentence)
     for name, heads in ONLY_WITH_HEADS.items():
+        # A default that was typed looks like one that was not, so it passes with any head.
         value = getattr(network, name)
         fits = network.head in heads or is_imported(network.head) or value == getattr(default, name)
         sentence = f"does nothing with --network.head {network.head}; it is for {' and '.join(heads)}"

@@ -141,6 +141,7 @@ def with_values(config: Config, **values: Any) -> Config:
 def with_shard(config: Config, url: str) -> Config:
     """Return a copy with one more of the user's own Redis servers."""
     urls = (*config.replay.urls, url)
+    # Beside URLs, only the default number of embedded servers passes the checks.
     return with_values(config, replay__urls=urls, replay__shards=ReplayConfig().shards)
 
 
@@ -176,6 +177,7 @@ def from_json(document: Any) -> Config:
 def _section(section: str, owner: type, document: Any) -> Any:
     hints = get_type_hints(owner)
     if section == "network" and isinstance(document, dict):
+        # Before the check of keys, which knows no earlier names.
         document = with_current_names(document)
     _check_keys(document, hints, f"config: {section}")
     return owner(**{name: _value(f"{section}.{name}", hints[name], v) for name, v in document.items()})
@@ -208,6 +210,7 @@ def _value(path: str, annotation: Any, value: Any) -> Any:
         if value in get_args(annotation):
             return value
     elif annotation is float:
+        # In Python a bool is an int, and true is no number.
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
     elif type(value) is annotation:

@@ -83,6 +83,7 @@ class RunFolder(LockedFolder):
         for part in (folder.checkpoints, folder.videos, folder.replay, folder.tensorboard):
             part.mkdir()
         folder.write_json("metadata.json", collect())
+        # The configuration last: only a folder that has one counts as a run.
         folder.save_config(with_values(config, run__name=name))
         return folder
 
@@ -116,6 +117,7 @@ class RunFolder(LockedFolder):
         """Write config.json atomically; URLs with passwords stand in a file that only its owner may read."""
         shown = without_passwords(config)
         if shown != config:
+            # First: config.json alone has *** in place of the passwords.
             durable.replace(self.urls_path, "\n".join((*config.replay.urls, "")).encode(), 0o600)
         else:
             self.urls_path.unlink(missing_ok=True)
@@ -133,6 +135,7 @@ class RunFolder(LockedFolder):
 
     def write_json(self, name: str, document: Any, *, mode: int = 0o644) -> None:
         """Replace that file's document atomically; it is on disk when this returns."""
+        self._write(name, json.dumps(document, indent=1, allow_nan=False), mode=mode)
         durable.replace(self.path / name, json.dumps(document, indent=1, allow_nan=False).encode(), mode)
 
     def unshare(self) -> None:
@@ -141,6 +144,7 @@ class RunFolder(LockedFolder):
         Called with the lock held; the servers see to the replay's files. Raises OSError.
         """
         files = (*self.path.iterdir(), self.checkpoints / ".lock")
+        # A lock in use stays: with a new file in its place, somebody else could lock that one.
         unshare(path for path in files if not is_locked(path))
 
     def refusal_to_write(self, folder: Path | None = None) -> str:
@@ -167,12 +171,13 @@ class RunFolder(LockedFolder):
                 counts = {"progress/env_steps": document["env_steps"], "progress/updates": document["update"]}
                 return {name: float(value) for name, value in counts.items()}
             except (OSError, ValueError, KeyError, TypeError):
-                continue  # whoever resumes passes over it too, and says why
+                continue  # Whoever resumes passes over it as well, and says why.
         return {}
 
     def _checkpoints(self) -> list[Path]:
         """Newest first."""
         numbers = {path: path.name.removeprefix("update-") for path in self.checkpoints.glob("update-*")}
+        # Without `update-N.replaced`, which a crash between two renames leaves.
         found = [path for path, number in numbers.items() if number.isdigit()]
         return sorted(found, key=lambda path: int(numbers[path]), reverse=True)
 

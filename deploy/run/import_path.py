@@ -22,6 +22,7 @@ def users_folders() -> tuple[str, ...]:
 def _script_folder() -> Iterator[str]:
     """Yield the folder of `python some/script.py`; nothing for a console script, a module or a notebook."""
     script = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
+    # Not everything below ROOT is ours: a user's script may lie there, such as one of examples/.
     is_ours = Path(ROOT) in script.absolute().parents and script.parent.name in ("cli", "apexpert")
     if script.suffix == ".py" and script.name != "__main__.py" and not is_ours:
         yield str(script.parent)

@@ -44,6 +44,7 @@ class LockedFolder:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(self._locked())
             if not is_own_lock(file.fileno(), self.path / "lock"):
+                # A copy by hard links shared the lock; now this path has its own (decision 0019).
                 stack.close()
                 stack.enter_context(self._locked())
             yield
@@ -69,12 +70,14 @@ class LockedFolder:
 
     def is_at_work(self) -> bool:
         """The same, or a learner of it still saves its last checkpoint, or may write the last status."""
+        # Holders of last words share their lock, so only an exclusive probe notices them.
         return self.is_supervised() or self.is_saved_to() or is_locked(self.path / LAST_WORDS)
 
     @contextlib.contextmanager
     def last_words(self) -> Iterator[None]:
         """While entered, the run counts as at work: its last status may be to come yet."""
         with (self.path / LAST_WORDS).open("a") as file:
+            # Shared, for several processes; waited for, because a probe holds it for a moment.
             fcntl.flock(file, fcntl.LOCK_SH)
             yield
 

@@ -43,6 +43,7 @@ def collect() -> dict[str, Any]:
 def commit() -> str | None:
     """Return the commit of the source checkout, with `+` appended if files differ; None without one."""
     source = Path(__file__).resolve().parents[2]
+    # An installed package may lie in a checkout of the user's, whose commit is not ours.
     if not (source / ".git").exists():
         return None
     head = _output(["git", "-C", str(source), "rev-parse", "HEAD"])
@@ -67,6 +68,7 @@ def hardware() -> dict[str, Any]:
         "machine": platform.machine(),
         "system": platform.platform(),
         "cpu": cpu_name(),
+        # A container or taskset may leave a process fewer cores than the machine has.
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": gpus(),

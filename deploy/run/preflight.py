@@ -58,6 +58,7 @@ def check_own_network(config: Config, frame_shape: tuple[int, int]) -> None:
     from models.q_network import build_network
 
     shape = (config.environment.stack, *frame_shape)
+    # One action will do: neither encoder nor head depends on their number.
     try:
         build_network(config.network, num_actions=1, observation_shape=shape)
     except ValueError as error:
@@ -79,6 +80,7 @@ def with_urls_of_today(config: Config) -> Config:
     Raises ConfigError.
     """
     saved, urls = config.replay.urls, urls_of_environment()
+    # A run with embedded servers keeps them, whatever servers the variable names.
     if not saved or not urls:
         return config
     if len(urls) != len(saved):
@@ -111,6 +113,7 @@ def named_urls(words: Iterable[str]) -> tuple[str, ...]:
 
 def check_device(config: Config) -> None:
     """Raise ConfigError if a local Ray should use a GPU and torch finds none on this machine."""
+    # On a cluster the learner's node counts, at which `learner_gpus` looks once connected.
     if config.learner.device != "cuda" or config.run.ray_address:
         return
     import torch

@@ -85,6 +85,7 @@ DOPAMINE_DQN = _preset(
     network__initializer="xavier",
     replay__prioritized=False,
     replay__n_step=1,
+    # The default of the reference's code, which no configuration file sets (decision 0025).
     learner__loss="squared",
 )
 
@@ -123,6 +124,7 @@ DER = _preset(
     PAPER_RAINBOW,
     run__total_env_steps=100_000,
     environment__repeat_action_probability=0.0,
+    # The reference draws from randint(0, 30), which is 0 to 29 (decision 0025).
     environment__noop_max=29,
     network__encoder="nature",
     replay__n_step=10,
@@ -170,6 +172,7 @@ LAPTOP = _preset(
     network__padding="valid",
     network__encoder_width_scale=0.5,
     network__head="soft_moe",
+    # With position tokens, only the linear output layer sees the whole board (decision 0029).
     network__tokens="per_sample",
     network__num_experts=4,
     network__expert_hidden_units=128,
@@ -194,7 +197,7 @@ LAPTOP = _preset(
     learner__update_period=8,
     learner__target_update_period=500,
     learner__learning_rate=2.5e-4,
-    # With the rate of the start it stays where it is from 300,000 env steps on (docs/results.md).
+    # At a constant rate the return stops rising at 300,000 env steps (decision 0029).
     learner__final_learning_rate=1e-5,
     learner__adam_eps=1e-6,
     learner__checkpoint_period=5_000,

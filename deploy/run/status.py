@@ -46,6 +46,7 @@ def check_live(folder: RunFolder) -> None:
 def path_at_start(folder: RunFolder) -> str:
     """Return the folder's path when its run was put on a Ray, which is where the roles write."""
     document = folder.read_json(RAY, {})
+    # A record that came with a copy has the original's path.
     path = document.get("path") if folder.is_own(document) else None
     return str(path or folder.path.resolve())
 
@@ -53,6 +54,7 @@ def path_at_start(folder: RunFolder) -> str:
 def renamed(folder: RunFolder) -> str:
     """Return what happened to a folder renamed while its run is at work, and what to do; else empty."""
     before = Path(path_at_start(folder))
+    # A link at the old path will do: what the run writes there arrives here.
     if not folder.is_supervised() or (before.exists() and before.samefile(folder.path)):
         return ""
     link = f"ln -sT {shlex.quote(str(folder.path))} {shlex.quote(str(before))}"

@@ -121,7 +121,9 @@ def _draw(name: str, compared: "Bands", target: Path, quiet: bool) -> None:
     try:
         drawn = draw_bands(name, compared, target)
     except (OSError, ValueError) as error:
+        # ValueError: matplotlib knows no such ending of a file's name.
         raise CommandFailed(f"--output {target}: {error}") from None
+    # With --json, standard output is the document alone.
     if not quiet:
         print(f"  picture {drawn}")
 
@@ -133,6 +135,7 @@ def _curve(game: str, agent: str, encoder: str, flag: str = "") -> "PublishedCur
         key = agent_named(agent)
     except NotPublished as error:
         raise ConfigError(str(error)) from None
+    # A `try` of its own: only this error can be about the game that --power names.
     try:
         return published_curve(game, key, encoder)
     except NotPublished as error:

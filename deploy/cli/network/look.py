@@ -89,8 +89,10 @@ def evaluate(argv: Sequence[str]) -> int:
     if arguments.output:
         check_target("--output", home.path / f"evaluation-{stem}.json")
     elif refusal := home.refusal_to_write():
+        # Scores are shown even where they cannot be kept, as in another user's run.
         print(f"WARNING: no report will be kept: {refusal}", file=sys.stderr, flush=True)
     title = f"{trained.name}: {trained.checkpoint.path.name}, {episodes} full games of {config.game_name}"
+    # On stderr, because --json prints the report alone.
     print(title, file=sys.stderr)
     with Interrupts() as interrupts:
         try:
@@ -107,9 +109,11 @@ def evaluate(argv: Sequence[str]) -> int:
         except WithoutPart as error:
             raise ConfigError(f"--without {without}: {trained.name}: {error}") from None
         except ValueError as error:
+            # Only an interrupted evaluation may lack a whole game; otherwise this is a fault.
             if not interrupts.count:
                 raise
             raise CommandFailed(f"evaluation of {trained.name} ended before a game did") from error
+    # Shown before it is written: a full disk must not cost games that were played.
     _print_report(report.to_json(), as_json=arguments.json)
     if not arguments.json and not report.video_failure:
         print(f"  video   {video}" if video else "  (--video records a game)")

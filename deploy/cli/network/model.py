@@ -86,6 +86,7 @@ def _print(config: Config, summary: "NetworkSummary") -> None:
     for layer in summary.layers:
         table.add_row(*_row(layer), style="bold" if layer.is_part else "dim")
     console = Console()
+    # rich would cut off what does not fit; it takes a pipe for 80 columns.
     console.width = max(console.width, LEAST_COLUMNS)
     console.print(table)
     print()

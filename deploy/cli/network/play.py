@@ -52,6 +52,7 @@ def play(argv: Sequence[str]) -> int:
             _play(trained, arguments, None)
             return 0
         except NoWindow as error:
+            # A display may be named that does not answer: then the game becomes an mp4.
             print(f"no window can be opened ({error})", file=sys.stderr)
     name = f"{trained.stem}-seed-{arguments.seed}.mp4"
     video = Path(arguments.output) if arguments.output else trained.videos("") / name
@@ -86,6 +87,7 @@ def _play(trained: Trained, arguments: PlayArguments, video: Path | None) -> str
         Interrupts() as interrupts,
         VideoWriter(video, fps=fps) if video else contextlib.nullcontext() as film,
     ):
+        # One game a call: a coloured view follows only the first episode after its seeding.
         for game in range(arguments.episodes):
             play_games(
                 config,

@@ -61,6 +61,7 @@ def show(argv: Sequence[str]) -> int:
         raise ConfigError(f"{trained.name}: no experts to show, its {network.head} head {own}")
     target = trained.videos(arguments.output) / f"experts-{trained.stem}"
     for kind in (".png", ".mp4") if arguments.video else (".png",):
+        # Not `with_suffix`, which would cut a name that contains a dot.
         check_target("--output", target.with_name(target.name + kind))
     print(f"{trained.name}: {checkpoint.path.name}, one game of {config.game_name}", file=sys.stderr)
     if network.tokens in ("per_feature_map", "per_sample"):
@@ -87,6 +88,7 @@ def _draw(
     if not moments:
         raise CommandFailed("the game was interrupted before its first step")
     rows = min(arguments.frames, len(moments))
+    # From the first moment to the last; a single row shows the first.
     chosen = [moments[index * (len(moments) - 1) // max(rows - 1, 1)] for index in range(rows)]
     print(draw_sheet(chosen, title, sheet))
     if arguments.video and not failure:

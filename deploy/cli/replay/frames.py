@@ -17,6 +17,7 @@ def draw_frames(source: Source, target: Path, *, num_frames: int, seed: int) -> 
     as in the sampler. Without a run's folder, stack and n-step come from the data itself, and gamma is 0.99.
     """
     config, inventory = source.config(), take_inventory(source.shards)
+    # A shard where neither a writer nor an owner has been yet has no signature.
     signature = next((s for shard in source.shards if (s := shard.signature()) is not None), None)
     if signature is None or not inventory.items:
         raise CommandFailed(f"{source.run}: there are no transitions to draw")

@@ -72,6 +72,7 @@ def replay(argv: Sequence[str]) -> int:
     """Do what is asked with a run's replay; return the exit code."""
     arguments = parse(ReplayArguments, argv, command="replay")
     action, urls = _check(arguments), named_urls(arguments.replay.urls)
+    # Not by `opened`, which finds runs that are there: an import may create one.
     if action == "import_":
         from deploy.cli.replay.transfer import import_replay
 
@@ -131,6 +132,7 @@ def _show(source: Source, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(document, indent=1, allow_nan=False))
     else:
+        # A folder's name may contain brackets, which rich would take for markup.
         print_summary(document, Console(highlight=False, markup=False))
     return 0
 

@@ -20,6 +20,7 @@ from learner.checkpoint_files import MANIFEST
 from learner.errors import CheckpointError
 from replay.tools.archive import Archive, ArchiveError, export_run, import_run
 
+# FLEET as in deploy/fleet/run_state.py, whose import would bring in Ray.
 CONFIG, CHECKPOINTS, FLEET = "config.json", "checkpoints", "fleet.json"
 
 Bar = Callable[[str], AbstractContextManager[Callable[[int, int], object]]]
@@ -73,6 +74,7 @@ def import_replay(name: str, runs_dir: str, urls: tuple[str, ...], folder: str, 
 def _target(stack: ExitStack, name: str, runs_dir: str, urls: tuple[str, ...], archive: Archive) -> Source:
     """Return the shards to import into; creates the run's folder if it does not exist."""
     urls = urls or urls_of_environment()
+    # Any URL will do: with one, a name that is new gives None instead of an error.
     folder = find(name, runs_dir, ("new",))
     if folder is None:
         folder = _new_run(name, runs_dir, urls, archive)
@@ -93,6 +95,7 @@ def _unmade_if_refused(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except ConfigError:
+        # `import_replay` has turned all that is wrong with an archive into ConfigError.
         shutil.rmtree(folder.path)
         raise
 
@@ -128,6 +131,7 @@ def _save(checkpoint: Checkpoint, folder: RunFolder) -> Path:
     """Save a checkpoint in another folder, with that folder's configuration and its original age."""
     document = checkpoint.document | {"config": to_json(without_passwords(folder.load_config()))}
     path = CheckpointStore(folder.checkpoints).save(checkpoint.update, checkpoint.tensors, document)
+    # A store takes the manifest's time for the time when a checkpoint was written.
     os.utime(path / MANIFEST, (checkpoint.written, checkpoint.written))
     return path
 
@@ -143,6 +147,7 @@ def _keep_incarnations(archive: Archive, folder: RunFolder, checkpoint: Checkpoi
         for slot, number in fleet.get("next_incarnation", {}).items():
             following[int(slot)] = max(following.get(int(slot), 0), int(number))
     if checkpoint is not None:
+        # The checkpoint also knows writers of which no segment is left.
         for name in checkpoint.document["sampler"]["reader"]["accounts"]["writers"]:
             slot, incarnation = map(int, name.split("."))
             following[slot] = max(following.get(slot, 0), incarnation + 1)

@@ -91,13 +91,14 @@ def scale(argv: Sequence[str]) -> int:
     """Ask a running run for another number of actors or for more shards; return the exit code."""
     arguments = parse(ScaleArguments, argv, command="scale")
     folder = RunFolder.open(arguments.run, arguments.runs_dir)
-    from deploy.fleet import operations  # Ray takes a second: mistakes are told before
+    from deploy.fleet import operations  # Ray takes a second: mistakes are reported before.
 
     actors = arguments.actors
     asked = operations.scale(
         folder, num_actors=actors, num_shards=arguments.shards, add_urls=arguments.add_urls
     )
     print(f"{folder.name}: {' and '.join(asked)} asked for; see {folder.command('status')}")
+    # On a cluster actors are anywhere, and the cores of this machine say nothing.
     if actors and not folder.load_config().run.ray_address and (warning := summary.crowding(actors)):
         print(warning)
     return 0
@@ -132,6 +133,7 @@ def list_runs(argv: Sequence[str]) -> int:
     table = Table("run", "game", "state", "env steps", "return", box=None, pad_edge=False)
     for folder in folders:
         table.add_row(*_row(folder))
+    # rich would take the brackets of a folder called r[b] for markup.
     Console(soft_wrap=True, markup=False).print(table)
     return 0
 
@@ -175,6 +177,7 @@ def _row(folder: RunFolder) -> tuple[str, ...]:
     try:
         config, status = folder.load_config(), read_status(folder)
     except RunError as error:
+        # A run that cannot be read must not hide the others.
         return folder.name, "-", f"broken: {error}", "-", "-"
     metrics = status["metrics"]
     steps = f"{int(metrics.get('progress/env_steps', 0)):,} / {config.run.total_env_steps:,}"

@@ -53,6 +53,7 @@ def disk_estimate(config: Config) -> tuple[int, int]:
     stored = min(config.replay.capacity, config.run.total_env_steps)
     # Online and target network and Adam's two moments in float32, and the sampler's arrays.
     checkpoint = 4 * 4 * num_parameters(config) + 40 * stored
+    # Beside those kept: the best one, and the one that is being written.
     return replay, (config.learner.keep_checkpoints + 2) * checkpoint
 
 
@@ -62,8 +63,10 @@ def replay_bytes(config: Config) -> int:
     stored = min(replay.capacity, config.run.total_env_steps)
     share = environment.frame_height * environment.frame_width / (84 * 84)
     overlap = 1 + (environment.stack + replay.n_step) / replay.segment_steps
+    # BYTES_PER_STEP already has an overlap of 7 steps (stack 4, n-step 3) in segments of 64.
     cap = stored * BYTES_PER_STEP * share * overlap / (1 + 7 / 64)
     limits = [replay.capacity_bytes] if replay.capacity_bytes else []
+    # The memory of a user's own servers is not known here.
     limits += [] if replay.urls else [replay.shards * replay.shard_memory_bytes]
     return int(min([cap, *limits]))
 
@@ -71,9 +74,11 @@ def replay_bytes(config: Config) -> int:
 def num_parameters(config: Config) -> int:
     """Return the network's parameters, to about a tenth, without building it (which would import torch)."""
     network, environment = config.network, config.environment
+    # Both encoders shrink a side by 8: strides of 4, 2 and 1, or three poolings by 2.
     shrink, width = (8, 64) if network.encoder == "nature" else (8, 32)
     height, breadth = -(-environment.frame_height // shrink), -(-environment.frame_width // shrink)
     if network.padding == "valid":
+        # Unpadded, 84 pixels give 7 positions in place of 11.
         height, breadth = max(height - 4, 1), max(breadth - 4, 1)
     width = int(width * network.encoder_width_scale)
     features = height * breadth * width

@@ -14,6 +14,7 @@ def check_target(flag: str, file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.exists():
+            # Appending nothing asks for the right to write, and changes nothing.
             file.open("ab").close()
         else:
             tempfile.TemporaryFile(dir=file.parent).close()

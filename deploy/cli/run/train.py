@@ -35,6 +35,7 @@ class TrainArguments(Config):
     --batch-size, --learning-rate, --device, --encoder, --head, --experts.
     """
 
+    # An empty name: flags of `run` have no prefix (UNPREFIXED in deploy/cli/parsing.py).
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
 
 
@@ -63,13 +64,14 @@ def train(argv: Sequence[str]) -> int:
     """Start a new run and, unless detached, stay with it until it ends; return the exit code."""
     try:
         config = configure(argv)
-        from deploy.fleet import operations  # Ray takes a second: mistakes are told before
+        from deploy.fleet import operations  # Ray takes a second: mistakes are reported before.
 
         folder = operations.create(config)
         _announce(folder)
         if any(hide_password(word) != word for word in argv):
             note = "other users of this machine see a password in arguments"
             print(f"note: {note}; ${URLS_VARIABLE} or --replay.urls @FILE hides it")
+        # From here on Ctrl-C stops the run in order; before, there is nothing to stop.
         with Interrupts() as interrupts:
             expects = _expectation(folder)
             end = _stay_with(operations.start_new(folder), folder, interrupts, expects)
@@ -114,6 +116,7 @@ def configure(argv: Sequence[str]) -> Config:
     default = presets.PRESETS[presets.DEFAULT]
     arguments = parse_config(TrainArguments, argv, command="train", default=lambda: default)
     config = with_urls_of_environment(config_of(arguments))
+    # Once more, now with the environment's URLs.
     check(config)
     return preflight(config)
 
@@ -124,13 +127,16 @@ def parse_config(kind: type[T], argv: Sequence[str], *, command: str, default: C
     Raises ConfigError or UsageError.
     """
     full = expand_short(argv)
+    # Asked for apart from its value: --preset without a value is a mistake, not the default.
     given = any(token.partition("=")[0] == "--preset" for token in full)
     base = presets.get_preset(flag_value(full, "--preset") or "") if given else default()
+    # As tyro's defaults, the preset's values are what --help shows.
     return parse(kind, full, command=command, default=kind(**_sections(base)))
 
 
 def config_of(arguments: TrainArguments) -> Config:
     """Return the plain configuration in `arguments`, checked; raise ConfigError."""
+    # Without what `bench` and `model` add to the arguments, which is no part of a run.
     config = presets.fitted(Config(**_sections(arguments)))
     config = with_values(config, replay__urls=named_urls(config.replay.urls))
     check(config)
@@ -220,9 +226,11 @@ def _report(status: Mapping[str, Any], folder: RunFolder, *, asked: bool) -> int
         )
     if status["state"] == "stopped":
         print(f"resume it:            {again}")
+    # Nobody asked for this end, so the exit code is 1 (decision 0020).
     if status["state"] == "stopped" and is_lost() and not asked:
         why = f"because its output cannot be written: {why_lost()}"
         raise CommandFailed(f"run {folder.name} was stopped, {why}; resume it: {again}")
+    # `apexpert stop` leaves no message; whoever reports the end of a run's Ray does.
     if status["state"] == "stopped" and status.get("message") and not asked:
         raise CommandFailed(f"run {folder.name} was ended from outside: {status['message']}")
     return 0

@@ -180,6 +180,7 @@ def _role(cls: type, *, num_cpus: int, num_gpus: float, node_id: str | None) -> 
         num_cpus=num_cpus,
         num_gpus=num_gpus,
         max_concurrency=CONCURRENCY,
+        # The supervisor replaces roles itself: the next actor is another incarnation.
         max_restarts=0,
         max_task_retries=0,
         scheduling_strategy="DEFAULT" if node_id is None else only_on(node_id),

@@ -40,6 +40,7 @@ class LearnerLink:
         publish: Callable[[FlatWeights], None],
     ) -> None:
         """`publish` is called in a separate thread; if it is slow, it gets only the newest weights."""
+        # The parent of a Ray worker is the raylet, whose end the learner's process has to know of.
         self._first = (assignment, dead, newest_version, os.getppid())
         self._publish = publish
         self._numbers = itertools.count()
@@ -68,6 +69,7 @@ class LearnerLink:
     def call(self, method: str, *arguments: Any) -> Any:
         """Return what the process's `LearnerProcess` method returns; raise LearnerDied or TimeoutError."""
         answer: Future[Any] = Future()
+        # Under the lock: a call noted after `_read` has failed all others would wait in vain.
         with self._lock:
             if self._end.done():
                 raise LearnerDied("the learner's process has ended")
@@ -133,6 +135,7 @@ def _start_process(folder: str) -> Connection:
     with theirs:
         command = [
             sys.executable,
+            # -P keeps modules of the current folder, which is the user's, from shadowing ours.
             "-P",
             "-m",
             "deploy.fleet.processes.learner_process",

@@ -236,6 +236,7 @@ def run(process: LearnerProcess) -> None:
     process.tell_end(outcome, _sendable(error))
     if process.alone:
         with contextlib.suppress(OSError), process.folder.last_words():
+            # Let go first: `_has_successor` sees another learner by the lock that it then holds.
             process.let_go()
             process.say_farewell(error)
 

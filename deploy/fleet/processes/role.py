@@ -97,6 +97,7 @@ class Role:
 
     def _start_using(self, use_shard: Callable[[Shard], None]) -> None:
         """Pass added shards to `use_shard` from now on, and those added before at once."""
+        # Under the lock, or a shard that `add_shard` brings now would be used twice.
         with self._lock:
             self._use_shard = use_shard
             for shard in self._added:
@@ -113,6 +114,7 @@ class Role:
     def _report(self, source: "Actor | Learner | None") -> Report:
         self._heard = time.monotonic()
         metrics = source.metrics() if source is not None else {}
+        # Delete what was copied, not everything: another thread may add notes meanwhile.
         notes = self._notes[:]
         del self._notes[: len(notes)]
         return Report(pid=os.getpid(), ready=source is not None, metrics=metrics, episodes=[], notes=notes)

@@ -33,7 +33,8 @@ class LearnerRole:
         self._link: LearnerLink | None = None
         self._early: list[tuple[str, tuple[Any, ...]]] = []
         self._lock = threading.Lock()
-        # The learner ends while this process stays to tell how. A signal handler must not wait for an answer.
+        # On SIGTERM the learner ends, and this process stays to report how. The call is made in a
+        # thread, because a signal handler must not wait for an answer.
         signal.signal(signal.SIGTERM, lambda number, frame: threading.Thread(target=self.stop).start())
 
     def run(self) -> str:
@@ -44,6 +45,7 @@ class LearnerRole:
         assignment = replace(self._assignment, store=None)
         newest = self._publisher.newest_version()
         with LearnerLink(assignment, self._dead, newest, self._publisher.publish) as link:
+            # Under the lock, so that no later call overtakes the early ones.
             with self._lock:
                 self._link = link
                 for method, arguments in self._early:

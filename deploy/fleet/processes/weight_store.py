@@ -123,7 +123,7 @@ class StoredWeights:
 
         With `wait`, request any newer weights, and wait up to a second each for the answer and for the array.
         """
-        # Here, because the supervisor, which also imports this module, has no use for torch.
+        # Imported here, because the supervisor, which also imports this module, needs no torch.
         from models.arrays import Weights
 
         seconds = 1.0 if wait else 0.0

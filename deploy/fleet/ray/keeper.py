@@ -57,6 +57,7 @@ def finish(ray: subprocess.Popen[bytes], folder: Path) -> None:
     The folder of a Ray that ended by itself is kept: its logs say why.
     """
     if ray.poll() is None:
+        # Noted before SIGTERM: Ray waits for its workers, so the supervisor must not wait for Ray.
         with contextlib.suppress(OSError):  # A full disk: a supervisor then waits a while for Ray's end.
             (folder / ENDING).touch()
         ray.terminate()

@@ -25,6 +25,7 @@ class RecentEpisodes:
 
     def add(self, episode: Episode) -> None:
         """Add an episode that has just ended; one of unknown epsilon is in no band."""
+        # Numbered, because an episode is in two deques and `rows` must name it once.
         numbered = next(self._number), episode
         self._all.append(numbered)
         if episode.epsilon is not None:
