@@ -13,8 +13,7 @@ from actors.config import ActorConfig, EnvironmentConfig, ExplorationConfig
 from actors.environments import StepResult, environment_seeds, make_environment
 from actors.episodes import Episode, EpisodeTracker
 from actors.exploration import Epsilons
-from actors.policy import Actions, Policy
-from actors.stacking import FrameStacks
+from actors.policy import Actions, FrameStacks, Policy
 from actors.telemetry import Telemetry
 from models.arrays import Weights
 from models.config import NetworkConfig

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from actors.config import EnvironmentConfig
 from actors.environments import environment_seeds, make_environment
 from actors.episodes import Episode, EpisodeTracker
-from actors.policy import Actions
+from actors.policy import Actions, FrameStacks
 from actors.rendering import EpisodeRecording, Recorder
-from actors.stacking import FrameStacks
 
 EVALUATION_SLOT = 2**31
 """Stands in for an actor's slot in the seeds, so that no actor has played these games."""

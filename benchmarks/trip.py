@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from actors.actor import Actor
 from actors.environments import describe_environment
 from deploy.bench.replay.local_replay import RUN, make_actor, signature_of
 from deploy.run.config import with_values
@@ -25,12 +26,28 @@ PACKAGES, MOST = ("actors", "replay", "learner"), 25
 BATCH = 32
 
 
+def act(actor: Actor, is_over: threading.Event, ready: threading.Event, note: Any) -> None:
+    """Step the actor; note the files from the first step after `ready` on."""
+    while not is_over.is_set():
+        if ready.is_set():
+            sys.setprofile(note)
+        actor.step()
+
+
+def draw(sampler: Sampler) -> None:
+    """Draw a batch as soon as the sampler may."""
+    while not sampler.can_sample():
+        sampler.ingest()
+    sampler.sample()
+
+
 def main() -> int:
     """Print the files, in the order in which they are first entered."""
     config = with_values(LAPTOP, environment__game="pong", replay__min_size=64, actors__envs_per_actor=2)
     spec = describe_environment(config.environment)
     signature = signature_of(config, spec)
     files: dict[str, None] = {}
+    ready = threading.Event()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
         name = frame.f_code.co_filename
@@ -54,19 +71,20 @@ def main() -> int:
         )
         sampler.ingest()
         actor, _ = make_actor(config, connect_shards(servers.urls, run=RUN), spec)
-        actor.step()
-        drawn = threading.Event()
-        threading.setprofile(note)  # of threads to come: the actor's waits for what the sampler allows
-        acting = threading.Thread(target=actor.run, args=(drawn.is_set,), daemon=True)
+        is_over = threading.Event()
+        # The actor has a thread of its own, as it waits for what the sampler allows.
+        acting = threading.Thread(target=act, args=(actor, is_over, ready, note), daemon=True)
         acting.start()
+        # The first batch opens connections and checks signatures; the trip is that of a later step.
+        draw(sampler)
+        ready.set()
         sys.setprofile(note)
-        while not sampler.can_sample():
-            sampler.ingest()
-        sampler.sample()
+        # A batch pays for as many inserts: segments that the actor began since are drawn in the end.
+        for _ in range(8 * config.replay.segment_steps // BATCH):
+            draw(sampler)
         sys.setprofile(None)
-        threading.setprofile(None)
         found = list(files)
-        drawn.set()
+        is_over.set()
         sampler.mark_dead([(0, 0)])
     print("\n".join(found))
     print(f"{len(found)} files (at most {MOST})")

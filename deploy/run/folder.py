@@ -135,7 +135,6 @@ class RunFolder(LockedFolder):
 
     def write_json(self, name: str, document: Any, *, mode: int = 0o644) -> None:
         """Replace that file's document atomically; it is on disk when this returns."""
-        self._write(name, json.dumps(document, indent=1, allow_nan=False), mode=mode)
         durable.replace(self.path / name, json.dumps(document, indent=1, allow_nan=False).encode(), mode)
 
     def unshare(self) -> None:

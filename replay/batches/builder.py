@@ -24,7 +24,8 @@ class BatchBuilder:
         frames: FrameReader,
         forget: Callable[[SegmentsGone], None],
     ) -> None:
-        self._config, self._table, self._priorities = config, table, priorities
+        self._table, self._priorities = table, priorities
+        self._rule = config.return_rule
         self._frames, self._forget = frames, forget
 
     def draw(self, batch_size: int) -> Batch:
@@ -59,7 +60,7 @@ class BatchBuilder:
             table.columns.life_lost,
             leaves,
             rows["first_leaf"] + rows["num_steps"],
-            self._config.return_rule,
+            self._rule,
         )
         return returns, Places(slots, rows["lead"] + leaves - rows["first_leaf"], returns.steps)
 

@@ -1,5 +1,6 @@
 """Build the observations of drawn items from the frame store, and from Redis for what it does not hold."""
 
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -7,14 +8,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replay.batches.block_reader import BlockReader, SegmentsGone
-from replay.batches.buffers import BufferPool
 from replay.items.frame_store import FrameStore
 from replay.items.table import ItemTable
 from replay.log.cursor import LogCursor
 from replay.segments.returns import stack_rows
 from replay.types import Signature
 
-__all__ = ["FrameReader", "Observations", "Places", "SegmentsGone"]
+__all__ = ["BufferPool", "FrameReader", "Observations", "Places", "SegmentsGone"]
+
+MOST_BUFFERS = 4
+"""Most batches served from the pool at a time: one in use, one drawn ahead, and some to spare."""
+_probe = [np.empty(0, np.uint8)]
+_ALONE = sys.getrefcount(_probe[0])
+"""Reference count of an array that only a list refers to."""
 
 
 class Places(NamedTuple):
@@ -96,3 +102,27 @@ class FrameReader:
             np.tile(places.slots, 2),
             np.concatenate([places.newest, places.newest + places.steps]),
         )
+
+
+class BufferPool:
+    """Arrays of bytes for one thread.
+
+    Fresh memory costs a page fault every 4 KiB, twice the time of filling it, and the C library
+    gives large blocks back to the system whenever it likes. CPython's reference count tells exactly
+    when an array and all its views are gone; only then is the array handed out again.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: list[NDArray[np.uint8]] = []
+
+    def take(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """Return an array of this shape with undefined contents, which shares no memory with any in use."""
+        for place in range(len(self._buffers)):
+            if sys.getrefcount(self._buffers[place]) == _ALONE:
+                if self._buffers[place].shape != shape:
+                    self._buffers[place] = np.empty(shape, np.uint8)
+                return self._buffers[place]
+        buffer = np.empty(shape, np.uint8)
+        if len(self._buffers) < MOST_BUFFERS:
+            self._buffers.append(buffer)
+        return buffer

@@ -1,11 +1,11 @@
-"""The segments held, in the order they came: identity, shard, log id and place of each."""
+"""The segments held, in the order they came: identity, shard, log id and place of each; and their steps."""
 
 from collections import defaultdict, deque
 
 import numpy as np
 from numpy.typing import NDArray
 
-from replay.types import SegmentIdentity
+from replay.types import Segment, SegmentIdentity
 
 SLOT = np.dtype(
     [
@@ -131,3 +131,19 @@ class SegmentTable:
             self.log_ids.extend([""] * (new - old))
             self._free = list(range(new - 1, old - 1, -1))
         return self._free.pop()
+
+
+class StepColumns:
+    """What a step is besides its frames; an entry of these arrays counts while its leaf is taken."""
+
+    def __init__(self, num_leaves: int) -> None:
+        self.actions = np.zeros(num_leaves, np.int32)
+        self.rewards = np.zeros(num_leaves, np.float32)
+        self.terminated = np.zeros(num_leaves, np.bool_)
+        self.truncated = np.zeros(num_leaves, np.bool_)
+        self.life_lost = np.zeros(num_leaves, np.bool_)
+
+    def put(self, first: int, count: int, segment: Segment) -> None:
+        """Take in a segment's first `count` steps, from leaf `first` on."""
+        for name, column in vars(self).items():
+            column[first : first + count] = getattr(segment, name)[:count]

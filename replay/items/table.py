@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from replay.config import ReplayConfig
 from replay.items.frame_store import FrameStore
 from replay.items.priority_index import PriorityIndex
-from replay.items.segment_table import FREE, SLOT, SegmentTable
-from replay.items.step_columns import StepColumns
+from replay.items.segment_table import FREE, SLOT, SegmentTable, StepColumns
 from replay.segments.codec import SegmentHeader
 from replay.types import Segment
 

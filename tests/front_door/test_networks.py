@@ -31,7 +31,7 @@ def test_a_policy_takes_the_networks_best_action(tmp_path: Path) -> None:
     from actors.config import EnvironmentConfig
     from actors.environments import environment_seeds, make_environment
     from actors.evaluation import EVALUATION_SLOT
-    from actors.stacking import FrameStacks
+    from actors.policy import FrameStacks
 
     folder = run_folder(tmp_path, num_experts=2)
     config = folder.load_config()

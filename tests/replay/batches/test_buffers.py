@@ -1,6 +1,6 @@
 import numpy as np
 
-from replay.batches.buffers import MOST_BUFFERS, BufferPool
+from replay.batches.observations import MOST_BUFFERS, BufferPool
 
 SHAPE = (2, 3, 4)
 
