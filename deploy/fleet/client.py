@@ -12,10 +12,11 @@ from deploy.fleet.errors import FleetError
 from deploy.fleet.farewell import TERMINATED_SECONDS, write_farewell
 from deploy.fleet.ray import cluster, nodes
 from deploy.fleet.ray.cluster import LocalRay
-from deploy.fleet.run_state import FleetState, forget_ray, load_ray, save_ray
+from deploy.fleet.run_state import FleetState, forget_ray, load_ray, restore_ray, save_ray
 from deploy.run import import_path
 from deploy.run.config import Config
-from deploy.run.folder import RunFolder
+from deploy.run.errors import RunBusy
+from deploy.run.folder import RAY, RunFolder
 from deploy.run.states import FINAL_STATES
 from deploy.run.status import path_at_start
 
@@ -111,7 +112,8 @@ class RunClient:
         self._let_go()
         if self._local is not None:
             self._local.end()
-            forget_ray(self._folder)
+            # The run may have been resumed since it ended, on another Ray.
+            forget_ray(self._folder, only=self._local)
 
     def _ask(self) -> dict[str, Any] | None:
         if self._supervisor is None or self.is_gone:
@@ -149,20 +151,22 @@ def launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
 
     Without `run.ray_address` the run gets a Ray of its own. `resume` clears what a crash left behind. Raises
     FleetError (WrongFlag when the configuration does not fit that Ray; then nothing was started), and RunBusy
-    when the run is at work already.
+    when the run is at work already. Where two commands may start the run, the caller holds
+    `folder.starting()`.
     """
     # Released again, because the supervisor holds this lock while the run is at work.
     with folder.lock():
         if resume:
             _clear_leftovers(folder)
         folder.settle(folder.drawn_identity())  # Old folders and copies have no identity of their own.
-    # Noted before the supervisor starts, which reads its target from the folder.
-    FleetState(folder).target = config.actors.num_actors
+        # Noted before the supervisor starts, which reads its target from the folder.
+        FleetState(folder).target = config.actors.num_actors
     address, local = config.run.ray_address, None
     if not address:
         local = cluster.start_local()
         address = local.address
     # Noted before the connection, so that a `resume` after a crash finds this Ray and ends it.
+    before = folder.read_json(RAY, None)
     save_ray(folder, local, address)
     try:
         cluster.connect(address, local)
@@ -176,7 +180,7 @@ def launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
             if ray.is_initialized():
                 ray.shutdown()
             local.end()
-        forget_ray(folder)
+        restore_ray(folder, before)
         raise
     return RunClient(folder, supervisor, local)
 
@@ -224,7 +228,7 @@ def _wait_gone(folder: RunFolder) -> bool:
 
 def _start_supervisor(folder: RunFolder, local: LocalRay | None) -> Any:
     if not _wait_gone(folder):
-        raise FleetError(f"{folder.name} is at work already: see apexpert status {folder.name}")
+        raise folder.busy()
     # Imported here: other commands have no use for all that the supervisor imports.
     from deploy.fleet.supervisor import Supervisor
 
@@ -244,6 +248,9 @@ def _start_supervisor(folder: RunFolder, local: LocalRay | None) -> Any:
     except RayError as error:
         with contextlib.suppress(RayError):
             ray.kill(supervisor, no_restart=True)
+        # Ray passes on why a constructor failed as text only.
+        if RunBusy.__name__ in str(error):
+            raise folder.busy() from None
         raise FleetError(f"the supervisor does not start: {nodes.reason(error)}") from error
     return supervisor
 

@@ -42,7 +42,7 @@ def start_new(folder: RunFolder) -> RunClient:
     """
     config = folder.load_config()
     try:
-        with naming_the_log(folder, launches=True):
+        with naming_the_log(folder, launches=True), folder.starting():
             return launch(config, folder, resume=False)
     except WrongFlag as error:
         release_new(config)
@@ -63,28 +63,29 @@ def resume(
 
     A resume that fails restores the previous configuration. Raises ConfigError, FleetError, RunBusy.
     """
-    with folder.lock():
-        # A copy by hard links must not append to the original's files (decision 0019).
-        folder.unshare()
-        before = folder.load_config()
-        config = _resumed_config(folder, total_env_steps, num_actors, ray_address, detach)
-        identity = folder.drawn_identity()
-        # Claim before the identity is written: a refused folder may be the original after all, on a
-        # file system that was mounted anew (decision 0019).
-        if config.replay.urls:
-            claim_resumed(config, folder, identity)
-        folder.settle(identity)
-        folder.save_config(config)
-    announce(config)
-    try:
-        with naming_the_log(folder, launches=True):
-            return launch(config, folder, resume=True)
-    except WrongFlag as error:
-        folder.save_config(before)
-        raise ConfigError(str(error)) from None
-    except (OSError, FleetError, ReplayError):
-        folder.save_config(before)
-        raise
+    with folder.starting():
+        with folder.lock():
+            # A copy by hard links must not append to the original's files (decision 0019).
+            folder.unshare()
+            before = folder.load_config()
+            config = _resumed_config(folder, total_env_steps, num_actors, ray_address, detach)
+            identity = folder.drawn_identity()
+            # Claim before the identity is written: a refused folder may be the original after all, on a
+            # file system that was mounted anew (decision 0019).
+            if config.replay.urls:
+                claim_resumed(config, folder, identity)
+            folder.settle(identity)
+            folder.save_config(config)
+        announce(config)
+        try:
+            with naming_the_log(folder, launches=True):
+                return launch(config, folder, resume=True)
+        except WrongFlag as error:
+            folder.save_config(before)
+            raise ConfigError(str(error)) from None
+        except (OSError, FleetError, ReplayError):
+            folder.save_config(before)
+            raise
 
 
 def _resumed_config(

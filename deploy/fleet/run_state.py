@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Collection
+from typing import Any
 
 from deploy.fleet.ray.cluster import LocalRay
 from deploy.run.folder import RAY, RunFolder
@@ -69,7 +70,16 @@ def load_ray(folder: RunFolder) -> tuple[str, LocalRay | None]:
     return document.get("address", ""), LocalRay.parse(document.get("local"))
 
 
-def forget_ray(folder: RunFolder) -> None:
-    """Remove the record: the run is on no Ray any more."""
-    with contextlib.suppress(FileNotFoundError):
-        (folder.path / RAY).unlink()
+def forget_ray(folder: RunFolder, only: LocalRay | None = None) -> None:
+    """Remove the record: the run is on no Ray any more. With `only`, leave the record of any other Ray."""
+    if only is None or load_ray(folder)[1] == only:
+        (folder.path / RAY).unlink(missing_ok=True)
+
+
+def restore_ray(folder: RunFolder, record: dict[str, Any] | None) -> None:
+    """Put back an earlier record: a run that is at work already needs its own."""
+    if record is None:
+        forget_ray(folder)
+        return
+    with contextlib.suppress(OSError):  # A full disk: why the run does not start is worth more.
+        folder.write_json(RAY, record, mode=0o600)

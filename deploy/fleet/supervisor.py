@@ -61,6 +61,8 @@ class Supervisor:
         self._users_folders = tuple(users_folders)
         self._folder = RunFolder(Path(folder))
         log_to(self._folder.log_path, "supervisor")
+        # First: whoever holds this lock is the one that writes status.json, ray.json and fleet.json.
+        self._held = _held(self._folder)
         self._config: Config = self._folder.load_config()
         self._ray_address, self._local_ray = load_ray(self._folder)
         self._state, self._message = "starting", ""
@@ -108,7 +110,8 @@ class Supervisor:
 
     def _live(self) -> None:
         outcome, message = "failed", ""
-        with contextlib.ExitStack() as stack:
+        last_words = contextlib.ExitStack()
+        with self._held as stack:
             try:
                 self._parts = self._set_up(stack)
                 outcome, message = self._supervise(self._parts)
@@ -125,17 +128,22 @@ class Supervisor:
                 self._telemetry.insist(
                     lambda: self._telemetry.publish(outcome, message, target, [], {}), self._last_seconds
                 )
+            # Whoever resumes waits for the last status, for which the lock has to be free.
+            attempt(lambda: last_words.enter_context(self._folder.last_words()))
         # Publish the end only now that the lock is free: whoever sees it may resume at once.
+        with last_words:
+            self._publish_end(outcome, message)
+        self._leave()
+
+    def _publish_end(self, outcome: str, message: str) -> None:
         self._state, self._message = outcome, message
         self._telemetry.note(f"{outcome}{': ' + message if message else ''}")
-        if self._local_ray is not None:
-            attempt(lambda: forget_ray(self._folder))
+        if (ended := self._local_ray) is not None:
+            attempt(lambda: forget_ray(self._folder, only=ended))
         self._publish_status()
-        self._leave()
 
     def _set_up(self, stack: contextlib.ExitStack) -> Parts:
         # Undone in reverse: the store, the servers, room for a status, and last the lock.
-        self._lock(stack)
         stack.callback(attempt, self._wait_for_room)
         config = self._config
         node_id = ray.get_runtime_context().get_node_id()
@@ -157,20 +165,6 @@ class Supervisor:
         )
         evaluator = Evaluator(assignment, node_id, self._telemetry)
         return Parts(actors, learner, evaluator, servers, store.until_it_ends.remote())
-
-    def _lock(self, stack: contextlib.ExitStack) -> None:
-        """The run's lock; a supervisor that has just died may hold it for another moment."""
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                stack.enter_context(self._folder.lock())
-                return
-            except RunBusy:
-                if time.monotonic() > deadline:
-                    raise
-                if self._still_waiting():
-                    raise ServersStopped("told to stop before the run was free") from None
-                time.sleep(0.1)
 
     def _start_servers(self, stack: contextlib.ExitStack) -> EmbeddedServers:
         replay = self._config.replay
@@ -291,3 +285,16 @@ class Supervisor:
         target = self._fleet_state.target
         self._status = self._telemetry.publish(self._state, self._message, target, rows, learner)
         self._published = time.monotonic()
+
+
+def _held(folder: RunFolder) -> contextlib.ExitStack:
+    """Take the run's lock, which a supervisor that has just died may hold for a moment; raise RunBusy."""
+    stack, deadline = contextlib.ExitStack(), time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            stack.enter_context(folder.lock())
+            return stack
+        except RunBusy:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)

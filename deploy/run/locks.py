@@ -11,7 +11,8 @@ from typing import IO
 from deploy.run.errors import RunBusy, RunError
 from replay.servers.hard_links import is_own_lock
 
-LAST_WORDS = ".last-words"
+LOCK, STARTING, LAST_WORDS = "lock", ".starting", ".last-words"
+LAST_WORDS_SECONDS = 5.0
 LOOKED_AT_SECONDS = 0.2
 """Who only looks whether a run is locked holds its lock for a moment."""
 
@@ -41,28 +42,51 @@ class LockedFolder:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run alone; RunBusy when another process does. The kernel frees it when its holder dies."""
-        with contextlib.ExitStack() as stack:
-            file = stack.enter_context(self._locked())
-            if not is_own_lock(file.fileno(), self.path / "lock"):
-                # A copy by hard links shared the lock; now this path has its own (decision 0019).
-                stack.close()
-                stack.enter_context(self._locked())
+        with self._own(LOCK):
             yield
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[IO[str]]:
-        with opened(self.path / "lock") as file:
+    def starting(self) -> Iterator[None]:
+        """Be the one command that starts the run; RunBusy when another one does.
+
+        To be held until the new supervisor has the run's `lock`, which a command cannot hand over. Waits for
+        the last words of whoever was at work before.
+        """
+        with self._own(STARTING):
+            deadline = time.monotonic() + LAST_WORDS_SECONDS
+            # Not for longer: a learner may try to write them for a minute, and gives way to a new run.
+            while is_locked(self.path / LAST_WORDS) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            yield
+
+    def busy(self) -> RunBusy:
+        """Return the error of whoever finds the run at work."""
+        return RunBusy(f"{self.name} is at work already: see apexpert status {self.reference}")
+
+    @contextlib.contextmanager
+    def _own(self, name: str) -> Iterator[None]:
+        """Hold the lock file of that name."""
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(self._locked(name))
+            if not is_own_lock(file.fileno(), self.path / name):
+                # A copy by hard links shared the lock; now this path has its own (decision 0019).
+                stack.close()
+                stack.enter_context(self._locked(name))
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self, name: str) -> Iterator[IO[str]]:
+        with opened(self.path / name) as file:
             deadline = time.monotonic() + LOOKED_AT_SECONDS
             while not take(file):
                 if time.monotonic() > deadline:
-                    see = f"see apexpert status {self.reference}"
-                    raise RunBusy(f"{self.name} is at work already: {see}")
+                    raise self.busy()
                 time.sleep(0.01)
             yield file
 
     def is_supervised(self) -> bool:
         """Whether a process of this machine holds the run (see `lock`)."""
-        return is_locked(self.path / "lock", fcntl.LOCK_SH)
+        return is_locked(self.path / LOCK, fcntl.LOCK_SH)
 
     def is_saved_to(self) -> bool:
         """Whether a learner of this machine is the one that saves its checkpoints."""

@@ -235,8 +235,15 @@ def test_the_last_status_waits_for_room_on_the_disk(full):
     until(lambda: any("cannot be written" in note for note in run.status()["notes"]), "a refusal")
     until(lambda: run.status()["state"] == "stopping", "the end of everything else")
     assert folder.is_supervised(), "nobody resumes it meanwhile"
+    at_end = []
+    publish = run._publish_end
+    run._publish_end = lambda *end: (
+        at_end.extend([folder.is_supervised(), folder.is_at_work()]),
+        publish(*end),
+    )
     room.set()
     until(lambda: run.status()["state"] == "stopped", "the last status")
+    assert at_end == [False, True], "whoever resumes gets the lock, and waits for the last status"
     assert folder.read_json("status.json", {})["state"] == "stopped"
     assert not folder.is_supervised()
 
