@@ -61,7 +61,8 @@ def resume(
 ) -> RunClient:
     """Resume the run; 0 and "" keep its own values. `announce` receives its configuration before the start.
 
-    A resume that fails restores the previous configuration. Raises ConfigError, FleetError, RunBusy.
+    A resume that fails, or is interrupted, restores the previous configuration. Raises ConfigError,
+    FleetError, RunBusy.
     """
     with folder.starting():
         with folder.lock():
@@ -76,15 +77,14 @@ def resume(
                 claim_resumed(config, folder, identity)
             folder.settle(identity)
             folder.save_config(config)
-        announce(config)
         try:
+            announce(config)
             with naming_the_log(folder, launches=True):
                 return launch(config, folder, resume=True)
-        except WrongFlag as error:
+        except BaseException as error:
             folder.save_config(before)
-            raise ConfigError(str(error)) from None
-        except (OSError, FleetError, ReplayError):
-            folder.save_config(before)
+            if isinstance(error, WrongFlag):
+                raise ConfigError(str(error)) from None
             raise
 
 

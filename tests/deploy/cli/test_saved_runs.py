@@ -11,22 +11,34 @@ from typing import Any
 import pytest
 
 from deploy.cli.main import main
-from deploy.run.config import with_values
+from deploy.fleet import operations
+from deploy.fleet.errors import FleetError, WrongFlag
+from deploy.run.config import ConfigError, with_values
+from deploy.run.errors import RunBusy
 from deploy.run.folder import RunFolder
 from deploy.run.presets import LAPTOP
 from tests.helpers.runs.scripted_run import ScriptedRun, run_line, saved_run, status
 
 
-def test_a_resume_for_which_the_disk_has_no_room_changes_nothing(
-    launched: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "ray.json"),
+        RunBusy("r is at work already"),
+        FleetError("Ray did not start"),
+        WrongFlag("--ray-address: no Ray answers"),
+        KeyboardInterrupt(),
+    ],
+)
+def test_a_resume_that_fails_changes_nothing(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = saved_run()
 
     def launch(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", "ray.json")
+        raise error
 
-    monkeypatch.setattr("deploy.fleet.operations.launch", launch)
-    assert run_line(capsys, "resume", "r", "--actors", "3")[0] == 1
+    monkeypatch.setattr(operations, "launch", launch)
+    with pytest.raises((type(error), ConfigError)):
+        operations.resume(folder, num_actors=3)
     assert folder.load_config().actors == LAPTOP.actors
 
 
