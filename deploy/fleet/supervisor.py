@@ -75,9 +75,9 @@ class Supervisor:
         self._new_shards = ShardAdditions(self._config, self._folder, self._telemetry.note)
         self._parts: Parts | None = None
         self._published = 0.0
+        self._terminated = False
         # Only a main thread may set a handler; Ray makes its actors in their process's main thread.
         signal.signal(signal.SIGTERM, self._on_sigterm)
-        self._terminated = False
         self._publish_status()
         threading.Thread(target=self._live, name="supervisor", daemon=True).start()
 
