@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Collection
 from typing import Any
 
@@ -19,6 +20,8 @@ class FleetState:
         document = folder.read_json(FLEET, {})
         self._target = int(document.get("target_actors", 0))
         self._next = {int(slot): int(n) for slot, n in document.get("next_incarnation", {}).items()}
+        # `scale` sets the target in a thread of Ray's: the older of two documents must not be saved last.
+        self._changing = threading.Lock()
 
     @property
     def target(self) -> int:
@@ -27,20 +30,22 @@ class FleetState:
 
     @target.setter
     def target(self, num_actors: int) -> None:
-        self._target = num_actors
-        with contextlib.suppress(OSError):  # It applies anyway, and is written with the next incarnation.
+        # It applies even if it cannot be written, and is written with the next incarnation.
+        with self._changing, contextlib.suppress(OSError):
+            self._target = num_actors
             self._save()
 
     def next_incarnation(self, slot: int) -> int:
         """Return a number this slot never had before; raise OSError when it cannot be written to disk."""
-        incarnation = self._next.get(slot, 0)
-        self._next[slot] = incarnation + 1
-        try:
-            self._save()
-        except OSError:
-            self._next[slot] = incarnation
-            raise
-        return incarnation
+        with self._changing:
+            incarnation = self._next.get(slot, 0)
+            self._next[slot] = incarnation + 1
+            try:
+                self._save()
+            except OSError:
+                self._next[slot] = incarnation
+                raise
+            return incarnation
 
     def dead_incarnations(self, alive: Collection[tuple[int, int]]) -> set[tuple[int, int]]:
         """Return every (slot, incarnation) that was ever started and is not in `alive`."""

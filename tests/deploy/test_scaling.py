@@ -1,6 +1,9 @@
+import threading
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from apexpert import durable
 from deploy.fleet.run_state import FleetState
 from deploy.fleet.scaling import Restarts, missing, surplus
 from deploy.run.folder import RunFolder
@@ -55,3 +58,23 @@ def test_the_target_outlives_the_supervisor(tmp_path):
     folder = RunFolder(tmp_path)
     FleetState(folder).target = 3
     assert FleetState(folder).target == 3
+
+
+def test_a_target_set_meanwhile_brings_no_incarnation_back(tmp_path, monkeypatch):
+    """A thread of Ray's writes the target while the supervisor's own starts an actor."""
+    folder, plain, others = RunFolder(tmp_path), durable.replace, []
+    state = FleetState(folder)
+
+    def replace(path, data, mode):
+        if not others:
+            others.append(threading.Thread(target=state.next_incarnation, args=[0]))
+            others[0].start()
+            # Long enough for a writer that nothing keeps from being first; one that waits goes on later.
+            others[0].join(0.3)
+        plain(path, data, mode)
+
+    monkeypatch.setattr(durable, "replace", replace)
+    state.target = 2
+    others[0].join()
+    assert FleetState(folder).next_incarnation(0) == 1
+    assert FleetState(folder).target == 2
