@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,21 +44,31 @@ class ShardAdditions:
         if not self._asked:
             return
         num_shards, urls = self._asked.popleft()
-        before = self._config
+        shards = self._config.replay.shards
         try:
             if parts.servers is None:
                 for url in urls:
                     if url not in self._config.replay.urls:
-                        self._save(with_shard(self._config, url))
-                        self._use(parts, url)
-            elif num_shards > before.replay.shards:
-                self._save(with_values(before, replay__shards=before.replay.shards + 1))
-                self._use(parts, parts.servers.add())
+                        with self._noted(with_shard(self._config, url)):
+                            self._use(parts, url)
+            elif num_shards > shards:
+                with self._noted(with_values(self._config, replay__shards=shards + 1)):
+                    self._use(parts, parts.servers.add())
                 self._asked.append((num_shards, urls))
         except (ServerError, OSError) as error:
             self._note(f"no shard added: {' '.join(str(error).split())}")
+
+    @contextlib.contextmanager
+    def _noted(self, config: Config) -> Iterator[None]:
+        """Note one more shard; if it cannot be added, the configuration is again as before it."""
+        before = self._config
+        try:
+            self._save(config)
+            yield
+        except (ServerError, OSError):
             with contextlib.suppress(OSError):
                 self._save(before)
+            raise
 
     def _save(self, config: Config) -> None:
         """Note a shard in the folder before anybody writes to it, so that a resumed run has it too."""
