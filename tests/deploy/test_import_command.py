@@ -5,10 +5,12 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deploy.cli.main import main
+from deploy.cli.replay import transfer
 from deploy.run.folder import RunFolder
 from replay.tools.archive import Archive, Archived
 from tests.helpers.runs.catch_runs import catch_config
@@ -64,3 +66,19 @@ def test_an_archive_that_is_not_whole_leaves_no_run(
     assert import_to(tmp_path / "runs", archive) == 2
     assert "is not as it was written" in capsys.readouterr().err
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_nobody_resumes_a_run_before_its_import_is_whole(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[bool] = []
+    for name in ("_restore_checkpoint", "_keep_incarnations"):
+        step = getattr(transfer, name)
+
+        def watched(archive: Archive, folder: RunFolder, *more: Any, step: Any = step) -> Any:
+            held.append(folder.is_supervised())
+            return step(archive, folder, *more)
+
+        monkeypatch.setattr(transfer, name, watched)
+    assert import_to(tmp_path / "runs", archive) == 0
+    assert held == [True, True]

@@ -62,9 +62,10 @@ def import_replay(name: str, runs_dir: str, urls: tuple[str, ...], folder: str, 
                 imported = import_run(archive, target.shards, run=target.run, progress=told)
         except ArchiveError as error:
             raise ConfigError(f"--import {folder}: {error}") from None
-    assert target.folder is not None
-    kept = _restore_checkpoint(archive, target.folder)
-    _keep_incarnations(archive, target.folder, kept)
+        assert target.folder is not None
+        # Still locked: a run that is resumed has to find all of it.
+        kept = _restore_checkpoint(archive, target.folder)
+        _keep_incarnations(archive, target.folder, kept)
     counts = f"{imported.segments:,} segments, {imported.items:,} items, {imported.num_bytes:,} bytes"
     print(f"{target.run}: {counts} and {kept.path.name if kept else 'no checkpoint'} from {folder}")
     print(f"resume it: apexpert resume {target.folder.reference}")
