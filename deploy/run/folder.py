@@ -6,6 +6,7 @@ one, never half of one.
 
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -75,17 +76,25 @@ class RunFolder(LockedFolder):
     def create(cls, config: Config) -> Self:
         """Make the folder of a new run, with its config and metadata; an empty `run.name` is made up.
 
-        Raises RunExists when the name is taken, RunError when the folder cannot be made.
+        Raises RunExists when the name is taken, RunError when the folder cannot be made, OSError when it
+        cannot be written; then none is left.
         """
         folder = cls(_make_folder(config))
-        name = folder.name
-        folder.settle(drawn_for(folder.path))
-        for part in (folder.checkpoints, folder.videos, folder.replay, folder.tensorboard):
-            part.mkdir()
-        folder.write_json("metadata.json", collect())
-        # The configuration last: only a folder that has one counts as a run.
-        folder.save_config(with_values(config, run__name=name))
+        try:
+            folder._fill(with_values(config, run__name=folder.name))
+        except BaseException:
+            # Neither a new run nor `resume` could use what is half made.
+            shutil.rmtree(folder.path, ignore_errors=True)
+            raise
         return folder
+
+    def _fill(self, config: Config) -> None:
+        self.settle(drawn_for(self.path))
+        for part in (self.checkpoints, self.videos, self.replay, self.tensorboard):
+            part.mkdir()
+        self.write_json("metadata.json", collect())
+        # The configuration last: only a folder that has one counts as a run.
+        self.save_config(config)
 
     @classmethod
     def open(cls, name_or_path: str, runs_dir: str | Path = "runs") -> Self:

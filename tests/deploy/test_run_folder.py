@@ -1,5 +1,6 @@
 """The run's folder: names, atomic JSON, and the lock."""
 
+import errno
 import fcntl
 import json
 import os
@@ -114,6 +115,24 @@ def test_a_folder_that_cannot_be_made_names_the_flag(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(RunError, match=r"--runs-dir .*runs"):
         create(tmp_path, "x")
+
+
+@pytest.mark.parametrize("name", ["identity.json", "metadata.json", "config.json"])
+def test_a_folder_that_cannot_be_filled_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    plain = RunFolder.write_json
+
+    def write(folder: RunFolder, file: str, document: object, **mode: int) -> None:
+        if file == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        plain(folder, file, document, **mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_json", write)
+        with pytest.raises(OSError, match="No space left"):
+            create(tmp_path, "mine")
+    assert create(tmp_path, "mine").load_config().run.name == "mine"
 
 
 def test_runs_open_by_name_and_by_path(tmp_path: Path) -> None:
