@@ -128,9 +128,10 @@ class RunFolder(LockedFolder):
         if shown != config:
             # First: config.json alone has *** in place of the passwords.
             durable.replace(self.urls_path, "\n".join((*config.replay.urls, "")).encode(), 0o600)
-        else:
-            self.urls_path.unlink(missing_ok=True)
         self.write_json("config.json", to_json(shown), mode=0o600)
+        if shown == config:
+            # Last: until here config.json may be the one that has ***.
+            self.urls_path.unlink(missing_ok=True)
 
     def read_json(self, name: str, default: Any) -> Any:
         """The document of that file name, or `default` when there is none; RunError when it is not JSON."""

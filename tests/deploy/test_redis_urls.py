@@ -1,5 +1,6 @@
 """Where a run's Redis URLs come from and where they are kept: arguments, files, environment, run folder."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,22 @@ def test_a_runs_config_holds_no_password(tmp_path: Path) -> None:
     folder.save_config(plain)
     assert folder.load_config() == plain
     assert not folder.urls_path.exists()
+
+
+def test_urls_are_kept_until_the_config_without_them_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = with_values(Config(), run__name="r", run__runs_dir=str(tmp_path), replay__urls=(ONE, TWO))
+    folder = RunFolder.create(secret)
+    plain = with_values(secret, replay__urls=(TWO,))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write_json", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            folder.save_config(plain)
+    assert folder.load_config() == secret
+    folder.save_config(plain)
+    assert folder.load_config() == plain
