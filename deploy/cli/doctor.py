@@ -19,8 +19,6 @@ from deploy.cli.run.summary import gigabytes
 from deploy.run.folder import RunFolder
 from deploy.run.metadata import cpu_name, gpus
 
-SOCKET_PATH_BYTES = 107
-"""Maximum length of the path of a UNIX socket on Linux."""
 NEEDED = (
     "ray",
     "ale_py",
@@ -89,15 +87,15 @@ def torch() -> Finding:
     """Check that PyTorch imports."""
     try:
         import torch as module
-    except (ImportError, OSError) as error:
-        # OSError: a shared library of torch's does not load.
-        return Finding("fail", "torch", f"cannot be imported: {error}", "run: make setup")
+    except Exception as error:  # What a broken installation raises is anybody's guess.
+        found = f"cannot be imported: {' '.join(str(error).split())}"
+        return Finding("fail", "torch", found, "run: make setup")
     return Finding("ok", "torch", f"{module.__version__}, {module.get_num_threads()} threads")
 
 
 def cuda() -> Finding:
     """Check for a GPU for the learner."""
-    if importlib.util.find_spec("torch") is None:
+    if torch().level == "fail":
         return Finding("warn", "cuda", "unknown without torch")
     import torch as module
 
@@ -201,13 +199,14 @@ def open_files() -> Finding:
 
 def temporary() -> Finding:
     """Check for a writable temporary folder with a path short enough for UNIX sockets."""
+    from replay.servers.configuration import has_room_for_sockets
+
     try:
         with tempfile.TemporaryDirectory(prefix="apexpert-") as folder:
             (Path(folder) / "probe").write_bytes(b"x")
-            room = SOCKET_PATH_BYTES - len(os.fsencode(folder)) - len("/shard-00.sock")
     except OSError as error:
         return Finding("fail", "temp folder", str(error), "set TMPDIR to a folder that you may write to")
-    if room < 0:
+    if not has_room_for_sockets(tempfile.gettempdir()):
         return Finding(
             "fail", "temp folder", tempfile.gettempdir(), "too long for sockets: set TMPDIR to a short path"
         )

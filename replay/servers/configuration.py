@@ -100,10 +100,14 @@ def configuration(
 def socket_folder() -> Path:
     """Create a folder for this user only, whose path is short enough for sockets and fits into a URL."""
     for parent in (tempfile.gettempdir(), "/tmp"):
-        short = len(os.fsencode(parent)) + len("/apexpert-12345678/999.sock") < SOCKET_PATH_LIMIT
-        if short and _is_text(parent):
+        if has_room_for_sockets(parent) and _is_text(parent):
             return Path(tempfile.mkdtemp(prefix=SOCKETS_PREFIX, dir=parent))
     raise ServerError(f"the temporary folder's path is too long for a socket: {tempfile.gettempdir()}")
+
+
+def has_room_for_sockets(parent: str) -> bool:
+    """Whether sockets fit into a folder that is made in `parent`: the system limits their paths."""
+    return len(os.fsencode(parent)) + len("/apexpert-12345678/999.sock") < SOCKET_PATH_LIMIT
 
 
 def _is_text(name: str) -> bool:

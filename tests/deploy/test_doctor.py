@@ -2,6 +2,7 @@
 
 import resource
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,15 @@ def test_a_missing_package_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "make setup" in finding.advice
 
 
+@pytest.mark.parametrize("error", ["ImportError", "OSError", "RuntimeError", "AttributeError"])
+def test_a_torch_that_is_broken_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str) -> None:
+    (tmp_path / "torch.py").write_text(f"raise {error}('undefined\\nsymbol')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert doctor.torch()[:3] == ("fail", "torch", "cannot be imported: undefined symbol")
+    assert doctor.cuda()[:3] == ("warn", "cuda", "unknown without torch")
+
+
 @pytest.mark.parametrize(("free", "level"), [(0.5e9, "fail"), (3e9, "warn"), (50e9, "ok")])
 def test_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float, level: str) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=int(free))
@@ -105,6 +115,14 @@ def test_a_temporary_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: 
     finding = doctor.temporary()
     assert finding.level == "fail"
     assert "TMPDIR" in finding.advice
+
+
+@pytest.mark.parametrize(("fits", "level"), [(True, "ok"), (False, "fail")])
+def test_a_temporary_folder_is_judged_as_the_servers_judge_it(
+    monkeypatch: pytest.MonkeyPatch, fits: bool, level: str
+) -> None:
+    monkeypatch.setattr("replay.servers.configuration.has_room_for_sockets", lambda _: fits)
+    assert doctor.temporary().level == level
 
 
 @pytest.mark.parametrize(("flags", "level"), [({"fma"}, "warn"), ({"avx512_bf16"}, "ok"), ({"bf16"}, "ok")])
