@@ -161,14 +161,14 @@ def launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
         folder.settle(folder.drawn_identity())  # Old folders and copies have no identity of their own.
         # Noted before the supervisor starts, which reads its target from the folder.
         FleetState(folder).target = config.actors.num_actors
+    before = folder.read_json(RAY, None)
     address, local = config.run.ray_address, None
     if not address:
         local = cluster.start_local()
         address = local.address
-    # Noted before the connection, so that a `resume` after a crash finds this Ray and ends it.
-    before = folder.read_json(RAY, None)
-    save_ray(folder, local, address)
     try:
+        # Noted before the connection, so that a `resume` after a crash finds this Ray and ends it.
+        save_ray(folder, local, address)
         cluster.connect(address, local)
         nodes.learner_gpus(config, nodes.here())  # Raises WrongFlag before anything starts.
         supervisor = _start_supervisor(folder, local)

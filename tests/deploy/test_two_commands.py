@@ -105,7 +105,11 @@ def test_a_start_that_finds_the_name_taken_on_ray_says_so(
         client._start_supervisor(folder, None)
 
 
-def test_a_command_that_ends_late_leaves_the_record_of_the_next_ray(folder: RunFolder) -> None:
+def test_a_command_that_ends_late_leaves_the_record_of_the_next_ray(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Another test's Ray, which this process may be connected to, stays.
+    monkeypatch.setattr(client.ray, "is_initialized", lambda: False)
     RunClient(folder, None, LocalRay("before", 0, "/nowhere/before")).shutdown()
     assert load_ray(folder) == (FIRST.address, FIRST)
     RunClient(folder, None, FIRST).shutdown()
