@@ -131,12 +131,13 @@ def scale(
     wanted, added = _with_more_shards(config, num_shards, add_urls)
     check_not_renamed(folder)
     check_live(folder)
-    # Claim after the checks: a claim stays on the servers, whatever becomes of this command.
-    if added:
-        with _naming("--add-urls"):
-            claim_added(config, folder, added)
     asked = []
     with connected(folder) as client:
+        # Claim after the checks, and for a run that is there: a claim stays on the servers, since a run that
+        # does not answer in time may use them all the same.
+        if added:
+            with _naming("--add-urls"):
+                claim_added(config, folder, added)
         if num_actors is not None:
             client.scale(num_actors)
             asked.append(f"{num_actors} actors")

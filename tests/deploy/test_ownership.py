@@ -1,14 +1,19 @@
 """A run's folder on servers of the user's own: what a refusal says."""
 
+import contextlib
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
+from deploy.fleet import operations
+from deploy.fleet.errors import FleetError
 from deploy.replays.ownership import claim_new, claim_resumed
 from deploy.run.config import Config, ConfigError
 from deploy.run.folder import RunFolder
+from replay.shards.shard import Shard
 from tests.helpers.runs.catch_runs import catch_config
 from tests.helpers.shards.servers import fresh_run, shared_urls
 
@@ -43,3 +48,21 @@ def test_a_copy_is_not_told_so(config: Config, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"was .* copied\?") as refusal:
         resume(config, copy)
     assert "device" not in str(refusal.value)
+
+
+def test_a_server_is_not_claimed_for_a_run_that_does_not_answer(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder.create(config)
+    status = {"run": folder.name, "state": "running", "time": time.time(), "metrics": {}, "message": ""}
+    folder.write_json("status.json", folder.marked(status))
+
+    def silent(folder: RunFolder) -> None:
+        raise FleetError(f"{folder.name} is not running")
+
+    monkeypatch.setattr(operations, "connect", silent)
+    more = shared_urls()[1]
+    with pytest.raises(FleetError, match="is not running"):
+        operations.scale(folder, add_urls=(more,))
+    with contextlib.closing(Shard(more, run=folder.name, index=1)) as shard:
+        assert shard.administration.folder_id() == ""
