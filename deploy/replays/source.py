@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from deploy.run.config import Config, ConfigError, with_values
 from deploy.run.errors import RunBusy, RunNotFound
 from deploy.run.folder import RunFolder
-from deploy.run.preflight import URLS_VARIABLE, urls_of_environment
+from deploy.run.preflight import URLS_VARIABLE, urls_of_environment, with_urls_of_today
 from replay.servers.embedded import EmbeddedServers
 from replay.servers.guardian_process import holds_data, running_urls
 from replay.tools.stored_shard import StoredShard
@@ -87,7 +87,8 @@ def opened(name: str, runs_dir: str, urls: tuple[str, ...]) -> Iterator[Source]:
         except RunBusy:
             locked = True
         config = folder.load_config()
-        urls = urls or config.replay.urls
+        # Where a run is at work now its configuration says; the servers of another may have moved.
+        urls = urls or (config if locked else with_urls_of_today(config)).replay.urls
         embedded = not urls
         if embedded:
             urls = stack.enter_context(served(folder, config, live=locked))

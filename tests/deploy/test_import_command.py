@@ -82,3 +82,11 @@ def test_nobody_resumes_a_run_before_its_import_is_whole(
         monkeypatch.setattr(transfer, name, watched)
     assert import_to(tmp_path / "runs", archive) == 0
     assert held == [True, True]
+
+
+def test_a_run_with_servers_of_its_own_keeps_them(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    RunFolder.create(catch_config(tmp_path / "runs", run__name="new", replay__shards=1))
+    monkeypatch.setenv("APEXPERT_REDIS_URLS", "redis://127.0.0.1:1")
+    assert import_to(tmp_path / "runs", archive) == 0

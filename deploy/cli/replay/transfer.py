@@ -14,7 +14,7 @@ from deploy.run.checks import without_passwords
 from deploy.run.config import ConfigError, to_json, with_values
 from deploy.run.errors import RunBusy
 from deploy.run.folder import RunFolder
-from deploy.run.preflight import urls_of_environment
+from deploy.run.preflight import urls_of_environment, with_urls_of_today
 from learner.checkpoint import Checkpoint, CheckpointStore
 from learner.checkpoint_files import MANIFEST
 from learner.errors import CheckpointError
@@ -74,18 +74,17 @@ def import_replay(name: str, runs_dir: str, urls: tuple[str, ...], folder: str, 
 
 def _target(stack: ExitStack, name: str, runs_dir: str, urls: tuple[str, ...], archive: Archive) -> Source:
     """Return the shards to import into; creates the run's folder if it does not exist."""
-    urls = urls or urls_of_environment()
     # Any URL will do: with one, a name that is new gives None instead of an error.
     folder = find(name, runs_dir, ("new",))
     if folder is None:
-        folder = _new_run(name, runs_dir, urls, archive)
+        folder = _new_run(name, runs_dir, urls or urls_of_environment(), archive)
         stack.enter_context(_unmade_if_refused(folder))
     try:
         stack.enter_context(folder.lock())
     except RunBusy:
         raise RunBusy(f"--import: {folder.name} is live; import into another run") from None
     config = folder.load_config()
-    urls = config.replay.urls or urls
+    urls = urls or with_urls_of_today(config).replay.urls
     urls = urls or stack.enter_context(served(folder, config, live=False, create=True))
     return stack.enter_context(connected(config.run.name, urls, folder=folder, empty=True))
 
