@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -197,8 +198,17 @@ def _is_utf8(path: Path) -> bool:
 
 def list_runs(runs_dir: str | Path) -> list[RunFolder]:
     """The runs under `runs_dir`, oldest first; nothing when there is no such folder."""
-    found = sorted(Path(runs_dir).glob("*/config.json"), key=lambda path: path.stat().st_mtime)
-    return [RunFolder(path.parent) for path in found if _is_utf8(path)]
+    found = [RunFolder(path.parent) for path in Path(runs_dir).glob("*/config.json") if _is_utf8(path)]
+    return sorted(found, key=lambda folder: (_created(folder), folder.name))
+
+
+def _created(folder: RunFolder) -> float:
+    """Return when the run was created, in Unix seconds; 0 if that cannot be read."""
+    # Not by a file's time: `resume` and added shards write config.json again.
+    try:
+        return datetime.fromisoformat(folder.read_json("metadata.json", {})["created"]).timestamp()
+    except (RunError, KeyError, TypeError, ValueError):
+        return 0.0
 
 
 def _make_folder(config: Config) -> Path:

@@ -270,12 +270,6 @@ def test_a_name_that_could_be_a_flag_or_several_words_is_told_so_that_it_can_be_
         assert RunFolder.open(word).path == folder.path
 
 
-def test_a_folder_that_cannot_be_a_run_does_not_hide_the_others(tmp_path: Path) -> None:
-    folder = create(tmp_path, "mine")
-    shutil.copytree(folder.path, folder.path.with_name("\udcff"))
-    assert [found.name for found in list_runs(tmp_path / "runs")] == ["mine"]
-
-
 def test_a_path_that_is_no_utf8_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"not a path in UTF-8; choose another folder \(--runs-dir\)"):
         create(tmp_path / "\udcff")
