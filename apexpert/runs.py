@@ -17,7 +17,7 @@ from deploy.run import import_path, presets
 from deploy.run.config import Config, ConfigError, to_json
 from deploy.run.errors import RunBusy, RunError, RunExists, RunNotFound
 from deploy.run.folder import RunFolder
-from deploy.run.states import FINAL_STATES
+from deploy.run.states import FINAL_STATES, LOST, NOT_STARTED
 from deploy.run.status import read_status
 
 __all__ = ["Run", "open_run", "train"]
@@ -146,7 +146,7 @@ class Run:
             if self._owner is not None and not owned:
                 why = self._owner.last_words() or f"its owner has ended, and it is {status['state']}"
                 raise FleetError(f"run {self.name}: {why}", path=self._folder.log_path)
-            if self._owner is None and status["state"] in ("lost", "not started"):
+            if self._owner is None and status["state"] in (LOST, NOT_STARTED):
                 raise RunError(f"run {self.name} is {status['state']}: {status['message']}", path=self.path)
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"run {self.name} is {status['state']} still, after {timeout:g} s")

@@ -15,7 +15,7 @@ from deploy.run.config import Config, ConfigError, with_shard, with_values
 from deploy.run.errors import RunError
 from deploy.run.folder import RunFolder
 from deploy.run.preflight import check_urls, named_urls, preflight, with_urls_of_today
-from deploy.run.states import FINAL_STATES
+from deploy.run.states import FINAL_STATES, LOST
 from deploy.run.status import check_live, check_not_renamed, read_status
 from replay.errors import ReplayError
 
@@ -214,7 +214,7 @@ def _wait_for_end(folder: RunFolder) -> dict[str, Any]:
     deadline = time.monotonic() + STOP_SECONDS
     while time.monotonic() < deadline:
         status = read_status(folder)
-        if status["state"] in FINAL_STATES | {"lost"}:
+        if status["state"] in FINAL_STATES | {LOST}:
             return status
         time.sleep(0.2)
     raise FleetError(f"{folder.name} has not stopped after {STOP_SECONDS:.0f} s; see {folder.log_path}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from deploy.run.errors import RunError
 from deploy.run.folder import RAY, RunFolder
-from deploy.run.states import FINAL_STATES
+from deploy.run.states import FINAL_STATES, LOST, NOT_STARTED
 
 STALE_SECONDS = 30.0
 
@@ -19,12 +19,12 @@ def read_status(folder: RunFolder) -> dict[str, Any]:
     """
     status: dict[str, Any] = folder.read_json("status.json", None)
     if status is None:
-        return {"run": folder.name, "state": "not started", "metrics": {}, "message": "", "time": 0.0}
+        return {"run": folder.name, "state": NOT_STARTED, "metrics": {}, "message": "", "time": 0.0}
     if status["state"] in FINAL_STATES:
         return status
     if "folder" in status and not folder.is_own(status):
         copied = "a copy of a run that was at work; resume the copy"
-        return status | {"state": "lost", "message": f"{copied}: {folder.command('resume')}"}
+        return status | {"state": LOST, "message": f"{copied}: {folder.command('resume')}"}
     age = time.time() - status["time"]
     if age <= STALE_SECONDS:
         return status
@@ -32,13 +32,13 @@ def read_status(folder: RunFolder) -> dict[str, Any]:
         why = renamed(folder) or "is the disk full?"
         return status | {"message": f"at work, but its status is {age:.0f} s old: {why}"}
     lost = f"no sign of it for {age:.0f} s; resume it: {folder.command('resume')}"
-    return status | {"state": "lost", "message": lost}
+    return status | {"state": LOST, "message": lost}
 
 
 def check_live(folder: RunFolder) -> None:
     """Raise RunError unless the run is at work."""
     status = read_status(folder)
-    if status["state"] in FINAL_STATES | {"lost", "not started"}:
+    if status["state"] in FINAL_STATES | {LOST, NOT_STARTED}:
         message = f" ({status['message']})" if status.get("message") else ""
         raise RunError(f"{folder.name} is not running: {status['state']}{message}", path=folder.path)
 

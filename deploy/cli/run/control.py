@@ -14,7 +14,7 @@ from deploy.cli.run.follow import Interrupts
 from deploy.run import folder as run_folder
 from deploy.run.errors import RunError
 from deploy.run.folder import RunFolder
-from deploy.run.states import FINAL_STATES
+from deploy.run.states import FINAL_STATES, LOST
 from deploy.run.status import read_status
 
 RunName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -150,7 +150,7 @@ def _follow(folder: RunFolder) -> None:
                 status = read_status(folder)
                 if "total_env_steps" in status:
                     console.update(status)
-                if status["state"] in FINAL_STATES | {"lost"}:
+                if status["state"] in FINAL_STATES | {LOST}:
                     break
                 time.sleep(0.5)
     finally:
