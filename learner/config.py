@@ -1,5 +1,6 @@
 """Configuration of the learner; every field is one command-line flag."""
 
+import os
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -52,6 +53,12 @@ class LearnerConfig:
     """Precision of forward and backward pass over float32 weights; `auto` is bfloat16 where that is fast."""
     num_threads: Annotated[int, Ge(0)] = 0
     """CPU threads of the learner; 0 uses all cores."""
+
+    @property
+    def cpu_threads(self) -> int:
+        """Threads to give torch before a train step is built, whose team has as many from then on."""
+        # The cores that this process may use: taskset or a cpuset leaves fewer than the machine has.
+        return self.num_threads or len(os.sched_getaffinity(0))
 
     def learning_rate_at(self, progress: float) -> float:
         """Adam's learning rate when this share of the run's env steps, 0 to 1, is inserted."""

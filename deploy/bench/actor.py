@@ -18,7 +18,8 @@ def run(config: Config, *, seconds: float = 10.0) -> dict[str, Any]:
     with open_shards(config) as shards:
         actor, writer = make_actor(config, shards, spec)
         # One thread, because each actor of a fleet has one core.
-        vector_steps = limits.with_threads(1, lambda: limits.calls_per_s(actor.step, seconds))
+        with limits.threads(1):
+            vector_steps = limits.calls_per_s(actor.step, seconds)
         actor.drain()
         written = writer.counters
     return {

@@ -1,6 +1,5 @@
 """`apexpert bench diagnostics`: the cost of one diagnosis, and its share of the time spent on updates."""
 
-import os
 import statistics
 import tempfile
 import time
@@ -43,11 +42,11 @@ def run(config: Config, *, seconds: float = 4.0) -> dict[str, Any]:
 
 
 def _measure(config: Config, spec: EnvironmentSpec, seconds: float) -> dict[str, float]:
-    train_step = limits.make_train_step(config, spec)
     batch = limits.random_batch(config, spec, np.random.default_rng(config.run.seed))
-    threads = config.learner.num_threads or len(os.sched_getaffinity(0))
-    update = limits.with_threads(threads, lambda: _median_update(train_step, batch, seconds))
-    diagnosis = limits.with_threads(threads, lambda: _median_diagnosis(train_step, batch, seconds))
+    with limits.threads(config.learner.cpu_threads):
+        train_step = limits.make_train_step(config, spec)
+        update = _median_update(train_step, batch, seconds)
+        diagnosis = _median_diagnosis(train_step, batch, seconds)
     period = config.learner.diagnostics_period
     percent = 100 * diagnosis / (period * update + diagnosis)
     return {"update_seconds": update, "seconds": diagnosis, "period": float(period), "percent": percent}

@@ -1,7 +1,6 @@
 """`apexpert bench head`: the head's share of a network's time, by the number of experts."""
 
 import itertools
-import os
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -73,11 +72,12 @@ def run(
     config = with_values(config, network__padding="same")
     device = choose_device(config.learner.device)
     dtype = choose_dtype(config.learner.precision, device)
-    threads = config.learner.num_threads or len(os.sched_getaffinity(0))
+    threads = config.learner.cpu_threads
     rows: list[dict[str, Any]] = []
     for encoder, count in itertools.product(encoders, experts):
         varied = with_values(config, network__encoder=encoder, network__num_experts=count)
-        measured = limits.with_threads(threads, lambda: _measure(varied, device, dtype, seconds))  # noqa: B023
+        with limits.threads(threads):
+            measured = _measure(varied, device, dtype, seconds)
         rows.append({"encoder": encoder, "num_experts": count} | measured)
         report(
             f"{encoder}, {count} experts: head {measured['forward_share']:.1%} of a forward pass,"

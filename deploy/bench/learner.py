@@ -1,12 +1,12 @@
 """`apexpert bench learner`: the production train step alone, and with the production sampler."""
 
-import os
 from typing import Any
 
 from actors.environments import EnvironmentSpec, describe_environment
 from deploy.bench import limits
 from deploy.bench.replay.local_replay import RUN, make_actor, open_shards, signature_of
 from deploy.run.config import Config, to_json, with_values
+from learner.update.train_step import TrainStep
 from replay.sampler import Sampler
 from replay.shards.shard import Shard
 from replay.types import Batch
@@ -23,24 +23,8 @@ def run(config: Config, *, seconds: float = 10.0) -> dict[str, Any]:
     spec = describe_environment(config.environment)
     with open_shards(config) as shards:
         sampler = _filled_sampler(config, shards, spec)
-        train_step = limits.make_train_step(config, spec)
-
-        waiting = [sampler.sample()]
-
-        def draw_ahead() -> Batch:
-            # A look per update, where a learner pauses between looks (learner/batches.py).
-            sampler.ingest()
-            waiting.append(sampler.sample())
-            return waiting[-1]
-
-        def update() -> None:
-            batch = waiting.pop()
-            result = train_step.step(batch, draw_ahead)
-            # Too late for the batch drawn ahead: one update is in flight (docs/decisions/0009).
-            sampler.update_priorities(batch.leaf, batch.generation, result.priorities)
-
-        threads = config.learner.num_threads or len(os.sched_getaffinity(0))
-        updates = limits.with_threads(threads, lambda: limits.calls_per_s(update, seconds))
+        with limits.threads(config.learner.cpu_threads):
+            updates = _updates_per_s(limits.make_train_step(config, spec), sampler, seconds)
         draws = limits.calls_per_s(sampler.sample, seconds)
     return {
         "benchmark": "learner",
@@ -50,6 +34,24 @@ def run(config: Config, *, seconds: float = 10.0) -> dict[str, Any]:
         "draw_samples_per_s": draws * config.learner.batch_size,
         "config": to_json(config),
     }
+
+
+def _updates_per_s(train_step: TrainStep, sampler: Sampler, seconds: float) -> float:
+    waiting = [sampler.sample()]
+
+    def draw_ahead() -> Batch:
+        # A look per update, where a learner pauses between looks (learner/batches.py).
+        sampler.ingest()
+        waiting.append(sampler.sample())
+        return waiting[-1]
+
+    def update() -> None:
+        batch = waiting.pop()
+        result = train_step.step(batch, draw_ahead)
+        # Too late for the batch drawn ahead: one update is in flight (docs/decisions/0009).
+        sampler.update_priorities(batch.leaf, batch.generation, result.priorities)
+
+    return limits.calls_per_s(update, seconds)
 
 
 def _filled_sampler(config: Config, shards: list[Shard], spec: EnvironmentSpec) -> Sampler:

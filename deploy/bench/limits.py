@@ -4,10 +4,11 @@ With samples_per_insert s, an agent step costs s samples on all cores, and one e
 on one core each: limit = 1 / (s / update + (1 / env + 1 / forward) / cores) agent steps per second.
 """
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,6 @@ from replay.types import Batch
 
 # Untimed: the first calls get fresh memory, and pay page faults that later calls do not.
 WARM_CALLS = 5
-T = TypeVar("T")
 
 
 def measure(config: Config, *, seconds: float = 4.0) -> dict[str, float]:
@@ -47,18 +47,18 @@ def update_samples_per_s(config: Config, *, seconds: float) -> float:
     Each update receives the next batch ahead of time, as in a run.
     """
     spec = describe_environment(config.environment)
-    train_step = make_train_step(config, spec)
     rng = np.random.default_rng(config.run.seed)
     # Two batches in turn: the train step works ahead only on the very object that comes next.
     waiting = [random_batch(config, spec, rng) for _ in range(2)]
+    with threads(config.learner.cpu_threads):
+        train_step = make_train_step(config, spec)
 
-    def update() -> None:
-        batch = waiting.pop(0)
-        waiting.append(batch)
-        train_step.step(batch, lambda: waiting[0])
+        def update() -> None:
+            batch = waiting.pop(0)
+            waiting.append(batch)
+            train_step.step(batch, lambda: waiting[0])
 
-    threads = config.learner.num_threads or len(os.sched_getaffinity(0))
-    return with_threads(threads, lambda: calls_per_s(update, seconds)) * config.learner.batch_size
+        return calls_per_s(update, seconds) * config.learner.batch_size
 
 
 def env_steps_per_s(config: Config, *, seconds: float) -> float:
@@ -85,7 +85,8 @@ def forward_states_per_s(config: Config, *, seconds: float) -> float:
     policy = make_policy(config, spec)
     shape = (num_envs, config.environment.stack, *spec.frame_shape)
     observations = np.random.default_rng(config.run.seed).integers(0, 256, shape, dtype=np.uint8)
-    return num_envs * with_threads(1, lambda: calls_per_s(lambda: policy.act(observations, 0.0), seconds))
+    with threads(1):
+        return num_envs * calls_per_s(lambda: policy.act(observations, 0.0), seconds)
 
 
 def make_train_step(config: Config, spec: EnvironmentSpec) -> TrainStep:
@@ -139,11 +140,12 @@ def calls_per_s(function: Callable[[], Any], seconds: float) -> float:
     return calls / elapsed
 
 
-def with_threads(threads: int, function: Callable[[], T]) -> T:
-    """Run `function` with that many PyTorch threads, then restore the number."""
+@contextlib.contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Give PyTorch that many threads for a while; a train step built meanwhile has a team of as many."""
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(number)
     try:
-        return function()
+        yield
     finally:
         torch.set_num_threads(before)

@@ -72,7 +72,7 @@ class LearnerProcess(Role):
 
         from learner.checkpoint import CheckpointStore
 
-        torch.set_num_threads(self._config.learner.num_threads or len(os.sched_getaffinity(0)))
+        torch.set_num_threads(self._config.learner.cpu_threads)
         torch.set_flush_denormal(True)  # As in ThreadTeam, but also for threads inside operators.
         sys.setswitchinterval(SWITCH_SECONDS)
         checkpoints = CheckpointStore(
