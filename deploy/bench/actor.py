@@ -1,5 +1,6 @@
 """`apexpert bench actor`: one production actor on one core; embedded shards accept all it writes."""
 
+import contextlib
 from typing import Any
 
 from actors.environments import describe_environment
@@ -18,9 +19,9 @@ def run(config: Config, *, seconds: float = 10.0) -> dict[str, Any]:
     with open_shards(config) as shards:
         actor, writer = make_actor(config, shards, spec)
         # One thread, because each actor of a fleet has one core.
-        with limits.threads(1):
+        with contextlib.closing(actor), limits.threads(1):
             vector_steps = limits.calls_per_s(actor.step, seconds)
-        actor.drain()
+            actor.drain()
         written = writer.counters
     return {
         "benchmark": "actor",

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from apexpert.errors import ApexpertError
 from deploy.bench import limits
+from deploy.bench.errors import BenchmarkError
 from deploy.run.config import Config, to_json, with_values
 from deploy.run.folder import RunFolder
 from deploy.run.presets import get_preset
@@ -24,10 +24,6 @@ START_SECONDS = 300.0
 """Maximum time for start, warm-up and settling."""
 POLL_SECONDS = 0.5
 ENDLESS = 10**9
-
-
-class BenchmarkError(ApexpertError):
-    """The run ended or stalled before it was measured."""
 
 
 def default_config() -> Config:

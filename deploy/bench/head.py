@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from actors.environments import describe_environment
-from apexpert.errors import ApexpertError
 from deploy.bench import limits
+from deploy.bench.errors import BenchmarkError
 from deploy.run.config import Config, to_json, with_values
 from learner.update.precision import choose_device
 from models.config import MOE_HEADS
@@ -24,10 +24,6 @@ ENCODERS = ("impala", "nature")
 DEFAULT_SECONDS = 2.0
 LEAST_CALLS = 5
 """Minimum number of calls of each measurement, however short it is."""
-
-
-class BenchmarkError(ApexpertError):
-    """The configuration has no head to measure; the message is one line."""
 
 
 class Part(NamedTuple):

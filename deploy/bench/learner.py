@@ -1,10 +1,11 @@
 """`apexpert bench learner`: the production train step alone, and with the production sampler."""
 
+import contextlib
 from typing import Any
 
 from actors.environments import EnvironmentSpec, describe_environment
 from deploy.bench import limits
-from deploy.bench.replay.local_replay import RUN, make_actor, open_shards, signature_of
+from deploy.bench.replay.local_replay import NEVER_LIMITED, RUN, make_actor, open_shards, signature_of
 from deploy.run.config import Config, to_json, with_values
 from learner.update.train_step import TrainStep
 from replay.sampler import Sampler
@@ -13,8 +14,6 @@ from replay.types import Batch
 
 FILL = 2_000
 """Items that a real actor writes before the measurement."""
-NEVER_LIMITED = 1e12
-"""Error buffer so large that the limiter never stops the learner."""
 
 
 def run(config: Config, *, seconds: float = 10.0) -> dict[str, Any]:
@@ -56,8 +55,9 @@ def _updates_per_s(train_step: TrainStep, sampler: Sampler, seconds: float) -> f
 
 def _filled_sampler(config: Config, shards: list[Shard], spec: EnvironmentSpec) -> Sampler:
     actor, writer = make_actor(config, shards, spec)
-    while writer.counters.items < FILL:
-        actor.step()
+    with contextlib.closing(actor):
+        while writer.counters.items < FILL:
+            actor.step()
     sampler = Sampler(
         config.replay,
         shards,

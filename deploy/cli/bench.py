@@ -106,25 +106,26 @@ def _benchmark(what: str, options: BenchOptions) -> Callable[[Config], dict[str,
     given: dict[str, Any] = {"seconds": options.seconds} if options.seconds else {}
     # Imported after the flags are checked, so that mistakes are reported at once.
     from deploy.bench import actor, diagnostics, end_to_end, head, learner, weights
+    from deploy.bench.errors import BenchmarkError
     from deploy.bench.replay import replay
 
     def whole(config: Config) -> dict[str, Any]:
         try:
             return end_to_end.run(config, repeats=options.repeats, report=_progress, **given)
-        except end_to_end.BenchmarkError as error:
+        except BenchmarkError as error:
             raise CommandFailed(f"bench end-to-end: {error}") from None
 
     def replayed(config: Config) -> dict[str, Any]:
         more = given | {"parts": options.parts, "items": options.items, "repeats": options.repeats}
         try:
             return replay.run(config, report=_progress, **more)
-        except replay.BenchmarkError as error:
+        except BenchmarkError as error:
             raise CommandFailed(f"bench replay: {error}") from None
 
     def headed(config: Config) -> dict[str, Any]:
         try:
             return head.run(config, report=_progress, **given)
-        except head.BenchmarkError as error:
+        except BenchmarkError as error:
             raise ConfigError(str(error)) from None
 
     runs: dict[str, Callable[[Config], dict[str, Any]]] = {

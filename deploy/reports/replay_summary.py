@@ -151,7 +151,7 @@ def _lines(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         servers = f"{document['server_bytes_per_step']:,.0f} a step of all that the servers use"
         lines.append(("bytes", f"{size(document['bytes'])}: {per_step}, {servers}"))
     if age := document["age_seconds"]:
-        lines.append(("age", ", ".join(f"{name} {duration(seconds)}" for name, seconds in age.items())))
+        lines.append(("age", ", ".join(f"{name} {span(seconds)}" for name, seconds in age.items())))
     if version := document["weights_version"]:
         lines.append(
             ("weights version", ", ".join(f"{name} {value:,.0f}" for name, value in version.items()))
@@ -162,7 +162,7 @@ def _lines(document: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _priority_lines(priorities: Mapping[str, Any] | None, *, live: bool) -> list[tuple[str, str]]:
     if priorities is None:
         return [("priorities", "not known: there is no checkpoint here, and Redis does not hold them")]
-    written = f"written {duration(priorities['age_seconds'])} ago"
+    written = f"written {span(priorities['age_seconds'])} ago"
     when = f"at update {priorities['update']:,} and {priorities['env_steps']:,} env steps, {written}"
     lines = [
         (
@@ -199,7 +199,7 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:,.2f} GiB"
 
 
-def duration(seconds: float) -> str:
+def span(seconds: float) -> str:
     """Format a time span in its largest fitting unit."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if abs(seconds) >= length:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from deploy.bench.end_to_end import default_config
+from deploy.bench.errors import BenchmarkError
 from deploy.bench.replay import replay
 from deploy.bench.replay.parts import CHECK_EVERY, WARM_BATCHES, check_draws, sample
 from deploy.bench.replay.recorded import Recording, record
-from deploy.bench.replay.setup import BenchmarkError, Setup
+from deploy.bench.replay.setup import Setup
 from deploy.cli.bench import REPLAY_PARTS
 from deploy.cli.main import main
 from replay.items.priority_index import PriorityIndex

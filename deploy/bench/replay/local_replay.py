@@ -17,6 +17,9 @@ from replay.writer import Writer
 
 RUN = "bench"
 UNLIMITED = 10**15
+"""Allowance so large that writers never wait."""
+NEVER_LIMITED = 1e15
+"""Error buffer so large that the limiter never stops the learner."""
 LATE = 10**12
 """Env steps past the end of any schedule: the network is evaluated at every step, as in most of a run."""
 
@@ -53,19 +56,21 @@ def open_shards(config: Config) -> Iterator[list[Shard]]:
         )
         urls = servers.start()
         try:
-            shards = [Shard(url, run=RUN, index=index) for index, url in enumerate(urls)]
-            # A shard without an owner allows nothing, and writers would wait forever.
-            for shard in shards:
-                shard.owning.set_allowed(UNLIMITED)
-            yield shards
-            for shard in shards:
-                shard.close()
+            with contextlib.ExitStack() as stack:
+                shards = [
+                    stack.enter_context(contextlib.closing(Shard(url, run=RUN, index=index)))
+                    for index, url in enumerate(urls)
+                ]
+                # A shard without an owner allows nothing, and writers would wait forever.
+                for shard in shards:
+                    shard.owning.set_allowed(UNLIMITED)
+                yield shards
         finally:
             servers.stop()
 
 
 def make_actor(config: Config, shards: list[Shard], spec: EnvironmentSpec) -> tuple[Actor, Writer]:
-    """Return the production actor of slot 0 with the initial weights, and its writer."""
+    """Return the production actor of slot 0 with the initial weights, to be closed, and its writer."""
     parameters = make_train_step(config, spec).parameters()
     writer = Writer(shards, run=RUN, signature=signature_of(config, spec))
     actor = Actor(

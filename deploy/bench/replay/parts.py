@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.bench.replay.setup import BenchmarkError, Servers, Setup, set_priorities
+from deploy.bench.errors import BenchmarkError
+from deploy.bench.replay.setup import Servers, Setup, set_priorities
 from replay.items.priority_index import PriorityIndex
 from replay.sampler import Sampler
 from replay.types import Segment

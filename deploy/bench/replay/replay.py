@@ -15,11 +15,11 @@ from typing import Any
 
 from deploy.bench.replay import parts as replay_parts
 from deploy.bench.replay.recorded import GAMES, Recording, record
-from deploy.bench.replay.setup import BenchmarkError, Setup
+from deploy.bench.replay.setup import Setup
 from deploy.bench.replay.tail import tail
 from deploy.run.config import Config, to_json
 
-__all__ = ["GAMES", "PARTS", "BenchmarkError", "record_games", "run"]
+__all__ = ["GAMES", "PARTS", "record_games", "run"]
 
 ITEMS = 1_000_000
 MOST_RECORDED = 16_384

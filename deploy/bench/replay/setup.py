@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from apexpert.errors import ApexpertError
-from deploy.bench.replay.local_replay import RUN, UNLIMITED
+from deploy.bench.errors import BenchmarkError
+from deploy.bench.replay.local_replay import NEVER_LIMITED, RUN, UNLIMITED
 from deploy.bench.replay.recorded import Recording
 from deploy.run.config import Config
 from replay.items.frame_store import HostFrameStore
@@ -22,13 +22,6 @@ from replay.servers.embedded import EmbeddedServers
 from replay.shards.shard import Shard
 from replay.types import Batch, Segment, SegmentIdentity, Signature
 from replay.writer import Writer
-
-NEVER_LIMITED = 1e15
-"""Error buffer so large that the limiter never blocks."""
-
-
-class BenchmarkError(ApexpertError):
-    """A draw differs from what was recorded."""
 
 
 @dataclass

@@ -128,6 +128,8 @@ def crowding(num_actors: int) -> str:
 
 def end_lines(status: Mapping[str, Any]) -> list[str]:
     """Return the run's results: counts, return, ratio and time; `-` stands for an unknown value."""
+    from deploy.monitor.console import duration  # rich would delay every command.
+
     metrics = status.get("metrics", {})
 
     def show(name: str, form: str) -> str:
@@ -145,21 +147,13 @@ def end_lines(status: Mapping[str, Any]) -> list[str]:
         f" of {show('episode/count', ',.0f')})",
         *([nearly] if greedy else []),
         f"  samples per insert  {show('replay/samples_per_insert', '.3f')}",
-        f"  time                {_duration(metrics.get('progress/seconds'))}",
+        f"  time                {duration(metrics.get('progress/seconds'))}",
     ]
 
 
 def gigabytes(count: float) -> str:
     """Format bytes as `1.2 GB` (or MB below 0.1 GB)."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    minutes, second = divmod(int(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}"
 
 
 def _show(value: Any) -> str:
