@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from deploy.reports.seeds.bands import window_of
+
 WINDOW = 50_000
 
 
@@ -21,8 +23,9 @@ def measured(folder: Path) -> dict[str, Any]:
         episodes = [json.loads(line) for line in lines]
     windows: list[list[float]] = [[] for _ in range(-(-config["run"]["total_env_steps"] // WINDOW))]
     for episode in episodes:
-        if episode["env_steps"] < len(windows) * WINDOW:  # a few end after the last env step that counts
-            windows[episode["env_steps"] // WINDOW].append(episode["return"])
+        number = window_of(episode["env_steps"], WINDOW)
+        if number < len(windows):  # A few end after the last env step that counts.
+            windows[number].append(episode["return"])
     means = [round(float(np.mean(window)), 1) for window in windows]
     run = config["run"]
     game = config["environment"]["game"]

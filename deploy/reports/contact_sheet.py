@@ -3,10 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -59,7 +55,6 @@ def draw_contact_sheet(
     for transition, axes in zip(transitions, grid.flat, strict=False):
         _draw(axes, transition, names)
     figure.savefig(target, dpi=110)
-    plt.close("all")
     return target
 
 

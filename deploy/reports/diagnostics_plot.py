@@ -15,7 +15,7 @@ from deploy.reports.curves import CurveError
 from learner.diagnostics.files import array_files, read_arrays
 
 PREFIX = "diagnostics/"
-X = "diagnostics/env_steps"
+UPDATE, X = "diagnostics/update", "diagnostics/env_steps"
 PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("dormant share (tau 0.025)", ("dormant_share/",)),
     ("feature norm", ("reference/feature_norm",)),
@@ -56,12 +56,12 @@ def draw_diagnostics(run_paths: Sequence[Path], target: Path) -> Path:
 def _records(run_path: Path) -> list[dict[str, float]]:
     """Return the diagnoses of a run, in order, each update once."""
     # A resume may repeat a diagnosis: the later record counts.
-    found = {r[X]: r for r in read_metrics(run_path / "metrics.jsonl") if X in r}
+    found = {r[UPDATE]: r for r in read_metrics(run_path / "metrics.jsonl") if UPDATE in r}
     if not found:
         raise CurveError(
             f"{run_path.name} has no diagnostics yet (--learner.diagnostics-period is their period)"
         )
-    return [found[step] for step in sorted(found)]
+    return [found[update] for update in sorted(found)]
 
 
 def _draw_panel(

@@ -234,7 +234,8 @@ def write_diagnoses(folder, steps):
     with (folder.path / "metrics.jsonl").open("a") as file:
         for step in steps:
             record = {f"diagnostics/{name}": step * 0.01 + i for i, name in enumerate(names)}
-            file.write(json.dumps(record | {"diagnostics/env_steps": step, "time": 1.0}) + "\n")
+            when = {"diagnostics/update": step // 4, "diagnostics/env_steps": step, "time": 1.0}
+            file.write(json.dumps(record | when) + "\n")
 
 
 def test_the_diagnostics_of_runs_are_drawn(tmp_path, capsys):

@@ -57,9 +57,9 @@ class Bands:
     """The mean over the complete windows; None where a window or a seed is missing."""
 
 
-def window_of(env_steps: int) -> int:
-    """Return the window that contains this env step: 1 to 250,000 are the first."""
-    return max(0, env_steps - 1) // WINDOW
+def window_of(env_steps: int, window: int = WINDOW) -> int:
+    """Return the number of the window that contains this env step: 1 to `window` are in the first, 0."""
+    return max(0, env_steps - 1) // window
 
 
 def compare(run: RunEpisodes, curve: PublishedCurve) -> Bands:

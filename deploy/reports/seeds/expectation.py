@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from deploy.reports.seeds.published import ENCODERS, WINDOW, NotPublished, published_curve
-from deploy.run.config import Config, leaves, to_json
+from deploy.run.config import Config, leaves
 from deploy.run.presets import PRESETS
 
 DEFAULT_AGENT = "rainbow"
@@ -32,15 +32,12 @@ def agent_of(config: Config) -> str:
     Kind of values, n and replay distinguish the published agents. A run that shares them but differs
     elsewhere is compared all the same. No run can resemble IQN.
     """
-    document = to_json(config)
-    network, replay = document["network"], document["replay"]
-    values = network.get("values") or ("c51" if network.get("distributional") else "scalar")
     return {
         ("scalar", 1, False): "dqn",
         ("c51", 1, False): "c51",
         ("c51", 3, True): "rainbow",
         ("quantile", 3, True): "qr-dqn",
-    }.get((values, replay["n_step"], replay["prioritized"]), "")
+    }.get((config.network.values, config.replay.n_step, config.replay.prioritized), "")
 
 
 @dataclass(frozen=True)
