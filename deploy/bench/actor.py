@@ -13,7 +13,7 @@ def run(config: Config, *, seconds: float = 10.0) -> dict[str, Any]:
     """Measure the whole actor, its environments alone and its policy alone, for `seconds` each.
 
     All results are per second. `agent_steps_per_s` counts vector steps times environments; `bytes_per_step`
-    is the size of one step in Redis.
+    is the mean size of one encoded step, without what Redis adds.
     """
     spec = describe_environment(config.environment)
     with open_shards(config) as shards:
