@@ -116,9 +116,10 @@ class Allowance:
         budget = self._limiter.budget(inserted, samples, empty=empty)
         ends = plan_allowance(kept, budget, largest=self._largest, first=self._turn)
         self._turn += 1
+        # Set first: a send that fails at once sets it back to None.
+        self._planned = seen
         for (shard, book), end in zip(books.items(), ends, strict=True):
             self._apply(self._cursors[shard], book, end, stale[shard])
-        self._planned = seen
 
     def _apply(self, cursor: LogCursor, book: TicketBook, end: int, stale: set[SegmentIdentity]) -> None:
         shard = cursor.shard

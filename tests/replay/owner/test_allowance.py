@@ -3,10 +3,13 @@
 import threading
 from collections.abc import Mapping
 
+import pytest
+
 from replay.errors import WriterStopped
 from replay.log.cursor import UNKNOWN_PENDING, Poll
 from replay.log.reader import LogReader
 from replay.owner.limiter import Allowance, Limiter
+from replay.shards.pipeline import ShardPipeline
 from replay.shards.records import TicketBook
 from replay.shards.shard import LOG_START, Shard
 from replay.types import SegmentIdentity
@@ -119,3 +122,18 @@ def test_nothing_new_sends_nothing(shards: list[Shard], run_name: str) -> None:
     for _ in range(10):
         allowance.refresh(books_of(reader.poll(10)), 0, 0)
     assert [after - start for after, start in zip(reads(), before, strict=True)] == [11, 11]  # and the INFO
+
+
+def test_what_could_not_be_sent_is_sent_again(
+    shards: list[Shard], run_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if nothing else changes: the connection may break while the allowance is sent."""
+    ticket, _ = shards[0].writing.reserve(SegmentIdentity(0, 0, 0), SEGMENT)
+    reader = LogReader(shards, run=run_name, signature=SIGNATURE)
+    allowance, books = Allowance(reader.cursors, limiter()), books_of(reader.poll(10))
+    with monkeypatch.context() as broken:
+        broken.setattr(ShardPipeline, "tell", lambda self, request, outcome: outcome(None))
+        allowance.refresh(books, 0, 0)
+    assert settled(reader, shards[0]) == 0
+    allowance.refresh(books, 0, 0)
+    assert settled(reader, shards[0]) >= ticket
