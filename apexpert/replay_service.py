@@ -187,6 +187,13 @@ class ReplaySampler:
         """Index what was stored meanwhile, evict, allow the writers more; returns the items added."""
         return self._sampler.ingest()
 
+    def mark_dead(self, writer: int, incarnation: int = 0) -> None:
+        """Note that an incarnation of a writer never writes again; `ingest` takes back what it reserved.
+
+        Not needed once the same number is at work again: its next incarnation shows that the last one ended.
+        """
+        self._sampler.mark_dead([(writer, incarnation)])
+
     def can_sample(self) -> bool:
         """Whether a batch may be drawn now, by the ratio of samples to inserts."""
         return self._sampler.can_sample()

@@ -143,20 +143,25 @@ class Allowance:
 def stale_tickets(books: Sequence[TicketBook], dead: Set[tuple[int, int]]) -> list[set[SegmentIdentity]]:
     """Return, per shard, tickets nobody will use: of dead incarnations, or left by a writer that moved on.
 
-    A writer handles one segment at a time, its segments' numbers rise, and its attempts at one are
-    counted: only the newest ticket of an incarnation is alive. Others were left on shards that
-    could not be reached; counted as in flight, they could keep their own writer waiting forever.
+    A writer handles one segment at a time, its segments' numbers rise, its attempts at one are
+    counted, and an actor's next incarnation begins when the one before has ended: only the newest
+    ticket of an actor is alive. Others were left by the dead or on shards that could not be
+    reached; counted as in flight, they could keep their own writer waiting forever.
     """
-    newest: dict[tuple[int, int], tuple[int, int]] = {}
+    newest: dict[int, tuple[int, int, int]] = {}
     for ticket in (ticket for book in books for ticket in book.outstanding):
-        writer, order = ticket.identity[:2], (ticket.identity.seq, ticket.attempt)
-        newest[writer] = max(order, newest.get(writer, order))
+        actor = ticket.identity.actor
+        newest[actor] = max(_order(ticket), newest.get(actor, _order(ticket)))
 
     def is_stale(ticket: Ticket) -> bool:
-        writer = ticket.identity[:2]
-        return writer in dead or (ticket.identity.seq, ticket.attempt) < newest[writer]
+        return ticket.identity[:2] in dead or _order(ticket) < newest[ticket.identity.actor]
 
     return [{t.identity for t in book.outstanding if is_stale(t)} for book in books]
+
+
+def _order(ticket: Ticket) -> tuple[int, int, int]:
+    """Return what orders the tickets of one actor, oldest first."""
+    return (ticket.identity.incarnation, ticket.identity.seq, ticket.attempt)
 
 
 def plan_allowance(books: Sequence[TicketBook], budget: int, *, largest: int, first: int = 0) -> list[int]:

@@ -11,6 +11,9 @@ import pytest
 import apexpert
 from apexpert import ReplayConfig, ReplaySampler, ReplayWriter
 from replay.errors import NotEnoughData, SignatureMismatch, WriterStopped
+from replay.shards.shard import Shard
+from replay.types import SegmentIdentity
+from tests.helpers.deadline import until
 
 SHAPES = {"frame_shape": (8, 9), "num_actions": 3, "stack": 2}
 RULES = ReplayConfig(min_size=20, capacity=500, n_step=2, segment_steps=8, reward_clip=0.0)
@@ -83,6 +86,26 @@ def test_a_writer_without_a_sampler_waits_and_can_be_told_to_stop(urls) -> None:
         urls, run="alone", config=RULES, batch_size=4, samples_per_insert=1.0, **SHAPES
     ) as sampler:
         assert sampler.size > 0, "what it had in hand is stored all the same"
+
+
+def test_what_dead_writers_reserved_is_taken_back(urls) -> None:
+    dead, next_one = SegmentIdentity(0, 0, 5), SegmentIdentity(0, 1, 0)
+    shard = Shard(urls[0], run="dead", index=0)
+    with ReplaySampler(
+        urls, run="dead", config=RULES, batch_size=10, samples_per_insert=2.0, **SHAPES
+    ) as sampler:
+
+        def waiting() -> list[SegmentIdentity]:
+            sampler.ingest()
+            return [ticket.identity for ticket in shard.tickets().outstanding]
+
+        shard.writing.take_ticket(shard.writing.ask_ticket(dead, 8))
+        assert waiting() == waiting() == [dead]
+        shard.writing.take_ticket(shard.writing.ask_ticket(next_one, 8))
+        until(lambda: waiting() == [next_one], "the older incarnation's ticket is gone")
+        sampler.mark_dead(0, 1)
+        until(lambda: waiting() == [], "the ticket of the one marked dead is gone")
+    shard.close()
 
 
 def test_a_sampler_finds_what_was_stored_before(tmp_path: Path) -> None:

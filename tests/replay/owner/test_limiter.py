@@ -93,6 +93,15 @@ class TestPlan:
         ]
         assert stale_tickets(books, {(2, 3)}) == [{old, dead, again}, set()]
 
+    def test_an_older_incarnation_is_dead(self) -> None:
+        old, new = SegmentIdentity(1, 0, 9), SegmentIdentity(1, 1, 0)
+        other = SegmentIdentity(2, 0, 0)
+        books = [
+            self.book(0, 0, Ticket(old, 1, 2, 1), Ticket(other, 1, 0, 2)),
+            self.book(0, 0, Ticket(new, 1, 0, 1)),
+        ]
+        assert stale_tickets(books, set()) == [{old}, set()]
+
 
 @dataclass
 class SimShard:
