@@ -139,10 +139,11 @@ class ReplayReader:
                 logged = (entry.identity for entry in entries if entry.identity is not None)
                 # A writer's retry may have logged a segment twice, here or in another shard.
                 wanted = [identity for identity in dict.fromkeys(logged) if identity not in seen]
-                seen.update(wanted)
-                for encoded in shard.fetch(wanted):
+                for identity, encoded in zip(wanted, shard.fetch(wanted), strict=True):
                     segment = None if encoded is None else self._decoded(encoded)
                     if segment is not None:
+                        # Only now: an entry without its segment must not hide a copy elsewhere.
+                        seen.add(identity)
                         yield segment
 
     def _decoded(self, encoded: bytes) -> Segment | None:

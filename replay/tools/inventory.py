@@ -60,19 +60,21 @@ def take_inventory(shards: Sequence[StoredShard]) -> Inventory:
     counts = {"duplicates": 0, "missing": 0, "unreadable": 0}
     for shard in shards:
         for entries in shard.entries():
-            fresh: list[LogEntry] = []
+            fresh: dict[SegmentIdentity, LogEntry] = {}
             for entry in entries:
                 if entry.identity is None:
                     counts["unreadable"] += 1
-                elif entry.identity in seen:
+                elif entry.identity in seen or entry.identity in fresh:
                     counts["duplicates"] += 1
                 else:
-                    seen.add(entry.identity)
-                    fresh.append(entry)
-            for entry, header in zip(fresh, read_headers(shard, fresh), strict=True):
+                    fresh[entry.identity] = entry
+            headers = read_headers(shard, list(fresh))
+            for (identity, entry), header in zip(fresh.items(), headers, strict=True):
                 if header is None:
                     counts["missing"] += 1
                     continue
+                # Only now: an entry without a segment must not hide a copy of it on another shard.
+                seen.add(identity)
                 counts["unreadable"] += isinstance(header, SegmentError)
                 # A damaged segment is listed all the same, by what its log entry says.
                 rows.append(_row(shard.index, entry, header))
@@ -80,10 +82,9 @@ def take_inventory(shards: Sequence[StoredShard]) -> Inventory:
 
 
 def read_headers(
-    shard: StoredShard, entries: Sequence[LogEntry]
+    shard: StoredShard, identities: Sequence[SegmentIdentity]
 ) -> list[SegmentHeader | SegmentError | None]:
-    """Read the fronts of the entries' segments: None for one that is gone, an error for a damaged one."""
-    identities = [entry.identity for entry in entries if entry.identity is not None]
+    """Read the fronts of segments: None for a segment that is gone, an error for a damaged one."""
     fronts = shard.fetch_ranges([(identity, 0, HEADER_BYTES) for identity in identities])
     headers: list[SegmentHeader | SegmentError | None] = []
     for identity, front in zip(identities, fronts, strict=True):

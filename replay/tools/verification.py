@@ -112,10 +112,11 @@ def _check_page(
         if entry.identity in seen:
             found.duplicates += 1
             continue
-        seen.add(entry.identity)
         if encoded is None:
             _check_missing(found, shard, entry)
             continue
+        # Only now: an entry without a segment must not hide a copy of it on another shard.
+        seen.add(entry.identity)
         found.segments += 1
         found.items += entry.num_items
         found.num_bytes += len(encoded)

@@ -175,3 +175,12 @@ def test_what_vanishes_while_it_is_drawn_is_drawn_anew(urls: list[str], tmp_path
         run.check(reader, batch)  # type: ignore[arg-type]
         drawn = {name for name, _ in located(reader, batch)}  # type: ignore[arg-type]
         assert drawn <= {segment.identity for segment in kept}
+
+
+def test_a_copy_is_read_where_the_first_entry_has_no_segment(urls: list[str]) -> None:
+    run = new_run(urls)
+    (first, *_) = segments = run.fill(0, 60, actor=0)
+    run.write([first], 1)
+    run.shards[0].owning.unlink([first.identity])
+    found = [segment.identity for segment in reader_of(run).segments()]
+    assert sorted(found) == sorted(segment.identity for segment in segments)

@@ -61,6 +61,16 @@ def test_copies_gone_and_damaged_ones_are_told(urls: list[str]) -> None:
     assert versions[names[2]] == -1
 
 
+def test_a_copy_counts_where_the_first_entry_has_no_segment(urls: list[str]) -> None:
+    run = filled(urls)
+    name = next(name for name, shard in run.shard_of.items() if shard == 0)
+    run.write([run.segments[name], run.segments[name]], 1)
+    run.shards[0].owning.unlink([name])
+    inventory = take_inventory(stored_shards(run))
+    assert set(inventory.identities()) == set(run.segments)
+    assert (inventory.duplicates, inventory.missing) == (1, 1)
+
+
 def test_a_very_long_front_is_read_too(urls: list[str]) -> None:
     run = new_run(urls, segment_steps=600)
     (segment,) = run.fill(0, 600, actor=0, end=0.0)

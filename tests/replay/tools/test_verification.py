@@ -143,3 +143,11 @@ def test_a_copy_is_no_fault(run: Run) -> None:
     found = verify(stored_shards(run), run=run.name)
     assert not found.wrong
     assert found.duplicates == 1
+
+
+def test_a_copy_counts_where_the_first_entry_has_no_segment(run: Run, client: Any) -> None:
+    run.write([run.segments[first(run)]], 1)
+    client.unlink(key(run, f"seg:{first(run)}"))
+    found = verify(stored_shards(run), run=run.name)
+    assert found.wrong == {"missing": 1}
+    assert (found.segments, found.duplicates) == (len(run.segments), 0)
