@@ -4,8 +4,9 @@ Runs of the same name in different folders would otherwise take each other's seg
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 
-from replay.errors import ForeignRun, ShardFull, ShardUnavailable
+from replay.errors import ForeignRun, ShardError, ShardFull, ShardUnavailable
 from replay.shards.shard import Shard
 
 
@@ -43,9 +44,10 @@ def _take(shard: Shard, folder_id: str, *, new: bool) -> bool:
 
 
 def release(shards: Sequence[Shard]) -> None:
-    """Delete the notes that `claim` made, for a run that does not start after all."""
+    """Delete the notes that `claim` made, for a run that does not start after all.
+
+    A shard that is silent or refuses (a full disk) keeps its note, and stands in no other's way.
+    """
     for shard in shards:
-        try:
+        with suppress(ShardError):
             shard.administration.unclaim()
-        except ShardUnavailable:
-            continue

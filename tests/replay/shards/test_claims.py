@@ -6,7 +6,7 @@ from replay.errors import ForeignRun, ShardFull
 from replay.shards.claims import claim, release
 from replay.shards.shard import Shard
 from tests.helpers.replay.samplers import new_run
-from tests.helpers.shards.servers import shared_urls
+from tests.helpers.shards.servers import make_shards, shared_urls
 
 
 def test_a_new_run_takes_shards_and_its_folder_keeps_them(shards: list[Shard]) -> None:
@@ -90,3 +90,22 @@ def test_what_was_noted_is_taken_back_after_any_error(
     with pytest.raises(KeyboardInterrupt):
         claim(shards, "mine", new=True)
     assert shards[0].administration.folder_id() == ""
+
+
+def test_a_full_shard_does_not_keep_others_from_being_given_back(
+    program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Redis whose disk is full refuses UNLINK too."""
+    shards = make_shards(3, program=program)
+
+    def full() -> None:
+        raise ShardFull("MISCONF Errors writing to the AOF file")
+
+    def interrupted(folder_id: str) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shards[0].administration, "unclaim", full)
+    monkeypatch.setattr(shards[2].administration, "claim", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        claim(shards, "mine", new=True)
+    assert [shard.administration.folder_id() for shard in shards] == ["mine", "", ""]
