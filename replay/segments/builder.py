@@ -78,10 +78,11 @@ class SegmentBuilder:
         segment, which the next call of `add` or `drain` returns. `q_max` is max Q of the last
         observation before the reset, None if unknown; see `drain`.
         """
+        self._check_frame(frame)
         if self._steps:
             self._ready.append(self._close(q_max))
         self._lead = self._first_step = 0
-        self._put_frame(0, frame)
+        self._frames[0] = frame
         self._in_episode = True
 
     def add(
@@ -111,13 +112,15 @@ class SegmentBuilder:
             raise ValueError(f"reward {reward} is not a finite number")
         if self._priority_rule and (q_taken is None or q_max is None):
             raise ValueError("actor priorities need q_taken and q_max of every step")
+        # All checks come first: after an error, the builder is as it was before the call.
+        self._check_frame(next_frame)
         finished = self._take_ready() if self._ready else []
         steps = self._steps
         if len(steps) == self._full_at:
             # The actor has evaluated the last observation of a full segment: its last bootstrap is known.
             finished.append(self._emit(self._starts, q_max))
             steps = self._steps
-        self._put_frame(self._lead + len(steps) + 1, next_frame)
+        self._frames[self._lead + len(steps) + 1] = next_frame
         values = (q_taken or 0.0, q_max or 0.0)
         steps.append((action, reward, terminated, truncated, life_lost, weights_version, *values))
         if terminated or truncated:
@@ -148,11 +151,10 @@ class SegmentBuilder:
         ready, self._ready = self._ready, []
         return ready
 
-    def _put_frame(self, place: int, frame: NDArray[np.uint8]) -> None:
+    def _check_frame(self, frame: NDArray[np.uint8]) -> None:
         # Assignment would silently broadcast a frame of another shape and cast a frame of another dtype.
         if frame.shape != self._signature.frame_shape or frame.dtype != np.uint8:
             raise ValueError(f"frame is {frame.dtype} {frame.shape}, not uint8 {self._signature.frame_shape}")
-        self._frames[place] = frame
 
     def _close(self, q_max: float | None) -> Segment:
         return self._emit(len(self._steps), q_max)

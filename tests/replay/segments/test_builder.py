@@ -234,3 +234,30 @@ def test_wrong_rewards_frames_and_missing_values_are_refused() -> None:
     other.reset(frame)
     with pytest.raises(ValueError, match="q_taken"):
         other.add(0, 0.0, frame, False, False)
+
+
+def test_a_refused_frame_changes_nothing() -> None:
+    """Neither the segments that the next call returns nor the open episode."""
+    stream = random_stream(0, 12, end=0.0)
+
+    def items(*, refusals: bool) -> list[BruteForceItem]:
+        builder = make(steps=4, priority_rule=ReturnRule(3, gamma=0.97, reward_clip=1.0))
+        segments: list[Segment] = []
+        for number, step in enumerate(stream):
+            if number in (0, 8):
+                builder.reset(step.frame)
+            if refusals:
+                with pytest.raises(ValueError, match="frame is"):
+                    builder.add(0, 0.0, step.frame[0], False, False, q_taken=0.0, q_max=0.0)
+                with pytest.raises(ValueError, match="frame is"):
+                    builder.reset(step.frame[0])
+            segments += builder.add(
+                step.action, step.reward, step.next_frame, False, number == 7, q_taken=0.0, q_max=0.0
+            )
+        segments += builder.drain()
+        reader = {"stack": 4, "n_step": 3, "gamma": 0.97, "reward_clip": 1.0, "life_loss_terminates": False}
+        return [item for segment in segments for item in items_of(segment, **reader)]  # type: ignore[arg-type]
+
+    expected = items(refusals=False)
+    assert len(expected) == len(stream)
+    assert_same_items(items(refusals=True), expected)
