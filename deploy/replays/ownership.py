@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from deploy.run.config import Config, ConfigError
 from deploy.run.folder import RunFolder
 from deploy.run.identity import FILE, Identity, device_to_note
-from replay.errors import ForeignRun, ShardError
+from replay.errors import ForeignRun
 from replay.shards.claims import claim, release
 from replay.shards.shard import Shard
 
@@ -45,8 +45,7 @@ def claim_added(config: Config, folder: RunFolder, urls: tuple[str, ...]) -> Non
 
 def release_new(config: Config) -> None:
     """Release what `claim_new` has claimed, if anything, for a run that does not start after all."""
-    # The user hears why the run does not start; a shard that refuses must not hide that.
-    with _shards(config) as shards, contextlib.suppress(ShardError):
+    with _shards(config) as shards:
         release(shards)
 
 
