@@ -9,7 +9,7 @@ import os
 import secrets
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, Self, TypeVar
 
@@ -25,8 +25,14 @@ from replay.servers.configuration import GUARDIAN, Listening, choose_places, con
 from replay.servers.folder_lock import lock_folder
 from replay.servers.full_disk import with_room
 from replay.servers.guardian import ADD, CONFIGURATION, REMOVE, shard_folder
-from replay.servers.guardian_process import clear_leftovers, read_state, run_guardian
-from replay.servers.hard_links import unshare
+from replay.servers.guardian_process import (
+    clear_leftovers,
+    end_guardian,
+    read_state,
+    remove_sockets,
+    run_guardian,
+)
+from replay.servers.hard_links import own_files, unshare
 from replay.servers.record import ServerRecord, whole_password
 
 __all__ = ["EmbeddedServers", "ServerBinary", "find_server"]
@@ -37,7 +43,6 @@ START_LIMIT_S = 30.0
 LOAD_LIMIT_S = 900.0
 ADD_LIMIT_S = 10.0
 """For a server that is added, which has nothing to load: whoever waits has others to care for."""
-STOP_LIMIT_S = 40.0
 MEANT_SECONDS = 1.0
 """So much later than its servers a process may be told that the run ends."""
 TOLD_TO_STOP = "told to stop before the embedded servers were ready"
@@ -118,6 +123,17 @@ class EmbeddedServers:
         self._folder.chmod(0o700)
         lock = lock_folder(self._folder / "lock")
         try:
+            self._start_below(server, lock)
+            for index in range(self._shards):
+                self._wait_ready(index)
+        except BaseException:
+            self.stop()
+            raise
+        return self.urls
+
+    def _start_below(self, server: ServerBinary, lock: int) -> None:
+        """Start the guardian, which starts the servers; they hold the lock from then on."""
+        try:
             self._with_room(lambda: unshare(own_files(self._folder)))
             self._record.check(server, self._shards)
             clear_leftovers(self._folder)
@@ -131,28 +147,16 @@ class EmbeddedServers:
             self._with_room(self._write_configurations)
             self._guardian = self._with_room(lambda: self._start_guardian(server, lock))
         finally:
-            os.close(lock)  # the guardian and the servers hold it now
-        try:
-            for index in range(self._shards):
-                self._wait_ready(index)
-        except BaseException:
-            self.stop()
-            raise
-        return self.urls
+            os.close(lock)
 
     def stop(self) -> None:
         """Shut the servers down, their files synced, and wait until they are gone; harmless when stopped."""
         guardian, self._guardian = self._guardian, None
-        if guardian is None:
-            return
-        assert guardian.stdin is not None
-        with contextlib.suppress(OSError):
-            guardian.stdin.close()
-        try:
-            guardian.wait(STOP_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            guardian.kill()  # the kernel then ends the servers
-            guardian.wait()
+        if guardian is not None:
+            end_guardian(guardian)
+        if self._places:
+            # A guardian that never started, or was killed, has left them.
+            remove_sockets(self._places[0].socket.parent)
 
     def restart(self, index: int) -> None:
         """Stop one server gracefully and start it again: same socket, same files; waits until it answers.
@@ -293,8 +297,3 @@ class EmbeddedServers:
             reason = "".join(read_state(self._folder, self._shards).get("reasons", [])[index : index + 1])
         last = reason or last_line(path) or "nothing in its log"
         return ServerError(f"embedded server {index} did not start: {last[:200]} (see {path})")
-
-
-def own_files(folder: Path) -> Iterator[Path]:
-    """Files of the servers in `folder` that are written into; `.rdb` files never are."""
-    return (path for path in folder.rglob("*") if path.suffix != ".rdb")

@@ -15,6 +15,7 @@ from replay.servers.configuration import SOCKETS_PREFIX, socket_url
 from replay.servers.guardian import mark_of, shard_folder
 
 WAIT_S = 10.0
+STOP_LIMIT_S = 40.0
 
 
 def holds_data(folder: Path) -> bool:
@@ -41,6 +42,18 @@ def run_guardian(folder: Path, arguments: dict[str, Any], lock: int) -> subproce
         )
 
 
+def end_guardian(guardian: subprocess.Popen[bytes]) -> None:
+    """Have a guardian shut its servers down, and wait until they are gone."""
+    assert guardian.stdin is not None
+    with contextlib.suppress(OSError):
+        guardian.stdin.close()
+    try:
+        guardian.wait(STOP_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        guardian.kill()  # the kernel then ends the servers
+        guardian.wait()
+
+
 def read_state(folder: Path, num_servers: int) -> dict[str, Any]:
     """What the guardian of this folder's servers wrote last; `pids` None and `exits` 0 where there is none.
 
@@ -55,11 +68,15 @@ def read_state(folder: Path, num_servers: int) -> dict[str, Any]:
 
 def clear_leftovers(folder: Path) -> None:
     """Remove the sockets' folder and the state of a guardian that was killed and could not."""
-    sockets = Path(read_state(folder, 0).get("sockets", ""))
-    # state.json names what is removed here, which must be a folder of sockets.
+    remove_sockets(Path(read_state(folder, 0).get("sockets", "")))
+    (folder / "state.json").unlink(missing_ok=True)
+
+
+def remove_sockets(sockets: Path) -> None:
+    """Remove a folder of sockets, if it is there."""
+    # A state.json may name it, so nothing else is removed here.
     if sockets.name.startswith(SOCKETS_PREFIX):
         shutil.rmtree(sockets, ignore_errors=True)
-    (folder / "state.json").unlink(missing_ok=True)
 
 
 def running_urls(folder: Path) -> tuple[str, ...]:

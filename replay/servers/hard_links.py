@@ -7,12 +7,17 @@ replaced as a whole, may stay.
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from apexpert import durable
 
 COPIED_AT_ONCE = 2**20
+
+
+def own_files(folder: Path) -> Iterator[Path]:
+    """Files of the servers in `folder` that are written into; `.rdb` files never are."""
+    return (path for path in folder.rglob("*") if path.suffix != ".rdb")
 
 
 def unshare(paths: Iterable[Path]) -> None:

@@ -106,6 +106,24 @@ class TestLife:
                 assert len(servers.urls[0].partition("@")[2]) < 107
                 assert list(Path(temporary).iterdir()) == []
 
+    @pytest.mark.parametrize("dies", [False, True])
+    def test_a_failed_start_leaves_no_folder_of_sockets(
+        self, program: str, tmp_path: Path, dies: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Before the guardian has started, and where it ends before it wrote what it has started."""
+
+        def run_guardian(*arguments: object) -> subprocess.Popen[bytes]:
+            if not dies:
+                raise BlockingIOError("no processes left")
+            return subprocess.Popen(["false"], stdin=subprocess.PIPE)
+
+        monkeypatch.setattr("replay.servers.embedded.run_guardian", run_guardian)
+        with tempfile.TemporaryDirectory(dir="/tmp") as temporary:
+            monkeypatch.setattr("tempfile.tempdir", temporary)
+            with pytest.raises(ServerError if dies else BlockingIOError):
+                embedded(tmp_path, program, shards=1).start()
+            assert list(Path(temporary).iterdir()) == []
+
     @pytest.mark.parametrize("name", ["a[b]", "*? \"b\" 'c' \\d é\n#%d\t$HOME\udcff", "-a:b", 200 * "x"])
     def test_no_characters_of_a_path_matter(
         self, program: str, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
