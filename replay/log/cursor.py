@@ -1,5 +1,6 @@
 """Follow one shard's log, and notice when it is no longer as it was left."""
 
+import bisect
 import logging
 import re
 import time
@@ -63,7 +64,7 @@ class LogCursor:
         self.position = LOG_START
         """Id of the last entry read."""
         self.unindexed: deque[tuple[str, SegmentIdentity | None]] = deque()
-        """Entries that were read and not taken, oldest first: they are deleted with their neighbours."""
+        """Entries whose segments are not held, oldest first: they are deleted with their neighbours."""
         self._anchor: LogEntry | None = None
         self._anchor_row: Any = None
         self._known_opening = 0
@@ -120,6 +121,12 @@ class LogCursor:
         """Note that an entry was deleted, so that it is no longer expected to be there."""
         if self._anchor is not None and self._anchor.log_id == log_id:
             self._anchor = self._anchor_row = None
+
+    def set_aside(self, log_id: str, identity: SegmentIdentity | None) -> None:
+        """Note an entry whose segment is not held: it was not taken, or was lost since."""
+        # An entry without an id is yet to be named, by a log that is being read again.
+        if log_id:
+            bisect.insort(self.unindexed, (log_id, identity), key=lambda entry: log_order(entry[0]))
 
     def keep(self, identities: Set[SegmentIdentity]) -> None:
         """Note that segments are there after all: the deletion of their untaken entries must spare them."""

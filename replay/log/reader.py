@@ -219,7 +219,7 @@ class LogReader:
         return ReceivedSegment(shard, entry.log_id, len(data), header, segment, was_lost)
 
     def _reject(self, shard: int, entry: LogEntry, error: SegmentError | LookupError) -> None:
-        self.cursors[shard].unindexed.append((entry.log_id, entry.identity))
+        self.cursors[shard].set_aside(entry.log_id, entry.identity)
         if entry.identity is not None:
             self.ledger.lose(entry.identity, entry.num_items, was_taken=False)
         if self.cursors[shard].was_read(entry.log_id):

@@ -62,7 +62,7 @@ class PendingDeletions:
             self._cursors[shard].forget(log_id)
 
     def note_eviction(self, shard: int, log_id: str, identity: SegmentIdentity) -> None:
-        """Note an evicted segment for deletion, with the entries before it that were never taken."""
+        """Note an evicted segment for deletion, with the entries before it that are set aside."""
         unindexed = self._cursors[shard].unindexed
         while log_id and unindexed and log_order(unindexed[0][0]) < log_order(log_id):
             self.note(shard, *unindexed.popleft())

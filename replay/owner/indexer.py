@@ -157,4 +157,4 @@ class Indexer:
         self._counters.rejected += 1
         # Its items were never counted as inserted, so `was_taken` is False.
         self._reader.ledger.lose(segment.identity, segment.num_items, was_taken=False)
-        self._reader.cursors[received.shard].unindexed.append((received.log_id, segment.identity))
+        self._reader.cursors[received.shard].set_aside(received.log_id, segment.identity)

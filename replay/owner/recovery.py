@@ -114,15 +114,7 @@ class Recovery:
         """Drop a segment that is gone or damaged."""
         num_items = int(self.table.slots["num_items"][slot])
         self.reader.ledger.lose(self.table.identity(slot), num_items, was_taken=True)
-        self.table.remove(slot)
-
-    def has_log(self, shard: int) -> bool:
-        """Whether a shard's log has entries; False where it does not answer."""
-        try:
-            return bool(self.cursors[shard].shard.read_log(LOG_START, 1))
-        except ShardUnavailable as error:
-            self.park(shard, error)
-            return False
+        self._drop(slot)
 
     def _is_unconfirmed(self, slot: int, shard: int) -> bool:
         """Whether the shard's log is being read again and has not named this segment of it yet."""
@@ -213,10 +205,16 @@ class Recovery:
             unread = not len(self.table.blocks[slot])
             if unread and was_evicted(int(generations[slot]), oldest, log_goes_on=log_goes_on):
                 self._counters.evicted += int(self.table.slots["num_items"][slot])
-                self.table.remove(slot)
+                self._drop(slot)
             else:
                 self._counters.missing += 1
                 self.lose(slot)
+
+    def _drop(self, slot: int) -> None:
+        """Remove a segment that its shard does not have as it was; its entry leaves with its neighbours."""
+        shard = int(self.table.slots["shard"][slot])
+        self.cursors[shard].set_aside(self.table.log_ids[slot], self.table.identity(slot))
+        self.table.remove(slot)
 
     def _drop_unnamed(self, shard: int) -> None:
         unnamed = [slot for slot in self._unconfirmed[shard] if self._is_unconfirmed(slot, shard)]

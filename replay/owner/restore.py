@@ -14,6 +14,7 @@ from replay.items.table import ItemTable
 from replay.owner.eviction import was_evicted
 from replay.owner.recovery import FILL_SEGMENTS, Recovery, decode_as
 from replay.segments.codec import SegmentHeader
+from replay.shards.records import LOG_START
 from replay.types import Segment, SegmentIdentity
 
 
@@ -159,13 +160,22 @@ class Restoration:
         """Count the rows in `_gone` as evicted since the checkpoint, or as lost."""
         for shard, rows in self._gone.items():
             oldest = self._oldest.get(shard)
-            log_goes_on = oldest is not None or self._recovery.has_log(shard)
+            log_goes_on = oldest is not None or self._has_log(shard)
             for i in rows:
                 if was_evicted(int(self._rows["generation"][i]), oldest, log_goes_on=log_goes_on):
                     self._counters.evicted += int(self._rows["num_items"][i])
+                    self._set_aside(i)
                 else:
                     self._counters.missing += 1
                     self._lose(i)
+
+    def _has_log(self, shard: int) -> bool:
+        """Whether a shard's log has entries; False where it does not answer."""
+        try:
+            return bool(self._recovery.cursors[shard].shard.read_log(LOG_START, 1))
+        except ShardUnavailable as error:
+            self._recovery.park(shard, error)
+            return False
 
     def _evict(self, i: int) -> None:
         """Evict a segment for which this table has no room."""
@@ -179,6 +189,14 @@ class Restoration:
     def _lose(self, i: int) -> None:
         ledger = self._recovery.reader.ledger
         ledger.lose(SegmentIdentity.of_row(self._rows[i]), int(self._rows["num_items"][i]), was_taken=True)
+        self._set_aside(i)
+
+    def _set_aside(self, i: int) -> None:
+        """Have the entry of a segment that is not restored leave its log with its neighbours."""
+        shard = int(self._rows["shard"][i])
+        if shard < len(self._recovery.cursors):
+            identity = SegmentIdentity.of_row(self._rows[i])
+            self._recovery.cursors[shard].set_aside(self._document["log_ids"][i], identity)
 
     def _put_back(self, i: int, header: SegmentHeader, segment: Segment) -> None:
         columns = self._table.num_columns(segment.num_items, segment.num_steps)

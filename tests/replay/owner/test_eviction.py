@@ -109,6 +109,32 @@ def present(run: Run) -> set[SegmentIdentity]:
     return kept
 
 
+@pytest.mark.parametrize("found_by", ["draw", "restore"])
+def test_entries_of_lost_segments_leave_with_their_neighbours(found_by: str) -> None:
+    """Else they would stay at the log's head, before which readers know that everything has left."""
+    urls = shared_urls()[:1]
+    run = new_run(urls, capacity=100, frame_store_bytes=0)
+    damaged, gone, *_ = run.fill(0, 100, actor=0, end=0.0)
+    # With 2 strata an item on average, every item is drawn.
+    sampler = run.sampler(batch_size=200)
+    ingest_all(sampler)
+    state = sampler.state()
+    with redis.Redis.from_url(urls[0]) as client:
+        prefix = f"apexpert:{{{run.name}:0}}:seg:"
+        client.setrange(f"{prefix}{damaged.identity}", 40, b"\0" * 1000)
+        client.unlink(f"{prefix}{gone.identity}")
+    if found_by == "restore":
+        sampler = run.sampler(batch_size=200)
+        sampler.restore(*state)
+    sampler.sample()
+    assert sampler.size == 100 - damaged.num_items - gone.num_items
+    run.fill(0, 100, actor=1)
+    ingest_all(sampler)
+    sampler.refresh_allowance()
+    table = sampler.table
+    assert present(run) == set(table.identities(table.in_order()))
+
+
 def test_by_items_the_oldest_of_all_shards_leave() -> None:
     run = new_run(shared_urls(), capacity=200)
     sampler = run.sampler()
