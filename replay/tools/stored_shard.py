@@ -65,9 +65,10 @@ class StoredShard(Shard):
         def write() -> None:
             with self.client.pipeline(transaction=True) as pipe:
                 for entry, data in zip(entries, segments, strict=True):
-                    pipe.set(f"{self._prefix}seg:{entry.identity}", data)
-                    # The id is kept, so that the cursors of a checkpoint fit the copy.
+                    # The id is kept, so that the cursors of a checkpoint fit the copy. The entry comes
+                    # first, as in `ShardWriting.commit`.
                     pipe.xadd(self.log, entry_fields(entry._replace(num_bytes=len(data))), id=entry.log_id)
+                    pipe.set(f"{self._prefix}seg:{entry.identity}", data)
                 pipe.execute()
 
         self.call(write)

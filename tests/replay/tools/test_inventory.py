@@ -7,6 +7,7 @@ import redis
 from replay.shards.records import LogEntry
 from replay.tools.inventory import HEADER_BYTES, checkpoint_masses, take_inventory
 from replay.tools.priority_summary import summarise_priorities
+from replay.types import SegmentIdentity
 from tests.helpers.replay.samplers import ingest_all, new_run
 from tests.helpers.replay.stored_runs import everything, filled, stored_shards
 from tests.helpers.shards.servers import shared_urls
@@ -103,6 +104,20 @@ def test_put_keeps_log_ids(urls: list[str]) -> None:
     assert shard.keys().segments == {segment.identity}
     assert shard.exist([segment.identity, segment.identity._replace(seq=99)]) == [True, False]
     assert shard.fetch([segment.identity]) == [b"abc"]
+
+
+def test_put_adds_the_entry_before_its_segment(urls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a transaction that a cut file ends in, the first commands may run: docs/decisions/0010."""
+    sent: list[str] = []
+
+    def execute(pipe: redis.client.Pipeline) -> list[object]:
+        sent.extend(str(arguments[0]) for arguments, _ in pipe.command_stack)
+        return []
+
+    monkeypatch.setattr(redis.client.Pipeline, "execute", execute)
+    entry = LogEntry("1700000000000-7", SegmentIdentity(0, 0, 0), 1, 1, 3)
+    stored_shards(new_run(urls))[0].put([entry, entry], [b"abc", b"abc"])
+    assert sent == ["XADD", "SET", "XADD", "SET"]
 
 
 def test_effective_sample_size_by_hand() -> None:
