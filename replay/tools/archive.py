@@ -160,7 +160,11 @@ class Archive:
         self.folder = folder
         try:
             manifest = json.loads((folder / MANIFEST).read_bytes())
-            self.format, self.run = int(manifest["format"]), str(manifest["run"])
+            self.format = int(manifest["format"])
+            # Before the rest is read, which a later format may have in another form.
+            if self.format != FORMAT:
+                raise ArchiveError(f"{folder} is of format {self.format}; this version reads {FORMAT}")
+            self.run = str(manifest["run"])
             self.files: dict[str, dict[str, Any]] = dict(manifest["files"])
             self.signatures = [_signature(document) for document in manifest["signatures"]]
             self.counts = Archived(**manifest["counts"])
@@ -168,8 +172,6 @@ class Archive:
             raise ArchiveError(f"{folder} is not an exported replay: it has no {MANIFEST}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArchiveError(f"{folder / MANIFEST} cannot be read: {type(error).__name__}") from None
-        if self.format != FORMAT:
-            raise ArchiveError(f"{folder} is of format {self.format}; this version reads {FORMAT}")
 
     @property
     def num_shards(self) -> int:

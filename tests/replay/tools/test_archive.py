@@ -139,6 +139,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "format 9",
     ),
+    "a later format with other fields": (
+        lambda folder: (folder / "manifest.json").write_text('{"format": 2, "runs": []}'),
+        "is of format 2; this version reads 1",
+    ),
 }
 
 
