@@ -175,6 +175,7 @@ class ReplayReader:
     def close(self) -> None:
         """Close the connections, and what was opened for this reader."""
         try:
+            self._frames.close()
             self._indexer.close()
         finally:
             self._on_close()

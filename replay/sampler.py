@@ -221,6 +221,7 @@ class Sampler:
 
     def close(self) -> None:
         """Let the shards go and close the connections; nothing may be asked any more."""
+        self._frames.close()
         self._ownership.leave(self._indexer.pipelines())
         with suppress(ShardError):
             self._indexer.settle()

@@ -104,6 +104,10 @@ class BlockReader:
         if missing or corrupt or silent:
             raise SegmentsGone(_slots(reading, missing), _slots(reading, corrupt), silent)
 
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown()
+
     def _locate(self, plan: BlockPlan, slots: NDArray[np.int64]) -> _Reading:
         """Return where the plan's blocks lie in their encoded segments, which are in these slots."""
         tables = [self._table.blocks[slot] for slot in slots.tolist()]

@@ -78,6 +78,10 @@ class FrameReader:
         self._from_redis(whole, np.flatnonzero(missed), places.take(missed))
         return Observations(whole[0], whole[1])
 
+    def close(self) -> None:
+        """End the threads that read from Redis."""
+        self._blocks.close()
+
     def _from_store(
         self,
         whole: NDArray[np.uint8],

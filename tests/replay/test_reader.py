@@ -184,3 +184,19 @@ def test_a_copy_is_read_where_the_first_entry_has_no_segment(urls: list[str]) ->
     run.shards[0].owning.unlink([first.identity])
     found = [segment.identity for segment in reader_of(run).segments()]
     assert sorted(found) == sorted(segment.identity for segment in segments)
+
+
+def test_closing_ends_the_threads(urls: list[str]) -> None:
+    run = new_run(urls, frame_store_bytes=0)
+    run.fill(0, 60, actor=0)
+    before = set(threading.enumerate())
+    sampler, reader = run.sampler(), reader_of(run)
+    sampler.ingest()
+    sampler.sample()
+    reader.ingest()
+    reader.sample(32)
+    started = set(threading.enumerate()) - before
+    assert len(started) >= 2
+    sampler.close()
+    reader.close()
+    assert not [thread for thread in started if thread.is_alive()]
