@@ -36,7 +36,7 @@ class StoredShard(Shard):
 
     def keys(self) -> StoredKeys:
         """Return the run's keys, by SCAN over the server, where other runs' keys are skipped."""
-        names = self._names()
+        names = [name.decode(errors="replace") for name in self._names()]
         prefix = f"{self._prefix}seg:"
         segments, others = set(), []
         for name in names:
@@ -86,12 +86,14 @@ class StoredShard(Shard):
         chunks = [names[start : start + UNLINK_KEYS] for start in range(0, len(names), UNLINK_KEYS)]
         return sum(self.pipelined(chunks, lambda pipe, chunk: pipe.unlink(*chunk)))
 
-    def _names(self) -> list[str]:
-        def scan() -> list[str]:
+    def _names(self) -> list[bytes]:
+        """Return the run's keys as the server has them: a key of somebody else may be no text."""
+
+        def scan() -> list[bytes]:
             # A run's name has no pattern characters (Shard), so only keys of this run match.
             found = self.client.scan_iter(match=f"{self._prefix}*", count=SCAN_COUNT)
             # SCAN may return a key more than once.
-            return sorted({name.decode(errors="replace") for name in found})
+            return sorted(set(found))
 
         return self.call(scan)
 

@@ -45,6 +45,16 @@ def test_a_deleted_run_leaves_the_others_as_they_are(urls: list[str]) -> None:
     assert set(take_inventory(stored_shards(other)).identities()) == set(other.segments)
 
 
+def test_keys_that_are_no_text_are_deleted_too(urls: list[str]) -> None:
+    run = filled(urls)
+    with redis.Redis.from_url(urls[0]) as client:
+        client.set(f"apexpert:{{{run.name}:0}}:".encode() + b"\xff\xfe", b"x")
+    shard = stored_shards(run)[0]
+    assert "\ufffd\ufffd" in shard.keys().others
+    shard.delete()
+    assert shard.keys() == (set(), [])
+
+
 def test_copies_gone_and_damaged_ones_are_told(urls: list[str]) -> None:
     run = filled(urls)
     names = list(run.segments)
