@@ -11,6 +11,7 @@ ReplayError
     ForeignRun            it holds the run of another folder
   SignatureMismatch       stack or n_step raised, or another frame shape, on existing data
   ServerError             an embedded server cannot be found, started or locked
+    ServersStopped        embedded servers were told to stop before they had loaded their data
   WriterStopped           the writer was told to stop while it waited
   StaleOwner              another sampler has taken the shards over
   NotEnoughData           the limiter does not allow the batch yet

@@ -81,8 +81,8 @@ class SegmentLedger:
     def take(self, identity: SegmentIdentity, num_items: int, total: int = 0) -> bool:
         """Note that a segment is taken; return True if it was taken before and lost in between.
 
-        `num_items` and, where it is known, `total` are trusted: the segment's own checksums confirm
-        them.
+        `num_items` is the segment's own, under its checksums. `total` (0: not known) comes from the
+        log entry alone: no checksum covers it, and `parse_entry` only bounds it.
         """
         items, was_taken = self._lost.pop(identity, (0, False))
         self.lost_items -= items
