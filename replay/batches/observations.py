@@ -65,7 +65,6 @@ class FrameReader:
         rows = self._store.rows(self._table.slots["generation"][unique].tolist())
         missed = np.array([found is None for found in rows])[inverse]
         num_missed = int(np.count_nonzero(missed))
-        self.misses += num_missed
         whole = self._buffers.take((2, len(missed), self._stack, *self._frame_shape))
         if not num_missed:
             self._from_store(whole, rows, inverse, places)
@@ -76,6 +75,8 @@ class FrameReader:
             self._from_store(held, rows, inverse[~missed], places.take(~missed))
             whole[:, ~missed] = held
         self._from_redis(whole, np.flatnonzero(missed), places.take(missed))
+        # Counted last: items whose segments are gone are drawn again.
+        self.misses += num_missed
         return Observations(whole[0], whole[1])
 
     def close(self) -> None:

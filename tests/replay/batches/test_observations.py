@@ -33,6 +33,7 @@ def test_segments_found_missing_are_dropped_and_drawn_again(urls: list[str]) -> 
     run.check(sampler, batch)
     assert {run.shard_of[identity] for identity, _ in located(sampler, batch)} == {1}
     assert (batch.probability == 1 / sampler.size).all()
+    assert sampler.metrics()["replay/frame_store_misses"] == 64, "each item of the batch once"
     dropped = sampler.metrics()["replay/missing"]
     assert 0 < dropped <= len(gone)
     for _ in range(20):
