@@ -14,6 +14,7 @@ import socket
 import tempfile
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -127,10 +128,8 @@ def free_ports(address: str, count: int) -> list[int]:
     if _is_wildcard(address):
         raise ServerError(f"embedded servers listen on one address, not on all ({address})")
     first = random.randrange(FIRST_PORT, LAST_PORT)
-    free: list[int] = []
-    for port in (*range(first, LAST_PORT), *range(FIRST_PORT, first)):
-        if len(free) < count and _is_free(address, port):
-            free.append(port)
+    ports = chain(range(first, LAST_PORT), range(FIRST_PORT, first))
+    free = list(islice((port for port in ports if _is_free(address, port)), count))
     if len(free) < count:
         raise ServerError(f"no {count} free ports on {address} from {FIRST_PORT} to {LAST_PORT}")
     return free
