@@ -83,8 +83,6 @@ class Sampler:
         self._allowance = Allowance(reader.cursors, self.limiter)
         self._dead: set[tuple[int, int]] = set()
 
-    # What comes in
-
     def ingest(self, limit: int = 256) -> int:
         """Index up to about `limit` new segments, evict, refresh the allowance; returns the items added.
 
@@ -133,8 +131,6 @@ class Sampler:
         self._shards.append(shard)
         self._indexer.add_shard(shard)
 
-    # What goes out
-
     def can_sample(self) -> bool:
         """Whether the limiter allows a batch, and there is anything to draw."""
         return self.size > 0 and self.limiter.can_sample(self.inserted, self.sampled)
@@ -161,8 +157,6 @@ class Sampler:
         """
         self._priorities.update(leaf, generation, priorities)
 
-    # How things stand
-
     @property
     def inserted(self) -> int:
         """Items ever inserted, each once: the run's env steps."""
@@ -186,8 +180,6 @@ class Sampler:
     def metrics(self) -> dict[str, float]:
         """Counters and sizes under the run's metric names."""
         return metrics(self.counters, self._recovery, self.config, misses=self._frames.misses)
-
-    # Checkpoints
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """What a bit-identical continuation needs besides the segments: JSON-able values and arrays."""
