@@ -108,16 +108,6 @@ class LogReader:
         received = (self._take(*row) for row in turns)
         return (segment for segment in received if segment is not None)
 
-    def read(self, limit: int) -> list[ReceivedSegment]:
-        """Poll all shards and take what is new; [] if there is nothing. Never waits for new entries.
-
-        Raises ShardUnavailable if a shard does not answer.
-        """
-        received = list(self.take(self.poll(limit)))
-        for error in self.failures.values():
-            raise error
-        return received
-
     def read_again(self, shard: int, sizes: Mapping[SegmentIdentity, int]) -> list[bytes | None]:
         """Fetch segments of these sizes as bytes, None for any that is gone; raises ShardUnavailable."""
         pipeline, request = self.cursors[shard].pipeline, self._request(shard, sizes)

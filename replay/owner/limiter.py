@@ -63,17 +63,6 @@ class Limiter:
         ended = self._total is not None and inserts >= self._total
         return max(budget, 1) if empty and not ended else budget
 
-    @property
-    def state(self) -> dict[str, float | int | None]:
-        """The settings, JSON-able: there is no other state."""
-        return {
-            "min_size": self._min_size,
-            "samples_per_insert": self._samples_per_insert,
-            "batch_size": self._batch_size,
-            "error_buffer": self._error_buffer,
-            "total_env_steps": self._total,
-        }
-
 
 def fitting_error_buffer(config: ReplayConfig, batch_size: int, samples_per_insert: float) -> float:
     """Samples by which the limiter may leave the exact ratio: room for two segments that come at once."""

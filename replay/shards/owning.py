@@ -1,6 +1,6 @@
 """What the single owner of a shard does; its frequent requests go through a ShardPipeline."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import redis
@@ -25,10 +25,6 @@ class ShardOwning:
     def __init__(self, shard: "Shard") -> None:
         self._shard = shard
 
-    def allowed(self) -> int:
-        """Return the end up to which the owner allows commits (0: no owner has been here)."""
-        return self._shard.whole(self._shard.call(lambda: self._shard.client.get(self._shard.allowed_key)))
-
     def set_allowed(self, end: int) -> None:
         """Allow the commit of tickets that begin before `end`."""
         self._shard.call(lambda: self._shard.client.set(self._shard.allowed_key, end))
@@ -44,12 +40,6 @@ class ShardOwning:
         log_ids = [log_id for log_id, _ in entries if log_id]
         unlinks = [("UNLINK", *part) for part in _parts(keys)]
         return pack(*unlinks, *[("XDEL", self._shard.log, *part) for part in _parts(log_ids)])
-
-    def unlink(self, identities: Iterable[SegmentIdentity]) -> None:
-        """Delete segments, whatever the log says."""
-        self._shard.pipelined(
-            list(identities), lambda pipe, identity: pipe.unlink(self._shard.segment_key(identity))
-        )
 
     def owner(self) -> Owner:
         """Return who owns this shard."""

@@ -59,10 +59,6 @@ class ShardWriting:
             self._answers(("HSET", self._shard.outstanding_key, str(asked.identity), noted))
         return int(end), covered
 
-    def reserve(self, identity: SegmentIdentity, items: int, *, attempt: int = 0) -> tuple[int, bool]:
-        """Ask for a ticket and wait for it: `ask_ticket` and `take_ticket` in one call."""
-        return self.take_ticket(self.ask_ticket(identity, items, attempt=attempt))
-
     def ticket_state(self, identity: SegmentIdentity) -> tuple[int, bool]:
         """Return `allowed`, and whether the ticket of `identity` is still in the book."""
 

@@ -15,6 +15,7 @@ from tests.helpers.actors.acting import RETURNS, Watch, make_actor
 from tests.helpers.deadline import patient, until
 from tests.helpers.replay.brute_force import brute_force_items
 from tests.helpers.replay.streams import assert_same_items, items_of
+from tests.helpers.shards.commands import read_new
 
 SIGNATURE = Signature((84, 84), 4, 3, 3)
 
@@ -44,7 +45,7 @@ def test_stopped_while_it_waits_for_allowance_an_actor_loses_nothing(shards) -> 
     assert not thread.is_alive()
     reader = LogReader(shards, run="run", signature=SIGNATURE)
     received = []
-    until(lambda: not received.extend(new := reader.read(1000)) and not new, "the log's end")
+    until(lambda: not received.extend(new := read_new(reader, 1000)) and not new, "the log's end")
     segments = sorted((r.segment for r in received), key=lambda s: s.identity)
     assert [s.identity.seq for s in segments] == list(range(len(segments)))
     for env in range(3):

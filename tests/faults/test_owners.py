@@ -81,12 +81,12 @@ def test_an_owner_that_was_paused_ends_before_it_evicts_or_allows(tmp_path: Path
             scribe.write(20)  # more than the old one would keep
             new.sample()
             new.refresh_allowance()
-            before = logs(run), [shard.owning.allowed() for shard in run.shards]
+            before = logs(run), [shard.tickets().allowed for shard in run.shards]
             os.kill(old.pid, signal.SIGCONT)
             last = old.stdout.read().strip().splitlines()[-1]
             assert old.wait(patient(20)) == 0
         assert "belongs to a later sampler: this one ends" in last
-        assert (logs(run), [shard.owning.allowed() for shard in run.shards]) == before
+        assert (logs(run), [shard.tickets().allowed for shard in run.shards]) == before
         quiet(new)
         check_accounts(run, new, scribe.acknowledged, lost=0, unread=0)
 

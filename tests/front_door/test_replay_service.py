@@ -14,6 +14,7 @@ from replay.errors import NotEnoughData, SignatureMismatch, WriterStopped
 from replay.shards.shard import Shard
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import until
+from tests.helpers.shards.commands import reserve
 
 SHAPES = {"frame_shape": (8, 9), "num_actions": 3, "stack": 2}
 RULES = ReplayConfig(min_size=20, capacity=500, n_step=2, segment_steps=8, reward_clip=0.0)
@@ -99,9 +100,9 @@ def test_what_dead_writers_reserved_is_taken_back(urls) -> None:
             sampler.ingest()
             return [ticket.identity for ticket in shard.tickets().outstanding]
 
-        shard.writing.take_ticket(shard.writing.ask_ticket(dead, 8))
+        reserve(shard, dead, 8)
         assert waiting() == waiting() == [dead]
-        shard.writing.take_ticket(shard.writing.ask_ticket(next_one, 8))
+        reserve(shard, next_one, 8)
         until(lambda: waiting() == [next_one], "the older incarnation's ticket is gone")
         sampler.mark_dead(0, 1)
         until(lambda: waiting() == [], "the ticket of the one marked dead is gone")

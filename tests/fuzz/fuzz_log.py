@@ -15,6 +15,7 @@ import replay.items.priority_index
 import replay.segments.blocks
 import replay.segments.columns
 import replay.segments.returns  # noqa: F401
+from tests.helpers.shards.commands import read_new
 
 with atheris.instrument_imports(include=["replay"]):
     from replay.log.reader import LogReader
@@ -57,7 +58,7 @@ def check(reader: LogReader, hostile: HostileLog, limit: int) -> None:
     received, before = [], None
     while before != reader.positions:
         before = reader.positions
-        received += reader.read(limit)
+        received += read_new(reader, limit)
     assert len(received) == len(hostile.good)
     assert all(same_segment(one.segment, put) for one, put in zip(received, hostile.good, strict=True))
     counted = {name: n for name, n in reader.counters.items() if n and name not in ("items", "bytes")}

@@ -17,6 +17,7 @@ from replay.writer import Writer
 from tests.helpers.deadline import patient, until
 from tests.helpers.replay.samplers import Run, ingest_all, located, new_run, same_batches
 from tests.helpers.replay.streams import random_stream
+from tests.helpers.shards.commands import unlink
 from tests.helpers.shards.servers import shared_urls
 
 
@@ -169,7 +170,7 @@ def test_what_vanishes_while_it_is_drawn_is_drawn_anew(urls: list[str], tmp_path
     reader = reader_of(run)
     while reader.ingest():
         pass
-    run.shards[0].owning.unlink([segment.identity for segment in gone])
+    unlink(run.shards[0], [segment.identity for segment in gone])
     for _ in range(5):
         batch = reader.sample(32)
         run.check(reader, batch)  # type: ignore[arg-type]
@@ -181,7 +182,7 @@ def test_a_copy_is_read_where_the_first_entry_has_no_segment(urls: list[str]) ->
     run = new_run(urls)
     (first, *_) = segments = run.fill(0, 60, actor=0)
     run.write([first], 1)
-    run.shards[0].owning.unlink([first.identity])
+    unlink(run.shards[0], [first.identity])
     found = [segment.identity for segment in reader_of(run).segments()]
     assert sorted(found) == sorted(segment.identity for segment in segments)
 

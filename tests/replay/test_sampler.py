@@ -13,6 +13,7 @@ from replay.writer import Writer
 from tests.helpers.deadline import patient, until
 from tests.helpers.replay.samplers import Run, ingest_all, located, new_run
 from tests.helpers.replay.streams import random_stream
+from tests.helpers.shards.commands import reserve
 from tests.helpers.shards.servers import shared_urls
 
 Key = tuple[SegmentIdentity, int]
@@ -263,7 +264,7 @@ def use_up(sampler: Sampler) -> int:
 def test_allowance_of_dead_writers_is_taken_back(urls: list[str]) -> None:
     run = new_run(urls, min_size=64, error_buffer=0.0)
     sampler = run.sampler(batch_size=8, samples_per_insert=2.0)
-    run.shards[0].writing.reserve(SegmentIdentity(3, 1, 0), 16)
+    reserve(run.shards[0], SegmentIdentity(3, 1, 0), 16)
     sampler.refresh_allowance()
     assert len(run.shards[0].tickets().outstanding) == 1
     sampler.refresh_allowance(dead={(3, 1)})

@@ -16,6 +16,7 @@ from replay.shards.shard import LOG_START, Shard
 from replay.types import Segment, SegmentIdentity
 from replay.writer import Writer
 from tests.helpers.deadline import patient, until
+from tests.helpers.shards.commands import read_new, reserve, unlink
 from tests.helpers.shards.servers import SIGNATURE, make_segment, same_segment, server_programs
 
 FREE = 10**6
@@ -89,7 +90,7 @@ class TestAllowed:
         segments = [make_segment(seq) for seq in range(5)]
         sizes = [writer.write(segment) for segment in segments]
         assert logged(shards) == [[1, 3], [0, 2, 4]]
-        received = LogReader(shards, run=run_name, signature=SIGNATURE).read(100)
+        received = read_new(LogReader(shards, run=run_name, signature=SIGNATURE), 100)
         for one in received:
             assert same_segment(one.segment, segments[one.segment.identity.seq])
         assert sizes == [len(encode(segment, run_name, SIGNATURE)) for segment in segments]
@@ -132,7 +133,7 @@ class TestAllowed:
         assert all(shard.tickets().outstanding == () for shard in shards)
 
     def test_ticket_that_the_server_lost_is_taken_again(self, shards: list[Shard], run_name: str) -> None:
-        shards[0].writing.reserve(SegmentIdentity(8, 0, 0), 10_000)
+        reserve(shards[0], SegmentIdentity(8, 0, 0), 10_000)
         writer = make_writer(shards[:1], run_name)
         with in_background(lambda: writer.write(make_segment(0))):
             until(lambda: two_tickets(shards[0]), "a ticket")
@@ -162,9 +163,9 @@ class TestAllowed:
                 cursor.pipeline.settle()
 
         for seq in range(2):  # 12 items may come in; two tickets take all, and their writers die
-            shards[seq].writing.reserve(SegmentIdentity(seq, 0, 0), 8)
+            reserve(shards[seq], SegmentIdentity(seq, 0, 0), 8)
         refresh()
-        assert [shard.owning.allowed() for shard in shards] == [8, 8]
+        assert [shard.tickets().allowed for shard in shards] == [8, 8]
         writer = make_writer(shards, run_name)
         with in_background(lambda: writer.write(make_segment(0, incarnation=1))) as thread:
             until(lambda: two_tickets(shards[0]), "a ticket")
@@ -191,7 +192,7 @@ class TestFaults:
         writer.write(segment)
         assert logged(shards) == [[0], [0]]
         reader = LogReader(shards, run=run_name, signature=SIGNATURE)
-        (received,) = reader.read(10)
+        (received,) = read_new(reader, 10)
         assert same_segment(received.segment, segment)
         assert [(shard, entry.identity) for shard, entry in reader.repeats] == [(1, segment.identity)]
         assert reader.counters["items"] == 8
@@ -270,9 +271,7 @@ class TestFaults:
                 until(lambda: writer.counters.retries > 3, "attempts")
                 assert thread.is_alive()
                 entries = shard.read_log(LOG_START, 1000)
-                shard.owning.unlink(
-                    [entry.identity for entry in entries[: len(entries) // 2] if entry.identity]
-                )
+                unlink(shard, [entry.identity for entry in entries[: len(entries) // 2] if entry.identity])
             assert shard.read_log(LOG_START, 1000)[-1].identity == last.identity
             assert shard.tickets().outstanding == ()
 

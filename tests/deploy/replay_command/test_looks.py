@@ -22,6 +22,7 @@ from tests.helpers.replay.samplers import Run
 from tests.helpers.replay.streams import random_stream
 from tests.helpers.runs.processes import is_alive
 from tests.helpers.runs.replay_command import SIGNATURE, call, look, servers_of
+from tests.helpers.shards.commands import unlink
 
 CAPTION = (
     r"(?P<action>.*), return (?P<reward>.*) in \d(?P<end>, the end)?\n"
@@ -105,7 +106,7 @@ def test_verify_counts_what_is_wrong(folder: RunFolder, capsys: pytest.CaptureFi
         whole = shard.fetch([first])[0]
         assert whole is not None
         shard.writing.commit(first, whole[:-3] + b"abc", 1, 1)
-        shard.owning.unlink([second])
+        unlink(shard, [second])
     code, out, err = call(capsys, folder.path, "--verify")
     assert code == 1
     assert "2 things are wrong" in err

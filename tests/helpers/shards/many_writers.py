@@ -129,7 +129,7 @@ def write_for(
 def _writer(urls: Sequence[str], signature: Signature, actor: int) -> Writer:
     shards = [Shard(url, run=RUN, index=index) for index, url in enumerate(urls)]
     for shard in shards:
-        shard.owning.allowed()  # connects
+        shard.ping()  # connects
     return Writer(shards, run=RUN, signature=signature, first_shard=actor)
 
 

@@ -19,6 +19,7 @@ from replay.types import SegmentIdentity
 from tests.helpers.replay.fuzzing import log_fields
 from tests.helpers.replay.hostile_log import KINDS, HostileLog
 from tests.helpers.replay.samplers import Run, new_run
+from tests.helpers.shards.commands import read_new
 from tests.helpers.shards.faulty_servers import Scribe, quiet
 from tests.helpers.shards.servers import SIGNATURE, fresh_run, make_shards, same_segment, shared_urls
 
@@ -62,7 +63,7 @@ def read_all(reader: LogReader, limit: int) -> list[ReceivedSegment]:
     received, before = [], None
     while before != reader.positions:
         before = reader.positions
-        received += reader.read(limit)
+        received += read_new(reader, limit)
     return received
 
 
@@ -194,10 +195,10 @@ class TestMemory:
             pixels = SIGNATURE.frame_shape[0] * SIGNATURE.frame_shape[1]
             monkeypatch.setattr("replay.log.reader.POLL_FRAMES_BYTES", 5 * (4 + 10) * pixels)
             reader = reader_of(hostile)
-            assert [len(reader.read(100)) for _ in range(4)] == [5, 5, 2, 0]
+            assert [len(read_new(reader, 100)) for _ in range(4)] == [5, 5, 2, 0]
             monkeypatch.setattr("replay.log.reader.POLL_BYTES", 1)
             reader = reader_of(hostile)
-            assert [len(reader.read(100)) for _ in range(13)] == [1] * 12 + [0]
+            assert [len(read_new(reader, 100)) for _ in range(13)] == [1] * 12 + [0]
 
 
 class TestOtherKeys:

@@ -12,6 +12,7 @@ from replay.segments.codec import encode
 from replay.shards.shard import LOG_START, Shard
 from replay.types import Segment, SegmentIdentity
 from tests.helpers.replay.fuzzing import log_fields
+from tests.helpers.shards.commands import read_new, unlink
 from tests.helpers.shards.servers import SIGNATURE, make_segment, same_segment
 
 
@@ -38,12 +39,12 @@ class TestReading:
     def test_what_was_written_comes_back(self, reader: LogReader, shards: list[Shard], run_name: str) -> None:
         segment = make_segment(5, actor=2, incarnation=1)
         data = put(shards[1], segment, run_name)
-        (received,) = reader.read(10)
+        (received,) = read_new(reader, 10)
         assert same_segment(received.segment, segment)
         assert (received.shard, received.num_bytes) == (1, len(data))
         assert received.log_id == shards[1].read_log(LOG_START, 1)[0].log_id == reader.positions[1]
         assert received.header.identity == segment.identity
-        assert reader.read(10) == []
+        assert read_new(reader, 10) == []
         counted = {name: count for name, count in reader.counters.items() if count}
         assert counted == {"segments": 1, "items": 8, "bytes": len(data)}
 
@@ -54,10 +55,10 @@ class TestReading:
             put(shards[0], make_segment(seq), run_name)
         for seq in range(10, 12):
             put(shards[1], make_segment(seq), run_name)
-        assert sequence(reader.read(6)) == [(0, 0), (1, 10), (0, 1), (1, 11), (0, 2)]
-        assert sequence(reader.read(1)) == [(0, 3)]
+        assert sequence(read_new(reader, 6)) == [(0, 0), (1, 10), (0, 1), (1, 11), (0, 2)]
+        assert sequence(read_new(reader, 1)) == [(0, 3)]
         put(shards[1], make_segment(12), run_name)
-        assert sequence(reader.read(100)) == [(0, 4), (1, 12)]
+        assert sequence(read_new(reader, 100)) == [(0, 4), (1, 12)]
 
     def test_two_round_trips_a_shard(self, reader: LogReader, shards: list[Shard], run_name: str) -> None:
         def commands() -> list[int]:
@@ -68,7 +69,7 @@ class TestReading:
             for seq in range(10 * turn, 10 * turn + 10):
                 put(shards[seq % 2], make_segment(seq), run_name)
             before = commands()
-            assert len(reader.read(100)) == 10
+            assert len(read_new(reader, 100)) == 10
             reads.append([after - start for after, start in zip(commands(), before, strict=True)])
         # The look, the segments, and this INFO itself; a server may read one request in two parts.
         assert [min(counts) for counts in zip(*reads, strict=True)] == [3, 3]
@@ -76,7 +77,7 @@ class TestReading:
     def test_reader_may_need_less_than_was_written(self, shards: list[Shard], run_name: str) -> None:
         put(shards[0], make_segment(0), run_name)
         smaller = replace(SIGNATURE, stack=2, n_step=1)
-        assert len(LogReader(shards, run=run_name, signature=smaller).read(10)) == 1
+        assert len(read_new(LogReader(shards, run=run_name, signature=smaller), 10)) == 1
 
 
 class TestRepeats:
@@ -89,9 +90,9 @@ class TestRepeats:
     def test_repeated_on_the_same_shard(self, reader: LogReader, shards: list[Shard], run_name: str) -> None:
         for _ in range(3):
             put(shards[0], make_segment(0), run_name)
-        assert sequence(reader.read(10)) == [(0, 0)]
+        assert sequence(read_new(reader, 10)) == [(0, 0)]
         assert self.repeated(reader) == [(0, 0)] * 2
-        assert reader.read(10) == []
+        assert read_new(reader, 10) == []
         assert self.repeated(reader) == []
 
     @pytest.mark.parametrize("polls_between", [False, True])
@@ -99,20 +100,20 @@ class TestRepeats:
         self, reader: LogReader, shards: list[Shard], run_name: str, polls_between: bool
     ) -> None:
         put(shards[0], make_segment(7), run_name)
-        first = reader.read(10) if polls_between else []
+        first = read_new(reader, 10) if polls_between else []
         put(shards[1], make_segment(7), run_name)
-        assert sequence(first + reader.read(10)) == [(0, 7)]
+        assert sequence(first + read_new(reader, 10)) == [(0, 7)]
         assert self.repeated(reader) == [(1, 7)]
 
     def test_of_a_lost_segment_is_taken_again(
         self, reader: LogReader, shards: list[Shard], run_name: str
     ) -> None:
         put(shards[0], make_segment(0), run_name)
-        assert [one.was_lost for one in reader.read(10)] == [False]
+        assert [one.was_lost for one in read_new(reader, 10)] == [False]
         reader.ledger.lose(SegmentIdentity(0, 0, 0), 8, was_taken=True)
         assert reader.ledger.lost_items == 8
         put(shards[1], make_segment(0), run_name)
-        assert [(one.shard, one.was_lost) for one in reader.read(10)] == [(1, True)]
+        assert [(one.shard, one.was_lost) for one in read_new(reader, 10)] == [(1, True)]
         assert reader.ledger.lost_items == 0
 
     def test_same_numbers_of_another_incarnation_are_new(
@@ -120,7 +121,7 @@ class TestRepeats:
     ) -> None:
         for actor, incarnation in [(0, 0), (0, 1), (1, 0)]:
             put(shards[0], make_segment(3, actor=actor, incarnation=incarnation), run_name)
-        assert len(reader.read(10)) == 3
+        assert len(read_new(reader, 10)) == 3
 
 
 class TestRejection:
@@ -133,10 +134,10 @@ class TestRejection:
         put(shards[0], make_segment(0), run_name)
         shards[0].writing.commit(segment.identity, bytes(data), segment.num_items, segment.num_steps)
         put(shards[0], make_segment(2), run_name)
-        assert sequence(reader.read(10)) == [(0, 0), (0, 2)]
+        assert sequence(read_new(reader, 10)) == [(0, 0), (0, 2)]
         assert reader.counters["corrupt"] == 1
         put(shards[1], segment, run_name)
-        assert sequence(reader.read(10)) == [(1, 1)]
+        assert sequence(read_new(reader, 10)) == [(1, 1)]
 
     def test_other_run_and_other_signature_are_foreign(
         self, reader: LogReader, shards: list[Shard], run_name: str
@@ -146,7 +147,7 @@ class TestRejection:
         segment = make_segment(1, signature=small)
         data = encode(segment, run_name, small)
         shards[0].writing.commit(segment.identity, data, segment.num_items, segment.num_steps)
-        assert reader.read(10) == []
+        assert read_new(reader, 10) == []
         assert (reader.counters["run"], reader.counters["signature"]) == (1, 1)
 
     @pytest.mark.parametrize("field", ["identity", "num_items", "num_steps"])
@@ -157,7 +158,7 @@ class TestRejection:
         said = {"identity": segment.identity, "num_items": segment.num_items, "num_steps": segment.num_steps}
         said[field] = SegmentIdentity(0, 0, 2) if field == "identity" else said[field] + 1  # type: ignore[operator]
         shards[0].writing.commit(data=encode(segment, run_name, SIGNATURE), **said)  # type: ignore[arg-type]
-        assert reader.read(10) == []
+        assert read_new(reader, 10) == []
         assert reader.counters["stray"] == 1
 
     def test_entry_without_its_segment_is_missing(
@@ -165,16 +166,16 @@ class TestRejection:
     ) -> None:
         put(shards[0], make_segment(0), run_name)
         put(shards[0], make_segment(1), run_name)
-        shards[0].owning.unlink([SegmentIdentity(0, 0, 0)])
-        assert sequence(reader.read(10)) == [(0, 1)]
+        unlink(shards[0], [SegmentIdentity(0, 0, 0)])
+        assert sequence(read_new(reader, 10)) == [(0, 1)]
         assert reader.counters["missing"] == 1
         put(shards[1], make_segment(0), run_name)  # its writer was not told, and tries again
-        assert sequence(reader.read(10)) == [(1, 0)]
+        assert sequence(read_new(reader, 10)) == [(1, 0)]
 
     def test_entry_that_is_not_ours(self, reader: LogReader, shards: list[Shard], run_name: str) -> None:
         shards[0].client.xadd(f"apexpert:{{{run_name}:0}}:log", {"what": "ever"})
         put(shards[0], make_segment(0), run_name)
-        assert sequence(reader.read(10)) == [(0, 0)]
+        assert sequence(read_new(reader, 10)) == [(0, 0)]
         assert reader.counters["stray"] == 1
 
     def test_items_that_are_not_taken_are_lost_unless_they_come_again(
@@ -182,10 +183,10 @@ class TestRejection:
     ) -> None:
         bad = make_segment(0)
         shards[0].writing.commit(bad.identity, b"garbage", bad.num_items, bad.num_steps)
-        assert reader.read(10) == []
+        assert read_new(reader, 10) == []
         assert reader.ledger.lost_items == 8
         put(shards[1], bad, run_name)
-        assert [one.was_lost for one in reader.read(10)] == [False]  # it had never been taken
+        assert [one.was_lost for one in read_new(reader, 10)] == [False]  # it had never been taken
         assert reader.ledger.lost_items == 0
 
     def test_what_a_writer_wrote_and_no_log_names_is_counted(
@@ -200,10 +201,10 @@ class TestRejection:
                 segment.num_steps,
                 total,
             )
-        assert sequence(reader.read(10)) == [(0, 0), (0, 3)]
+        assert sequence(read_new(reader, 10)) == [(0, 0), (0, 3)]
         assert reader.ledger.unread_items == 16
         put(shards[1], make_segment(1), run_name)
-        reader.read(10)
+        read_new(reader, 10)
         assert reader.ledger.unread_items == 8
 
     def test_a_row_is_believed_within_reason_and_its_total_only_with_its_segment(
@@ -213,15 +214,15 @@ class TestRejection:
         row = log_fields(segment.identity, 8, 10, 500)
         for beyond in ({"n": 2**13 + 1}, {"s": 2**13 + 2**10}, {"t": 2**15 + 1}):
             shards[0].client.xadd(log, row | beyond)
-        assert reader.read(10) == []
+        assert read_new(reader, 10) == []
         assert (reader.counters["stray"], reader.ledger.lost_items) == (3, 0)
         shards[0].client.xadd(log, row | {"n": 2**13, "s": 2**13, "t": 2**15})
-        assert reader.read(10) == []
+        assert read_new(reader, 10) == []
         ledger = reader.ledger
         assert (reader.counters["missing"], ledger.lost_items, ledger.unread_items) == (1, 2**13, 0)
         data = encode(segment, run_name, SIGNATURE)
         shards[0].writing.commit(segment.identity, data, segment.num_items, segment.num_steps, 32)
-        assert sequence(reader.read(10)) == [(0, 3)]
+        assert sequence(read_new(reader, 10)) == [(0, 3)]
         assert (ledger.lost_items, ledger.unread_items) == (0, 24)
         assert all(name is None for _, name in reader.cursors[0].unindexed)
 
@@ -230,13 +231,13 @@ class TestState:
     def test_goes_on_where_it_was(self, reader: LogReader, shards: list[Shard], run_name: str) -> None:
         for seq in range(6):
             put(shards[seq % 2], make_segment(seq), run_name)
-        reader.read(4)
+        read_new(reader, 4)
         state = json.loads(json.dumps(reader.state))
         other = LogReader(shards, run=run_name, signature=SIGNATURE)
         other.restore(state)
         assert other.state == state
         put(shards[0], make_segment(0), run_name)
-        assert sequence(other.read(100)) == [(0, 4), (1, 5)]
+        assert sequence(read_new(other, 100)) == [(0, 4), (1, 5)]
         assert len(other.repeats) == 1
         assert other.counters["segments"] == 6
 
@@ -246,9 +247,9 @@ class TestState:
         one = LogReader(shards[:1], run=run_name, signature=SIGNATURE)
         put(shards[0], make_segment(0), run_name)
         put(shards[1], make_segment(1), run_name)
-        assert sequence(one.read(10)) == [(0, 0)]
+        assert sequence(read_new(one, 10)) == [(0, 0)]
         reader.restore(one.state)
-        assert sequence(reader.read(10)) == [(1, 1)]
+        assert sequence(read_new(reader, 10)) == [(1, 1)]
 
     @given(st.lists(st.integers(0, 30), max_size=60))
     def test_seen_sequences_are_a_set(self, values: list[int]) -> None:

@@ -16,6 +16,7 @@ from replay.types import SegmentIdentity
 from replay.writer import Writer
 from tests.helpers.deadline import until
 from tests.helpers.replay.limiting import SEGMENT, limiter
+from tests.helpers.shards.commands import reserve
 from tests.helpers.shards.servers import SIGNATURE, make_segment
 
 
@@ -37,7 +38,7 @@ def test_real_tickets_keep_the_ratio(shards: list[Shard], run_name: str) -> None
                 return
             seq += 1
 
-    shards[0].writing.reserve(SegmentIdentity(9, 0, 0), SEGMENT)  # never committed: this incarnation dies
+    reserve(shards[0], SegmentIdentity(9, 0, 0), SEGMENT)  # never committed: this incarnation dies
     threads = [threading.Thread(target=act, args=(actor,)) for actor in range(num_writers)]
     for thread in threads:
         thread.start()
@@ -72,7 +73,7 @@ def test_backlog_is_not_granted_again(shards: list[Shard], run_name: str) -> Non
     for seq in range(300):
         shards[0].writing.commit(SegmentIdentity(0, 0, seq), b"x", SEGMENT, SEGMENT)
     waiting = SegmentIdentity(1, 0, 0)
-    ticket, _ = shards[1].writing.reserve(waiting, SEGMENT)
+    ticket, _ = reserve(shards[1], waiting, SEGMENT)
     reader = LogReader(shards, run=run_name, signature=SIGNATURE)
     allowance = Allowance(reader.cursors, limiter(3000))
     polls = reader.poll(100)
@@ -87,7 +88,7 @@ def test_backlog_is_not_granted_again(shards: list[Shard], run_name: str) -> Non
 
 
 def test_one_segment_may_come_where_nothing_is_left_to_draw(shards: list[Shard], run_name: str) -> None:
-    tickets = [shard.writing.reserve(SegmentIdentity(0, 0, i), SEGMENT)[0] for i, shard in enumerate(shards)]
+    tickets = [reserve(shard, SegmentIdentity(0, 0, i), SEGMENT)[0] for i, shard in enumerate(shards)]
     reader = LogReader(shards, run=run_name, signature=SIGNATURE)
     edge = limiter().max_inserts(0)
 
@@ -105,11 +106,11 @@ def settled(reader: LogReader, shard: Shard) -> int:
     """What a shard allows once it has heard everything."""
     for cursor in reader.cursors:
         cursor.pipeline.settle()
-    return shard.owning.allowed()
+    return shard.tickets().allowed
 
 
 def test_nothing_new_sends_nothing(shards: list[Shard], run_name: str) -> None:
-    shards[0].writing.reserve(SegmentIdentity(0, 0, 0), SEGMENT)
+    reserve(shards[0], SegmentIdentity(0, 0, 0), SEGMENT)
     reader = LogReader(shards, run=run_name, signature=SIGNATURE)
     allowance = Allowance(reader.cursors, limiter())
     for _ in range(3):  # to rest
@@ -128,7 +129,7 @@ def test_what_could_not_be_sent_is_sent_again(
     shards: list[Shard], run_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if nothing else changes: the connection may break while the allowance is sent."""
-    ticket, _ = shards[0].writing.reserve(SegmentIdentity(0, 0, 0), SEGMENT)
+    ticket, _ = reserve(shards[0], SegmentIdentity(0, 0, 0), SEGMENT)
     reader = LogReader(shards, run=run_name, signature=SIGNATURE)
     allowance, books = Allowance(reader.cursors, limiter()), books_of(reader.poll(10))
     with monkeypatch.context() as broken:

@@ -25,9 +25,6 @@ class TestAlgebra:
         assert limiter().can_sample(100, 168)
         assert not limiter().can_sample(100, 169)
 
-    def test_state_is_its_arguments(self) -> None:
-        assert Limiter(**limiter(total_env_steps=9).state).state == limiter(total_env_steps=9).state  # type: ignore[arg-type]
-
     def test_too_small_a_buffer_names_the_flag(self) -> None:
         with pytest.raises(ValueError, match=r"--replay\.error-buffer 19 must be at least 20"):
             limiter(error_buffer=19)

@@ -12,6 +12,7 @@ import redis
 from replay.sampler import RestoreReport, Sampler
 from replay.types import Batch
 from tests.helpers.replay.samplers import Run, ingest_all, new_run, same_batches
+from tests.helpers.shards.commands import unlink
 from tests.helpers.shards.servers import shared_urls
 
 
@@ -54,7 +55,7 @@ def make_holes(run: Run, sampler: Sampler) -> None:
     """The newest segment and one before it disappear from Redis, and the sampler finds out."""
     for slot in sampler.table.in_order()[[-1, -4]].tolist():
         shard, identity = int(sampler.table.slots["shard"][slot]), sampler.table.identity(slot)
-        run.shards[shard].owning.unlink([identity])
+        unlink(run.shards[shard], [identity])
     before = sampler.metrics()["replay/missing"]
     while sampler.metrics()["replay/missing"] < before + 2:
         train(sampler, 1)
@@ -124,7 +125,7 @@ def test_what_is_gone_is_dropped(urls: list[str], tmp_path: Any) -> None:
     gone = list(run.segments)[2:9:3]
     damaged = list(run.segments)[11]
     for identity in gone:
-        run.shards[run.shard_of[identity]].owning.unlink([identity])
+        unlink(run.shards[run.shard_of[identity]], [identity])
     client = redis.Redis.from_url(urls[run.shard_of[damaged]])
     client.setrange(f"apexpert:{{{run.name}:{run.shard_of[damaged]}}}:seg:{damaged}", 40, b"\x00\x01")
     restored = run.sampler()
@@ -158,7 +159,7 @@ def test_a_shard_without_segments_has_evicted_them_only_if_its_log_goes_on(
     run.fill(0, 70, actor=7)
     gone = [identity for identity in run.segments if identity.actor in (0, 1)]
     for identity in gone:
-        run.shards[run.shard_of[identity]].owning.unlink([identity])
+        unlink(run.shards[run.shard_of[identity]], [identity])
     client = redis.Redis.from_url(urls[1])
     client.delete(*client.keys(f"apexpert:{{{run.name}:1}}:*"))
     before = sampler.metrics()

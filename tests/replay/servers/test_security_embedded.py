@@ -113,7 +113,7 @@ class TestOnSockets:
             for command in ("ping", "info", "config get *"):
                 assert answer in said(client, command), (user, secret)
         with pytest.raises(ShardError, match="refuses the user or password"):
-            Shard(f"unix://apexpert:wrong@{path}", run="r", index=0).owning.allowed()
+            Shard(f"unix://apexpert:wrong@{path}", run="r", index=0).ping()
 
     def test_a_restart_and_a_second_start_keep_the_rules_and_the_data(
         self, program: str, tmp_path: Path
@@ -139,7 +139,7 @@ class TestOnTheNetwork:
             assert shard.fetch([ONE]) == [b"x"]
         elsewhere = listening.urls[0].replace(OWN_ADDRESS, "127.0.0.1")
         with pytest.raises(ShardUnavailable, match="refused"):
-            Shard(elsewhere, run="r", index=0, retry_seconds=0.1).owning.allowed()
+            Shard(elsewhere, run="r", index=0, retry_seconds=0.1).ping()
 
     def test_wrong_users_and_commands_are_refused(self, listening: EmbeddedServers) -> None:
         place = redis.connection.parse_url(listening.urls[0])

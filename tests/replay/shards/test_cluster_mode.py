@@ -15,6 +15,7 @@ from replay.tools.verification import verify
 from tests.helpers.deadline import until
 from tests.helpers.replay.samplers import Run, ingest_all, new_run
 from tests.helpers.replay.stored_runs import stored_shards
+from tests.helpers.shards.commands import reserve
 from tests.helpers.shards.servers import fresh_run, server_programs
 
 EVERY_SLOT = ("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
@@ -72,7 +73,7 @@ def test_a_shards_whole_life(url: str, tmp_path: Path) -> None:
     for shard in run.shards:
         shard.check_meta(run.signature)
         identity = next(iter(run.segments))._replace(seq=999)
-        shard.writing.reserve(identity, 5)
+        reserve(shard, identity, 5)
         shard.writing.ticket_state(identity)
         shard.writing.drop_outstanding([identity])
     sampler.refresh_allowance()

@@ -23,6 +23,7 @@ from tests.helpers.deadline import until
 from tests.helpers.replay.samplers import Run, ingest_all, new_run
 from tests.helpers.replay.streams import FRAME_SHAPE, random_stream
 from tests.helpers.shards.access import client_of
+from tests.helpers.shards.commands import reserve
 from tests.helpers.shards.servers import MEMORY, admit_tester, server_programs, url_of_tester
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "security.md"
@@ -153,7 +154,7 @@ def everything_once(urls: Sequence[str], folder: Path) -> bool:
     segments = run.record(random_stream(1, 200, frame_shape=FRAME_SHAPE), actor=1)
     for segment in segments:
         writer.write(segment, wait=False)
-    run.shards[0].writing.reserve(segments[0].identity, 16)
+    reserve(run.shards[0], segments[0].identity, 16)
     run.shards[0].writing.ticket_state(segments[0].identity)
     run.shards[0].writing.drop_outstanding([segments[0].identity])
     ingest_all(sampler)

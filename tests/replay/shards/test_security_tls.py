@@ -63,7 +63,7 @@ def refusal(url: str) -> str:
     """What a shard says at once, in one line without the password."""
     began = time.monotonic()
     with pytest.raises(ShardError) as caught:
-        Shard(url, run="r", index=0, retry_seconds=patient(20.0)).owning.allowed()
+        Shard(url, run="r", index=0, retry_seconds=patient(20.0)).ping()
     text = str(caught.value)
     assert time.monotonic() - began < patient(10)
     assert "\n" not in text
@@ -106,4 +106,4 @@ def test_a_servers_clients_have_certificates_too(authority: Authority, tmp_path:
 def test_nothing_there_is_tried_again_as_without_tls(authority: Authority) -> None:
     url = f"rediss://127.0.0.1:{a_free_port()}?ssl_ca_certs={authority.certificate}"
     with pytest.raises(ShardError, match=r"cannot be reached for 0\.3 s"):
-        Shard(url, run="r", index=0, retry_seconds=0.3).owning.allowed()
+        Shard(url, run="r", index=0, retry_seconds=0.3).ping()

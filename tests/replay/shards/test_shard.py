@@ -16,6 +16,7 @@ from replay.shards.records import Owner, Ticket
 from replay.shards.shard import LOG_START, Shard
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import until
+from tests.helpers.shards.commands import reserve
 from tests.helpers.shards.servers import SIGNATURE, server_programs, shared_urls
 
 ONE, TWO = SegmentIdentity(0, 0, 1), SegmentIdentity(0, 0, 2)
@@ -47,9 +48,9 @@ class TestCommands:
 
     def test_tickets_are_cumulative_and_end_with_the_commit(self, shards: list[Shard]) -> None:
         shard = shards[0]
-        assert shard.owning.allowed() == 0
-        assert shard.writing.reserve(ONE, 5) == (5, False)
-        assert shard.writing.reserve(TWO, 7, attempt=3) == (12, False)
+        assert shard.tickets().allowed == 0
+        assert reserve(shard, ONE, 5) == (5, False)
+        assert reserve(shard, TWO, 7, attempt=3) == (12, False)
         assert set(shard.tickets().outstanding) == {Ticket(ONE, 5, 0, 5), Ticket(TWO, 7, 3, 12)}
         shard.owning.set_allowed(9)
         assert shard.writing.ticket_state(TWO) == (9, True)
@@ -142,7 +143,7 @@ class TestConnection:
     def test_unreachable_server_is_bounded_and_keeps_secrets(self, url: str) -> None:
         shard = Shard(url, run="r", index=0, retry_seconds=0.3)
         with pytest.raises(ShardUnavailable) as caught:
-            shard.owning.allowed()
+            shard.ping()
         assert shard.retries > 0
         for text in (str(caught.value), repr(caught.value), repr(shard), shard.address):
             assert "S3cret" not in text
@@ -158,13 +159,13 @@ class TestConnection:
         thread = threading.Thread(target=shorten)
         thread.start()
         with pytest.raises(ShardUnavailable):
-            shard.owning.allowed()
+            shard.ping()
         thread.join()
 
     def test_wrong_password_is_refused_at_once(self, program: str) -> None:
         url = "unix://:Wr0ng@" + shared_urls(program)[0].partition("@")[2]
         with pytest.raises(ShardError, match="refuses the user or password") as caught:
-            Shard(url, run="r", index=0, retry_seconds=60).owning.allowed()
+            Shard(url, run="r", index=0, retry_seconds=60).ping()
         assert "Wr0ng" not in str(caught.value)
 
     def test_url_cannot_turn_bytes_into_text(self, program: str) -> None:

@@ -17,6 +17,7 @@ from replay.writer import Writer
 from tests.helpers.replay.samplers import Run, ingest_all, new_run, same_batches
 from tests.helpers.replay.stored_runs import everything, filled, stored_shards
 from tests.helpers.replay.streams import FRAME_SHAPE, random_stream
+from tests.helpers.shards.commands import unlink
 from tests.helpers.shards.servers import fresh_run, server_programs, shared_urls
 
 
@@ -177,7 +178,7 @@ def test_what_does_not_fit_is_refused(urls: list[str], tmp_path: Path) -> None:
 def test_only_whole_segments_go_in(urls: list[str], tmp_path: Path) -> None:
     run = filled(urls)
     names = list(run.segments)
-    run.shards[run.shard_of[names[0]]].owning.unlink([names[0]])
+    unlink(run.shards[run.shard_of[names[0]]], [names[0]])
     run.write([run.segments[names[1]]], 1 - run.shard_of[names[1]])
     with redis.Redis.from_url(urls[run.shard_of[names[2]]]) as client:
         key = f"apexpert:{{{run.name}:{run.shard_of[names[2]]}}}:seg:{names[2]}"

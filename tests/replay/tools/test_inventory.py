@@ -10,6 +10,7 @@ from replay.tools.priority_summary import summarise_priorities
 from replay.types import SegmentIdentity
 from tests.helpers.replay.samplers import ingest_all, new_run
 from tests.helpers.replay.stored_runs import everything, filled, stored_shards
+from tests.helpers.shards.commands import unlink
 from tests.helpers.shards.servers import shared_urls
 
 
@@ -59,7 +60,7 @@ def test_copies_gone_and_damaged_ones_are_told(urls: list[str]) -> None:
     run = filled(urls)
     names = list(run.segments)
     run.write([run.segments[names[0]]], 1 - run.shard_of[names[0]])
-    run.shards[run.shard_of[names[1]]].owning.unlink([names[1]])
+    unlink(run.shards[run.shard_of[names[1]]], [names[1]])
     with redis.Redis.from_url(urls[run.shard_of[names[2]]]) as client:
         prefix = f"apexpert:{{{run.name}:{run.shard_of[names[2]]}}}"
         data = client.get(f"{prefix}:seg:{names[2]}")
@@ -76,7 +77,7 @@ def test_a_copy_counts_where_the_first_entry_has_no_segment(urls: list[str]) -> 
     run = filled(urls)
     name = next(name for name, shard in run.shard_of.items() if shard == 0)
     run.write([run.segments[name], run.segments[name]], 1)
-    run.shards[0].owning.unlink([name])
+    unlink(run.shards[0], [name])
     inventory = take_inventory(stored_shards(run))
     assert set(inventory.identities()) == set(run.segments)
     assert (inventory.duplicates, inventory.missing) == (1, 1)

@@ -9,6 +9,7 @@ from replay.tools.inventory import take_inventory
 from replay.tools.preview import draw_transitions, item_masses
 from tests.helpers.replay.samplers import new_run
 from tests.helpers.replay.stored_runs import filled, stored_shards
+from tests.helpers.shards.commands import unlink
 from tests.helpers.shards.servers import shared_urls
 
 
@@ -58,7 +59,7 @@ def test_in_proportion_to_priority(urls: list[str]) -> None:
 def test_gone_segments_are_left_out_and_nothing_is_an_error(urls: list[str]) -> None:
     run = filled(urls)
     shards, inventory = stored_shards(run), take_inventory(stored_shards(run))
-    run.shards[0].owning.unlink([identity for identity, shard in run.shard_of.items() if shard == 0])
+    unlink(run.shards[0], [identity for identity, shard in run.shard_of.items() if shard == 0])
     masses = item_masses(inventory, {})
     drawn = draw_transitions(shards, inventory, masses, run.config, run=run.name, stack=4, count=50, seed=1)
     assert {run.shard_of[transition.identity] for transition in drawn} == {1}
