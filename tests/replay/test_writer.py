@@ -163,16 +163,16 @@ class TestAllowed:
                 cursor.pipeline.settle()
 
         for seq in range(2):  # 12 items may come in; two tickets take all, and their writers die
-            reserve(shards[seq], SegmentIdentity(seq, 0, 0), 8)
+            reserve(shards[seq], SegmentIdentity(1 + seq, 0, 0), 8)
         refresh()
         assert [shard.tickets().allowed for shard in shards] == [8, 8]
         writer = make_writer(shards, run_name)
-        with in_background(lambda: writer.write(make_segment(0, incarnation=1))) as thread:
+        with in_background(lambda: writer.write(make_segment(0))) as thread:
             until(lambda: two_tickets(shards[0]), "a ticket")
             refresh()
             until(lambda: writer.counters.waited_s > 0.05, "a writer that waits")
             assert thread.is_alive()
-            refresh((0, 0))
+            refresh((1, 0))
         assert logged(shards) == [[0], []]
 
 
