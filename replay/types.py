@@ -21,7 +21,11 @@ class SegmentIdentity(NamedTuple):
     def parse(cls, text: str) -> Self:
         """Parse what `str` returns; raises ValueError on anything else."""
         actor, incarnation, seq = text.split(".")
-        return cls.of(actor, incarnation, seq)
+        identity = cls.of(actor, incarnation, seq)
+        # Two spellings of one identity would be two segments.
+        if min(identity) < 0 or str(identity) != text:
+            raise ValueError(f"not the identity of a segment: {text[:80]!r}")
+        return identity
 
     @classmethod
     def of(cls, actor: int | str, incarnation: int | str, seq: int | str) -> Self:

@@ -69,7 +69,7 @@ def parse_entry(log_id: bytes, fields: dict[bytes, bytes] | None) -> LogEntry:
     """
     fields = fields or {}
     try:
-        identity = _parse_identity(fields[b"id"])
+        identity = SegmentIdentity.parse(fields[b"id"].decode())
         items = _parse_count(fields[b"n"], MAX_STEPS + 1)
         steps = _parse_count(fields[b"s"], MAX_STEPS + MAX_N_STEP)
         size, total = _parse_count(fields[b"b"]), 0
@@ -105,7 +105,8 @@ def parse_ticket(name: bytes, value: bytes) -> Ticket | None:
     try:
         items, attempt, end = value.split(b":")
         ends_at = _parse_count(end, LARGEST_TOTAL) if end else None
-        return Ticket(_parse_identity(name), _parse_count(items), _parse_count(attempt, least=0), ends_at)
+        identity = SegmentIdentity.parse(name.decode())
+        return Ticket(identity, _parse_count(items), _parse_count(attempt, least=0), ends_at)
     except ValueError:
         return None
 
@@ -130,11 +131,3 @@ def _parse_count(text: bytes, most: int = LARGEST_COUNT, least: int = 1) -> int:
     if not least <= count < most:
         raise ValueError("count")
     return count
-
-
-def _parse_identity(text: bytes) -> SegmentIdentity:
-    # Accept only the canonical spelling: two spellings of one identity would be two segments.
-    identity = SegmentIdentity.parse(text.decode("ascii"))
-    if min(identity) < 0 or str(identity).encode() != text:
-        raise ValueError("identity")
-    return identity

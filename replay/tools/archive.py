@@ -275,7 +275,7 @@ def _paths(folder: Path, shard: int) -> tuple[Path, Path]:
 def _entry(line: bytes) -> LogEntry:
     try:
         log_id, identity, *counts = json.loads(line)
-        return LogEntry(str(log_id), SegmentIdentity.parse(identity), *(int(count) for count in counts))
+        return LogEntry(str(log_id), SegmentIdentity.parse(str(identity)), *(int(count) for count in counts))
     except (ValueError, TypeError):
         raise CorruptSegment(f"a line of an archived log is not a log entry: {line[:80]!r}") from None
 

@@ -99,9 +99,8 @@ class StoredShard(Shard):
 
 
 def _identity(text: str) -> SegmentIdentity | None:
-    """Return the identity in a segment's key, None if it is not ours (only the canonical spelling is)."""
+    """Return the identity in a segment's key, None if it is not ours."""
     try:
-        identity = SegmentIdentity.parse(text)
+        return SegmentIdentity.parse(text)
     except ValueError:
         return None
-    return identity if str(identity) == text and min(identity) >= 0 else None
