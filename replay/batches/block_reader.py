@@ -13,7 +13,7 @@ from replay.errors import ShardUnavailable
 from replay.items.table import ItemTable
 from replay.log.cursor import LogCursor
 from replay.segments.blocks import START, STOP, decompress_scattered
-from replay.shards.pipeline import Request, pack
+from replay.shards.pipeline import Request, is_wrong_type, pack
 
 
 class SegmentsGone(ApexpertError):
@@ -140,7 +140,7 @@ class BlockReader:
         cursor = self._cursors[shard]
         answers = cursor.pipeline.answer(request)
         for answer in answers:
-            if not isinstance(answer, bytes) and not str(answer).startswith("WRONGTYPE"):
+            if not isinstance(answer, bytes) and not is_wrong_type(answer):
                 raise cursor.shard.refusal(answer)
         return [answer if isinstance(answer, bytes) else b"" for answer in answers]
 

@@ -12,7 +12,7 @@ from replay.log.ledger import SegmentLedger
 from replay.log.rejections import REJECTED, Rejections
 from replay.segments.codec import SegmentHeader, decode_body, decode_header
 from replay.segments.header import most_bytes
-from replay.shards.pipeline import Request, pack
+from replay.shards.pipeline import Request, is_wrong_type, pack
 from replay.shards.records import LogEntry
 from replay.shards.shard import Shard
 from replay.types import Segment, SegmentIdentity, Signature
@@ -238,6 +238,6 @@ def _found(answer: Any, shard: Shard) -> bytes | None:
     if isinstance(answer, bytes):
         # GETRANGE answers b"" for a key that is gone.
         return answer or None
-    if str(answer).startswith("WRONGTYPE"):
+    if is_wrong_type(answer):
         return b""
     raise shard.refusal(answer)

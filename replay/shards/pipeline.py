@@ -38,6 +38,11 @@ def pack(*commands: Command) -> Request:
     return Request(b"".join(packed), len(commands))
 
 
+def is_wrong_type(answer: object) -> bool:
+    """Whether a key holds something that is not ours to read: it must not block others forever."""
+    return isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE")
+
+
 class ShardPipeline:
     """One connection to a shard, opened when needed and reopened after it breaks.
 

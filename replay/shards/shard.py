@@ -16,7 +16,7 @@ from replay.segments.codec import signature_mismatch
 from replay.shards.administration import ShardAdministration
 from replay.shards.connection import Connection
 from replay.shards.owning import ShardOwning
-from replay.shards.pipeline import ShardPipeline
+from replay.shards.pipeline import ShardPipeline, is_wrong_type
 from replay.shards.records import (
     LOG_START,
     LogEntry,
@@ -158,13 +158,17 @@ class Shard:
             ) from None
 
     def pipelined(self, items: Sequence[T], add: Callable[[Any, T], object]) -> list[Any]:
-        """Return an answer per item, None for a key of another type: it must not block the others forever."""
+        """Return an answer per item, None for a key of another type."""
 
         def run() -> list[Any]:
             with self.client.pipeline(transaction=False) as pipe:
                 for item in items:
                     add(pipe, item)
-                return [_unless_wrong_type(answer) for answer in pipe.execute(raise_on_error=False)]
+                answers = pipe.execute(raise_on_error=False)
+            for answer in answers:
+                if isinstance(answer, Exception) and not is_wrong_type(answer):
+                    raise answer
+            return [None if is_wrong_type(answer) else answer for answer in answers]
 
         return self.call(run) if items else []
 
@@ -179,11 +183,3 @@ class Shard:
                 f"{self}: the stored signature is unreadable: somebody else wrote {self.meta_key};"
                 " start a new run (another --name)"
             ) from None
-
-
-def _unless_wrong_type(answer: Any) -> Any:
-    if not isinstance(answer, Exception):
-        return answer
-    if str(answer).startswith("WRONGTYPE"):
-        return None
-    raise answer
