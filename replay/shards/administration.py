@@ -14,14 +14,7 @@ class ShardAdministration:
 
     def is_used(self) -> bool:
         """Whether the shard holds any data of a run of this name."""
-        keys = (
-            self._shard.log,
-            self._shard.meta_key,
-            self._shard.reserved_key,
-            self._shard.owner_key,
-            self._shard.folder_key,
-        )
-        return bool(self._shard.call(lambda: self._shard.client.exists(*keys)))
+        return bool(self._shard.call(lambda: self._shard.client.exists(*self._shard.run_keys)))
 
     def claim(self, folder_id: str) -> bool:
         """Note the folder that the run here belongs to; return False and change nothing if one is noted."""

@@ -31,6 +31,9 @@ __all__ = ["LOG_START", "Shard"]
 
 T = TypeVar("T")
 
+KEYS = ("log", "meta", "reserved", "allowed", "outstanding", "owner", "alive", "folder")
+"""Names below a run's prefix of all keys but those of segments."""
+
 
 class Shard:
     """One Redis server holding part of a run's replay (hash tag `{run:index}`: one slot of a Redis Cluster).
@@ -49,10 +52,11 @@ class Shard:
         self.client = self._connection.client
         self.call, self.refusal = self._connection.call, self._connection.refusal
         self._prefix = f"apexpert:{{{run}:{index}}}:"
-        self.log, self.meta_key = self._prefix + "log", self._prefix + "meta"
-        self.reserved_key, self.allowed_key = self._prefix + "reserved", self._prefix + "allowed"
-        self.outstanding_key, self.owner_key = self._prefix + "outstanding", self._prefix + "owner"
-        self.alive_key, self.folder_key = self._prefix + "alive", self._prefix + "folder"
+        self._segment_prefix = self._prefix + "seg:"
+        self.run_keys = [self._prefix + name for name in KEYS]
+        """All keys but those of segments."""
+        self.log, self.meta_key, self.reserved_key, self.allowed_key, *others = self.run_keys
+        self.outstanding_key, self.owner_key, self.alive_key, self.folder_key = others
         self.writing = ShardWriting(self)
         self.owning = ShardOwning(self)
         self.administration = ShardAdministration(self)
@@ -81,7 +85,7 @@ class Shard:
 
     def segment_key(self, identity: SegmentIdentity) -> str:
         """Return the key of a segment's bytes."""
-        return f"{self._prefix}seg:{identity}"
+        return f"{self._segment_prefix}{identity}"
 
     def new_pipeline(self) -> ShardPipeline:
         """Open a separate connection to this shard."""

@@ -37,7 +37,7 @@ class StoredShard(Shard):
     def keys(self) -> StoredKeys:
         """Return the run's keys, by SCAN over the server, where other runs' keys are skipped."""
         names = [name.decode(errors="replace") for name in self._names()]
-        prefix = f"{self._prefix}seg:"
+        prefix = self._segment_prefix
         segments, others = set(), []
         for name in names:
             identity = _identity(name.removeprefix(prefix)) if name.startswith(prefix) else None
@@ -65,10 +65,11 @@ class StoredShard(Shard):
         def write() -> None:
             with self.client.pipeline(transaction=True) as pipe:
                 for entry, data in zip(entries, segments, strict=True):
+                    assert entry.identity is not None
                     # The id is kept, so that the cursors of a checkpoint fit the copy. The entry comes
                     # first, as in `ShardWriting.commit`.
                     pipe.xadd(self.log, entry_fields(entry._replace(num_bytes=len(data))), id=entry.log_id)
-                    pipe.set(f"{self._prefix}seg:{entry.identity}", data)
+                    pipe.set(self.segment_key(entry.identity), data)
                 pipe.execute()
 
         self.call(write)

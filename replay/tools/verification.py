@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 from replay.errors import SegmentError, StrayEntry
 from replay.segments.codec import decode
 from replay.shards.records import LogEntry
+from replay.shards.shard import KEYS
 from replay.tools.stored_shard import StoredShard
 from replay.types import SegmentIdentity, Signature
 
 PAGE = 128
 """Segments read at once: some 4 to 10 MB of encoded bytes."""
-# The keys that Shard names, the segments' own apart.
-KNOWN_KEYS = frozenset({"log", "meta", "reserved", "allowed", "outstanding", "owner", "alive", "folder"})
 WRONG = {
     "corrupt": "segments with a wrong checksum, size or structure",
     "version": "segments of another format version",
@@ -74,7 +73,7 @@ def verify(
     for shard in shards:
         keys = shard.keys()  # before the log: the log, read later, names every key found here
         for name in keys.others:
-            if name not in KNOWN_KEYS:
+            if name not in KEYS:
                 found.note("unknown_keys", f"{shard!r}: {name[:80]!r}")
         signature = shard.signature()
         if signature is None and keys.segments:
