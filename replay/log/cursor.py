@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from redis import RedisError
 
 from replay.shards.pipeline import Request, pack
-from replay.shards.records import LOG_START, LogEntry, TicketBook, log_order, parse_row, parse_ticket
+from replay.shards.records import LOG_START, LogEntry, TicketBook, log_order, parse_row
 from replay.shards.shard import Shard
 from replay.types import SegmentIdentity
 
@@ -219,9 +219,7 @@ class LogCursor:
     def _parse_book(self, reserved: bytes | None, allowed: bytes | None, flat: list[bytes]) -> TicketBook:
         raw = (reserved, allowed, flat)
         if raw != self._book[0]:
-            tickets = [parse_ticket(*pair) for pair in zip(flat[::2], flat[1::2], strict=True)]
-            outstanding = tuple(ticket for ticket in tickets if ticket is not None)
-            self._book = raw, TicketBook(self.shard.whole(reserved), self.shard.whole(allowed), outstanding)
+            self._book = raw, self.shard.book(reserved, allowed, zip(flat[::2], flat[1::2], strict=True))
         return self._book[1]
 
 

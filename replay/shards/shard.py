@@ -7,7 +7,7 @@ twice only leaves a hole in the numbering.
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -123,7 +123,13 @@ class Shard:
                 return list(pipe.execute())
 
         (reserved, allowed), fields = self.call(read)
-        tickets = [parse_ticket(name, value) for name, value in fields.items()]
+        return self.book(reserved, allowed, fields.items())
+
+    def book(
+        self, reserved: bytes | None, allowed: bytes | None, fields: Iterable[tuple[bytes, bytes]]
+    ) -> TicketBook:
+        """Return the ticket book in a server's answers; raises ShardError as `whole` does."""
+        tickets = (parse_ticket(name, value) for name, value in fields)
         outstanding = tuple(ticket for ticket in tickets if ticket is not None)
         return TicketBook(self.whole(reserved), self.whole(allowed), outstanding)
 
