@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from replay.config import ReplayConfig
 from replay.errors import NotEnoughData
 from replay.items.counters import Counters
+from replay.items.priority_index import finite_and_not_negative
 from replay.items.table import ItemTable
 from replay.types import Segment
 
@@ -38,7 +39,7 @@ class Priorities:
         if segment.priorities is None or not self._config.prioritized:
             return masses
         raw = segment.priorities.astype(np.float64)
-        usable = np.isfinite(raw) & (raw >= 0.0)
+        usable = finite_and_not_negative(raw)
         self._counters.refused_priorities += int((~usable).sum())
         # An item whose priority is refused enters with the largest mass, as without a priority.
         masses[usable] = self._mass(raw[usable])
@@ -51,7 +52,7 @@ class Priorities:
         leaves, generations = np.asarray(leaf, np.int64), np.asarray(generation, np.int64)
         raw = np.asarray(priorities, np.float64)
         held = self._table.items_held(leaves, generations)
-        usable = np.isfinite(raw) & (raw >= 0.0)
+        usable = finite_and_not_negative(raw)
         self._counters.stale_updates += int((~held).sum())
         self._counters.refused_priorities += int((~usable & held).sum())
         good = held & usable

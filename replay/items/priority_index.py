@@ -1,5 +1,7 @@
 """The priority index: a sum tree of float64 masses, from which leaves are drawn in proportion to mass."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -66,6 +68,12 @@ def _draw(
                 above = True
     for i in range(u.size):
         leaves[i] -= capacity
+
+
+def finite_and_not_negative(values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which priorities or masses (N,) can be used."""
+    usable: NDArray[np.bool_] = np.isfinite(values) & (values >= 0)
+    return usable
 
 
 class PriorityIndex:
@@ -155,7 +163,7 @@ class PriorityIndex:
 
     def load(self, masses: NDArray[np.float64], max_mass: float) -> None:
         """Load all masses (capacity,) and the largest so far, as a checkpoint holds them."""
-        if masses.shape != (self.capacity,) or not (np.isfinite(masses) & (masses >= 0.0)).all():
+        if masses.shape != (self.capacity,) or not finite_and_not_negative(masses).all():
             raise ValueError(f"expected {self.capacity} finite masses that are not negative")
         self._tree[self.capacity :] = masses
         _build(self._tree, self.capacity)

@@ -170,7 +170,7 @@ class Eviction:
         if time.monotonic() - self._warned_at[shard] >= WARN_EVERY_S:
             self._warned_at[shard], left = time.monotonic(), self._left.pop(shard)
             what = f": its oldest {left} items leave" if left else ", and none of its segments can be evicted"
-            logger.warning("shard %d is over 90 %% of its memory%s", shard, what)
+            logger.warning("shard %d is over %.0f %% of its memory%s", shard, 100 * HIGH_WATER, what)
 
     def evict(self, slot: int) -> int:
         """Remove a segment from the table and note it for deletion; return its number of items."""

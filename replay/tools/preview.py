@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from replay.config import ReplayConfig
 from replay.errors import SegmentError
-from replay.items.priority_index import PriorityIndex
+from replay.items.priority_index import PriorityIndex, finite_and_not_negative
 from replay.segments.codec import decode
 from replay.segments.returns import ZERO_FRAME_POSITION, n_step_returns, stack_positions
 from replay.tools.inventory import Inventory
@@ -52,7 +52,7 @@ def item_masses(
         parts.append(np.full(count, newest) if own is None or len(own) != count else own)
     masses = np.concatenate(parts)
     # A damaged checkpoint may hold masses that the index would refuse.
-    return np.where(np.isfinite(masses) & (masses > 0), masses, 0.0)
+    return np.where(finite_and_not_negative(masses), masses, 0.0)
 
 
 def draw_transitions(

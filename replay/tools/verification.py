@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replay.errors import SegmentError, StrayEntry
+from replay.items.priority_index import finite_and_not_negative
 from replay.segments.codec import decode
 from replay.shards.records import LogEntry
 from replay.shards.shard import KEYS
@@ -87,7 +88,7 @@ def verify(
             progress(done, max(done, total))
         _check_orphans(found, shard, keys.segments - logged)
     for identity, own in (masses or {}).items():
-        if not (np.isfinite(own) & (own >= 0)).all():
+        if not finite_and_not_negative(own).all():
             found.note("bad_masses", f"segment {identity}")
     return found
 
@@ -136,7 +137,7 @@ def _check_segment(
     if not entry.is_of(segment, len(encoded)):
         raise StrayEntry(f"{entry} is not of the segment {segment.identity} that is stored")
     raw = segment.priorities
-    if raw is not None and not (np.isfinite(raw) & (raw >= 0)).all():
+    if raw is not None and not finite_and_not_negative(raw).all():
         found.note("bad_priorities", f"segment {entry.identity}")
 
 
