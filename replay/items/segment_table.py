@@ -54,18 +54,18 @@ class SegmentTable:
         """Segments, parked ones included."""
         return len(self.slot_of)
 
-    def of_shard(self, shard: int) -> NDArray[np.int64]:
+    def of_shard(self, shard_index: int) -> NDArray[np.int64]:
         """Slots of a shard's segments, in no particular order."""
-        return np.flatnonzero((self.slots["shard"] == shard) & (self.slots["generation"] != FREE))
+        return np.flatnonzero((self.slots["shard"] == shard_index) & (self.slots["generation"] != FREE))
 
-    def bytes_of(self, shard: int) -> int:
+    def bytes_of(self, shard_index: int) -> int:
         """Encoded bytes of a shard's segments."""
-        return int(self.slots["num_bytes"][self.of_shard(shard)].sum())
+        return int(self.slots["num_bytes"][self.of_shard(shard_index)].sum())
 
-    def oldest(self, shard: int | None = None) -> int | None:
+    def oldest(self, shard_index: int | None = None) -> int | None:
         """Slot of the oldest segment (of one shard), or None."""
-        queue = self._fifo if shard is None else self._fifo_of[shard]
-        while queue and not self._is_at(*queue[0], shard):
+        queue = self._fifo if shard_index is None else self._fifo_of[shard_index]
+        while queue and not self._is_at(*queue[0], shard_index):
             queue.popleft()  # the segment left out of turn, or moved
         return queue[0][0] if queue else None
 
@@ -82,11 +82,11 @@ class SegmentTable:
         """Identities (B,) of the segments in slots (B,)."""
         return SegmentIdentity.of_rows(self.slots[slots])
 
-    def move(self, slot: int, shard: int, log_id: str) -> None:
+    def move(self, slot: int, shard_index: int, log_id: str) -> None:
         """Note that a segment is now kept in another shard."""
-        self.slots["shard"][slot] = shard
+        self.slots["shard"][slot] = shard_index
         self.log_ids[slot] = log_id
-        self._fifo_of[shard].append((slot, int(self.slots["generation"][slot])))
+        self._fifo_of[shard_index].append((slot, int(self.slots["generation"][slot])))
 
     def _add(self, row: np.void, log_id: str) -> int:
         """Give a segment a slot, parked; `row` is as in SLOT."""
@@ -105,7 +105,7 @@ class SegmentTable:
     def _forget(self, slot: int) -> None:
         """Free a segment's slot for another one."""
         at = self.slots[slot]
-        shard = int(at["shard"])
+        shard_index = int(at["shard"])
         self.num_bytes -= int(at["num_bytes"])
         self.parked[slot] = False
         del self.slot_of[self.identity(slot)]
@@ -114,11 +114,11 @@ class SegmentTable:
         self._free.append(slot)
         # Both queues forget what has left, so that neither grows without an end.
         self.oldest()
-        self.oldest(shard)
+        self.oldest(shard_index)
 
-    def _is_at(self, slot: int, generation: int, shard: int | None) -> bool:
+    def _is_at(self, slot: int, generation: int, shard_index: int | None) -> bool:
         row = self.slots[slot]
-        return bool(row["generation"] == generation) and shard in (None, row["shard"])
+        return bool(row["generation"] == generation) and shard_index in (None, row["shard"])
 
     def _take_slot(self) -> int:
         if not self._free:

@@ -87,14 +87,14 @@ class ItemTable(SegmentTable):
         header: SegmentHeader,
         masses: NDArray[np.float64],
         *,
-        shard: int,
+        shard_index: int,
         log_id: str,
         num_bytes: int,
     ) -> int:
         """Add a segment with its items' masses (num_items,) and return its slot; there must be room."""
         columns = self.num_columns(segment.num_items, segment.num_steps)
         where = (self.next_generation, FREE, segment.num_items, columns)
-        kind = (segment.lead, segment.weights_version, shard, num_bytes)
+        kind = (segment.lead, segment.weights_version, shard_index, num_bytes)
         slot = self.reserve((*where, *kind, *segment.identity), masses, log_id)
         self.next_generation += 1
         self.fill(slot, segment, header)
@@ -128,9 +128,9 @@ class ItemTable(SegmentTable):
         self.store.put(int(self.slots["generation"][slot]), segment.frames[: segment.lead + columns + 1])
         self.unpark([slot])
 
-    def park(self, shard: int) -> int:
+    def park(self, shard_index: int) -> int:
         """Park all segments of a shard; returns the number of items that were not."""
-        own = self.of_shard(shard)
+        own = self.of_shard(shard_index)
         slots = own[~self.parked[own]]
         leaves = self.item_leaves(slots)
         self.kept[leaves] = self.index.mass(leaves)

@@ -29,7 +29,7 @@ Rows = list[tuple[int, LogEntry, bytes | None]]
 class ReceivedSegment:
     """A segment as read, with the shard and log entry that named it and its encoded size."""
 
-    shard: int
+    shard_index: int
     log_id: str
     num_bytes: int
     header: SegmentHeader
@@ -80,14 +80,14 @@ class LogReader:
         """
         asked = list(range(len(self.cursors)) if shards is None else shards)
         share = max(1, limit // max(1, len(asked)))
-        for shard in asked:
-            self.cursors[shard].ask(share, memory=shard in memory)
+        for shard_index in asked:
+            self.cursors[shard_index].ask(share, memory=shard_index in memory)
         polls = {}
-        for shard in asked:
+        for shard_index in asked:
             try:
-                polls[shard] = self.cursors[shard].answer()
+                polls[shard_index] = self.cursors[shard_index].answer()
             except ShardUnavailable as error:
-                self.failures[shard] = error
+                self.failures[shard_index] = error
         return polls
 
     def take(self, polls: Mapping[int, Poll]) -> Iterator[ReceivedSegment]:
@@ -97,22 +97,22 @@ class LogReader:
         when its turn comes, so that its frames are still in the processor's cache when they are
         copied. A shard that fails now is noted in `failures`, and nothing of it is taken.
         """
-        entries = {shard: self._within_memory(poll.entries) for shard, poll in polls.items() if poll.entries}
+        entries = {index: self._within_memory(poll.entries) for index, poll in polls.items() if poll.entries}
         if not entries:
             return iter(())
         found = self._fetch(entries)
-        for shard, rows in found.items():
-            self.cursors[shard].advance(entries[shard])
-            self._keep_what_turned_up(shard, rows)
+        for shard_index, rows in found.items():
+            self.cursors[shard_index].advance(entries[shard_index])
+            self._keep_what_turned_up(shard_index, rows)
         turns = (row for row in chain.from_iterable(zip_longest(*found.values())) if row is not None)
         received = (self._take(*row) for row in turns)
         return (segment for segment in received if segment is not None)
 
-    def read_again(self, shard: int, sizes: Mapping[SegmentIdentity, int]) -> list[bytes | None]:
+    def read_again(self, shard_index: int, sizes: Mapping[SegmentIdentity, int]) -> list[bytes | None]:
         """Fetch segments of these sizes as bytes, None for any that is gone; raises ShardUnavailable."""
-        pipeline, request = self.cursors[shard].pipeline, self._request(shard, sizes)
+        pipeline, request = self.cursors[shard_index].pipeline, self._request(shard_index, sizes)
         pipeline.ask(request)
-        return [_found(answer, self.cursors[shard].shard) for answer in pipeline.answer(request)]
+        return [_found(answer, self.cursors[shard_index].shard) for answer in pipeline.answer(request)]
 
     def is_taken(self, entry: LogEntry) -> bool:
         """Whether the entry's segment was taken, and not lost since."""
@@ -153,27 +153,29 @@ class LogReader:
 
     def _fetch(self, entries: Mapping[int, list[LogEntry]]) -> dict[int, Rows]:
         """Fetch the segments of entries, per shard; segments already taken are not fetched."""
-        wanted = {shard: self._wanted(rows) for shard, rows in entries.items()}
-        requests = {shard: self._request(shard, sizes) for shard, sizes in wanted.items()}
-        for shard, request in requests.items():
-            self.cursors[shard].pipeline.ask(request)
+        wanted = {shard_index: self._wanted(rows) for shard_index, rows in entries.items()}
+        requests = {shard_index: self._request(shard_index, sizes) for shard_index, sizes in wanted.items()}
+        for shard_index, request in requests.items():
+            self.cursors[shard_index].pipeline.ask(request)
         found: dict[int, Rows] = {}
-        for shard, rows in entries.items():
+        for shard_index, rows in entries.items():
             try:
-                answers = self.cursors[shard].pipeline.answer(requests[shard])
+                answers = self.cursors[shard_index].pipeline.answer(requests[shard_index])
             except ShardUnavailable as error:
-                self.failures[shard] = error
+                self.failures[shard_index] = error
                 continue
-            read = (_found(answer, self.cursors[shard].shard) for answer in answers)
-            data = dict(zip(wanted[shard], read, strict=True))
-            found[shard] = [(shard, row, data.get(row.identity) if row.identity else None) for row in rows]
+            read = (_found(answer, self.cursors[shard_index].shard) for answer in answers)
+            data = dict(zip(wanted[shard_index], read, strict=True))
+            found[shard_index] = [
+                (shard_index, row, data.get(row.identity) if row.identity else None) for row in rows
+            ]
         return found
 
-    def _keep_what_turned_up(self, shard: int, rows: Rows) -> None:
+    def _keep_what_turned_up(self, shard_index: int, rows: Rows) -> None:
         """Keep segments that were named before they were there from being deleted with those old entries."""
         there = {entry.identity for _, entry, data in rows if entry.identity and data is not None}
         if turned_up := {identity for identity in there if self.ledger.is_lost(identity)}:
-            self.cursors[shard].keep(turned_up)
+            self.cursors[shard_index].keep(turned_up)
 
     def _wanted(self, entries: list[LogEntry]) -> dict[SegmentIdentity, int]:
         """Return the segments to fetch, each with the largest size that any entry claims for it."""
@@ -184,38 +186,38 @@ class LogReader:
                 sizes[entry.identity] = max(entry.num_bytes, sizes.get(entry.identity, 0))
         return sizes
 
-    def _request(self, shard: int, sizes: Mapping[SegmentIdentity, int]) -> Request:
+    def _request(self, shard_index: int, sizes: Mapping[SegmentIdentity, int]) -> Request:
         """Request one byte more than each segment should have, enough to see that there is more."""
-        cursor, most = self.cursors[shard], self._most_bytes
+        cursor, most = self.cursors[shard_index], self._most_bytes
         keys = [(cursor.shard.segment_key(identity), min(size, most)) for identity, size in sizes.items()]
         return pack(*[("GETRANGE", key, 0, size) for key, size in keys])
 
-    def _take(self, shard: int, entry: LogEntry, data: bytes | None) -> ReceivedSegment | None:
+    def _take(self, shard_index: int, entry: LogEntry, data: bytes | None) -> ReceivedSegment | None:
         if self.is_taken(entry):
-            self.repeats.append((shard, entry))
+            self.repeats.append((shard_index, entry))
             # Entries that were read before come again when a log is reread; they are no duplicates.
-            self.counters["duplicates"] += not self.cursors[shard].was_read(entry.log_id)
+            self.counters["duplicates"] += not self.cursors[shard_index].was_read(entry.log_id)
             return None
         try:
             header, segment = self._decode(entry, data)
         except (SegmentError, LookupError) as error:
-            self._reject(shard, entry, error)
+            self._reject(shard_index, entry, error)
             return None
         assert data is not None
         was_lost = self.ledger.take(segment.identity, segment.num_items, entry.total)
         self.counters["segments"] += 1
         self.counters["items"] += segment.num_items
         self.counters["bytes"] += len(data)
-        return ReceivedSegment(shard, entry.log_id, len(data), header, segment, was_lost)
+        return ReceivedSegment(shard_index, entry.log_id, len(data), header, segment, was_lost)
 
-    def _reject(self, shard: int, entry: LogEntry, error: SegmentError | LookupError) -> None:
-        self.cursors[shard].set_aside(entry.log_id, entry.identity)
+    def _reject(self, shard_index: int, entry: LogEntry, error: SegmentError | LookupError) -> None:
+        self.cursors[shard_index].set_aside(entry.log_id, entry.identity)
         if entry.identity is not None:
             self.ledger.lose(entry.identity, entry.num_items, was_taken=False)
-        if self.cursors[shard].was_read(entry.log_id):
+        if self.cursors[shard_index].was_read(entry.log_id):
             return  # counted when it was read first
         if isinstance(error, SegmentError):
-            self._rejections.note(error, f"{self.cursors[shard].shard!r}, log entry {entry.log_id}")
+            self._rejections.note(error, f"{self.cursors[shard_index].shard!r}, log entry {entry.log_id}")
         else:
             self.counters["missing"] += 1
 

@@ -50,60 +50,62 @@ class PendingDeletions:
         self._waiting: defaultdict[int, list[Leaving]] = defaultdict(list)
         self._told: dict[int, list[Leaving]] = {}
 
-    def note(self, shard: int, log_id: str, identity: SegmentIdentity | None) -> None:
+    def note(self, shard_index: int, log_id: str, identity: SegmentIdentity | None) -> None:
         """Note that a log entry is to be deleted, and its segment unless `identity` is None.
 
         Without an id, only the segment is deleted: if its log, which is being read again, names it,
         the entry is noted then.
         """
         if self._deletes:
-            self._waiting[shard].append((log_id, identity))
+            self._waiting[shard_index].append((log_id, identity))
             # An anchor that this deletes must not look like an entry that the server lost.
-            self._cursors[shard].forget(log_id)
+            self._cursors[shard_index].forget(log_id)
 
-    def note_eviction(self, shard: int, log_id: str, identity: SegmentIdentity) -> None:
+    def note_eviction(self, shard_index: int, log_id: str, identity: SegmentIdentity) -> None:
         """Note an evicted segment for deletion, with the entries before it that are set aside."""
-        unindexed = self._cursors[shard].unindexed
+        unindexed = self._cursors[shard_index].unindexed
         while log_id and unindexed and log_order(unindexed[0][0]) < log_order(log_id):
-            self.note(shard, *unindexed.popleft())
-        self.note(shard, log_id, identity)
+            self.note(shard_index, *unindexed.popleft())
+        self.note(shard_index, log_id, identity)
 
-    def forget(self, shard: int) -> None:
+    def forget(self, shard_index: int) -> None:
         """Discard the deletions of a shard whose log is not as it was left: rereading it shows them again."""
-        self._waiting.pop(shard, None)
-        self._told.pop(shard, None)
+        self._waiting.pop(shard_index, None)
+        self._told.pop(shard_index, None)
 
     def flush(self, shards: Iterable[int]) -> None:
         """Send these shards their deletions; the answers are read with those of the next poll."""
-        for shard in shards:
-            if shard in self._waiting and shard not in self._told:
+        for shard_index in shards:
+            if shard_index in self._waiting and shard_index not in self._told:
                 # Noted before it is sent, because `tell` reports a broken connection at once.
-                leaving = self._told[shard] = self._waiting.pop(shard)
-                cursor = self._cursors[shard]
-                cursor.pipeline.tell(cursor.shard.owning.deletion(leaving), self._outcome(shard, leaving))
+                leaving = self._told[shard_index] = self._waiting.pop(shard_index)
+                cursor = self._cursors[shard_index]
+                cursor.pipeline.tell(
+                    cursor.shard.owning.deletion(leaving), self._outcome(shard_index, leaving)
+                )
 
     @property
     def state(self) -> list[list[Any]]:
         """JSON-able: shard, log id and identity of each deletion that is not confirmed."""
         parts = [*self._told.items(), *self._waiting.items()]
-        return [[shard, log_id, name and list(name)] for shard, part in parts for log_id, name in part]
+        return [[index, log_id, name and list(name)] for index, part in parts for log_id, name in part]
 
     def restore(self, state: Iterable[Sequence[Any]]) -> None:
         """Restore `state`, except for shards that no longer exist."""
-        for shard, log_id, name in state:
-            if shard < len(self._cursors):
-                self.note(int(shard), str(log_id), name and SegmentIdentity.of(*name))
+        for shard_index, log_id, name in state:
+            if shard_index < len(self._cursors):
+                self.note(int(shard_index), str(log_id), name and SegmentIdentity.of(*name))
 
-    def _outcome(self, shard: int, leaving: list[Leaving]) -> Any:
+    def _outcome(self, shard_index: int, leaving: list[Leaving]) -> Any:
         def note(answers: Sequence[Any] | None) -> None:
-            if self._told.get(shard) is not leaving:  # discarded by `forget` meanwhile
+            if self._told.get(shard_index) is not leaving:  # discarded by `forget` meanwhile
                 return
-            del self._told[shard]
+            del self._told[shard_index]
             refusals = [answer for answer in answers or () if isinstance(answer, RedisError)]
             if refusals:
-                self._cursors[shard].warn(refusals[0])
+                self._cursors[shard_index].warn(refusals[0])
             if refusals or answers is None:
-                self._waiting[shard] = leaving + self._waiting[shard]
+                self._waiting[shard_index] = leaving + self._waiting[shard_index]
 
         return note
 
@@ -132,50 +134,51 @@ class Eviction:
                 raise ValueError(f"a segment of {num_items} items and {num_bytes} bytes can never fit")
             self.evict(oldest)
 
-    def note_bytes(self, shard: int, num_bytes: int) -> None:
+    def note_bytes(self, shard_index: int, num_bytes: int) -> None:
         """Note that a shard holds this many more bytes."""
-        self._bytes_since[shard] += num_bytes
+        self._bytes_since[shard_index] += num_bytes
 
     def due(self, shards: Iterable[int]) -> set[int]:
         """Return the shards whose memory to ask for now: once a second, or sooner after 1 % of it came in."""
         now = time.monotonic()
         return {
-            shard
-            for shard in shards
-            if now - self._checked_at[shard] >= CHECK_SECONDS
-            or self._bytes_since[shard] > self._maximum[shard] // 100
+            shard_index
+            for shard_index in shards
+            if now - self._checked_at[shard_index] >= CHECK_SECONDS
+            or self._bytes_since[shard_index] > self._maximum[shard_index] // 100
         }
 
     def relieve(self, memories: Mapping[int, Memory | None]) -> None:
         """Evict from the servers that are above the high-water mark, by the memory that they reported."""
-        for shard, memory in memories.items():
+        for shard_index, memory in memories.items():
             if memory is None:
                 continue
-            self._checked_at[shard], self._bytes_since[shard] = time.monotonic(), 0
-            self._maximum[shard] = memory.maximum
+            self._checked_at[shard_index], self._bytes_since[shard_index] = time.monotonic(), 0
+            self._maximum[shard_index] = memory.maximum
             if memory.maximum > 0 and memory.used > HIGH_WATER * memory.maximum:
                 # Other runs on the server free their own share. What is missing then shows in the next poll.
-                share = self._table.bytes_of(shard) / memory.used
-                self._free_bytes(shard, share * (memory.used - LOW_WATER * memory.maximum))
+                share = self._table.bytes_of(shard_index) / memory.used
+                self._free_bytes(shard_index, share * (memory.used - LOW_WATER * memory.maximum))
 
-    def _free_bytes(self, shard: int, num_bytes: float) -> None:
+    def _free_bytes(self, shard_index: int, num_bytes: float) -> None:
         evicted = freed = 0
-        while freed <= num_bytes and (oldest := self._table.oldest(shard)) is not None:
+        while freed <= num_bytes and (oldest := self._table.oldest(shard_index)) is not None:
             freed += int(self._table.slots["num_bytes"][oldest])
             evicted += self.evict(oldest)
         if evicted:
             # Ask for the memory again with the next poll: the estimate above may have freed too little.
-            self._checked_at[shard] = float("-inf")
-        self._left[shard] += evicted
-        if time.monotonic() - self._warned_at[shard] >= WARN_EVERY_S:
-            self._warned_at[shard], left = time.monotonic(), self._left.pop(shard)
+            self._checked_at[shard_index] = float("-inf")
+        self._left[shard_index] += evicted
+        if time.monotonic() - self._warned_at[shard_index] >= WARN_EVERY_S:
+            self._warned_at[shard_index], left = time.monotonic(), self._left.pop(shard_index)
             what = f": its oldest {left} items leave" if left else ", and none of its segments can be evicted"
-            logger.warning("shard %d is over %.0f %% of its memory%s", shard, 100 * HIGH_WATER, what)
+            logger.warning("shard %d is over %.0f %% of its memory%s", shard_index, 100 * HIGH_WATER, what)
 
     def evict(self, slot: int) -> int:
         """Remove a segment from the table and note it for deletion; return its number of items."""
-        shard, num_items = int(self._table.slots["shard"][slot]), int(self._table.slots["num_items"][slot])
-        self._pending_deletions.note_eviction(shard, self._table.log_ids[slot], self._table.identity(slot))
+        row, log_id = self._table.slots[slot], self._table.log_ids[slot]
+        num_items = int(row["num_items"])
+        self._pending_deletions.note_eviction(int(row["shard"]), log_id, self._table.identity(slot))
         self._table.remove(slot)
         self._counters.evicted += num_items
         return num_items

@@ -54,19 +54,19 @@ class Indexer:
         self.recovery.resolve(polls)
         if self._owns:
             # Before the flush, which then sends what this evicts as well.
-            self.eviction.relieve({shard: poll.memory for shard, poll in polls.items()})
+            self.eviction.relieve({shard_index: poll.memory for shard_index, poll in polls.items()})
             self.pending_deletions.flush(polls)
-        return Turn(added, {shard: self._book(shard, poll) for shard, poll in polls.items()})
+        return Turn(added, {index: self._book(index, poll) for index, poll in polls.items()})
 
     def books(self, limit: int, check: Check) -> dict[int, TicketBook]:
         """Return the shards' tickets without indexing anything. Deletions are sent as in a turn."""
         polls = self._poll(limit)
         check(polls)
         books = {}
-        for shard, poll in polls.items():
+        for shard_index, poll in polls.items():
             new = [entry for entry in poll.entries if not self._reader.is_taken(entry)]
             pending = sum(entry.num_items for entry in new) if poll.as_left else UNKNOWN_PENDING
-            books[shard] = poll.book._replace(pending=poll.book.pending + pending)
+            books[shard_index] = poll.book._replace(pending=poll.book.pending + pending)
         self.pending_deletions.flush(books)
         return books
 
@@ -86,11 +86,11 @@ class Indexer:
 
     def settle(self) -> None:
         """Wait until the shards have answered everything that they were sent."""
-        for shard, pipeline in self.pipelines().items():
+        for shard_index, pipeline in self.pipelines().items():
             try:
                 pipeline.settle()
             except ShardUnavailable as error:
-                self.recovery.park(shard, error)
+                self.recovery.park(shard_index, error)
 
     def close(self) -> None:
         """Close the connections and stop waiting for parked shards."""
@@ -115,17 +115,17 @@ class Indexer:
         """Poll every shard that answers, and poll those again whose logs must be read from the start."""
         self.recovery.note_returned()
         polls = self._reader.poll(limit, self.recovery.live, memory=memory)
-        changed = [shard for shard, poll in polls.items() if not poll.as_left]
-        for shard in changed:
-            self.recovery.rewind(shard)
-            del polls[shard]
+        changed = [shard_index for shard_index, poll in polls.items() if not poll.as_left]
+        for shard_index in changed:
+            self.recovery.rewind(shard_index)
+            del polls[shard_index]
         polls |= self._reader.poll(limit, changed, memory=memory)
         self.recovery.park_failed()
         return polls
 
-    def _book(self, shard: int, poll: Poll) -> TicketBook:
+    def _book(self, shard_index: int, poll: Poll) -> TicketBook:
         """Return the tickets that a poll found; what is in the log and was not taken counts as pending."""
-        at_end = poll.as_left and self.recovery.is_at_the_end(shard, poll)
+        at_end = poll.as_left and self.recovery.is_at_the_end(shard_index, poll)
         return poll.book if at_end else poll.book._replace(pending=UNKNOWN_PENDING)
 
     def _insert(self, received: ReceivedSegment) -> int:
@@ -141,11 +141,11 @@ class Indexer:
             segment,
             received.header,
             self._priorities.first_masses(segment),
-            shard=received.shard,
+            shard_index=received.shard_index,
             log_id=received.log_id,
             num_bytes=received.num_bytes,
         )
-        self.eviction.note_bytes(received.shard, received.num_bytes)
+        self.eviction.note_bytes(received.shard_index, received.num_bytes)
         # A segment that was lost and turned up again was counted when it was first inserted.
         if not received.was_lost:
             self._counters.inserted += segment.num_items
@@ -157,4 +157,4 @@ class Indexer:
         self._counters.rejected += 1
         # Its items were never counted as inserted, so `was_taken` is False.
         self._reader.ledger.lose(segment.identity, segment.num_items, was_taken=False)
-        self._reader.cursors[received.shard].set_aside(received.log_id, segment.identity)
+        self._reader.cursors[received.shard_index].set_aside(received.log_id, segment.identity)

@@ -100,15 +100,15 @@ class Allowance:
         if seen == self._planned:
             return
         stale = dict(zip(books, stale_tickets(list(books.values()), dead), strict=True))
-        kept = [_without(book, stale[shard]) for shard, book in books.items()]
+        kept = [_without(book, stale[shard_index]) for shard_index, book in books.items()]
         self._largest = max([self._largest, *(ticket.items for book in kept for ticket in book.outstanding)])
         budget = self._limiter.budget(inserted, samples, empty=empty)
         ends = plan_allowance(kept, budget, largest=self._largest, first=self._turn)
         self._turn += 1
         # Set first: a send that fails at once sets it back to None.
         self._planned = seen
-        for (shard, book), end in zip(books.items(), ends, strict=True):
-            self._apply(self._cursors[shard], book, end, stale[shard])
+        for (shard_index, book), end in zip(books.items(), ends, strict=True):
+            self._apply(self._cursors[shard_index], book, end, stale[shard_index])
 
     def _apply(self, cursor: LogCursor, book: TicketBook, end: int, stale: set[SegmentIdentity]) -> None:
         shard = cursor.shard

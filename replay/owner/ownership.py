@@ -60,31 +60,31 @@ class Ownership:
         the others were taken) is written again.
         """
         mine = str(self._mine).encode()
-        for shard, note in notes.items():
+        for shard_index, note in notes.items():
             if note == mine:
                 continue
             held = parse_owner(note)
             # Another owner with the same epoch counts as later: `take` keeps the first note.
             if held.epoch >= self._mine.epoch:
                 self._is_stale = True
-                raise StaleOwner(f"{self._shards[shard]} belongs to a later sampler: this one ends")
-            self._take(self._shards[shard])
+                raise StaleOwner(f"{self._shards[shard_index]} belongs to a later sampler: this one ends")
+            self._take(self._shards[shard_index])
 
     def show_life(self, links: Mapping[int, ShardPipeline]) -> None:
         """Leave a sign of life in these shards, now and then; their answers are read with later ones."""
         now = time.monotonic()
-        for shard, pipeline in links.items():
-            if now - self._signed_at[shard] >= SIGN_EVERY_S:
-                self._signed_at[shard] = now
-                sign = ("SET", self._shards[shard].alive_key, str(self._mine), "EX", LIFE_SECONDS)
+        for shard_index, pipeline in links.items():
+            if now - self._signed_at[shard_index] >= SIGN_EVERY_S:
+                self._signed_at[shard_index] = now
+                sign = ("SET", self._shards[shard_index].alive_key, str(self._mine), "EX", LIFE_SECONDS)
                 pipeline.tell(pack(sign), _ignore)
 
     def leave(self, links: Mapping[int, ShardPipeline]) -> None:
         """Delete the signs of life: this owner no longer works."""
         # A stale owner would delete the sign of life of its successor.
         if self.is_taken and not self._is_stale:
-            for shard, pipeline in links.items():
-                pipeline.tell(pack(("UNLINK", self._shards[shard].alive_key)), _ignore)
+            for shard_index, pipeline in links.items():
+                pipeline.tell(pack(("UNLINK", self._shards[shard_index].alive_key)), _ignore)
 
     def _take(self, shard: Shard) -> None:
         try:

@@ -108,8 +108,8 @@ class Restoration:
         self._settle_gone()
         if not self._same_columns:
             # Segments of these shards could not be placed unread: their logs bring them back.
-            for shard in set(range(len(self._recovery.cursors))) - set(self._recovery.live):
-                self._recovery.cursors[shard].rewind()
+            for shard_index in set(range(len(self._recovery.cursors))) - set(self._recovery.live):
+                self._recovery.cursors[shard_index].rewind()
         table.next_generation = int(document["next_generation"])
         table.index.max_mass = float(document["max_mass"])
         if self._same_layout:
@@ -122,10 +122,10 @@ class Restoration:
 
     def _restore_some(self, chunk: range) -> None:
         data: dict[int, bytes | None] = {}
-        for shard in range(len(self._recovery.cursors)):
-            own = [i for i in chunk if self._rows["shard"][i] == shard]
-            if own and shard not in self._recovery.availability:
-                data.update(self._read(shard, own))
+        for shard_index in range(len(self._recovery.cursors)):
+            own = [i for i in chunk if self._rows["shard"][i] == shard_index]
+            if own and shard_index not in self._recovery.availability:
+                data.update(self._read(shard_index, own))
         for i in chunk:
             if i in data:
                 self._restore_one(i, data.pop(i))
@@ -134,12 +134,12 @@ class Restoration:
             else:  # a shard that this run no longer has, or whose segments cannot be placed unread
                 self._lose(i)
 
-    def _read(self, shard: int, rows: list[int]) -> dict[int, bytes | None]:
+    def _read(self, shard_index: int, rows: list[int]) -> dict[int, bytes | None]:
         sizes = {SegmentIdentity.of_row(self._rows[i]): int(self._rows["num_bytes"][i]) for i in rows}
         try:
-            return dict(zip(rows, self._recovery.reader.read_again(shard, sizes), strict=True))
+            return dict(zip(rows, self._recovery.reader.read_again(shard_index, sizes), strict=True))
         except ShardUnavailable as error:
-            self._recovery.park(shard, error)
+            self._recovery.park(shard_index, error)
             return {}
 
     def _restore_one(self, i: int, data: bytes | None) -> None:
@@ -158,9 +158,9 @@ class Restoration:
 
     def _settle_gone(self) -> None:
         """Count the rows in `_gone` as evicted since the checkpoint, or as lost."""
-        for shard, rows in self._gone.items():
-            oldest = self._oldest.get(shard)
-            log_goes_on = oldest is not None or self._has_log(shard)
+        for shard_index, rows in self._gone.items():
+            oldest = self._oldest.get(shard_index)
+            log_goes_on = oldest is not None or self._has_log(shard_index)
             for i in rows:
                 if was_evicted(int(self._rows["generation"][i]), oldest, log_goes_on=log_goes_on):
                     self._counters.evicted += int(self._rows["num_items"][i])
@@ -169,21 +169,21 @@ class Restoration:
                     self._counters.missing += 1
                     self._lose(i)
 
-    def _has_log(self, shard: int) -> bool:
+    def _has_log(self, shard_index: int) -> bool:
         """Whether a shard's log has entries; False where it does not answer."""
         try:
-            return bool(self._recovery.cursors[shard].shard.read_log(LOG_START, 1))
+            return bool(self._recovery.cursors[shard_index].shard.read_log(LOG_START, 1))
         except ShardUnavailable as error:
-            self._recovery.park(shard, error)
+            self._recovery.park(shard_index, error)
             return False
 
     def _evict(self, i: int) -> None:
         """Evict a segment for which this table has no room."""
-        shard = int(self._rows["shard"][i])
+        shard_index = int(self._rows["shard"][i])
         self._counters.evicted += int(self._rows["num_items"][i])
-        if shard < len(self._recovery.cursors):
+        if shard_index < len(self._recovery.cursors):
             self._recovery.pending_deletions.note_eviction(
-                shard, self._document["log_ids"][i], SegmentIdentity.of_row(self._rows[i])
+                shard_index, self._document["log_ids"][i], SegmentIdentity.of_row(self._rows[i])
             )
 
     def _lose(self, i: int) -> None:
@@ -193,10 +193,10 @@ class Restoration:
 
     def _set_aside(self, i: int) -> None:
         """Have the entry of a segment that is not restored leave its log with its neighbours."""
-        shard = int(self._rows["shard"][i])
-        if shard < len(self._recovery.cursors):
+        shard_index = int(self._rows["shard"][i])
+        if shard_index < len(self._recovery.cursors):
             identity = SegmentIdentity.of_row(self._rows[i])
-            self._recovery.cursors[shard].set_aside(self._document["log_ids"][i], identity)
+            self._recovery.cursors[shard_index].set_aside(self._document["log_ids"][i], identity)
 
     def _put_back(self, i: int, header: SegmentHeader, segment: Segment) -> None:
         columns = self._table.num_columns(segment.num_items, segment.num_steps)

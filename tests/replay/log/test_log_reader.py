@@ -28,7 +28,7 @@ def put(shard: Shard, segment: Segment, run: str) -> bytes:
 
 
 def sequence(received: list[ReceivedSegment]) -> list[tuple[int, int]]:
-    return [(one.shard, one.segment.identity.seq) for one in received]
+    return [(one.shard_index, one.segment.identity.seq) for one in received]
 
 
 def identities(shard: Shard) -> list[SegmentIdentity | None]:
@@ -41,7 +41,7 @@ class TestReading:
         data = put(shards[1], segment, run_name)
         (received,) = read_new(reader, 10)
         assert same_segment(received.segment, segment)
-        assert (received.shard, received.num_bytes) == (1, len(data))
+        assert (received.shard_index, received.num_bytes) == (1, len(data))
         assert received.log_id == shards[1].read_log(LOG_START, 1)[0].log_id == reader.positions[1]
         assert received.header.identity == segment.identity
         assert read_new(reader, 10) == []
@@ -113,7 +113,7 @@ class TestRepeats:
         reader.ledger.lose(SegmentIdentity(0, 0, 0), 8, was_taken=True)
         assert reader.ledger.lost_items == 8
         put(shards[1], make_segment(0), run_name)
-        assert [(one.shard, one.was_lost) for one in read_new(reader, 10)] == [(1, True)]
+        assert [(one.shard_index, one.was_lost) for one in read_new(reader, 10)] == [(1, True)]
         assert reader.ledger.lost_items == 0
 
     def test_same_numbers_of_another_incarnation_are_new(

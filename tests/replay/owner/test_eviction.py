@@ -56,7 +56,7 @@ def test_the_ring_of_leaves(capacity: int, lengths: tuple[int, ...], seed: int) 
         segment = make_segment(number, num_items=num_items, signature=TINY)
         header = decode_header(encode(segment, "run", TINY))
         new = np.arange(1.0, num_items + 1) + number
-        slot = table.insert(segment, header, new, shard=number % 2, log_id="1-0", num_bytes=10)
+        slot = table.insert(segment, header, new, shard_index=number % 2, log_id="1-0", num_bytes=10)
         live.append(slot)
         masses[slot] = new
         check_table(table, live, masses)
@@ -92,7 +92,7 @@ def test_full_segments_fill_the_whole_capacity() -> None:
             table.remove(oldest)
         assert table.has_room(6, 8, 1)
         header = decode_header(encode(segment, "run", TINY))
-        table.insert(segment, header, np.ones(6), shard=0, log_id="1-0", num_bytes=1)
+        table.insert(segment, header, np.ones(6), shard_index=0, log_id="1-0", num_bytes=1)
         assert table.size == min(60, 6 * (number + 1))
 
 
