@@ -196,12 +196,12 @@ class TrainStep:
         noise = work.target_noise
         return self.next_values(work.shares[share], noise and noise.rows(work.rows(share)))
 
-    def _differentiate(self, member: int, work: SplitBatch, noise: UpdateNoise, scale: float) -> SharePart:
-        """One member's share: losses, and the gradient of `scale` times their weighted sum in its buffer."""
-        data = work.shares[member]
+    def _differentiate(self, share: int, work: SplitBatch, noise: UpdateNoise, scale: float) -> SharePart:
+        """The losses of one share, and the gradient of `scale` times their weighted sum in its buffer."""
+        data = work.shares[share]
         # Keep no reference to the next values: the passes below need their place in the cache.
         target = self.target(
-            data, noise, work.next_values.pop(member, None) or self._next_values_of(work, member)
+            data, noise, work.next_values.pop(share, None) or self._next_values_of(work, share)
         )
         output: NetworkOutput = self._online.network(data.observation, noise.online)
         sample_losses = losses.sample_losses(output, data.action, target, self.config.loss)
@@ -211,7 +211,7 @@ class TrainStep:
         total = scale * weighted.sum()  # The sum over all shares is the batch's mean.
         # A user's own encoder or head may have a parameter that this batch does not reach.
         gradients = torch.autograd.grad(total, self._online.parameters, materialize_grads=True)
-        torch._foreach_copy_(self._buffers[member][1], gradients)
+        torch._foreach_copy_(self._buffers[share][1], gradients)
         with torch.no_grad():
             support = self._online.network.support
             kind = self.config.priority

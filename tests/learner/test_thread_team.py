@@ -175,3 +175,10 @@ def test_an_error_of_the_caller_comes_back_after_the_team_has_ended():
 )
 def test_every_member_has_rows_enough(threads, batch, size):
     assert ThreadTeam.for_batch(threads, batch).size == size
+
+
+@pytest.mark.parametrize(
+    ("threads", "batch", "shares"), [(1, 32, 1), (2, 32, 1), (2, 63, 1), (2, 64, 2), (4, 32, 4)]
+)
+def test_of_two_threads_one_takes_a_small_batch_alone(threads, batch, shares):
+    assert ThreadTeam.for_batch(threads, batch).num_shares == shares

@@ -78,9 +78,10 @@ def test_threads_share_the_batch_without_changing_the_update(threads, size):
         np.testing.assert_allclose(step.parameters(), steps[0].parameters(), atol=2e-6)
 
 
+@pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("precision", DTYPES)
-def test_resume_is_bit_identical_with_threads(threads, precision):
-    threads(2)
+def test_resume_is_bit_identical_with_threads(threads, precision, count):
+    threads(count)
     first = make_step(seed=1, precision=precision)
     first.step(make_batch(0, size=16))
     second = make_step(seed=2, precision=precision)

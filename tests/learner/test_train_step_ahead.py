@@ -1,12 +1,16 @@
 """The next batch is begun while an update is computed, and that changes no number."""
 
+import dataclasses
+import itertools
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 from tests.helpers.deadline import patient
-from tests.helpers.learner.train_steps import make_batch, make_step
+from tests.helpers.learner.train_steps import NETWORK, make_batch, make_step
 
 
 def _train(batches, *, ahead, copy_at=-1, **options):
@@ -21,36 +25,94 @@ def _train(batches, *, ahead, copy_at=-1, **options):
 
 
 @pytest.mark.parametrize("copy_at", [-1, 1])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_what_is_begun_ahead_changes_no_number(threads, copy_at):
+@pytest.mark.parametrize(("threads", "size"), [(1, 16), (2, 16), (2, 64)])
+def test_what_is_begun_ahead_changes_no_number(threads, size, copy_at):
     """Also when the target network, whose word was taken ahead, is replaced before it is used."""
-    batches = [make_batch(seed, size=16) for seed in range(4)]
-    options = {"copy_at": copy_at, "num_threads": threads, "batch_size": 16, "learning_rate": 1e-2}
+    batches = [make_batch(seed, size=size) for seed in range(4)]
+    options = {"copy_at": copy_at, "num_threads": threads, "batch_size": size, "learning_rate": 1e-2}
     plain, ahead = (_train(batches, ahead=flag, **options) for flag in (False, True))
     np.testing.assert_array_equal(plain[0], ahead[0])
     assert plain[1] == ahead[1]
 
 
-def test_idle_members_do_begin_ahead():
-    step, batches = make_step(num_threads=2, batch_size=16), [make_batch(seed, size=16) for seed in range(2)]
-    drawn, differentiate = threading.Event(), step._differentiate
+def wait_for_the_look_ahead(step):
+    """Have the member with the only share wait until the next batch was evaluated, where there is one.
 
-    def late(member, *rest):
-        assert drawn.wait(patient(30))
-        return differentiate(member, *rest)
+    Returns a list that receives the thread of each evaluation.
+    """
+    done, lookers = threading.Event(), []
+    differentiate, look_ahead = step._differentiate, step._look_ahead
 
-    def draw():
-        drawn.set()
-        return batches[1]
+    def late(*work):
+        assert done.wait(patient(30))
+        done.clear()
+        return differentiate(*work)
 
-    step._differentiate = late
-    for _ in range(20):  # a member takes a task unless the other waits for it already
-        drawn.clear()
-        step.step(batches[0], draw)
-        if step._ahead.next_values:
-            return
-        step._ahead = None
-    pytest.fail("nothing was ever begun ahead")
+    def evaluate(task):
+        lookers.append(threading.get_ident())
+        task()
+        done.set()
+
+    def watched(batch):
+        tasks = look_ahead(batch)
+        if not tasks:
+            done.set()
+        return [partial(evaluate, task) for task in tasks]
+
+    step._differentiate, step._look_ahead = late, watched
+    return lookers
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_of_two_threads_the_caller_begins_the_next_batch_while_the_other_computes_the_gradient(threads):
+    """And that changes no number, and neither does the second thread."""
+    batches = [make_batch(seed, size=32) for seed in range(4)]
+    options = {"seed": 5, "batch_size": 32, "learning_rate": 1e-2}
+    early, plain = make_step(num_threads=2, **options), make_step(num_threads=threads, **options)
+    lookers = wait_for_the_look_ahead(early)
+    for batch, following in itertools.zip_longest(batches, batches[1:]):
+        result, expected = early.step(batch, lambda batch=following: batch), plain.step(batch)
+        assert result.loss == expected.loss
+        np.testing.assert_array_equal(result.priorities, expected.priorities)
+        assert result.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
+    np.testing.assert_array_equal(early.parameters(), plain.parameters())
+    assert lookers == [threading.get_ident()] * 3
+
+
+def target_noise_of(step, batches, *, ahead):
+    """Train on batches and return the target network's noise in each update, as one row (F,) an update.
+
+    After update 0 comes a copy of the target network, after update 1 another batch than expected, and after
+    update 2 the step goes on from its own state.
+    """
+    used, target = [], step.target
+
+    def watched(data, noise, next_values):
+        used.append(torch.cat([*next_values.noise.hidden, *next_values.noise.output], dim=1)[0])
+        return target(data, noise, next_values)
+
+    step.target = watched
+    expected = [batches[1], make_batch(9, size=32), *batches[3:], None]
+    for index, batch in enumerate(batches):
+        step.step(batch, lambda batch=expected[index]: batch if ahead else None)
+        if index == 0:
+            step.copy_target()
+        elif index == 2:
+            step.restore(*step.state())
+    return torch.stack(used)
+
+
+@pytest.mark.parametrize("noise_per", ["batch", "row"])
+def test_an_updates_target_noise_is_the_same_whether_it_was_looked_ahead_or_not(noise_per):
+    batches = [make_batch(seed, size=32) for seed in range(5)]
+    network = dataclasses.replace(NETWORK, noise_per=noise_per)
+    early, plain = (make_step(network=network, num_threads=2, batch_size=32) for _ in range(2))
+    lookers = wait_for_the_look_ahead(early)
+    noise = target_noise_of(early, batches, ahead=True)
+    assert len(lookers) == 4
+    assert torch.equal(noise, target_noise_of(plain, batches, ahead=False))
+    assert len({tuple(row.tolist()) for row in noise}) == 5, "each update has other noise"
+    np.testing.assert_array_equal(early.parameters(), plain.parameters())
 
 
 def test_another_batch_than_the_one_expected_has_the_same_noise():
