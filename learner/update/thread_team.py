@@ -39,8 +39,8 @@ class ThreadTeam:
     def for_batch(cls, num_threads: int, batch_size: int) -> "ThreadTeam":
         """Return a team for batches of `batch_size`; threads to spare go into each member's operators.
 
-        Of two threads one takes a small batch alone, while the other draws the next batch and evaluates its
-        next observations, a third of the work: each half of a small batch costs more than half of it.
+        Of two members one takes a small batch alone, because each half of it would cost more than half of
+        its time. The caller's meanwhile draws the next batch and evaluates its next observations.
         """
         size = max(1, min(num_threads, batch_size // MIN_ROWS))
         small = size == 2 and batch_size < 2 * MANY_ROWS
