@@ -21,7 +21,7 @@ from learner.diagnostics.gates import combine_entropy, dispatch_entropy, dropped
 from learner.diagnostics.norms import expert_gradient_norms, norms_by_part
 from learner.diagnostics.ranks import singular_values, srank
 from learner.diagnostics.reference_statistics import statistics_of
-from learner.diagnostics.spread import spread
+from learner.diagnostics.spread import recorded_inputs, spread
 from learner.update.losses import of_action, sample_losses
 from learner.update.train_step import TrainStep
 from learner.update.work import TensorBatch
@@ -112,13 +112,12 @@ def diagnose(train_step: TrainStep, before: Before) -> Diagnosis:
 def _add_all(diagnosis: Diagnosis, train_step: TrainStep, before: Before, kernel: Tensor) -> None:
     network, data = train_step.online_network, before.data
     with diagnosis.timed("features"):
-        with EncoderActivity() as encoder:
+        with EncoderActivity() as encoder, recorded_inputs(network.output) as features:
             output: NetworkOutput = network(data.observation)
         losses = sample_losses(output, data.action, before.target, train_step.config.loss)
         diagnosis.add("reference", statistics_of(network, output, losses, kernel))
         diagnosis.add("dormant_share", dormant_shares(encoder.layers, output.hidden))
-        features = output.hidden if output.moe is None else output.moe.tokens
-        diagnosis.metrics["srank"] = float(srank(singular_values(features.flatten(1))))
+        diagnosis.metrics["srank"] = float(srank(singular_values(features[0])))
         diagnosis.metrics["entk_rank"] = float(srank(singular_values(kernel)))
         diagnosis.metrics["entk_rows"] = float(len(kernel))
         diagnosis.metrics |= td_error_statistics(

@@ -4,8 +4,11 @@ A head that ignores its input has large features that are nearly the same for ev
 deviation is a percent of their root mean square, and their rank is only that of the mean.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from learner.diagnostics.ranks import singular_values_of_gram, srank
 from models.q_network import QNetwork
@@ -50,17 +53,19 @@ def _centred(gram: Tensor) -> Tensor:
     return gram - means - means.unsqueeze(1) + means.mean()
 
 
+@contextmanager
+def recorded_inputs(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """Give a list that receives the layer's first input in each forward pass meanwhile."""
+    seen: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
 def _parts_of(network: QNetwork, observations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return encoder maps (B, C * h * w), features (B, F) and values (B, A) of one forward pass."""
-    seen: list[Tensor] = []
-    hooks = (
-        network.encoder.register_forward_hook(lambda module, inputs, maps: seen.append(maps.flatten(1))),
-        network.output.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0])),
-    )
-    try:
+    with recorded_inputs(network.tokenizer) as maps, recorded_inputs(network.output) as features:
         q_values = network(observations).q_values
-    finally:
-        for hook in hooks:
-            hook.remove()
-    maps, features = seen
-    return maps, features, q_values
+    return maps[0].flatten(1), features[0], q_values

@@ -13,6 +13,7 @@ import torch
 from learner.diagnostics import diagnosis, diagnostics
 from learner.diagnostics.diagnostics import Diagnostics
 from learner.diagnostics.files import array_files, read_arrays
+from learner.diagnostics.ranks import singular_values, srank
 from learner.diagnostics.reference_statistics import reference_statistics
 from learner.parity.golden_case import GoldenCase
 from learner.parity.parity import build_step
@@ -110,6 +111,24 @@ def test_a_diagnosis_is_of_the_network_after_the_update_and_the_target_before_it
     assert math.hypot(*parts) == pytest.approx(result.grad_norm, rel=1e-4)
     assert math.hypot(*parts) > 0
     assert written["diagnostics/entk_rows"] == 9
+
+
+@pytest.mark.parametrize(
+    "network",
+    [{"residual": True, "token_norm": True}, {"combine": "sum"}, {"head": "dense"}, {"head": "pooled"}],
+)
+def test_srank_is_of_the_inputs_of_the_output_layer(tmp_path, network):
+    """Also where they are not what leaves the mixture, and what leaves it has rank 1."""
+    step, written, seen = make_step(**network), {}, []
+    step.online_network.output.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    if experts := getattr(step.online_network.head, "moe", None):
+        with torch.no_grad():
+            for parameter in experts.parameters():
+                parameter.mul_(1e-6)
+    batch = make_batch(np.random.default_rng(3))
+    with Diagnostics(step, 1, folder=tmp_path, write=written.update).watch(1, 0, batch):
+        step.step(batch)
+    assert written["diagnostics/srank"] == srank(singular_values(seen[-1]))
 
 
 def test_a_diagnosis_of_the_golden_case(tmp_path):
