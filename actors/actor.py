@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from actors.config import ActorConfig, EnvironmentConfig, ExplorationConfig
 from actors.environments import StepResult, environment_seeds, make_environment
@@ -133,12 +134,14 @@ class Actor:
         # The schedule counts the fleet's env steps, whose newest number comes with the weights.
         epsilon = self._epsilons.at(self._weights.env_steps)
         actions = self._policy.act(self._stacks.observations, epsilon, values=self._config.actor_priorities)
-        result = self._without_refused(self._environment.step(actions.action))
+        result = self._environment.step(actions.action)
+        refused = result.valid & ~np.isfinite(result.rewards)
+        result = self._without(refused, result)
         # A lost life that ends the episode in the replay also empties the stack (decision 0025).
         goes_on = result.valid & ~(result.life_lost & self._life_loss_terminates)
         self._stacks.push(result.frames, goes_on)
         self._collect(actions, result)
-        self._telemetry.count(int(result.valid.sum()), self._tracker.update(result, epsilon))
+        self._telemetry.count(int(result.valid.sum()), self._tracker.update(result, epsilon, refused))
         self._vector_steps += 1
         # Last, because WriterStopped must not keep this step from being counted.
         self._write_finished(wait=True)
@@ -181,9 +184,11 @@ class Actor:
             builder.reset(frame)
         self._started = True
 
-    def _without_refused(self, result: StepResult) -> StepResult:
-        """Mark steps whose reward is not finite as no transition: the episode's record ends before them."""
-        refused = result.valid & ~np.isfinite(result.rewards)
+    def _without(self, refused: NDArray[np.bool_], result: StepResult) -> StepResult:
+        """Mark the refused steps (E,), whose reward is not finite, as no transition.
+
+        The episode's record in the replay ends before them.
+        """
         if not refused.any():
             return result
         if self._refused_rewards == 0:

@@ -29,17 +29,26 @@ class EpisodeTracker:
     def __init__(self, num_envs: int) -> None:
         self._returns: NDArray[np.float64] = np.zeros(num_envs)
         self._lengths: NDArray[np.int64] = np.zeros(num_envs, np.int64)
+        self._partial: NDArray[np.bool_] = np.zeros(num_envs, bool)
+        """The game is under way, and a step of it was refused."""
 
-    def update(self, result: StepResult, epsilon: NDArray[np.float64] | float) -> list[Episode]:
+    def update(
+        self,
+        result: StepResult,
+        epsilon: NDArray[np.float64] | float,
+        refused: NDArray[np.bool_] | bool = False,
+    ) -> list[Episode]:
         """Add one vector step that was made with `epsilon`, one number or (E,).
 
-        Returns the episodes that ended with it, ordered by env slot.
+        `refused` (E,) are steps that `result` calls not valid though their games go on. Returns the episodes
+        that ended with the step, ordered by env slot, without those of which a step was refused.
         """
+        self._partial = refused | (self._partial & result.valid)
         # A step that is not valid is no part of an episode: both sums start again from 0.
         self._returns = np.where(result.valid, self._returns + result.rewards, 0.0)
         self._lengths = np.where(result.valid, self._lengths + 1, 0)
         epsilons = np.broadcast_to(epsilon, self._returns.shape)
-        ended = np.flatnonzero(result.valid & (result.terminated | result.truncated))
+        ended = np.flatnonzero(result.valid & (result.terminated | result.truncated) & ~self._partial)
         return [
             Episode(float(self._returns[env]), int(self._lengths[env]), int(env), float(epsilons[env]))
             for env in ended

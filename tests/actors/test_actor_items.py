@@ -85,6 +85,24 @@ def test_steps_with_a_reward_that_is_no_number_are_left_out_and_counted(bad, act
         assert len(parts) == (1 if env != 1 else 1 + refused)
 
 
+def test_a_game_with_a_refused_reward_is_not_told_as_an_episode() -> None:
+    """Neither is the remainder after it; a game of Catch takes six steps and a reset."""
+    actor = make_actor(CATCH)
+    step, calls = actor._environment.step, itertools.count()
+
+    def spoiled(actions):
+        result, call = step(actions), next(calls)
+        if call in (3, 7 + 5):  # within the first game, and at the end of the second
+            result.rewards[1] = float("nan")
+        return result
+
+    actor._environment.step = spoiled
+    for _ in range(3 * 7):
+        actor.step()
+    episodes = [(episode.env_slot, episode.length) for episode in actor.take_episodes()]
+    assert episodes == [(0, 6), (2, 6)] * 2 + [(0, 6), (1, 6), (2, 6)]
+
+
 @pytest.mark.parametrize("actor_priorities", [False, True])
 def test_sequence_numbers_are_written_in_order_under_the_actors_identity(actor_priorities) -> None:
     writer = RecordingWriter()
