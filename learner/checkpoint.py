@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 BEST = "best.json"
 # A `.replaced` folder is the older checkpoint of the same update; only a crash between two renames leaves it.
 NAME = re.compile(r"update-(\d{9,})(\.replaced)?")
-LOCK = ".lock"
+LOCK, MARKING = ".lock", ".best.lock"
 
 
 @dataclass(frozen=True)
@@ -190,12 +190,20 @@ class CheckpointStore:
         if not path.is_dir():
             self._note(f"{path.name} scored {score:g}, but it is gone and cannot be kept as the best")
             return False
-        best = self.best()
-        if not math.isfinite(score) or (best is not None and best[1] >= score):
-            return False
-        # Replaced whole, so that `best` in another process never reads half of a record.
-        durable.replace(self.folder / BEST, to_json({"name": path.name, "score": float(score)}))
+        with self._marking():
+            best = self.best()
+            if not math.isfinite(score) or (best is not None and best[1] >= score):
+                return False
+            # Replaced whole, so that `best` in another process never reads half of a record.
+            durable.replace(self.folder / BEST, to_json({"name": path.name, "score": float(score)}))
         return True
+
+    @contextlib.contextmanager
+    def _marking(self) -> Iterator[None]:
+        """While entered, nobody else marks a best checkpoint; waits for whoever does."""
+        with (self.folder / MARKING).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def best(self) -> tuple[Path, float] | None:
         """The checkpoint marked as best by evaluation and its score, or None."""
@@ -211,12 +219,16 @@ class CheckpointStore:
 
     def remove_leftovers(self) -> None:
         """Removes what a crash during a save left behind; only the process that saves may call it."""
-        for path in list(self.folder.glob(f"{TEMPORARY}*")):
-            logger.info("removing unfinished checkpoint %s", path.name)
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        if not any(self.folder.glob(f"{TEMPORARY}*")):
+            return
+        # An evaluator of another process may be about to mark the best: its file is no leftover.
+        with self._marking():
+            for path in list(self.folder.glob(f"{TEMPORARY}*")):
+                logger.info("removing unfinished checkpoint %s", path.name)
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
     def _put_in_place(self, temporary: Path, target: Path) -> None:
         """Renames; an older checkpoint of the same update stays loadable until the new one stands."""

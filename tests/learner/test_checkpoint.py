@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from learner.checkpoint import CheckpointStore
 from learner.errors import CheckpointError
+from tests.helpers.deadline import patient, until
 from tests.helpers.learner.checkpoints import save, tensors
 
 
@@ -122,6 +124,41 @@ def test_one_that_somebody_evaluates_is_not_removed_meanwhile(tmp_path):
         assert not evaluators.mark_best(third, 4.0)
     save(learners, 5)
     assert [path.name[-1] for path in learners.paths()] == ["5", "1"], "the pinned that was not best leaves"
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """Have something done by another thread just before the mark of a best checkpoint takes its place."""
+    work, threads, replace = [], [], Path.replace
+
+    def late(path, target):
+        if work:
+            threads.append(threading.Thread(target=work.pop()))
+            threads[0].start()
+            threads[0].join(0.3)  # it may have to wait for the mark
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", late)
+    yield work.append
+    for thread in threads:
+        thread.join(patient(10))
+        assert not thread.is_alive()
+
+
+def test_of_two_that_mark_at_once_the_higher_score_wins(tmp_path, meanwhile):
+    store = CheckpointStore(tmp_path)
+    lower, higher = save(store, 1), save(store, 2)
+    meanwhile(lambda: CheckpointStore(tmp_path).mark_best(higher, 9.0))
+    assert store.mark_best(lower, 5.0)
+    until(lambda: store.best() == (higher, 9.0), "the higher score")
+
+
+def test_a_learner_that_starts_leaves_the_mark_that_an_evaluator_is_writing(tmp_path, meanwhile):
+    store = CheckpointStore(tmp_path)
+    path = save(store, 1)
+    meanwhile(CheckpointStore(tmp_path).remove_leftovers)
+    assert store.mark_best(path, 5.0)
+    assert store.best() == (path, 5.0)
 
 
 def test_a_good_one_that_is_gone_is_told_of(tmp_path):
