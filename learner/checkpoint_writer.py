@@ -62,15 +62,17 @@ class CheckpointWriter:
     def finish(self, snapshot: Snapshot) -> Path:
         """Have the snapshot written, wait for it and return its folder.
 
-        Raises CheckpointNotWritten, with the system's reason, after `last_seconds`.
+        Raises CheckpointNotWritten, with the system's reason, after `last_seconds` and the end of a save that
+        is in progress then; the snapshot is not written later.
         """
         self.submit(snapshot)
         with self._changed:
-            self._changed.wait_for(lambda: self._is_written(snapshot), self._last_seconds)
-            if self._written is not None and self._written[0] is snapshot:
-                return self._written[1]
-            reason = _reason(self._refusal) if self._refusal else f"not done after {self._last_seconds:.0f} s"
-            self._waiting = None
+            self._changed.wait_for(lambda: self._path_of(snapshot) is not None, self._last_seconds)
+        # Ended before the verdict: a save in progress may still succeed, and none may begin after it.
+        self.close()
+        if (path := self._path_of(snapshot)) is not None:
+            return path
+        reason = _reason(self._refusal) if self._refusal else f"not done after {self._last_seconds:.0f} s"
         kept = next((path.name for path in self._store.paths()), "none")
         what = f"the last checkpoint, of update {snapshot.update}, cannot be written"
         raise CheckpointNotWritten(f"{what}: {reason}; the newest is {kept}")
@@ -85,9 +87,9 @@ class CheckpointWriter:
         if thread is not None:
             thread.join()
 
-    def _is_written(self, snapshot: Snapshot) -> bool:
+    def _path_of(self, snapshot: Snapshot) -> Path | None:
         # By identity, because several snapshots may be of the same update.
-        return self._written is not None and self._written[0] is snapshot
+        return self._written[1] if self._written is not None and self._written[0] is snapshot else None
 
     def _work(self) -> None:
         pause = RETRY_SECONDS[0]

@@ -109,6 +109,34 @@ def test_the_last_one_is_given_up_with_a_reason_and_those_before_are_whole(disk:
     assert disk.load(before).update == 4
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_save_in_progress_when_time_is_up_counts_and_nothing_is_written_later(
+    tmp_path: Path, refuses: bool
+) -> None:
+    begun: list[int] = []
+
+    class SlowDisk(CheckpointStore):
+        def save(self, update, tensors, document):
+            begun.append(update)
+            assert released.wait(patient(30))
+            if refuses and len(begun) == 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().save(update, tensors, document)
+
+    released, store = threading.Event(), SlowDisk(tmp_path / "checkpoints")
+    writer = CheckpointWriter(store, note=lambda text: None, last_seconds=0.1)
+    threading.Timer(0.3, released.set).start()
+    try:
+        said = [writer.finish(snapshot(7))]
+    except CheckpointNotWritten:
+        said = []
+    until(lambda: writer._thread is None or len(begun) > 1 or bool(store.paths()), "the end of the writing")
+    writer.close()
+    assert store.paths() == said
+    assert said or refuses
+
+
 def test_the_same_update_is_written_anew(disk: Disk) -> None:
     """A run that ends right after a periodic checkpoint has more to say: items that came since."""
     disk.room.set()
