@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from learner.batches import BatchSource
 from learner.checkpoint import CheckpointStore, with_prefix
@@ -148,8 +147,9 @@ class Learner:
         self._note(f"resuming at {steps:,} env steps with {size:,} transitions in replay, from {name}")
         if not report.exact:
             self._note(f"resume from {name} is not exact: {report.difference}")
-        if (threads := document["train_step"].get("num_threads")) not in (None, torch.get_num_threads()):
-            self._note(f"resume from {name} is not bit-exact: it was made with {threads} threads")
+        saved, own = document["train_step"].get("num_threads"), self._train_step.team.num_threads
+        if saved not in (None, own):
+            self._note(f"resume from {name} is not bit-exact: threads were {saved}, are {own}")
         return report
 
     def _snapshot(self) -> Snapshot:

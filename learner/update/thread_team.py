@@ -30,6 +30,8 @@ class ThreadTeam:
         self.size = size
         self.num_shares = num_shares or size
         """Parts of a batch; members without one have their time for the next update."""
+        self.num_threads = size * threads_each
+        """Of all members together."""
         self._threads_each = threads_each
         self._pool: ThreadPoolExecutor | None = None
         if size > 1:
@@ -60,7 +62,7 @@ class ThreadTeam:
         finished `first` take them, unless another member already waits for them. Tasks may be left undone,
         and a team of one takes none. Raises the first error after all members have ended.
         """
-        with _flushing_denormals():
+        with _flushing_denormals(), _threads(self._threads_each):
             return self._run(first, between, second, meanwhile)
 
     def _run(
@@ -94,10 +96,9 @@ class ThreadTeam:
                 raise
             return second(member)
 
-        with _threads(self._threads_each):
-            others = [self._pool.submit(work, member) for member in range(1, self.size)]
-            futures = [_done(work, 0), *others]
-            errors = [error for future in futures if (error := future.exception()) is not None]
+        others = [self._pool.submit(work, member) for member in range(1, self.size)]
+        futures = [_done(work, 0), *others]
+        errors = [error for future in futures if (error := future.exception()) is not None]
         # A failing member breaks the barrier for the members waiting there: their errors are not the cause.
         errors.sort(key=lambda error: isinstance(error, threading.BrokenBarrierError))
         if errors:

@@ -64,7 +64,7 @@ class TrainStep:
         self._noise_per_row = network_config.noise_per == "row"
         on_cpu = self.device.type == "cpu"
         threads = config.num_threads or torch.get_num_threads()
-        self._team = ThreadTeam.for_batch(threads, config.batch_size) if on_cpu else ThreadTeam(1)
+        self._team = ThreadTeam.for_batch(threads, config.batch_size) if on_cpu else ThreadTeam(1, threads)
         if on_cpu:
             keep_freed_memory()
         network = build_network(network_config, num_actions, observation_shape=observation_shape, seed=seed)
@@ -272,7 +272,7 @@ class TrainStep:
         for name, tensor in self.optimizer.state(self.online_network).items():
             tensors[f"optimizer/{name}"] = tensor
         document = {
-            "num_threads": torch.get_num_threads(),
+            "num_threads": self._team.num_threads,
             "dtype": str(self.dtype),
             "torch": torch.__version__,
         }

@@ -46,6 +46,14 @@ def test_the_document_of_a_checkpoint(tmp_path):
     assert document["config"] == {"name": "test"}
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_resume_with_another_number_of_threads_says_so(tmp_path, caplog, threads):
+    Setup(tmp_path, [60], total=60).learner.save()
+    Setup(tmp_path, [60], total=60, threads=threads).learner.restore()
+    told = "resume from update-000000000 is not bit-exact: threads were 1, are 2"
+    assert (told in caplog.messages) == (threads == 2)
+
+
 def test_a_stopped_run_saves_and_a_restored_one_goes_on(tmp_path):
     first = Setup(tmp_path, [60], total=120)
     assert first.learner.run(lambda: first.learner.updates >= 5) == "stopped"

@@ -43,6 +43,15 @@ def test_a_team_of_one_works_in_the_callers_thread():
     ]
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_each_members_operators_have_their_number_of_threads(size):
+    before = torch.get_num_threads()
+    team = ThreadTeam(size, before + 1)
+    assert team.run(nothing, nothing, lambda member: torch.get_num_threads()) == [before + 1] * size
+    assert torch.get_num_threads() == before
+    assert team.num_threads == size * (before + 1)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_what_is_between_comes_once_after_all_first_and_before_any_second(size):
     events = []

@@ -111,6 +111,13 @@ def test_moments_of_weights_without_gradient_end_at_zero(threads, num_threads):
     assert np.float32(1e-40) * np.float32(1.0) > 0.0, "this thread is as it was"
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_state_says_how_many_threads_the_updates_are_made_with(threads, count):
+    """Also for a batch too small to be shared."""
+    threads(2)
+    assert make_step(num_threads=count, batch_size=8).state()[1]["num_threads"] == count
+
+
 def test_state_is_a_copy():
     step = make_step()
     tensors, _ = step.state()

@@ -77,10 +77,11 @@ class FakeSampler:
 class FakeTrainStep:
     """Counts steps and copies; its only parameter is the number of steps."""
 
-    def __init__(self, *, losses=(), seconds=0.0):
+    def __init__(self, *, losses=(), seconds=0.0, threads=1):
         self.observation_shape, self.num_actions = (1, 2, 2), 3
         self.steps, self.copied_at, self.batches = 0, [], []
         self.rates = []
+        self.team = SimpleNamespace(num_threads=threads)
         self.optimizer = SimpleNamespace(set_learning_rate=self.rates.append)
         self._losses, self._seconds = list(losses), seconds
 
@@ -100,7 +101,10 @@ class FakeTrainStep:
         return np.array([self.steps], np.float32)
 
     def state(self):
-        return {"online/w": torch.tensor([float(self.steps)])}, {"steps": self.steps}
+        return {"online/w": torch.tensor([float(self.steps)])}, {
+            "steps": self.steps,
+            "num_threads": self.team.num_threads,
+        }
 
     def restore(self, tensors, document):
         assert tensors["online/w"].item() == document["steps"]
@@ -112,7 +116,7 @@ class Setup:
 
     def __init__(self, folder, arrivals, *, total, min_size=20, error_buffer=40.0, lockstep=False, **options):
         folder.mkdir(exist_ok=True)
-        train = {key: options.pop(key) for key in ("losses", "seconds") if key in options}
+        train = {key: options.pop(key) for key in ("losses", "seconds", "threads") if key in options}
         config = LearnerConfig(batch_size=8, update_period=4, **options)
         self.sampler = FakeSampler(
             arrivals, min_size=min_size, samples_per_insert=2.0, batch_size=8, error_buffer=error_buffer
