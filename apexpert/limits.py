@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from annotated_types import BaseMetadata, Ge, GroupedMetadata, Gt, Interval, Predicate
+from annotated_types import BaseMetadata, Ge, GroupedMetadata, Gt, Interval, Le, Lt, Predicate
 
-__all__ = ["SHARE", "Ge", "Gt", "InWords", "Interval", "Predicate", "allowed", "fits"]
+__all__ = ["SHARE", "Ge", "Gt", "InWords", "Interval", "Le", "Lt", "Predicate", "allowed", "fits"]
 
 SHARE = Interval(ge=0, le=1)
 
@@ -39,16 +39,16 @@ def _holds(value: Any, marker: Any) -> bool:
             return bool(value > bound)
         case Ge(ge=bound):
             return bool(value >= bound)
+        case Lt(lt=bound):
+            return bool(value < bound)
+        case Le(le=bound):
+            return bool(value <= bound)
         case Predicate(func=predicate):
             return bool(predicate(value))
         case Interval():
-            above = marker.ge is None or value >= marker.ge
-            return bool(
-                above
-                and (marker.gt is None or value > marker.gt)
-                and (marker.le is None or value <= marker.le)
-                and (marker.lt is None or value < marker.lt)
-            )
+            return fits(value, list(marker))
+        case BaseMetadata() | GroupedMetadata():
+            raise ValueError(f"{marker}: not a kind of limit that is checked")
     # Other markers, such as InWords, set no limit.
     return True
 
@@ -59,10 +59,14 @@ def _words(marker: Any) -> str:
             return f"greater than {bound}"
         case Ge(ge=bound):
             return f"{bound} or more"
+        case Lt(lt=bound):
+            return f"less than {bound}"
+        case Le(le=bound):
+            return f"{bound} or less"
         case Interval(ge=low, le=high) if marker is SHARE:
             return f"from {low} to {high}"
-        case Interval(ge=low, le=high) if high is not None:
+        case Interval(ge=low, le=high) if low is not None and high is not None:
             return f"{low} to {high}"
-        case Interval(ge=low, lt=high):
-            return f"{low} or more and less than {high}"
+        case Interval():
+            return " and ".join(map(_words, marker))
     raise ValueError(f"{marker}: give it words by InWords")
