@@ -96,7 +96,7 @@ class GymnasiumEnvironment:
         """(E, H, W) first frames of new episodes, seeded."""
         observations, info = self._env.reset(seed=self._seeds)  # type: ignore[arg-type]
         self._ended[:] = False
-        self._lives = info.get("lives")
+        self._lives = _lives(info)
         return self._frames(observations)
 
     def step(self, actions: NDArray[np.int64]) -> StepResult:
@@ -104,7 +104,7 @@ class GymnasiumEnvironment:
         # Actions count from 0 here, while a Discrete space may start elsewhere.
         observations, rewards, ends, limits, info = self._env.step(actions + self._first_action)
         valid = ~self._ended
-        lives = info.get("lives")
+        lives = _lives(info)
         life_lost = np.zeros(self.num_envs, bool)
         if lives is not None and self._lives is not None:
             life_lost = valid & (lives < self._lives)
@@ -125,6 +125,11 @@ class GymnasiumEnvironment:
             return np.rint(np.asarray(observations) @ LUMA).astype(np.uint8)
         # A copy: vector environments may write the next observations into the same array.
         return np.array(observations, np.uint8).reshape(self.num_envs, *self.frame_shape)
+
+
+def _lives(info: dict[str, Any]) -> NDArray[Any] | None:
+    """The lives of each environment (E,), where they are told; a copy for the same reason as the frames."""
+    return np.array(info["lives"]) if "lives" in info else None
 
 
 def _make_vector_env(name: str, num_envs: int) -> VectorEnv:

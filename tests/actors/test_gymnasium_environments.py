@@ -136,6 +136,24 @@ def test_earlier_frames_are_not_written_over() -> None:
     assert np.array_equal(first, copy)
 
 
+class LosingCatch(Catch):
+    """Takes a life a step, told in the same array each time."""
+
+    def reset(self, **options):
+        self.lives = np.full(self.num_envs, 9)
+        return super().reset(**options)[0], {"lives": self.lives}
+
+    def step(self, actions):
+        self.lives -= 1
+        return *super().step(actions)[:4], {"lives": self.lives}
+
+
+def test_a_lost_life_is_seen_though_the_lives_are_told_in_one_array() -> None:
+    env = make(f"{__name__}:LosingCatch")
+    env.reset()
+    assert all(env.step(np.array([0, 0])).life_lost.all() for _ in range(3))
+
+
 def not_a_vector_env(num_envs):
     return Counter()
 
