@@ -109,6 +109,8 @@ class AtariEnvironment:
         frames, rewards, terminated, _, info = self._env.step(np.where(plays_noop, 0, actions))
         if self._truncated.any():  # The library resets by itself only where its own game has ended.
             frames, info = self._env.reset(options={"reset_mask": self._truncated})
+            # An end in the step after the time limit was the old game's.
+            terminated = terminated & ~self._truncated
         # The ends of the step before: this step only resets these environments.
         begins = self._terminated | self._truncated
         valid = ~(begins | self._over | plays_noop)

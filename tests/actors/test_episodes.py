@@ -18,6 +18,20 @@ def test_after_a_time_limit_a_new_game_goes_on_as_any_other() -> None:
         assert np.array_equal([r.frames[env] for r in limited], [r.frames[0] for r in results])
 
 
+def test_a_game_that_ends_right_after_its_time_limit_costs_the_next_game_no_step() -> None:
+    env = atari(num_envs=2, seeds=[1, 2], max_frames_per_episode=80)
+    step = env._env.step
+
+    def ending(actions):
+        frames, rewards, terminated, truncated, info = step(actions)
+        return frames, rewards, terminated | env._truncated, truncated, info
+
+    env._env.step = ending
+    _, results = play(env, np.zeros((60, 2), np.int64))
+    assert [t for t, r in enumerate(results) if r.truncated.any()] == [19, 40]
+    assert [t for t, r in enumerate(results) if not r.valid.all()] == [20, 41]
+
+
 def episode_lengths(results):
     """Lengths of the finished episodes of each environment."""
     lengths, current = [[] for _ in results[0].valid], np.zeros(len(results[0].valid), int)
