@@ -1,5 +1,6 @@
 """Evaluation: full games under the policy, with as little randomness as the protocol allows."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
@@ -62,29 +63,28 @@ def evaluate(
     played, at the game's own speed, or raises NoWindow. `progress` receives each episode as it ends. When
     told to stop, returns the episodes that have ended. Raises EnvironmentSetupError.
     """
+    finished: list[Episode] = []
     remaining = episode_quotas(episodes, min(num_envs, episodes))
     seeds = environment_seeds(seed, EVALUATION_SLOT, 0, len(remaining))
-    env = make_environment(environment, len(remaining), seeds)
-    stacks = FrameStacks(env.num_envs, environment.stack, env.frame_shape)
-    tracker = EpisodeTracker(env.num_envs)
-    recording = EpisodeRecording(recorder, environment, int(seeds[0]), window=window)
-    finished: list[Episode] = []
-    frames = env.reset()
-    stacks.reset(frames)
-    recording.begin(frames)
-    while remaining.any() and not should_stop():
-        playing = np.flatnonzero(remaining)
-        # Environments that have played their quota are stepped with no-ops; their games do not count.
-        actions = np.zeros(env.num_envs, np.int64)
-        chosen = policy.act(stacks.observations[playing], epsilon, noise=False, values=False)
-        actions[playing] = chosen.action
-        result = env.step(actions)
-        stacks.push(result.frames, result.valid & ~(result.life_lost & life_loss_terminates))
-        recording.step(int(actions[0]), result)
-        for episode in tracker.update(result, epsilon):
-            if remaining[episode.env_slot]:
-                remaining[episode.env_slot] -= 1
-                finished.append(episode)
-                progress(episode)
-    env.close()
+    with contextlib.closing(make_environment(environment, len(remaining), seeds)) as env:
+        stacks = FrameStacks(env.num_envs, environment.stack, env.frame_shape)
+        tracker = EpisodeTracker(env.num_envs)
+        recording = EpisodeRecording(recorder, environment, int(seeds[0]), window=window)
+        frames = env.reset()
+        stacks.reset(frames)
+        recording.begin(frames)
+        while remaining.any() and not should_stop():
+            playing = np.flatnonzero(remaining)
+            # Environments that have played their quota are stepped with no-ops; their games do not count.
+            actions = np.zeros(env.num_envs, np.int64)
+            chosen = policy.act(stacks.observations[playing], epsilon, noise=False, values=False)
+            actions[playing] = chosen.action
+            result = env.step(actions)
+            stacks.push(result.frames, result.valid & ~(result.life_lost & life_loss_terminates))
+            recording.step(int(actions[0]), result)
+            for episode in tracker.update(result, epsilon):
+                if remaining[episode.env_slot]:
+                    remaining[episode.env_slot] -= 1
+                    finished.append(episode)
+                    progress(episode)
     return finished

@@ -7,6 +7,7 @@ from actors.evaluation import EVALUATION_SLOT, episode_quotas, evaluate
 from actors.policy import Policy
 from actors.rendering import ColourView, EpisodeRecording
 from models.config import NetworkConfig
+from tests.helpers.catch import Catch
 
 CATCH = EnvironmentConfig(env="tests.helpers.catch:make")
 BREAKOUT = EnvironmentConfig(game="breakout", frame_height=44, frame_width=44)
@@ -96,6 +97,18 @@ def test_episodes_are_reported_as_they_end_and_stopping_keeps_them() -> None:
     )
     assert played == told
     assert 10 <= len(played) < 14
+
+
+def test_the_environments_are_closed_also_when_the_policy_fails(monkeypatch) -> None:
+    class Failing:
+        def act(self, *_, **__):
+            raise ZeroDivisionError
+
+    closed = []
+    monkeypatch.setattr(Catch, "close", lambda env: closed.append(env.num_envs))
+    with pytest.raises(ZeroDivisionError):
+        evaluate(Failing(), CATCH, episodes=3, num_envs=2, seed=0)
+    assert closed == [2]
 
 
 def test_frames_of_the_first_episode_are_recorded() -> None:
