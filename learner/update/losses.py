@@ -63,9 +63,9 @@ def c51_target(
     batch, _, num_atoms = next_logits.shape
     _check("reward", reward, (batch,))
     _check("discount", discount, (batch,))
+    _check("support", support, (num_atoms,))
     probabilities = of_action(next_logits, action).softmax(dim=1)  # (B, Z)
     atoms = reward.unsqueeze(1) + discount.unsqueeze(1) * support  # (B, Z)
-    _check("support", support, (num_atoms,))
     return project(probabilities, atoms, support)
 
 

@@ -189,6 +189,8 @@ def test_shapes_are_checked_at_the_door():
         losses.c51_target(logits, action, torch.ones(2, 1), ones, SUPPORT)
     with pytest.raises(ValueError, match="discount"):
         losses.c51_target(logits, action, ones, torch.ones(3), SUPPORT)
+    with pytest.raises(ValueError, match="support has shape"):
+        losses.c51_target(logits, action, ones, ones, torch.zeros(3, 5))
     with pytest.raises(ValueError, match="support"):
         losses.c51_target(logits, action, ones, ones, SUPPORT[:4])
     with pytest.raises(ValueError, match="action"):
