@@ -80,6 +80,10 @@ def clipping(max_norm: float, gradients: Sequence[Tensor]) -> float:
     """
     if not max_norm:
         return 1.0
-    # The parts are summed first: their norms do not give the norm of the sum.
-    norm = torch.linalg.vector_norm(sum(gradients)).item()
+    # The parts are summed first: their norms do not give the norm of the sum. In float32, as for Adam's step,
+    # because the norm of bfloat16 parts would be rounded to 8 bits.
+    total = gradients[0].float()
+    for gradient in gradients[1:]:
+        total = total + gradient
+    norm = torch.linalg.vector_norm(total).item()
     return min(1.0, max_norm / norm) if norm > 0 else 1.0

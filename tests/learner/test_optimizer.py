@@ -6,7 +6,7 @@ import torch
 
 from learner.config import LearnerConfig
 from learner.update.flat_parameters import named_views, pack
-from learner.update.optimizer import FlatAdam
+from learner.update.optimizer import FlatAdam, clipping
 from models.config import NetworkConfig
 from models.q_network import build_network
 
@@ -71,3 +71,12 @@ def test_parts_and_a_state_round_trip_change_nothing():
         _step(optimizer, -gradient)
     views = [named_views(network, flat) for network, flat in zip(networks, flats, strict=True)]
     assert all(torch.equal(views[0][name], views[1][name]) for name in views[0])
+
+
+def test_the_norm_that_is_clipped_to_is_computed_in_float32():
+    """Parts in bfloat16 are summed, and the norm taken, without its rounding."""
+    parts = [torch.full((1000,), value, dtype=torch.bfloat16) for value in (1.0, 2.0**-8)]
+    norm = math.sqrt(1000) * (1.0 + 2.0**-8)
+    assert math.isclose(clipping(0.5, parts), 0.5 / norm, rel_tol=1e-6)
+    assert math.isclose(clipping(0.5, parts[:1]), 0.5 / math.sqrt(1000), rel_tol=1e-6)
+    assert clipping(100.0, parts) == clipping(0.0, parts) == 1.0
