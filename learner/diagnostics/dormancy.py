@@ -53,10 +53,15 @@ def dormant_neurons(activity: Tensor, tau: float = DORMANT_TAU) -> int:
     return int((activity <= tau * activity.mean()).sum())
 
 
+RELUS = (functional.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
+"""Calls that are a ReLU; `nn.ReLU` makes the first, within which the others are not seen."""
+
+
 class EncoderActivity(TorchFunctionMode):
     """While active, records the `channel_activity` of every ReLU over feature maps (B, C, h, w), in order.
 
-    It intercepts the calls of the current thread, so that it works with any encoder, including a user's own.
+    It intercepts the calls of the current thread, so that it works with any encoder, including a user's own
+    (`RELUS` are the calls it knows).
     """
 
     def __init__(self) -> None:
@@ -66,7 +71,7 @@ class EncoderActivity(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         """Call `func` and inspect its result."""
         result = func(*args, **(kwargs or {}))
-        if func is functional.relu and result.ndim == 4:
+        if func in RELUS and result.ndim == 4:
             # The statistics must not become part of the graph of the pass being watched.
             with torch.no_grad():
                 self.layers.append(channel_activity(result))

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 
 from learner.diagnostics import dormancy, gates, norms, ranks, reference_statistics
 from learner.diagnostics.diagnosis import dormant_shares, td_error_statistics, td_errors
@@ -111,6 +112,21 @@ def test_the_encoders_relus_are_found_in_order_with_their_dead_channels():
     assert list(shares) == ["encoder.0", "encoder.1", "encoder.2", "head", "all"]
     counts = [shares[name] * size for name, size in zip(shares, (32, 64, 64, 4 * 8), strict=False)]
     assert shares["all"] == pytest.approx(sum(counts) / (32 + 64 + 64 + 4 * 8))
+
+
+@pytest.mark.parametrize(
+    "relu",
+    [
+        functional.relu, torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_,
+        nn.ReLU(), nn.ReLU(inplace=True), functional.relu_,
+    ],
+)  # fmt: skip
+def test_every_way_to_call_a_relu_is_recorded_once(relu):
+    maps = torch.tensor([[-1.0, 2.0], [3.0, 4.0]]).view(2, 2, 1, 1)
+    with dormancy.EncoderActivity() as seen:
+        relu(maps.clone())
+        relu(maps[:, :, 0, 0].clone())  # not over feature maps
+    assert [layer.tolist() for layer in seen.layers] == [[1.5, 3.0]]
 
 
 def soft_weights(rng, batch=3, tokens=7, experts=2, slots=4):
