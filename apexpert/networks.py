@@ -19,7 +19,7 @@ def load_network(name: str, *, runs_dir: str = "runs", best: bool = False) -> QN
 
     `name` is a run's name under `runs_dir`, a run's folder, a file of `apexpert export`, or a bundled model
     (`bundled:pong`); of a run the newest checkpoint counts, or with `best` the best by evaluation. Called
-    with (B, K, H, W) uint8 observations it gives a QOutput, whose `q_values` are (B, A).
+    with (B, K, H, W) uint8 observations it gives a `NetworkOutput`, whose `q_values` are (B, A).
 
     Raises ConfigError, RunNotFound, CheckpointError.
     """
