@@ -8,8 +8,6 @@ from actors.config import ExplorationConfig
 
 def linear_epsilon(config: ExplorationConfig, decay_steps_done: int) -> float:
     """Return epsilon `decay_steps_done` fleet env steps after the end of the warm-up (below 0: during it)."""
-    if config.epsilon_decay_steps <= 0:
-        return config.epsilon_end if decay_steps_done >= 0 else config.epsilon_start
     share = min(1.0, max(0.0, decay_steps_done / config.epsilon_decay_steps))
     return config.epsilon_start + share * (config.epsilon_end - config.epsilon_start)
 

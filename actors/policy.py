@@ -119,4 +119,4 @@ class Policy:
         with torch.inference_mode():
             draw = self._network.sample_noise(self._noise_generator, len(observations)) if noise else None
             output = self._network(torch.from_numpy(observations), draw)
-            return np.asarray(output.q_values.float().numpy())
+            return np.asarray(output.q_values.numpy())

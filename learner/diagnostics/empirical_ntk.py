@@ -113,14 +113,6 @@ def empirical_ntk(gradients: SampleGradients) -> Tensor:
     return kernel
 
 
-def kernel_correlation(kernel: Tensor) -> Tensor:
-    """Return the cosines (B, B) between the gradients, in [-1, 1]; zero where a gradient is zero."""
-    lengths = kernel.diagonal().clamp(min=0.0).sqrt()
-    products = lengths.unsqueeze(1) * lengths
-    cosines = torch.where(products > 0, kernel / products.clamp(min=1e-30), torch.zeros_like(kernel))
-    return cosines.clamp(-1.0, 1.0)
-
-
 def max_samples(network: nn.Module) -> int:
     """Return how many samples' gradients fit in MAX_NUMBERS: at least 2, 32 and more for most networks."""
     # Matrices are kernels of vector layers, kept as factors, or small ones of the router.

@@ -52,28 +52,26 @@ class MoEHead(nn.Module):
 def _build_moe(
     config: NetworkConfig, num_tokens: int, width: int, sigma: float | None, generator: torch.Generator
 ) -> SoftMoE | TopKMoE:
-    sizes = (config.num_experts, config.hidden_of_an_expert, config.capacity_factor)
-    num_experts, hidden, capacity_factor = sizes
     if config.head == "soft_moe":
         return SoftMoE(
             num_tokens,
             width,
-            num_experts=num_experts,
-            hidden=hidden,
+            num_experts=config.num_experts,
+            hidden=config.hidden_of_an_expert,
             generator=generator,
             sigma=sigma,
-            capacity_factor=capacity_factor,
+            capacity_factor=config.capacity_factor,
             normalize=config.normalize,
             scale=config.normalize_scale,
         )
     return TopKMoE(
         num_tokens,
         width,
-        num_experts=num_experts,
-        hidden=hidden,
+        num_experts=config.num_experts,
+        hidden=config.hidden_of_an_expert,
         generator=generator,
         sigma=sigma,
-        capacity_factor=capacity_factor,
+        capacity_factor=config.capacity_factor,
         num_selected=config.selected_experts,
         router_noise=config.router_noise,
         loss_weights=LossWeights(

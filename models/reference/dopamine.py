@@ -17,8 +17,7 @@ from models.encoders.convolution import Convolution
 from models.encoders.impala import ImpalaEncoder
 from models.mixtures.heads import DenseHead, MoEHead
 from models.mixtures.soft_moe import SoftMoE
-from models.q_network import QNetwork, build_network
-from models.reference.options import Options, count, kind, network_config
+from models.q_network import QNetwork
 from models.values.noisy import NoisyLinear
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -53,16 +52,6 @@ class Entry(NamedTuple):
     paths: list[str]
     layout: Layout
     sizes: list[int] | None = None
-
-
-def build_dopamine(options: Options, arrays: Mapping[str, NDArray[np.generic]]) -> QNetwork:
-    """Return the network of a case's `meta` with its parameters (by path, any float dtype).
-
-    Raises UnsupportedOption, KeyError or ValueError as `network_config` and `load_dopamine` do.
-    """
-    network = build_network(network_config(options), count(options, "num_actions"))
-    load_dopamine(network, arrays, agent=kind(options))
-    return network
 
 
 def load_dopamine(

@@ -16,12 +16,6 @@ def test_epsilon_falls_linearly_after_the_warm_up(done, expected) -> None:
     assert linear_epsilon(LINEAR, done) == pytest.approx(expected, abs=1e-12)
 
 
-def test_without_a_decay_epsilon_drops_when_the_warm_up_ends() -> None:
-    config = ExplorationConfig(epsilon_decay_steps=0)
-    assert linear_epsilon(config, -1) == 1.0
-    assert linear_epsilon(config, 0) == 0.01
-
-
 def test_the_warm_up_is_counted_off() -> None:
     epsilons = Epsilons(LINEAR, slot=3, num_envs=2, warm_up_steps=20_000)
     assert epsilons.at(0).tolist() == [1.0, 1.0]

@@ -9,7 +9,8 @@ import torch
 
 from models.config import NetworkConfig
 from models.q_network import build_network
-from models.reference.dopamine import SOFT_MOE_SCALE, build_dopamine, load_dopamine, to_dopamine
+from models.reference.dopamine import SOFT_MOE_SCALE, load_dopamine, to_dopamine
+from models.reference.options import count, kind, network_config
 
 FOLDER = Path(__file__).parent.parent / "golden"
 SHAPE = (2, 44, 44)
@@ -29,7 +30,8 @@ def test_a_case_there_and_back(path):
         meta = json.loads(file["meta"].tobytes())
         arrays = {n.removeprefix("params/"): file[n] for n in file.files if n.startswith("params/")}
         state, q_values = file["state"], file["q_values"] if "q_values" in file.files else None
-    network = build_dopamine(meta, arrays)
+    network = build_network(network_config(meta), count(meta, "num_actions"))
+    load_dopamine(network, arrays, agent=kind(meta))
     back = to_dopamine(network, agent=meta["kind"])
     assert back.keys() == arrays.keys()
     for name in arrays.keys() - {SOFT_MOE_SCALE}:
