@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,19 +28,17 @@ from learner.checkpoint_files import (
     DOCUMENT,
     MANIFEST,
     TENSORS,
-    number_of,
     to_json,
     verify,
     write_files,
 )
+from learner.checkpoint_names import NAME, name_of, newest_first, number_of
 from learner.errors import CheckpointError
 from models.config import NetworkConfig, with_current_names
 
 logger = logging.getLogger(__name__)
 
 BEST = "best.json"
-# A `.replaced` folder is the older checkpoint of the same update; only a crash between two renames leaves it.
-NAME = re.compile(r"update-(\d{9,})(\.replaced)?")
 LOCK, MARKING = ".lock", ".best.lock"
 
 
@@ -119,7 +116,7 @@ class CheckpointStore:
         So it does when the run's folder is gone, or renamed: one made anew would hold nothing but this.
         """
         self.folder.mkdir(exist_ok=True)
-        target = self.folder / f"update-{update:09d}"
+        target = self.folder / name_of(update)
         temporary = self.folder / f"{TEMPORARY}{target.name}.{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
@@ -163,12 +160,7 @@ class CheckpointStore:
 
     def paths(self) -> list[Path]:
         """Folders of all checkpoints, verified or not, newest first."""
-        if not self.folder.is_dir():
-            return []
-        found = [(match, path) for path in self.folder.iterdir() if (match := NAME.fullmatch(path.name))]
-        # Of one update, the checkpoint comes before the `.replaced` folder, which is older.
-        found.sort(key=lambda entry: (int(entry[0][1]), entry[0][2] is None), reverse=True)
-        return [path for _, path in found]
+        return newest_first(self.folder)
 
     @contextlib.contextmanager
     def pinned(self, path: Path) -> Iterator[None]:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from apexpert import durable
+from learner.checkpoint_names import number_of
 from learner.errors import CheckpointError
 
 FORMAT = 1
@@ -75,8 +76,3 @@ def _of_the_system(error: SafetensorError, path: Path) -> OSError:
     """What the system said, which safetensors wraps: "I/O error: No space left on device (os error 28)"."""
     number = re.search(r"\(os error (\d+)\)", str(error))
     return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else OSError(str(error))
-
-
-def number_of(path: Path) -> int:
-    """The update in the name of a checkpoint's folder."""
-    return int(path.name.split("-")[1].split(".")[0])

@@ -21,6 +21,7 @@ from deploy.run.errors import RunError, RunExists, RunNotFound
 from deploy.run.identity import FILE, Identity, drawn_for, noted_in
 from deploy.run.locks import LockedFolder, is_locked
 from deploy.run.metadata import collect
+from learner.checkpoint_names import newest_first
 from replay.servers.hard_links import unshare
 
 RAY = "ray.json"
@@ -185,11 +186,7 @@ class RunFolder(LockedFolder):
         return {}
 
     def _checkpoints(self) -> list[Path]:
-        """Newest first."""
-        numbers = {path: path.name.removeprefix("update-") for path in self.checkpoints.glob("update-*")}
-        # Without `update-N.replaced`, which a crash between two renames leaves.
-        found = [path for path, number in numbers.items() if number.isdigit()]
-        return sorted(found, key=lambda path: int(numbers[path]), reverse=True)
+        return newest_first(self.checkpoints)
 
 
 def _is_utf8(path: Path) -> bool:

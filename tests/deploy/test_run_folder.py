@@ -255,6 +255,8 @@ def test_the_newest_checkpoint_is_the_one_with_the_most_updates(tmp_path: Path) 
     newest = folder.newest_checkpoint()
     assert newest is not None
     assert newest.name == "update-000001000"
+    newest.rmdir()
+    assert folder.newest_checkpoint() == newest.with_name("update-000001000.replaced")
 
 
 def test_a_name_that_could_be_a_flag_or_several_words_is_told_so_that_it_can_be_typed(
