@@ -22,7 +22,7 @@ from learner.diagnostics.norms import expert_gradient_norms, norms_by_part
 from learner.diagnostics.ranks import singular_values, srank
 from learner.diagnostics.reference_statistics import statistics_of
 from learner.diagnostics.spread import recorded_inputs, spread
-from learner.update.losses import of_action, sample_losses
+from learner.update.losses import sample_losses, td_errors
 from learner.update.train_step import TrainStep
 from learner.update.work import TensorBatch
 from models.mixtures.output import MoEOutput
@@ -169,15 +169,6 @@ def dormant_shares(encoder_layers: list[Tensor], hidden: Tensor) -> dict[str, fl
     dormant = {name: dormant_neurons(activity) for name, activity in layers.items()}
     shares = {name: dormant[name] / activity.numel() for name, activity in layers.items()}
     return shares | {"all": sum(dormant.values()) / sum(activity.numel() for activity in layers.values())}
-
-
-def td_errors(output: NetworkOutput, action: Tensor, target: Tensor, support: Tensor) -> Tensor:
-    """Return target minus value of the action, (B,); distributions and quantiles (B, Z) by their mean."""
-    if output.logits is not None:
-        target = (target * support).sum(dim=1)
-    elif output.quantiles is not None:
-        target = target.mean(dim=1)
-    return target - of_action(output.q_values, action)
 
 
 def td_error_statistics(errors: Tensor) -> dict[str, float]:

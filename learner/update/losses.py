@@ -133,3 +133,12 @@ def sample_losses(
     if output.quantiles is not None:
         return quantile_loss(output.quantiles, action, target)
     return (huber_loss if loss == "huber" else squared_loss)(output.q_values, action, target)
+
+
+def td_errors(output: NetworkOutput, action: Tensor, target: Tensor, support: Tensor) -> Tensor:
+    """Return target minus value of the action, (B,); distributions and quantiles (B, Z) by their mean."""
+    if output.logits is not None:
+        target = (target * support).sum(dim=1)
+    elif output.quantiles is not None:
+        target = target.mean(dim=1)
+    return target - of_action(output.q_values, action)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from learner.config import PriorityKind
-from learner.update.losses import of_action
+from learner.update.losses import td_errors
 from models.q_network import NetworkOutput
 
 
@@ -29,9 +29,4 @@ def sample_priorities(
         entropy: Tensor = -torch.xlogy(target, target).sum(dim=1)  # xlogy(0, 0) is 0, not NaN.
         # Rounding can give less than 0, which the replay refuses as a priority.
         return (sample_losses - entropy).clamp(min=0.0)
-    value = of_action(output.q_values, action)
-    if output.logits is not None:
-        target = (target * support).sum(dim=1)
-    elif output.quantiles is not None:
-        target = target.mean(dim=1)
-    return (target - value).abs()
+    return td_errors(output, action, target, support).abs()

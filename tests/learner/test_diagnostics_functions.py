@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from learner.diagnostics import dormancy, gates, norms, ranks, reference_statistics
-from learner.diagnostics.diagnosis import dormant_shares, td_error_statistics, td_errors
+from learner.diagnostics.diagnosis import dormant_shares, td_error_statistics
+from learner.update.losses import td_errors
 from models.config import NetworkConfig
 from models.q_network import NetworkOutput, build_network
 
