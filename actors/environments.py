@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from actors.atari import AtariEnvironment, list_games, normalise_game
 from actors.config import EnvironmentConfig
 from actors.vector_environment import EnvironmentSetupError, EnvironmentSpec, StepResult, VectorEnvironment
+from apexpert.errors import one_line
 
 __all__ = [
     "EnvironmentSetupError",
@@ -149,8 +150,9 @@ def _make_vector_env(name: str, num_envs: int) -> VectorEnv:
             else:
                 env = gymnasium.make_vec(identity, num_envs, vectorization_mode="sync", vector_kwargs=mode)
     except (ImportError, AttributeError, TypeError, ValueError, gymnasium.error.Error) as error:
-        reason = " ".join(str(error).split())
-        raise EnvironmentSetupError(f"--environment.env {name!r} cannot be made: {reason}") from error
+        raise EnvironmentSetupError(
+            f"--environment.env {name!r} cannot be made: {one_line(error)}"
+        ) from error
     if not isinstance(env, VectorEnv):
         raise EnvironmentSetupError(
             f"--environment.env {name!r} gives {type(env).__name__}, not a gymnasium VectorEnv"

@@ -26,3 +26,8 @@ class ApexpertError(Exception):
         """
         found = _FLAG.search(str(self))
         return None if found is None else found.group()
+
+
+def one_line(error: object) -> str:
+    """Return the error's message without line breaks."""
+    return " ".join(str(error).split())

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
+from apexpert.backoff import Backoff
+from apexpert.errors import one_line
 from learner.checkpoint import CheckpointStore
 from learner.errors import CheckpointNotWritten
 
@@ -92,17 +94,16 @@ class CheckpointWriter:
         return self._written[1] if self._written is not None and self._written[0] is snapshot else None
 
     def _work(self) -> None:
-        pause = RETRY_SECONDS[0]
+        waits = Backoff(*RETRY_SECONDS)
         while (snapshot := self._next()) is not None:
             if self._save(snapshot):
-                pause = RETRY_SECONDS[0]
+                waits.reset()
                 continue
             with self._changed:
                 if not self._closed:
                     # A newer snapshot that arrived meanwhile takes precedence.
                     self._waiting = self._waiting or snapshot
-                self._changed.wait_for(lambda: self._closed, pause)
-            pause = min(2 * pause, RETRY_SECONDS[1])
+                self._changed.wait_for(lambda: self._closed, waits.next())
 
     def _next(self) -> Snapshot | None:
         with self._changed:
@@ -134,4 +135,4 @@ class CheckpointWriter:
 
 
 def _reason(error: OSError) -> str:
-    return " ".join((error.strerror or str(error)).split())
+    return one_line(error.strerror or error)

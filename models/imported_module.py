@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from apexpert.errors import one_line
 from models.config import NetworkConfig
 
 
@@ -70,4 +71,4 @@ class ImportedModule(nn.Module):
 
 
 def _in_one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {one_line(error)}"

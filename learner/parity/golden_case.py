@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apexpert.errors import ApexpertError
+from apexpert.errors import ApexpertError, one_line
 from models.reference.options import count, number
 from replay.types import Batch
 
@@ -108,8 +108,3 @@ class GoldenCase:
         if shape is not None and array.shape != shape:
             raise CaseError(f"{name}: shape {array.shape}, not {shape}")
         return array
-
-
-def one_line(error: Exception) -> str:
-    """Return the error's message without line breaks."""
-    return " ".join(str(error).split())

@@ -19,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from apexpert.errors import one_line
 from learner.config import LearnerConfig
 from learner.diagnostics.reference_statistics import reference_statistics
-from learner.parity.golden_case import UNREADABLE, CaseError, GoldenCase, one_line
+from learner.parity.golden_case import UNREADABLE, CaseError, GoldenCase
 from learner.parity.reference_noise import find_noise
 from learner.update.train_step import TrainStep
 from learner.update.work import NO_NOISE, NextValues, TensorBatch, UpdateNoise
