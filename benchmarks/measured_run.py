@@ -29,7 +29,8 @@ def measured(folder: Path) -> dict[str, Any]:
     means = [round(float(np.mean(window)), 1) for window in windows]
     run = config["run"]
     game = config["environment"]["game"]
-    return {"preset": run["preset"], "game": game, "seed": run["seed"], "window": WINDOW, "means": means}
+    found = {"run": folder.name, "preset": run["preset"], "game": game, "seed": run["seed"]}
+    return found | {"window": WINDOW, "means": means}
 
 
 if __name__ == "__main__":

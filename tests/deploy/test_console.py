@@ -1,15 +1,19 @@
 import io
+import json
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console as RichConsole
 
 from deploy.cli.run.summary import end_lines
 from deploy.monitor.console import Console, duration, line, render, seconds_left
-from deploy.reports.seeds.expectation import agent_of, expectation
+from deploy.reports.seeds.expectation import MEASURED, agent_of, expectation
 from deploy.reports.seeds.published import published_curve
-from deploy.run.config import with_values
-from deploy.run.presets import DOPAMINE_RAINBOW, LAPTOP
+from deploy.run.config import from_json, with_values
+from deploy.run.presets import DOPAMINE_RAINBOW, LAPTOP, PRESETS
+
+RUNS = Path(__file__).parents[2] / "docs" / "runs"
 
 METRICS = {
     "progress/env_steps": 250.0,
@@ -130,12 +134,13 @@ def test_a_title_is_no_markup():
 def test_a_run_like_one_that_was_measured_is_told_what_that_came_to():
     """`make train` of Pong; with another head, or another game, published seeds are all there is."""
     expects = expectation(with_values(LAPTOP, environment__game="pong"))
+    steps = LAPTOP.run.total_env_steps
     assert re.fullmatch(
-        r"a run of this preset \(seed \d\): -1\d\.\d up to 50,000, -\d+\.\d up to 100,000,"
-        r" \d+\.\d up to 800,000 env steps",
+        r"a run of this preset \(seed \d+\): -\d+\.\d up to 50,000, -\d+\.\d up to 100,000,"
+        rf" \d+\.\d up to {steps:,} env steps",
         expects(0.0),
     )
-    assert expects(799_999.0).count(" up to ") == 1
+    assert expects(steps - 1.0).count(" up to ") == 1
     same = {"environment__game": "pong", "run__seed": 9, "replay__shards": 3, "learner__num_threads": 1}
     assert expectation(with_values(LAPTOP, **same))(0.0) == expects(0.0)
     for changes in (
@@ -147,6 +152,14 @@ def test_a_run_like_one_that_was_measured_is_told_what_that_came_to():
     ):
         other = expectation(with_values(LAPTOP, **({"environment__game": "pong"} | changes)))
         assert "Dopamine" in other(0.0)
+
+
+def test_a_run_that_was_measured_had_the_preset_of_today():
+    for run in json.loads(MEASURED.read_text()):
+        config = from_json(json.loads((RUNS / run["run"] / "config.json").read_text()))
+        preset = with_values(PRESETS[run["preset"]], environment__game=run["game"])
+        assert expectation(config)(0.0) == expectation(preset)(0.0) != ""
+        assert f"(seed {config.run.seed})" in expectation(config)(0.0)
 
 
 def test_what_published_seeds_came_to_by_now_is_shown_where_it_is_known():

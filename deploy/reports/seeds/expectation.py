@@ -11,7 +11,10 @@ from deploy.run.presets import PRESETS
 
 DEFAULT_AGENT = "rainbow"
 MEASURED = resources.files("deploy.reports") / "data" / "measured_runs.json"
-"""Runs of this project: preset, game, seed, and mean returns by window (benchmarks/measured_run.py)."""
+"""Runs of this project: folder in docs/runs, preset, game, seed, mean returns by window.
+
+benchmarks/measured_run.py writes the file; a test fails once a preset has changed since.
+"""
 
 NOT_FOR_LEARNING = frozenset(
     {
