@@ -31,7 +31,7 @@ class LearnerConfig:
     learning_rate: Annotated[float, Gt(0)] = 6.25e-5
     """Adam's learning rate."""
     final_learning_rate: Annotated[float, Ge(0)] = 0.0
-    """Adam's learning rate at the run's end, reached geometrically in env steps; 0 keeps it constant."""
+    """Adam's learning rate at the run's end, reached linearly in env steps; 0 keeps it constant."""
     adam_eps: Annotated[float, Gt(0)] = 1.5e-4
     """Adam's epsilon."""
     max_grad_norm: Annotated[float, Ge(0)] = 0.0
@@ -64,5 +64,4 @@ class LearnerConfig:
         """Adam's learning rate when this share of the run's env steps, 0 to 1, is inserted."""
         # Geometric, because a linear descent spends few env steps at the low rates (decision 0029).
         final = self.final_learning_rate or self.learning_rate
-        share: float = (final / self.learning_rate) ** min(progress, 1.0)
-        return self.learning_rate * share
+        return self.learning_rate + (final - self.learning_rate) * min(progress, 1.0)

@@ -168,7 +168,7 @@ APEX = _preset(
 LAPTOP = _preset(
     "laptop",
     DOPAMINE_RAINBOW,
-    run__total_env_steps=900_000,
+    run__total_env_steps=800_000,
     network__padding="valid",
     network__encoder_width_scale=0.5,
     network__head="soft_moe",
@@ -196,7 +196,7 @@ LAPTOP = _preset(
     actors__weights_poll_steps=5,
     learner__update_period=8,
     learner__target_update_period=500,
-    learner__learning_rate=2.5e-4,
+    learner__learning_rate=2e-4,
     # At a constant rate the return stops rising at 300,000 env steps (decision 0029).
     learner__final_learning_rate=1e-5,
     learner__adam_eps=1e-6,

@@ -31,7 +31,7 @@ class EvaluateArguments:
     """
 
     run: TrainedName
-    """Name of a run under --runs-dir, path of its folder, a file of `apexpert export`, or bundled:pong."""
+    """Name of the run under --runs-dir, the path of its folder, or a file of `apexpert export`."""
     episodes: int = 0
     """Full games to play; 0 takes the run's own number (30)."""
     video: bool = False

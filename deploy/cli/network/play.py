@@ -25,7 +25,7 @@ class PlayArguments:
     """
 
     run: TrainedName
-    """Name of a run under --runs-dir, path of its folder, a file of `apexpert export`, or bundled:pong."""
+    """Name of the run under --runs-dir, the path of its folder, or a file of `apexpert export`."""
     episodes: int = 1
     """Full games to play."""
     seed: int = 1

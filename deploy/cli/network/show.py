@@ -31,7 +31,7 @@ class ShowArguments:
     """
 
     run: TrainedName
-    """Name of a run under --runs-dir, path of its folder, a file of `apexpert export`, or bundled:pong."""
+    """Name of the run under --runs-dir, the path of its folder, or a file of `apexpert export`."""
     best: bool = False
     """Take the best checkpoint by evaluation instead of the newest."""
     frames: int = 6
