@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("models", "replay", "actors", "learner", "deploy", "tests", "benchmarks")
+FOLDERS = ("apexpert", "models", "replay", "actors", "learner", "deploy", "tests", "benchmarks")
 FILES, LINES, METHODS = 12, 300, 20
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.helpers.deadline import patient
 
 ROOT = Path(__file__).parents[3]
-PACKAGES = ("models", "replay", "actors", "learner", "deploy")
+PACKAGES = ("apexpert", "models", "replay", "actors", "learner", "deploy")
 USER = 12345
 """A user that no list of users knows."""
 
