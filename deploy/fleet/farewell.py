@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import psutil
 
+from apexpert.errors import one_line
 from deploy.run.folder import RunFolder
 from deploy.run.states import EVALUATING, FINAL_STATES
 
@@ -44,7 +45,7 @@ def write_farewell(
         time.sleep(0.1)
     said = {
         "state": "stopped" if error is None else "failed",
-        "message": why if error is None else " ".join(str(error).split()),
+        "message": why if error is None else one_line(error),
     }
     deadline = time.monotonic() + seconds
     # A run that has been resumed meanwhile also writes its own status.

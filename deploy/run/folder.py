@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from apexpert import durable
+from apexpert.errors import one_line
 from deploy.run.checks import near_matches, without_passwords
 from deploy.run.config import Config, ConfigError, from_json, to_json, with_values
 from deploy.run.errors import RunError, RunExists, RunNotFound
@@ -121,7 +122,7 @@ class RunFolder(LockedFolder):
         except ConfigError as error:
             raise RunError(f"{self.config_path}: {error}", path=self.config_path) from None
         except (OSError, ValueError) as error:
-            why = f"{self.config_path}: cannot be read: {_one_line(error)}"
+            why = f"{self.config_path}: cannot be read: {one_line(error)}"
             raise RunError(why, path=self.config_path) from None
 
     def save_config(self, config: Config) -> None:
@@ -143,7 +144,7 @@ class RunFolder(LockedFolder):
         except FileNotFoundError:
             return default
         except (OSError, ValueError) as error:
-            raise RunError(f"{path}: cannot be read: {_one_line(error)}", path=path) from None
+            raise RunError(f"{path}: cannot be read: {one_line(error)}", path=path) from None
 
     def write_json(self, name: str, document: Any, *, mode: int = 0o644) -> None:
         """Replace that file's document atomically; it is on disk when this returns."""
@@ -234,7 +235,3 @@ def _free_names(config: Config) -> Iterator[str]:
     stem = f"{config.run.preset or 'run'}-{game}-{time.strftime('%Y%m%d-%H%M%S')}".strip("-")
     yield stem
     yield from (f"{stem}-{number}" for number in range(2, 1000))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

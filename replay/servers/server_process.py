@@ -6,9 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from apexpert.backoff import Backoff
 from replay.servers.append_only_file import complains, last_line
 from replay.servers.append_only_rewrite import remove_leftovers
 
@@ -17,7 +18,7 @@ FIRST_LOOK_S = 0.25
 MENDER = [sys.executable, "-P", "-S", "-m", "replay.servers.append_only_file"]
 STABLE_S = 5.0
 """A server that lived this long is restarted at once; otherwise after a delay that doubles."""
-LONGEST_DELAY_S = 5.0
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 5.0
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Server:
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     start_at: float = 0.0
-    delay: float = 0.0
+    delays: Backoff = field(default_factory=lambda: Backoff(FIRST_DELAY_S, LONGEST_DELAY_S))
     exits: int = 0
     """How often it ended without being told to."""
     reason: str = ""
@@ -75,7 +76,8 @@ class Server:
             return False
         code, self.process = self.process.returncode, None
         if self.mends and not code:
-            self.mends, self.delay, self.start_at = False, 0.0, time.monotonic()
+            self.mends, self.start_at = False, time.monotonic()
+            self.delays.reset()
         elif not self.mends and not self.told_to_stop and complains(self.log):
             self.mends, self.start_at = True, time.monotonic()
         else:
@@ -85,15 +87,14 @@ class Server:
 
     def plan_start(self) -> None:
         """Set when to start it next: at once after a restart or a long life, otherwise later each time."""
-        now = time.monotonic()
-        if self.told_to_stop:
-            self.delay = 0.0
-        else:
+        self.start_at = now = time.monotonic()
+        if not self.told_to_stop:
             self.exits += 1
             self.reason = last_line(self.log)  # before the next start writes to the log
-            stable = now - self.started_at > STABLE_S
-            self.delay = 0.0 if stable or self.exits == 1 else min(max(2 * self.delay, 0.1), LONGEST_DELAY_S)
-        self.start_at = now + self.delay
+            if self.exits > 1 and now - self.started_at <= STABLE_S:
+                self.start_at += self.delays.next()
+                return
+        self.delays.reset()
 
     def stop(self, sign: int = signal.SIGTERM) -> None:
         """Ask the process to end: SIGTERM is Redis' SHUTDOWN, with the append-only file synced."""

@@ -19,6 +19,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from apexpert.backoff import Backoff
+from apexpert.errors import one_line
 from replay.errors import ShardError, ShardFull, ShardUnavailable
 
 T = TypeVar("T")
@@ -63,14 +64,14 @@ class Connection:
             try:
                 return command()
             except (AuthenticationError, AuthorizationError) as error:
-                raise ShardError(f"{self._name} refuses the user or password: {one_line(error)}") from None
+                raise ShardError(f"{self._name} refuses the user or password: {client_line(error)}") from None
             except (redis.ConnectionError, redis.TimeoutError, ReadOnlyError) as error:
                 # READONLY: this server is a replica now. A failover keeps the name
                 # (docs/scaling.md), so retry.
                 if self.address.startswith("rediss:") and (wrong := _tls_fault(error)):
-                    raise ShardError(f"{self._name}: {wrong}: {one_line(error)}") from None
+                    raise ShardError(f"{self._name}: {wrong}: {client_line(error)}") from None
                 if time.monotonic() + wait > began + self.retry_seconds:
-                    reason = f"cannot be reached for {self.retry_seconds:g} s: {one_line(error)}"
+                    reason = f"cannot be reached for {self.retry_seconds:g} s: {client_line(error)}"
                     raise ShardUnavailable(f"{self._name} {reason}") from None
             except RedisError as error:
                 raise self.refusal(error) from None
@@ -79,7 +80,7 @@ class Connection:
 
     def refusal(self, error: RedisError) -> ShardError:
         """Return the error of `replay.errors` for a server's refusal."""
-        text = one_line(error)
+        text = client_line(error)
         # Where MULTI is not allowed, the client only reports the failure of the EXEC that follows.
         refused = "no permissions" in text or "EXEC without MULTI" in text
         if isinstance(error, NoPermissionError) or refused:
@@ -89,9 +90,9 @@ class Connection:
         return ShardFull(f"{self._name} is full: {text}") if full else ShardError(f"{self._name}: {text}")
 
 
-def one_line(error: BaseException) -> str:
+def client_line(error: BaseException) -> str:
     """Return the error's text as one line; the client's own messages name addresses, never passwords."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     # For a pipeline, the client quotes the whole command, a segment's bytes included.
     text = text.rpartition(" of pipeline caused error: ")[2]
     return text[:200] or type(error).__name__

@@ -143,5 +143,6 @@ def test_last_words_without_end_do_not_keep_a_run_from_starting(
     folder: RunFolder, words: contextlib.ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locks, "LAST_WORDS_SECONDS", 0.0)
-    with folder.starting():
-        pass
+    with folder.starting(), pytest.raises(RunBusy), folder.starting():
+        pytest.fail("two commands start the run at once")
+    words.close()

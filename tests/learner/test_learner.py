@@ -101,6 +101,27 @@ def test_an_idle_learner_rests_counts_as_waiting_and_stops_when_told(tmp_path):
     assert setup.store.load_newest().update == 0
 
 
+def test_waits_grow_until_something_arrives_or_is_learned(tmp_path, monkeypatch):
+    slept = []
+    setup = Setup(tmp_path, [], total=60)
+    batches = setup.learner.batches
+    monkeypatch.setattr("learner.batches.time.sleep", slept.append)
+
+    def waits():
+        slept.clear()
+        for _ in range(7):
+            batches.wait()
+        return list(slept)
+
+    growing = [0.001, 0.002, 0.004, 0.008, 0.016, 0.02, 0.02]
+    assert waits() == growing
+    setup.sampler.arrivals.append(40)
+    assert batches.next() is not None
+    assert waits() == growing
+    batches.learned(None, None)
+    assert waits() == growing
+
+
 def _cpu_seconds(thread):
     """Of this thread alone: others of earlier tests may still be at work."""
     times = next(t for t in psutil.Process().threads() if t.id == thread.native_id)

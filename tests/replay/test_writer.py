@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,7 @@ from replay.segments.codec import encode
 from replay.servers.embedded import EmbeddedServers
 from replay.shards.shard import LOG_START, Shard
 from replay.types import Segment, SegmentIdentity
-from replay.writer import Writer
+from replay.writer import Writer, _WritableShard
 from tests.helpers.deadline import patient, until
 from tests.helpers.shards.commands import read_new, reserve, unlink
 from tests.helpers.shards.servers import SIGNATURE, make_segment, same_segment, server_programs
@@ -220,6 +221,22 @@ class TestFaults:
         writer = make_writer(gone, run_name, should_stop=lambda: writer.counters.retries >= 5)
         with pytest.raises(WriterStopped):
             writer.write(make_segment(0))
+
+    def test_a_shard_rests_longer_each_time_until_it_takes_a_segment(
+        self, shards: list[Shard], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("replay.writer.time", SimpleNamespace(monotonic=lambda: 100.0))
+        writable, full = _WritableShard(shards[0]), ShardFull("full")
+
+        def rest() -> float:
+            writable.fail(full)
+            return writable.order[1] - 100.0
+
+        assert [rest() for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
+        assert not writable.is_open
+        writable.succeed()
+        assert writable.is_open
+        assert rest() == 1
 
     def test_shard_that_comes_back_is_used_and_holds_no_ticket(
         self, shards: list[Shard], run_name: str, monkeypatch: pytest.MonkeyPatch

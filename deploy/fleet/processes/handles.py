@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from actors.episodes import Episode
+from apexpert.errors import one_line
 from deploy.fleet.processes.role import Assignment, Report
 from deploy.fleet.processes.roles import ActorRole, LearnerRole
 from deploy.fleet.ray.nodes import only_on
@@ -35,7 +36,7 @@ class End:
             return "its process died"
         if self.error is None:
             return "ended"
-        text = " ".join(str(self.error).split())
+        text = one_line(self.error)
         return f"{type(self.error).__name__}: {text}"
 
 

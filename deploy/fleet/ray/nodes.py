@@ -5,6 +5,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from apexpert.errors import one_line
 from deploy.fleet.errors import WrongFlag
 from deploy.run.config import Config
 
@@ -48,5 +49,5 @@ def reason(error: RayError) -> str:
     """Return in one line why a call on Ray failed: the error raised there, without Ray's text around it."""
     cause = error.cause if isinstance(error, RayTaskError) else None
     if cause is None:
-        return " ".join(str(error).split())[:300]
+        return one_line(error)[:300]
     return f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:300]

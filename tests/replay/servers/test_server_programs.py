@@ -7,6 +7,7 @@ import re
 import stat
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,7 @@ from replay.servers.binary import ServerBinary, in_wheels
 from replay.servers.embedded import EmbeddedServers, find_server
 from replay.servers.guardian import mark_of
 from replay.servers.record import ServerRecord, whole_password
-from replay.servers.server_process import Server
+from replay.servers.server_process import STABLE_S, Server
 from replay.shards.shard import Shard
 from tests.helpers.shards.embedded import embedded, fill, running
 from tests.helpers.shards.servers import server_programs
@@ -82,6 +83,27 @@ class TestRefusals:
         state = {"pids": [None], "exits": [1], "reasons": [server.reason], "folder": mark_of(tmp_path)}
         (tmp_path / "state.json").write_text(json.dumps(state))
         assert "did not start: Bad file format (see" in str(servers._failure(0))
+
+    def test_a_server_that_dies_again_and_again_is_started_later_each_time(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        log, now = tmp_path / "server.log", [100.0]
+        log.write_text("a reason\n")
+        monkeypatch.setattr("replay.servers.server_process.time", SimpleNamespace(monotonic=lambda: now[0]))
+        server = Server([], log, started_at=now[0])
+
+        def delay() -> float:
+            server.plan_start()
+            return round(server.start_at - now[0], 3)
+
+        assert [delay() for _ in range(9)] == [0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5]
+        now[0] += STABLE_S + 1
+        assert delay() == 0, "it lived long"
+        server.started_at = now[0]
+        assert delay() == 0.1
+        server.told_to_stop = True
+        assert delay() == 0
+        assert (server.exits, server.reason) == (11, "a reason")
 
     def test_missing_program(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ServerError, match="is not a Redis or Valkey server"):
