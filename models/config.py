@@ -34,6 +34,9 @@ class NetworkConfig:
     """Padding of the convolutions; 84x84 frames give 11x11 positions with `same`, 7x7 with `valid`."""
     encoder_width_scale: Annotated[float, Ge(1 / 16), InWords(ONE_CHANNEL)] = 1.0
     """Factor on the channels of every convolution of the encoder."""
+    centered_kernels: bool = False
+    """Subtract its mean from every kernel of the encoder, so that one constant value, a game's
+    background, gives the bias alone and kills no ReLU (Huang et al., ICCV 2017)."""
     tokens: Tokens = "per_conv"
     """What a token is: a position of the feature map (per_conv), one of its channels
     (per_feature_map), all of it (per_sample) or a square of positions (per_patch)."""

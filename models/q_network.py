@@ -150,7 +150,7 @@ def _build_encoder(
 ) -> ImpalaEncoder | NatureEncoder | ImportedEncoder:
     if is_imported(config.encoder):
         return ImportedEncoder(config, observation_shape, generator)
-    how = (config.encoder_width_scale, config.initializer)
+    how = (config.encoder_width_scale, config.initializer, config.centered_kernels)
     return build_encoder(config.encoder, observation_shape[0], config.padding, generator, *how)
 
 

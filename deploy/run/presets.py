@@ -171,6 +171,8 @@ LAPTOP = _preset(
     run__total_env_steps=800_000,
     network__padding="valid",
     network__encoder_width_scale=0.5,
+    # Without it half of the encoder's first layer is dead after 2,500 updates (decision 0030).
+    network__centered_kernels=True,
     network__head="soft_moe",
     # With position tokens, only the linear output layer sees the whole board (decision 0029).
     network__tokens="per_sample",

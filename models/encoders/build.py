@@ -20,8 +20,9 @@ def build_encoder(
     generator: torch.Generator,
     width_scale: float = 1.0,
     initializer: Initializer = "xavier",
+    centered: bool = False,
 ) -> ImpalaEncoder | NatureEncoder:
     """Build the encoder called `name` for images of `in_channels` stacked frames; ValueError if unknown."""
     if name not in ENCODER_CLASSES:
         raise ValueError(f"encoder {name!r}: must be one of {', '.join(ENCODER_CLASSES)} or module:callable")
-    return ENCODER_CLASSES[name](in_channels, padding, generator, width_scale, initializer)
+    return ENCODER_CLASSES[name](in_channels, padding, generator, width_scale, initializer, centered)

@@ -13,7 +13,9 @@ class Convolution(nn.Module):
     """Square convolution with `same` (XLA's) or `valid` padding, initialised from an explicit generator.
 
     Kernels are drawn by `initialize_`, or with `lecun` as lecun normal, the reference code's
-    default.
+    default. `centered` subtracts from each output channel's kernel its mean whenever it is used:
+    Adam moves the weights of a kernel that sees a constant all alike, which within a few updates
+    takes its ReLU below zero everywhere (docs/decisions/0030).
     """
 
     def __init__(
@@ -27,8 +29,10 @@ class Convolution(nn.Module):
         generator: torch.Generator,
         lecun: bool = False,
         initializer: Initializer = "xavier",
+        centered: bool = False,
     ) -> None:
         super().__init__()
+        self._centered = centered
         self._kernel, self._stride, self._same = kernel, stride, padding == "same"
         weight = torch.empty(out_channels, in_channels, kernel, kernel)
         self.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
@@ -42,7 +46,11 @@ class Convolution(nn.Module):
 
     def forward(self, features: Tensor, scale: float = 1.0) -> Tensor:
         """Convolve (B, C, h, w) times `scale`, which is applied to the small kernel, not the large image."""
-        weight = self.weight if scale == 1.0 else self.weight * scale
+        weight = self.weight
+        if self._centered:
+            weight = weight - weight.mean(dim=(1, 2, 3), keepdim=True)
+        if scale != 1.0:
+            weight = weight * scale
         if not self._same:
             return functional.conv2d(features, weight, self.bias, self._stride)
         top, bottom = same_padding(features.shape[2], self._kernel, self._stride)

@@ -14,11 +14,13 @@ from models.geometry import Padding, positions, scaled_channels
 class ResidualBlock(nn.Module):
     """x + conv(relu(conv(relu(x)))); always `same`, so that the shapes of the sum agree."""
 
-    def __init__(self, channels: int, generator: torch.Generator) -> None:
+    def __init__(self, channels: int, generator: torch.Generator, centered: bool) -> None:
         super().__init__()
         # The reference leaves flax's default initializer, lecun normal, in residual blocks.
-        self.first = Convolution(channels, channels, 3, 1, "same", generator=generator, lecun=True)
-        self.second = Convolution(channels, channels, 3, 1, "same", generator=generator, lecun=True)
+        self.first, self.second = (
+            Convolution(channels, channels, 3, 1, "same", generator=generator, lecun=True, centered=centered)
+            for _ in range(2)
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B, C, h, w) to the same shape."""
@@ -39,13 +41,17 @@ class ImpalaStack(nn.Module):
         padding: Padding,
         generator: torch.Generator,
         initializer: Initializer,
+        centered: bool,
     ) -> None:
         super().__init__()
         self._padding: Padding = padding
         self.convolution = Convolution(
-            in_channels, channels, 3, 1, padding, generator=generator, initializer=initializer
+            *(in_channels, channels, 3, 1, padding),
+            generator=generator,
+            initializer=initializer,
+            centered=centered,
         )
-        self.blocks = nn.Sequential(*(ResidualBlock(channels, generator) for _ in range(2)))
+        self.blocks = nn.Sequential(*(ResidualBlock(channels, generator, centered) for _ in range(2)))
 
     def forward(self, features: Tensor, scale: float) -> Tensor:
         """Map (B, C, h, w) times `scale` to (B, channels, about h/2, about w/2)."""
@@ -67,12 +73,15 @@ class ImpalaEncoder(nn.Module):
         generator: torch.Generator,
         width_scale: float = 1.0,
         initializer: Initializer = "xavier",
+        centered: bool = False,
     ) -> None:
         super().__init__()
         self._padding: Padding = padding
         first, self.channels = (scaled_channels(width, width_scale) for width in (16, 32))
         widths = ((in_channels, first), (first, self.channels), (self.channels, self.channels))
-        self.stacks = nn.ModuleList(ImpalaStack(*width, padding, generator, initializer) for width in widths)
+        self.stacks = nn.ModuleList(
+            ImpalaStack(*width, padding, generator, initializer, centered) for width in widths
+        )
 
     def positions(self, height: int, width: int) -> tuple[int, int]:
         """Return height and width of the feature map for an image of `height` x `width`."""

@@ -19,6 +19,7 @@ class NatureEncoder(nn.Module):
         generator: torch.Generator,
         width_scale: float = 1.0,
         initializer: Initializer = "xavier",
+        centered: bool = False,
     ) -> None:
         super().__init__()
         self._padding: Padding = padding
@@ -29,7 +30,8 @@ class NatureEncoder(nn.Module):
             (self.channels, self.channels, 3, 1),
         )
         self.convolutions = nn.ModuleList(
-            Convolution(*layer, padding, generator=generator, initializer=initializer) for layer in layers
+            Convolution(*layer, padding, generator=generator, initializer=initializer, centered=centered)
+            for layer in layers
         )
 
     def positions(self, height: int, width: int) -> tuple[int, int]:

@@ -41,6 +41,7 @@ def cells(config: Config) -> dict[str, tuple[object, ...]]:
         "block": (n.residual, n.token_norm),
         "initial kernels": (n.initializer,),
         "width, tokens": (n.encoder_width_scale, n.tokens),
+        "centered kernels": (n.centered_kernels,),
         "patches": (n.patch_width,),
         "values": values[n.values],
         "double, dueling, noisy": (l.double, n.dueling, n.noisy and n.noise_per),
@@ -81,6 +82,7 @@ TABLE: dict[str, tuple[object, ...]] = {
     "block": (*[(False, False)] * 5, (True, True), *[(False, False)] * 4),
     "initial kernels": (*[("xavier",)] * 7, *[("fan_in",)] * 3),
     "width, tokens": (*[(1.0, "per_conv")] * 5, (0.5, "per_sample"), *[(1.0, "per_conv")] * 4),
+    "centered kernels": (*[(False,)] * 5, (True,), *[(False,)] * 4),
     "patches": ((64,), (32,), (64,), (64,), (64,), None, None, None, None, None),
     "values": (C51, SCALAR, SCALAR, C51, C51, ("quantile", 51), SCALAR, C51, C51, QUANTILES),
     "double, dueling, noisy": (

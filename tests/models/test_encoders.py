@@ -185,3 +185,36 @@ def test_impala_initial_values():
     assert not any(p.any() for name, p in encoder.named_parameters() if name.endswith("bias"))
     first, second = encoder.stacks[1].blocks
     assert not torch.equal(first.first.weight, second.first.weight)
+
+
+@pytest.mark.parametrize("name", ["impala", "nature"])
+def test_centered_kernels_give_a_constant_background_the_bias_alone(name):
+    encoder = build_encoder(name, 4, "valid", _generator(), centered=True)
+    with torch.no_grad():
+        for bias in (value for key, value in encoder.named_parameters() if key.endswith("bias")):
+            bias.uniform_(0, 1, generator=_generator())
+    black, grey = (encoder(torch.full((1, 4, 84, 84), value), 1 / 255) for value in (0.0, 87.0))
+    torch.testing.assert_close(black, grey)
+    plain = build_encoder(name, 4, "valid", _generator())
+    assert not torch.allclose(plain(torch.zeros(1, 4, 84, 84), 1 / 255), plain(torch.ones(1, 4, 84, 84), 1.0))
+
+
+def test_a_kernel_that_is_centered_already_acts_as_one_that_is_not():
+    plain, centered = (build_encoder("nature", 4, "valid", _generator(), centered=c) for c in (False, True))
+    with torch.no_grad():
+        for kernel in (value for value in plain.parameters() if value.ndim == 4):
+            kernel -= kernel.mean(dim=(1, 2, 3), keepdim=True)
+    image = torch.rand(2, 4, 84, 84, generator=_generator())
+    torch.testing.assert_close(plain(image, 1.0), centered(image, 1.0))
+
+
+def test_a_mean_that_training_gives_a_centered_kernel_changes_nothing():
+    encoder = build_encoder("nature", 4, "valid", _generator(), centered=True)
+    image = torch.rand(2, 4, 84, 84, generator=_generator())
+    before = encoder(image, 1.0)
+    before.square().sum().backward()
+    assert encoder.convolutions[0].weight.grad.sum(dim=(1, 2, 3)).abs().max() < 1e-3
+    with torch.no_grad():
+        for convolution in encoder.convolutions:
+            convolution.weight += 0.1
+    torch.testing.assert_close(encoder(image, 1.0), before, rtol=1e-3, atol=1e-4)
