@@ -1,5 +1,6 @@
 """Configuration of the learner; every field is one command-line flag."""
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -31,7 +32,8 @@ class LearnerConfig:
     learning_rate: Annotated[float, Gt(0)] = 6.25e-5
     """Adam's learning rate."""
     final_learning_rate: Annotated[float, Ge(0)] = 0.0
-    """Adam's learning rate at the run's end, reached linearly in env steps; 0 keeps it constant."""
+    """Adam's learning rate at the run's end, reached along half a cosine of the env steps
+    (Loshchilov and Hutter, 2017, arXiv 1608.03983, without restarts); 0 keeps it constant."""
     adam_eps: Annotated[float, Gt(0)] = 1.5e-4
     """Adam's epsilon."""
     max_grad_norm: Annotated[float, Ge(0)] = 0.0
@@ -62,6 +64,6 @@ class LearnerConfig:
 
     def learning_rate_at(self, progress: float) -> float:
         """Adam's learning rate when this share of the run's env steps, 0 to 1, is inserted."""
-        # Geometric, because a linear descent spends few env steps at the low rates (decision 0029).
         final = self.final_learning_rate or self.learning_rate
-        return self.learning_rate + (final - self.learning_rate) * min(progress, 1.0)
+        left = (1.0 + math.cos(math.pi * min(progress, 1.0))) / 2.0
+        return final + (self.learning_rate - final) * left

@@ -168,7 +168,7 @@ APEX = _preset(
 LAPTOP = _preset(
     "laptop",
     DOPAMINE_RAINBOW,
-    run__total_env_steps=800_000,
+    run__total_env_steps=1_000_000,
     network__padding="valid",
     network__encoder_width_scale=0.5,
     # Without it half of the encoder's first layer is dead after 2,500 updates (decision 0030).

@@ -221,11 +221,11 @@ def test_looks_are_spaced_by_what_they_cost() -> None:
 def test_the_learning_rate_goes_down_with_the_env_steps(tmp_path):
     setup = Setup(tmp_path, [20, 20, 20], total=60, learning_rate=1e-3, final_learning_rate=1e-4)
     setup.learner.run(never)
-    # Linear from 1e-3 at 0 to 1e-4 at 60 env steps; at each update by the items inserted until then.
+    # Half a cosine from 1e-3 at 0 to 1e-4 at 60 env steps; at each update by the items inserted until then.
     rates = setup.train_step.rates
-    assert rates[0] == pytest.approx(1e-3 - 9e-4 * 20 / 60)
+    assert rates[0] == pytest.approx(1e-4 + 9e-4 * 0.75)
     assert rates[-1] < rates[0]
-    allowed = [1e-3 - 9e-4 * inserted / 60 for inserted in (20, 40, 60)]
+    allowed = [1e-4 + 9e-4 * left for left in (0.75, 0.25, 0.0)]
     assert all(min(abs(rate - other) for other in allowed) < 1e-12 for rate in rates)
     assert rates == sorted(rates, reverse=True)
     constant = Setup(tmp_path / "constant", [60], total=60, learning_rate=1e-3)
