@@ -185,7 +185,7 @@ def _section(section: str, owner: type, document: Any) -> Any:
 
 def _check_keys(document: Any, known: Mapping[str, Any], where: str) -> None:
     if not isinstance(document, dict):
-        raise ConfigError(f"{where}: expected a JSON object, found {document!r:.60}")
+        raise ConfigError(f"{where}: expected named fields, found {document!r:.60}")
     for key in document:
         if key not in known:
             raise ConfigError(f"{where}: unknown field {key!r}; known are {', '.join(known)}")

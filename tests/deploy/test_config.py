@@ -220,7 +220,7 @@ def test_a_configuration_of_before_there_were_values_is_read(distributional: boo
         ({"network": {"distributional": 1}}, "network: unknown field 'distributional'"),
         ({"network": {"distributional": True, "values": "c51"}}, "network: unknown field 'distributional'"),
         ({"network": {"values": "c52"}}, "one of scalar, c51, quantile"),
-        ({"network": True}, "expected a JSON object"),
+        ({"network": True}, "expected named fields"),
         ({"replay": {"shardz": 3}}, "replay: unknown field 'shardz'"),
         ({"reply": {}}, "unknown field 'reply'"),
         ({"replay": {"shards": "3"}}, "--replay.shards"),
@@ -230,8 +230,8 @@ def test_a_configuration_of_before_there_were_values_is_read(distributional: boo
         ({"replay": {"urls": "redis://a"}}, "a list of texts"),
         ({"network": {"padding": "wide"}}, "one of same, valid"),
         ({"run": {"detach": 1}}, "true or false"),
-        ({"run": []}, "expected a JSON object"),
-        (None, "expected a JSON object"),
+        ({"run": []}, "expected named fields"),
+        (None, "expected named fields"),
     ],
 )
 def test_json_that_does_not_fit_is_one_line(document: Any, part: str) -> None:

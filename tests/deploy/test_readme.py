@@ -40,6 +40,7 @@ FOLLOWER = MagicMock(**{"reader.counters": dict.fromkeys(COUNTERS, 0)})
 METRICS = set(metrics(Counters(), FOLLOWER, ReplayConfig(), misses=0)) | set(
     re.findall(r'"(actors/\w+)": ', (ROOT / "actors/telemetry.py").read_text())
 )
+BASES = ("--config", "--like")
 MADE_BY_USE = ("runs/", "RUN/", ".venv/", "site/")
 
 
@@ -88,6 +89,9 @@ def parsed(name: str, argv: list[str]) -> Any:
     """The arguments that the subcommand's own parser makes of these words."""
     argv, kind = ["2" if PLACEHOLDER.fullmatch(word) else word for word in argv], arguments_of(name)
     if issubclass(kind, TrainArguments):
+        # Files and runs that a page makes up are not there to be read.
+        made_up = {place + n for place, word in enumerate(argv) if word in BASES for n in (0, 1)}
+        argv = [word for place, word in enumerate(argv) if place not in made_up]
         return parse_config(kind, argv, command=name, default=lambda: LAPTOP)
     return parse(kind, argv, command=name)
 

@@ -5,6 +5,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -17,8 +18,22 @@ from deploy.cli.run.follow import FORCED_CODE, Forced, Interrupts, RunClient, fo
 from deploy.run import presets
 from deploy.run.checks import check
 from deploy.run.config import Config, ConfigError, RunConfig, hide_password, with_values
+from deploy.run.config_file import ConfigFile, to_toml
+from deploy.run.errors import RunError
 from deploy.run.folder import RunFolder
 from deploy.run.preflight import URLS_VARIABLE, named_urls, preflight, with_urls_of_environment
+
+
+@dataclass(frozen=True)
+class BaseOptions:
+    """What sets the values that flags replace, beside a preset."""
+
+    config: str = ""
+    """TOML file of fields that replace the preset's: a table for each section, as --print-config writes."""
+    like: str = ""
+    """Run whose configuration takes the preset's place: its name under --runs-dir or its folder's path."""
+    print_config: bool = False
+    """Print the configuration as TOML and end; that file, given by --config, makes the same run."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,9 @@ class TrainArguments(Config):
 
       apexpert train --preset laptop --game Pong
       apexpert train --preset paper-rainbow --game MsPacman --actors 8 --detach
+      apexpert train --preset laptop --print-config > pong.toml
+      apexpert train --config pong.toml --seed 2
+      apexpert train --like RUN --network.head dense
 
     Presets: paper-rainbow, paper-dqn, paper-dqn-nature, der, apex, laptop, dopamine-dqn, dopamine-c51,
     dopamine-rainbow, dopamine-qr-dqn. Short flags: --game, --env, --actors, --envs-per-actor, --shards,
@@ -37,6 +55,7 @@ class TrainArguments(Config):
 
     # An empty name: flags of `run` have no prefix (UNPREFIXED in deploy/cli/parsing.py).
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    base: Annotated[BaseOptions, tyro.conf.arg(name="")] = field(default_factory=BaseOptions)
 
 
 T = TypeVar("T", bound=TrainArguments)
@@ -122,16 +141,44 @@ def configure(argv: Sequence[str]) -> Config:
 
 
 def parse_config(kind: type[T], argv: Sequence[str], *, command: str, default: Callable[[], Config]) -> T:
-    """Parse `argv` into a `kind` of arguments: the preset it names (else `default`), then every flag given.
+    """Parse `argv` into a `kind` of arguments: its preset (else `default`), run or file, then every flag.
 
-    Raises ConfigError or UsageError.
+    For --print-config it prints and raises SystemExit(0). Raises ConfigError, RunError or UsageError.
     """
     full = expand_short(argv)
+    # As tyro's defaults, the values of preset, run and file are what --help shows.
+    arguments = parse(kind, full, command=command, default=kind(**_sections(_base(full, default))))
+    if arguments.base.print_config:
+        config_of(arguments)  # Checked, but printed as typed: without the passwords in a file of URLs.
+        print(to_toml(presets.fitted(Config(**_sections(arguments)))), end="")
+        raise SystemExit(0)
+    return arguments
+
+
+def _base(full: Sequence[str], default: Callable[[], Config]) -> Config:
+    """Return the configuration whose values the flags replace."""
     # Asked for apart from its value: --preset without a value is a mistake, not the default.
+    preset = flag_value(full, "--preset") or ""
     given = any(token.partition("=")[0] == "--preset" for token in full)
-    base = presets.get_preset(flag_value(full, "--preset") or "") if given else default()
-    # As tyro's defaults, the preset's values are what --help shows.
-    return parse(kind, full, command=command, default=kind(**_sections(base)))
+    path, like = flag_value(full, "--config"), flag_value(full, "--like")
+    file = ConfigFile.read(Path(path)) if path else None
+    if like and given:
+        raise UsageError(f"--preset: --like {like} sets every field already; leave one of them out")
+    if file and file.preset and given and file.preset != preset:
+        raise UsageError(
+            f"--preset {preset}: {file.path} has the preset {file.preset}; leave one of them out"
+        )
+    if like:
+        try:
+            run = RunFolder.open(like, flag_value(full, "--runs-dir") or RunConfig().runs_dir)
+            base = with_values(run.load_config(), run__name="", run__detach=False)
+        except RunError as error:
+            raise UsageError(f"--like: {error}") from None
+    elif given or (file and file.preset):
+        base = presets.get_preset(preset if given or file is None else file.preset)
+    else:
+        base = default()
+    return file.over(base) if file else base
 
 
 def config_of(arguments: TrainArguments) -> Config:
