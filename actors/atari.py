@@ -1,10 +1,11 @@
 """Atari games, many at once, by ale-py."""
 
 import difflib
+import functools
 import re
 
 import numpy as np
-from ale_py import roms
+from ale_py import ALEInterface, roms
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
@@ -13,9 +14,12 @@ from actors.config import EnvironmentConfig
 from actors.vector_environment import EnvironmentSetupError, StepResult
 
 
-def list_games() -> list[str]:
-    """ROM names of all Atari games that ale-py ships."""
-    return sorted(roms.get_all_rom_ids())
+@functools.cache
+def list_games() -> tuple[str, ...]:
+    """ROM names of the Atari games that one player can play, of those that ale-py ships."""
+    paths = ((name, roms.get_rom_path(name)) for name in sorted(roms.get_all_rom_ids()))
+    # Of the others the emulator knows no rewards, and ends the process that asks for them.
+    return tuple(name for name, path in paths if path and ALEInterface.isSupportedROM(path))
 
 
 def normalise_game(name: str) -> str:
@@ -31,6 +35,8 @@ def normalise_game(name: str) -> str:
     games = {letters(game): game for game in list_games()}
     if letters(bare) in games:
         return games[letters(bare)]
+    if letters(bare) in map(letters, roms.get_all_rom_ids()):
+        raise EnvironmentSetupError(f"--environment.game {name!r} is a game of several players alone")
     near = [games[match] for match in difflib.get_close_matches(letters(bare), games, n=3)]
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
     raise EnvironmentSetupError(f"--environment.game {name!r} is not an Atari game{hint}")

@@ -34,6 +34,9 @@ COMMANDS = {
     "status": Command("deploy.cli.run.control", "status", "show how a run is doing (--follow keeps showing)"),
     "scale": Command("deploy.cli.run.control", "scale", "change the number of actors of a running run"),
     "stop": Command("deploy.cli.run.control", "stop", "end a run cleanly, with a checkpoint"),
+    "diff": Command(
+        "deploy.cli.run.diff", "diff", "set runs side by side: what differs in settings and results"
+    ),
     "list": Command("deploy.cli.run.control", "list_runs", "list the runs under --runs-dir"),
     "evaluate": Command(
         "deploy.cli.network.look", "evaluate", "play full games with a run's newest checkpoint (--video)"
@@ -67,6 +70,7 @@ COMMANDS = {
         "replay",
         "look at a run's replay (--verify, --frames, --export, --delete)",
     ),
+    "games": Command("deploy.cli.games", "games", "list the Atari games, their scores and published agents"),
     "bench": Command("deploy.cli.bench", "bench", "measure this machine: actor, learner or end-to-end"),
     "doctor": Command(
         "deploy.cli.doctor", "doctor", "check that this machine can train, and say what to do if not"

@@ -27,7 +27,7 @@ def config_lines(config: Config, width: int = 110) -> list[str]:
     sections: dict[str, list[str]] = {}
     for path, value in leaves(config).items():
         section, name = path.split(".")
-        sections.setdefault(section, []).append(f"{name}={_show(value)}")
+        sections.setdefault(section, []).append(f"{name}={show(value)}")
     lines = []
     for section, words in sections.items():
         indent = f"{section:<12}"
@@ -127,28 +127,31 @@ def crowding(num_actors: int) -> str:
 
 
 def end_lines(status: Mapping[str, Any]) -> list[str]:
-    """Return the run's results: counts, return, ratio and time; `-` stands for an unknown value."""
+    """Return the run's results as printed at its end."""
+    lines = [f"  {name:<18}  {value}" for name, value in results(status).items()]
+    return [f"run {status.get('run', '')} {status.get('state', '')}", *lines]
+
+
+def results(status: Mapping[str, Any]) -> dict[str, str]:
+    """Return the run's counts, return, ratio and time by name; `-` stands for an unknown value."""
     from deploy.monitor.console import duration  # rich would delay every command.
 
     metrics = status.get("metrics", {})
 
-    def show(name: str, form: str) -> str:
+    def metric(name: str, form: str) -> str:
         return format(metrics[name], form) if name in metrics else "-"
 
     greedy = greedy_return(metrics, ".2f")
-    nearly = (
-        f"  nearly greedy       {greedy} (last 100 episodes with epsilon up to {GREEDY.highest_epsilon:g})"
-    )
-    return [
-        f"run {status.get('run', '')} {status.get('state', '')}",
-        f"  env steps           {show('progress/env_steps', ',.0f')}",
-        f"  updates             {show('progress/updates', ',.0f')}",
-        f"  mean return         {show('episode/return_mean_100', '.2f')} (last 100 episodes"
-        f" of {show('episode/count', ',.0f')})",
-        *([nearly] if greedy else []),
-        f"  samples per insert  {show('replay/samples_per_insert', '.3f')}",
-        f"  time                {duration(metrics.get('progress/seconds'))}",
-    ]
+    nearly = f"{greedy} (last 100 episodes with epsilon up to {GREEDY.highest_epsilon:g})"
+    mean, count = metric("episode/return_mean_100", ".2f"), metric("episode/count", ",.0f")
+    return {
+        "env steps": metric("progress/env_steps", ",.0f"),
+        "updates": metric("progress/updates", ",.0f"),
+        "mean return": f"{mean} (last 100 episodes of {count})",
+        **({"nearly greedy": nearly} if greedy else {}),
+        "samples per insert": metric("replay/samples_per_insert", ".3f"),
+        "time": duration(metrics.get("progress/seconds")),
+    }
 
 
 def gigabytes(count: float) -> str:
@@ -156,7 +159,8 @@ def gigabytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """Format a setting's value; passwords in URLs are hidden."""
     if isinstance(value, tuple):
         return ",".join(hide_password(item) for item in value) or "-"
     if isinstance(value, bool):

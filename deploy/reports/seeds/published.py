@@ -145,6 +145,17 @@ def published_curve(game: str, agent: str, encoder: str = "nature") -> Published
     return PublishedCurve(game, AGENTS[agent], ENCODERS[encoder], tuple(data["iterations"]), values)
 
 
+def published_agents(game: str) -> list[str]:
+    """Return the agents with published seeds of that game, with an encoder of `ENCODERS`; empty for none."""
+    found = _data()["games"].get(score_key(game), {})
+    return [
+        f"{name} ({encoder})"
+        for encoder in ENCODERS.values()
+        for name in AGENTS.values()
+        if name in found.get(encoder, {})
+    ]
+
+
 @functools.cache
 def _data() -> dict[str, Any]:
     """Load the data; its `source` says where it is from and what the numbers are."""
