@@ -157,8 +157,16 @@ class Run:
             raise FleetError(message, path=self._folder.log_path)
         return status
 
-    def resume(self, total_env_steps: int = 0, *, actors: int = 0, detach: bool = False) -> None:
-        """Resume a run that has ended, from its newest checkpoint; 0 keeps its own values.
+    def resume(
+        self,
+        total_env_steps: int = 0,
+        *,
+        max_hours: float | None = None,
+        until_return: float | None = None,
+        actors: int = 0,
+        detach: bool = False,
+    ) -> None:
+        """Resume a run that has ended, from its newest checkpoint; 0 and None keep its own values.
 
         It is this process's then, as after `train`. Raises ConfigError, RunBusy, FleetError.
         """
@@ -166,6 +174,8 @@ class Run:
             {
                 "folder": str(self.path),
                 "total_env_steps": total_env_steps,
+                "max_hours": max_hours,
+                "until_return": until_return,
                 "num_actors": actors,
                 "detach": detach,
             }

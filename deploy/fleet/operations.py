@@ -20,6 +20,7 @@ from deploy.run.status import check_live, check_not_renamed, read_status
 from replay.errors import ReplayError
 
 STOP_SECONDS = 300.0
+ENV_STEPS = "progress/env_steps"
 
 
 def create(config: Config) -> RunFolder:
@@ -54,12 +55,14 @@ def resume(
     folder: RunFolder,
     *,
     total_env_steps: int = 0,
+    max_hours: float | None = None,
+    until_return: float | None = None,
     num_actors: int = 0,
     ray_address: str = "",
     detach: bool = False,
     announce: Callable[[Config], object] = lambda config: None,
 ) -> RunClient:
-    """Resume the run; 0 and "" keep its own values. `announce` receives its configuration before the start.
+    """Resume the run; 0, None and "" keep its own values. `announce` receives its configuration before.
 
     A resume that fails, or is interrupted, restores the previous configuration. Raises ConfigError,
     FleetError, RunBusy.
@@ -69,7 +72,8 @@ def resume(
             # A copy by hard links must not append to the original's files (decision 0019).
             folder.unshare()
             before = folder.load_config()
-            config = _resumed_config(folder, total_env_steps, num_actors, ray_address, detach)
+            config = _with_new_end(folder, before, total_env_steps, max_hours, until_return)
+            config = _resumed_config(config, folder, num_actors, ray_address, detach)
             identity = folder.drawn_identity()
             # Claim before the identity is written: a refused folder may be the original after all, on a
             # file system that was mounted anew (decision 0019).
@@ -88,24 +92,42 @@ def resume(
             raise
 
 
-def _resumed_config(
-    folder: RunFolder, total_env_steps: int, num_actors: int, ray_address: str, detach: bool
+def _with_new_end(
+    folder: RunFolder,
+    config: Config,
+    total_env_steps: int,
+    max_hours: float | None,
+    until_return: float | None,
 ) -> Config:
-    """Return the saved configuration with `resume`'s changes; raise ConfigError if nothing is left to do."""
-    config = with_urls_of_today(folder.load_config())
+    """Return the configuration with the ends given; raise ConfigError if nothing is left to do then."""
     status = folder.read_json("status.json", {})
-    total = total_env_steps or config.run.total_env_steps
-    if status.get("state") == "finished" and total <= config.run.total_env_steps:
+    finished, done = status.get("state") == "finished", int(status.get("metrics", {}).get(ENV_STEPS, 0))
+    before, total = config.run, total_env_steps or config.run.total_env_steps
+    ends = (
+        before.max_hours if max_hours is None else max_hours,
+        before.until_return if until_return is None else until_return,
+    )
+    # A message at the end of a finished run says which of its other ends it has reached.
+    early = str(status.get("message") or "") if finished and done < before.total_env_steps else ""
+    if early and ends == (before.max_hours, before.until_return):
+        raise ConfigError(f"the run is finished already: {early}; give a larger one")
+    if finished and not early and total <= before.total_env_steps:
         raise ConfigError(f"--total-env-steps {total}: the run is finished already; give a larger number")
-    done = int(status.get("metrics", {}).get("progress/env_steps", 0))
     if total_env_steps and total < done:
         raise ConfigError(f"--total-env-steps {total}: the run has made {done} already; give a larger number")
+    return with_values(config, run__total_env_steps=total, run__max_hours=ends[0], run__until_return=ends[1])
+
+
+def _resumed_config(
+    config: Config, folder: RunFolder, num_actors: int, ray_address: str, detach: bool
+) -> Config:
+    """Return the configuration with `resume`'s other changes, checked; raise ConfigError."""
+    config = with_urls_of_today(config)
     address = ray_address or config.run.ray_address
     config = with_values(
         config,
         # The folder may have been moved since its configuration was saved.
         run__runs_dir=str(folder.path.parent),
-        run__total_env_steps=total,
         run__ray_address="" if address == "local" else address,
         run__detach=detach,
         actors__num_actors=num_actors or config.actors.num_actors,

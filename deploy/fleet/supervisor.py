@@ -192,6 +192,8 @@ class Supervisor:
             learner.step()
             if learner.outcome:
                 return learner.outcome, learner.message
+            if learner.ready and (end := self._telemetry.end_reached()):
+                return "finished", end
             if self._abandoned():
                 self._telemetry.note("the command that owns this run is gone: stopping")
                 return "stopped", "the command that owned it was gone"

@@ -60,6 +60,11 @@ class RunConfig:
     """Seed of all random draws."""
     total_env_steps: Annotated[int, Gt(0)] = 50_000_000
     """Env steps at which the run is finished, counted from its very beginning, also if it was resumed."""
+    max_hours: Annotated[float, Ge(0)] = 0.0
+    """Hours, of all legs together, after which the run is finished; 0: no limit."""
+    until_return: float = 1e15
+    """Mean return of the last 100 nearly greedy episodes at which the run is finished; the default is out
+    of reach."""
     runs_dir: Annotated[str, Predicate(str.strip), InWords("a folder's name")] = "runs"
     """Folder that holds the runs' folders."""
     ray_address: str = ""

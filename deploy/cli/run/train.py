@@ -69,6 +69,10 @@ class ResumeArguments:
     """Name of the run under --runs-dir, or the path of its folder."""
     total_env_steps: int = 0
     """New end of the run in env steps, counted from its very beginning; 0 keeps the old one."""
+    max_hours: float | None = None
+    """New limit of hours, of all legs together; 0: no limit. Omitted, it keeps the old one."""
+    until_return: float | None = None
+    """New mean return of the last 100 nearly greedy episodes at which the run is finished."""
     actors: int = 0
     """Actors to start with; 0 keeps the run's own number."""
     ray_address: str = ""
@@ -119,6 +123,8 @@ def resume(argv: Sequence[str]) -> int:
             client = operations.resume(
                 folder,
                 total_env_steps=arguments.total_env_steps,
+                max_hours=arguments.max_hours,
+                until_return=arguments.until_return,
                 num_actors=arguments.actors,
                 ray_address=arguments.ray_address,
                 detach=arguments.detach,
@@ -263,6 +269,8 @@ def _report(status: Mapping[str, Any], folder: RunFolder, *, asked: bool) -> int
     """
     for line in summary.end_lines(status):
         print(line)
+    if status["state"] == "finished" and status.get("message"):
+        print(f"  because             {status['message']}")
     checkpoint, again = folder.newest_checkpoint(), folder.command("resume")
     print(f"  checkpoint          {checkpoint or '-'}")
     print(f"  learning curve      {learning_curve(folder)}")

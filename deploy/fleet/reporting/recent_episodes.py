@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from actors.episodes import Episode
-from deploy.monitor.bands import BANDS, RETURN, band_of
+from deploy.monitor.bands import BANDS, GREEDY, RETURN, band_of
 
 LAST = 100
 
@@ -45,6 +45,11 @@ class RecentEpisodes:
                 if kept
             },
         }
+
+    def greedy_return(self) -> float | None:
+        """Return the mean return of the last 100 nearly greedy episodes; None while there are fewer."""
+        kept = self._by_band[GREEDY]
+        return statistics.fmean(e.return_ for _, e in kept) if len(kept) == LAST else None
 
     def rows(self) -> list[dict[str, Any]]:
         """Return every episode that one of the means includes, oldest first, JSON-able."""

@@ -13,6 +13,7 @@ from deploy.fleet.reporting.episode_log import EpisodeLog
 from deploy.fleet.reporting.recent_episodes import RecentEpisodes
 from deploy.monitor.metrics import MetricsSink
 from deploy.run.config import Config, hide_password
+from deploy.run.ends import end_reached
 from deploy.run.folder import RunFolder
 from deploy.run.states import FINAL_STATES
 
@@ -66,7 +67,7 @@ class Telemetry:
     def update(self, learner: Mapping[str, float], fleet: FleetReport) -> None:
         """Merge the roles' reports into the run's metrics, and write them every few seconds."""
         own = {
-            "progress/seconds": self._seconds_before + time.monotonic() - self._started,
+            "progress/seconds": self._seconds,
             **fleet_metrics(fleet, self.before, learner),
             **self._episodes.metrics(),
             **{name: self._growing[name].add(learner[name]) for name in OF_ONE_LEARNER if name in learner},
@@ -79,6 +80,15 @@ class Telemetry:
         self._episode_log.update(learner)
         if learner and time.monotonic() >= self._sink_due:
             self.write()
+
+    @property
+    def _seconds(self) -> float:
+        """Time of all legs."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def end_reached(self) -> str:
+        """Return which end of the run is reached before its last env step; empty for none."""
+        return end_reached(self._config, self._seconds, self._episodes.greedy_return())
 
     def write(self, more: Mapping[str, float] | None = None) -> None:
         """Append the metrics, or only `more`, to metrics.jsonl and TensorBoard.

@@ -218,3 +218,20 @@ def test_plot_draws_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run_line(capsys, "plot", "r", "--output", "curve.png")
     assert (code, out) == (0, "curve.png\n")
     assert Path("curve.png").stat().st_size > 1_000
+
+
+def test_a_run_that_was_good_enough_needs_another_such_end(
+    launched: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = saved_run("finished", message="--until-return 5 is reached: 5.10 in the last 100")
+    calls = launched(ScriptedRun([status("finished", message="--max-hours 1 is reached")]))
+    for flags in ([], ["--total-env-steps", "20000"]):
+        code, _, err = run_line(capsys, "resume", "r", *flags)
+        assert code == 2
+        assert "the run is finished already: --until-return 5 is reached: 5.10 in the last 100; give a" in err
+    assert calls == []
+    code, out, _ = run_line(capsys, "resume", "r", "--until-return", "7", "--max-hours", "1")
+    assert code == 0
+    assert "because             --max-hours 1 is reached" in out
+    run = folder.load_config().run
+    assert (run.until_return, run.max_hours, run.total_env_steps) == (7.0, 1.0, 10_000)
