@@ -1,6 +1,8 @@
 """Makes environments behind one small interface: Atari, Gymnasium ids and `module:callable`."""
 
+import contextlib
 import importlib
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -10,10 +12,18 @@ from numpy.typing import NDArray
 
 from actors.atari import AtariEnvironment, list_games, normalise_game
 from actors.config import EnvironmentConfig
-from actors.vector_environment import EnvironmentSetupError, EnvironmentSpec, StepResult, VectorEnvironment
-from apexpert.errors import one_line
+from actors.vector_environment import (
+    EnvironmentFailed,
+    EnvironmentSetupError,
+    EnvironmentSpec,
+    StepResult,
+    VectorEnvironment,
+)
+from apexpert.errors import ApexpertError
+from apexpert.users_code import explained
 
 __all__ = [
+    "EnvironmentFailed",
     "EnvironmentSetupError",
     "EnvironmentSpec",
     "StepResult",
@@ -70,32 +80,20 @@ class GymnasiumEnvironment:
     """
 
     def __init__(self, name: str, num_envs: int, seeds: NDArray[np.int64]) -> None:
-        self._env = _make_vector_env(name, num_envs)
-        space, actions = self._env.single_observation_space, self._env.single_action_space
-        shape = space.shape or ()
-        if space.dtype != np.uint8 or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))):
-            raise EnvironmentSetupError(
-                f"--environment.env {name!r} gives {space.dtype} observations of shape {shape}; "
-                "frames must be uint8 of shape (H, W), (H, W, 1) or (H, W, 3)"
-            )
-        if not isinstance(actions, gymnasium.spaces.Discrete):
-            raise EnvironmentSetupError(
-                f"--environment.env {name!r} has actions {actions}; they must be discrete"
-            )
-        # SAME_STEP replaces an episode's last frame, and DISABLED never resets.
-        if self._env.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
-            raise EnvironmentSetupError(f"--environment.env {name!r} must declare autoreset_mode NEXT_STEP")
+        self._name = name
+        with _telling(EnvironmentSetupError, f"--environment.env {name!r} cannot be made", name):
+            self._env = _make_vector_env(name, num_envs)
+            self.frame_shape, actions = _checked_spaces(name, self._env)
+            self._first_action, self.num_actions = int(actions.start), int(actions.n)
         self._seeds = [int(seed) for seed in seeds]
-        self._first_action = int(actions.start)
         self._ended = np.zeros(num_envs, bool)
         self._lives: NDArray[Any] | None = None
         self.num_envs = num_envs
-        self.num_actions = int(actions.n)
-        self.frame_shape = (int(shape[0]), int(shape[1]))
 
     def reset(self) -> NDArray[np.uint8]:
         """(E, H, W) first frames of new episodes, seeded."""
-        observations, info = self._env.reset(seed=self._seeds)  # type: ignore[arg-type]
+        with self._playing("reset"):
+            observations, info = self._env.reset(seed=self._seeds)  # type: ignore[arg-type]
         self._ended[:] = False
         self._lives = _lives(info)
         return self._frames(observations)
@@ -103,7 +101,8 @@ class GymnasiumEnvironment:
     def step(self, actions: NDArray[np.int64]) -> StepResult:
         """Apply (E,) actions."""
         # Actions count from 0 here, while a Discrete space may start elsewhere.
-        observations, rewards, ends, limits, info = self._env.step(actions + self._first_action)
+        with self._playing("step"):
+            observations, rewards, ends, limits, info = self._env.step(actions + self._first_action)
         valid = ~self._ended
         lives = _lives(info)
         life_lost = np.zeros(self.num_envs, bool)
@@ -121,6 +120,9 @@ class GymnasiumEnvironment:
         """Close the environments."""
         self._env.close()
 
+    def _playing(self, method: str) -> contextlib.AbstractContextManager[None]:
+        return _telling(EnvironmentFailed, f"--environment.env {self._name!r} fails in {method}")
+
     def _frames(self, observations: Any) -> NDArray[np.uint8]:
         if np.ndim(observations) == 4 and np.shape(observations)[3] == 3:
             return np.rint(np.asarray(observations) @ LUMA).astype(np.uint8)
@@ -133,28 +135,57 @@ def _lives(info: dict[str, Any]) -> NDArray[Any] | None:
     return np.array(info["lives"]) if "lives" in info else None
 
 
-def _make_vector_env(name: str, num_envs: int) -> VectorEnv:
-    """The vector environment behind `--environment.env`; what stops it is an EnvironmentSetupError."""
-    module_name, _, attribute = name.partition(":")
+@contextlib.contextmanager
+def _telling(kind: type[ApexpertError], what: str, name: str = "") -> Iterator[None]:
+    """Turn whatever the user's code raises into a `kind` of one line, with its file and line."""
     try:
-        # An id such as `Id-v0` is no identifier, because of its hyphen.
-        if attribute.isidentifier():
-            env = getattr(importlib.import_module(module_name), attribute)(num_envs)
+        yield
+    except ApexpertError:
+        raise
+    # SystemExit: the file may be a script that ends by itself.
+    except (Exception, SystemExit) as error:
+        raise kind(f"{what}: {explained(error, name.partition(':')[0])}") from error
+
+
+def _make_vector_env(name: str, num_envs: int) -> VectorEnv:
+    """Make the vector environment behind `--environment.env`; raises whatever stops that."""
+    module_name, _, attribute = name.partition(":")
+    # An id such as `Id-v0` is no identifier, because of its hyphen.
+    if attribute.isidentifier():
+        env = getattr(importlib.import_module(module_name), attribute)(num_envs)
+    else:
+        mode = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+        module_name, _, identity = name.rpartition(":")
+        if module_name:
+            importlib.import_module(module_name)
+        if gymnasium.spec(identity).entry_point is None:  # Only a vector environment is registered.
+            env = gymnasium.make_vec(identity, num_envs, vectorization_mode="vector_entry_point")
         else:
-            mode = {"autoreset_mode": AutoresetMode.NEXT_STEP}
-            module_name, _, identity = name.rpartition(":")
-            if module_name:
-                importlib.import_module(module_name)
-            if gymnasium.spec(identity).entry_point is None:  # Only a vector environment is registered.
-                env = gymnasium.make_vec(identity, num_envs, vectorization_mode="vector_entry_point")
-            else:
-                env = gymnasium.make_vec(identity, num_envs, vectorization_mode="sync", vector_kwargs=mode)
-    except (ImportError, AttributeError, TypeError, ValueError, gymnasium.error.Error) as error:
-        raise EnvironmentSetupError(
-            f"--environment.env {name!r} cannot be made: {one_line(error)}"
-        ) from error
+            env = gymnasium.make_vec(identity, num_envs, vectorization_mode="sync", vector_kwargs=mode)
     if not isinstance(env, VectorEnv):
         raise EnvironmentSetupError(
             f"--environment.env {name!r} gives {type(env).__name__}, not a gymnasium VectorEnv"
         )
     return env
+
+
+def _checked_spaces(name: str, env: VectorEnv) -> tuple[tuple[int, int], gymnasium.spaces.Discrete]:
+    """Return (H, W) of the frames and the actions.
+
+    Raises EnvironmentSetupError unless frames, actions and resets are such as actors can use.
+    """
+    space, actions = env.single_observation_space, env.single_action_space
+    shape = space.shape or ()
+    if space.dtype != np.uint8 or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))):
+        raise EnvironmentSetupError(
+            f"--environment.env {name!r} gives {space.dtype} observations of shape {shape}; "
+            "frames must be uint8 of shape (H, W), (H, W, 1) or (H, W, 3)"
+        )
+    if not isinstance(actions, gymnasium.spaces.Discrete):
+        raise EnvironmentSetupError(
+            f"--environment.env {name!r} has actions {actions}; they must be discrete"
+        )
+    # SAME_STEP replaces an episode's last frame, and DISABLED never resets.
+    if env.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
+        raise EnvironmentSetupError(f"--environment.env {name!r} must declare autoreset_mode NEXT_STEP")
+    return (int(shape[0]), int(shape[1])), actions

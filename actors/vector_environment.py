@@ -18,6 +18,10 @@ class EnvironmentSetupError(ApexpertError):
     """An environment cannot be made or does not fit; the message is one line that names the flag."""
 
 
+class EnvironmentFailed(ApexpertError):
+    """A user's own environment raised while it was played; the message is one line with file and line."""
+
+
 @dataclass(frozen=True)
 class StepResult:
     """What E environments answered to one action each."""

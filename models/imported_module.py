@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from apexpert.errors import one_line
+from apexpert.users_code import explained
 from models.config import NetworkConfig
 
 
@@ -44,8 +44,9 @@ class ImportedModule(nn.Module):
         module_name, _, attribute = self._name.partition(":")
         try:
             made = getattr(importlib.import_module(module_name), attribute)(config, *arguments)
-        except Exception as error:  # Whatever the user's code raises; `from` keeps the cause.
-            raise self._error(f"cannot be made: {_in_one_line(error)}") from error
+        # Whatever the user's code raises; `from` keeps the cause. A file may be a script that ends by itself.
+        except (Exception, SystemExit) as error:
+            raise self._error(f"cannot be made: {explained(error, module_name)}") from error
         if not isinstance(made, nn.Module):
             raise self._error(f"gives {type(made).__name__}, not a torch.nn.Module")
         return made
@@ -59,7 +60,7 @@ class ImportedModule(nn.Module):
             with torch.no_grad():
                 result = self.inner(torch.zeros(1, *shape))
         except Exception as error:
-            raise self._error(f"fails on inputs of {(1, *shape)}: {_in_one_line(error)}") from error
+            raise self._error(f"fails on inputs of {(1, *shape)}: {explained(error)}") from error
         if isinstance(result, Tensor) and result.ndim in dimensions and len(result) == 1:
             return result.shape
         found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
@@ -68,7 +69,3 @@ class ImportedModule(nn.Module):
 
     def _error(self, reason: str) -> ValueError:
         return ValueError(f"{self._flag} {reason}")
-
-
-def _in_one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {one_line(error)}"

@@ -2,6 +2,9 @@
 
 from apexpert.errors import ApexpertError
 
+TRACEBACK = "--traceback"
+"""Flag of every command: print the whole traceback of an error before its line."""
+
 
 class UsageError(ApexpertError):
     """The command line cannot be understood: exit code 2; the message is one line."""

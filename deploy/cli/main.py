@@ -8,6 +8,7 @@ mistakes are answered at once.
 import importlib
 import io
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import NamedTuple
@@ -93,6 +94,7 @@ Trains Soft Mixture-of-Experts Q-networks on Atari with many actors and one lear
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+  All of an error, instead of its last line:  apexpert COMMAND --traceback
     open_closed_streams()
     print_whatever_is_in_a_path()
     with unfailing():
@@ -126,26 +128,50 @@ def run_command(name: str, argv: Sequence[str]) -> int:
     """Run one subcommand; expected errors become one line on stderr and their exit code."""
     # Before anything of ours is imported: PYTHONPATH may name a folder with a `models` of its own.
     import_path.search_ours_first()
-    from apexpert.errors import ApexpertError
-    from deploy.cli.errors import UsageError
+    from deploy.cli.errors import TRACEBACK
     from deploy.run.checks import near_matches
-    from deploy.run.config import ConfigError
-    from deploy.run.errors import RunError
 
     if name not in COMMANDS:
         hint = near_matches(name, COMMANDS) or f"; commands are {', '.join(COMMANDS)}"
         return fail(f"{name}: unknown command{hint}", 2)
     try:
-        return _function(COMMANDS[name])(argv)
-    except (UsageError, ConfigError, RunError) as error:
-        return fail(str(error), 2)
-    except ApexpertError as error:
-        return fail(str(error), 1)
-    except KeyboardInterrupt:
-        return fail("interrupted", 130)
-    except OSError as error:
+        return _function(COMMANDS[name])([word for word in argv if word != TRACEBACK])
+    except (Exception, KeyboardInterrupt) as error:
+        if TRACEBACK in argv:
+            print_traceback(error)
+        return fail(*described(error, name))
+
+
+def described(error: BaseException, name: str) -> tuple[str, int]:
+    """Return the one line that the command `name` says about an error, and its exit code."""
+    from apexpert.errors import ApexpertError
+    from apexpert.users_code import explained
+    from deploy.cli.errors import TRACEBACK, UsageError
+    from deploy.run.config import ConfigError
+    from deploy.run.errors import RunError
+
+    if isinstance(error, UsageError | ConfigError | RunError):
+        return str(error), 2
+    if isinstance(error, ApexpertError):
+        return str(error), 1
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", 130
+    if isinstance(error, OSError) and error.strerror:
         # A folder that cannot be written, a full disk: one line for errors that nobody foresaw.
-        return fail(f"{error.filename or name}: {error.strerror or error}", 1)
+        return f"{error.filename or name}: {error.strerror}", 1
+    return f"{name}: {explained(error)}; {TRACEBACK} shows all of it", 1
+
+
+def print_traceback(error: BaseException) -> None:
+    """Print on stderr where the error came from, with the errors that it replaced, without passwords."""
+    from deploy.run.config import hide_password
+
+    inner: BaseException | None = error
+    while inner is not None:
+        # `raise ... from None` hides the user's own error, which is what is looked for.
+        inner.__suppress_context__ = False
+        inner = inner.__cause__ or inner.__context__
+    print(hide_password("".join(traceback.format_exception(error))), end="", file=sys.stderr)
 
 
 def fail(message: str, code: int) -> int:

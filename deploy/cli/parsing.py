@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
-from deploy.cli.errors import UsageError
+from deploy.cli.errors import TRACEBACK, UsageError
 from deploy.run.checks import near_matches
 from deploy.run.config import describe_type
 
@@ -28,7 +28,7 @@ SHORT_FLAGS = {
     "--head": "--network.head",
     "--experts": "--network.num-experts",
 }
-"""Short names for the common flags of `train`."""
+"""Short names for the common flags of `train`, and of the commands that accept all of its flags."""
 RENAMED = {
     "--network.distributional": "--network.values c51",
     "--network.no-distributional": "--network.values scalar",

@@ -6,7 +6,12 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 from actors.config import EnvironmentConfig
-from actors.environments import EnvironmentSetupError, describe_environment, make_environment
+from actors.environments import (
+    EnvironmentFailed,
+    EnvironmentSetupError,
+    describe_environment,
+    make_environment,
+)
 from tests.helpers.catch import Catch
 
 
@@ -177,6 +182,37 @@ def test_what_does_not_fit_is_one_line_that_names_the_flag(name, reason) -> None
         make(name)
     assert "--environment.env" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class Breaking(Catch):
+    def reset(self, **options):
+        raise KeyError("seed")
+
+    def step(self, actions):
+        raise RuntimeError("no\ngame")
+
+
+class Unfinished(Catch):
+    single_action_space = property(lambda self: self.spaces[0], lambda self, value: None)
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"), [("reset", "KeyError: 'seed'"), ("step", "RuntimeError: no game")]
+)
+def test_what_it_raises_while_it_is_played_is_one_line_with_file_and_line(method, reason) -> None:
+    env = make(f"{__name__}:Breaking")
+    line = getattr(Breaking, method).__code__.co_firstlineno + 1
+    with pytest.raises(EnvironmentFailed) as caught:
+        env.reset() if method == "reset" else env.step(np.zeros(2, np.int64))
+    place = f"({__file__}, line {line})"
+    assert str(caught.value) == f"--environment.env '{__name__}:Breaking' fails in {method}: {reason} {place}"
+
+
+def test_what_it_raises_when_it_is_looked_at_is_one_line_with_file_and_line() -> None:
+    with pytest.raises(
+        EnvironmentSetupError, match=rf"cannot be made: AttributeError: .* \({__file__}, line"
+    ):
+        make(f"{__name__}:Unfinished")
 
 
 def test_seeds_of_another_number_are_refused() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 import apexpert
 from deploy.cli.bench import WHAT
-from deploy.cli.errors import UsageError
+from deploy.cli.errors import TRACEBACK, UsageError
 from deploy.cli.main import COMMANDS
 from deploy.cli.parsing import flags_of, parse
 from deploy.cli.run.train import TrainArguments, config_of, parse_config
@@ -87,7 +87,9 @@ def what_is_wrong_with_flags(words: list[str], commands: list[str]) -> str | Non
 
 def parsed(name: str, argv: list[str]) -> Any:
     """The arguments that the subcommand's own parser makes of these words."""
-    argv, kind = ["2" if PLACEHOLDER.fullmatch(word) else word for word in argv], arguments_of(name)
+    # As in `main`: every command takes --traceback.
+    argv = ["2" if PLACEHOLDER.fullmatch(word) else word for word in argv if word != TRACEBACK]
+    kind = arguments_of(name)
     if issubclass(kind, TrainArguments):
         # Files and runs that a page makes up are not there to be read.
         made_up = {place + n for place, word in enumerate(argv) if word in BASES for n in (0, 1)}

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
+from apexpert.users_code import explained
 from deploy.fleet.farewell import TERMINATED_SECONDS, TRIED_SECONDS, has_ended, write_farewell
 from deploy.fleet.processes.role import LEARNER_PATIENCE_SECONDS, Assignment, Report, Role
 from deploy.run.checks import without_passwords
@@ -250,7 +251,7 @@ def _sendable(error: Exception | None) -> Exception | None:
             return error
     except Exception:  # An exception's own class may raise anything there.
         pass
-    return None if error is None else RuntimeError(f"{type(error).__name__}: {error}")
+    return None if error is None else RuntimeError(explained(error))
 
 
 def main() -> None:

@@ -180,3 +180,52 @@ def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_started(
     assert code == 2
     assert error.startswith("apexpert: --learner.device cuda: torch finds no GPU")
     assert list(in_tmp.iterdir()) == []
+USERS = {
+    "raising": "def make(*arguments):\n    raise RuntimeError('no\\ndisplay')\n",
+    "unfinished": "import os\n\ndef make(",
+    "script": "import sys\nsys.exit(3)\n",
+}
+SAID = {
+    "raising": "RuntimeError: no display ({file}, line 2)",
+    "unfinished": "SyntaxError: '(' was never closed ({file}, line 3)",
+    "script": "SystemExit: 3 ({file}, line 2)",
+}
+
+
+@pytest.mark.parametrize("name", USERS)
+@pytest.mark.parametrize("flag", ["--env", "--encoder", "--head"])
+def test_an_error_of_the_users_code_is_one_line_with_its_file_and_line(
+    flag: str, name: str, in_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(in_tmp)])
+    module = f"users_{name}"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    file = in_tmp / f"{module}.py"
+    file.write_text(USERS[name])
+    code, out, err = run_line(capsys, "train", flag, f"{module}:make")
+    said = SAID[name].format(file=file)
+    assert (code, out, err) == (2, "", f"apexpert: {flag} '{module}:make' cannot be made: {said}\n")
+    code, out, err = run_line(capsys, "train", "--traceback", flag, f"{module}:make")
+    *trace, line = err.splitlines()
+    assert (code, out, line) == (2, "", f"apexpert: {flag} '{module}:make' cannot be made: {said}")
+    assert any(f'File "{file}", line {said[-2]}' in text for text in trace)
+
+
+def test_a_fault_of_any_command_is_one_line_and_its_traceback_on_request(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(argv: object) -> int:
+        raise ZeroDivisionError("redis://u:secret@h")
+
+    for name, command in COMMANDS.items():
+        monkeypatch.setattr(f"{command.module}.{command.function}", fail)
+        code, _, err = run_line(capsys, name)
+        assert (code, err.count("\n")) == (1, 1)
+        place = f"({__file__}, line {fail.__code__.co_firstlineno + 1})"
+        assert f"{name}: ZeroDivisionError: redis://u:***@h {place}; --traceback shows all of it" in err
+        code, _, err = run_line(capsys, name, "--traceback")
+        assert code == 1
+        assert err.startswith("Traceback")
+        assert "secret" not in err.replace('redis://u:secret@h")', "")
+
+
