@@ -64,6 +64,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'apexpert' has no attribute {name!r}")
+    # Imported here, so that `import apexpert` alone stays free of cost.
+    from apexpert.users_code import check_packages
+
+    check_packages()
     return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 

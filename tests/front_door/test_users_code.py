@@ -1,0 +1,52 @@
+"""Folders of the user's own with the names of our packages: one line says which hides which."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from apexpert.users_code import PACKAGES, ROOT, explained
+
+SCRIPT = "import apexpert\napexpert.preset('laptop')\n"
+
+
+@pytest.mark.parametrize("name", PACKAGES[1:])
+def test_a_script_beside_a_folder_of_that_name_is_told_which_hides_which(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").touch()
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    line = f"{tmp_path / name} hides the package '{name}' of Apexpert in {ROOT}: give yours another name"
+    assert done.stderr.splitlines()[-1].endswith(f"HiddenPackage: {line}")
+
+
+def test_a_folder_without_modules_hides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "script.py").write_text(SCRIPT)
+    environment = {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=environment, check=True)
+
+
+@pytest.mark.parametrize("statement", ["import models.mine", "from models import mine"])
+def test_a_package_of_ours_that_hides_a_folder_of_the_users_is_named(
+    statement: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models").mkdir()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    with pytest.raises(ImportError) as caught:
+        exec(statement)
+    hint = f"; the package 'models' of Apexpert hides {tmp_path}/models: give yours another name"
+    assert explained(caught.value).endswith(hint)
+
+
+def test_a_module_that_is_nowhere_is_hidden_by_nothing() -> None:
+    with pytest.raises(ImportError) as caught:
+        exec("import no_such_module")
+    assert "hides" not in explained(caught.value)
