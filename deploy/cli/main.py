@@ -33,7 +33,9 @@ COMMANDS = {
         "deploy.cli.run.train", "resume", "resume a run from its newest checkpoint, replay included"
     ),
     "status": Command("deploy.cli.run.control", "status", "show how a run is doing (--follow keeps showing)"),
-    "scale": Command("deploy.cli.run.control", "scale", "change the number of actors of a running run"),
+    "scale": Command(
+        "deploy.cli.run.control", "scale", "change the number of actors of a running run, or add shards"
+    ),
     "stop": Command("deploy.cli.run.control", "stop", "end a run cleanly, with a checkpoint"),
     "diff": Command(
         "deploy.cli.run.diff", "diff", "set runs side by side: what differs in settings and results"
@@ -69,10 +71,14 @@ COMMANDS = {
     "replay": Command(
         "deploy.cli.replay.replay",
         "replay",
-        "look at a run's replay (--verify, --frames, --export, --delete)",
+        "look at a run's replay (--verify, --frames, --export, --import, --delete)",
+    ),
+    "bench": Command(
+        "deploy.cli.bench",
+        "bench",
+        "measure actor, replay, learner, head, diagnostics, weights or end-to-end",
     ),
     "games": Command("deploy.cli.games", "games", "list the Atari games, their scores and published agents"),
-    "bench": Command("deploy.cli.bench", "bench", "measure this machine: actor, learner or end-to-end"),
     "doctor": Command(
         "deploy.cli.doctor", "doctor", "check that this machine can train, and say what to do if not"
     ),
@@ -88,13 +94,13 @@ Trains Soft Mixture-of-Experts Q-networks on Atari with many actors and one lear
   A first run:  apexpert doctor
                 apexpert train --preset laptop --game Pong
   Help on one:  apexpert train --help
+  All of an error, instead of its last line:  apexpert COMMAND --traceback
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's own) and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-  All of an error, instead of its last line:  apexpert COMMAND --traceback
     open_closed_streams()
     print_whatever_is_in_a_path()
     with unfailing():

@@ -2,15 +2,15 @@
 
 import contextlib
 import dataclasses
+import difflib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
 from deploy.cli.errors import TRACEBACK, UsageError
-from deploy.run.checks import near_matches
 from deploy.run.config import describe_type
 
 T = TypeVar("T")
@@ -53,6 +53,7 @@ def parse(kind: type[T], argv: Sequence[str], *, command: str, default: T | None
             value, unknown = tyro.cli(kind, args=list(argv), prog=prog, return_unknown_args=True, **given)
     except SystemExit as stop:
         if stop.code in (0, None):
+            print(f"{TRACEBACK}: with any command, print all of an error instead of its last line")
             raise
         raise UsageError(explain(errors.getvalue(), kind, argv, prog)) from None
     if unknown:
@@ -130,21 +131,26 @@ def _unknown(token: str, flags: dict[str, Any], argv: Sequence[str], prog: str) 
     """Return one line about a token that belongs to no flag."""
     if token.startswith("-"):
         name = _hyphens(token.partition("=")[0])
-        if name in RENAMED:
-            return f"{name}: unknown flag; it is {RENAMED[name]} now"
-        same_end = [flag for flag in flags if flag.endswith(f".{name.lstrip('-')}")]
-        hint = (
-            f"; did you mean {' or '.join(same_end)}?"
-            if same_end
-            else near_matches(name, [*flags, *SHORT_FLAGS], 1)
-        )
-        return f"{name}: unknown flag{hint} (all flags: {prog} --help)"
+        renamed = RENAMED.get(name, "")
+        if renamed.partition(" ")[0] in flags:
+            return f"{name}: unknown flag; it is {renamed} now"
+        return f"{name}: unknown flag{_flags_meant(name, flags)} (all flags: {prog} --help)"
     before = argv[argv.index(token) - 1] if token in argv and argv.index(token) > 0 else ""
     if flags.get(_hyphens(before)) is bool:
         off = before.replace("--", "--no-") if "." not in before else before.replace(".", ".no-", 1)
         return f"{before}: takes no value ({token!r}); {off} turns it off"
     after = f" after {before}" if before else ""
-    return f"{token!r}{after}: unexpected; options are flags like --name VALUE (see {prog} --help)"
+    return f"{token!r}{after}: unexpected; every option begins with -- (see {prog} --help)"
+
+
+def _flags_meant(name: str, flags: Iterable[str]) -> str:
+    """Return `; did you mean ...?` with full names of flags that the command has, or an empty string."""
+    if same_end := [flag for flag in flags if flag.endswith(f".{name.lstrip('-')}")]:
+        return f"; did you mean {' or '.join(same_end)}?"
+    full = {flag: flag for flag in [*flags, TRACEBACK]}
+    full |= {short: flag for short, flag in SHORT_FLAGS.items() if flag in full}
+    near = difflib.get_close_matches(name, full, n=1, cutoff=0.6)
+    return f"; did you mean {full[near[0]]}?" if near else ""
 
 
 def _hyphens(name: str) -> str:

@@ -166,6 +166,8 @@ def _base(full: Sequence[str], default: Callable[[], Config]) -> Config:
     # Asked for apart from its value: --preset without a value is a mistake, not the default.
     preset = flag_value(full, "--preset") or ""
     given = any(token.partition("=")[0] == "--preset" for token in full)
+    if given and not preset:
+        raise UsageError(f"--preset: needs a value; allowed are {', '.join(presets.PRESETS)}")
     path, like = flag_value(full, "--config"), flag_value(full, "--like")
     file = ConfigFile.read(Path(path)) if path else None
     if like and given:

@@ -1,5 +1,7 @@
 """One-line mistakes of the command line, found before anything starts, and its help."""
 
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +9,11 @@ from typing import Any
 
 import pytest
 
+from deploy.cli.bench import WHAT
+from deploy.cli.errors import UsageError
 from deploy.cli.main import COMMANDS
+from deploy.cli.parsing import RENAMED, SHORT_FLAGS, flags_of, parse
+from deploy.cli.replay.replay import ACTIONS
 from deploy.fleet.errors import WrongFlag
 from deploy.run.config import Config
 from deploy.run.folder import RunFolder
@@ -25,13 +31,14 @@ MISTAKES = [
         "--preset lapto: unknown preset; allowed are paper-rainbow, paper-dqn, paper-dqn-nature, der",
     ),
     (["train", "--preset=none"], "--preset none: unknown preset"),
-    (["train", "--preset"], "--preset : unknown preset; allowed are"),
+    (["train", "--preset"], "--preset: needs a value; allowed are paper-rainbow"),
+    (["model", "--preset", "--json"], "--preset: needs a value"),
     (["train", "--replay.shardz", "3"], "--replay.shardz: unknown flag; did you mean --replay.shards?"),
     (
         ["train", "--network.no-distributional"],
         "--network.no-distributional: unknown flag; it is --network.values scalar now",
     ),
-    (["train", "--gme", "Pong"], "--gme: unknown flag; did you mean --game?"),
+    (["train", "--gme", "Pong"], "--gme: unknown flag; did you mean --environment.game?"),
     (["train", "--n-step", "3"], "--n-step: unknown flag; did you mean --replay.n-step?"),
     (["train", "--replay.shards", "abc"], "--replay.shards: 'abc' is not allowed; allowed is a whole number"),
     (["train", "--replay.shards=1.5"], "--replay.shards: '1.5' is not allowed; allowed is a whole number"),
@@ -71,6 +78,7 @@ MISTAKES = [
     (["bench"], "WHAT is missing"),
     (["bench", "reply"], "allowed is one of actor, replay, learner, head, diagnostics, weights, end-to-end"),
     (["doctor", "--fast"], "--fast: unknown flag"),
+    (["list", "--tracebak"], "--tracebak: unknown flag; did you mean --traceback?"),
 ]
 
 
@@ -99,6 +107,30 @@ def test_answers_come_without_torch_and_ray(argv: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+HINTED = [*SHORT_FLAGS, *RENAMED, *(f"{flag}x" for flag in SHORT_FLAGS), "--n-step", "--runs_dirs", "--jsn"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_hints_name_flags_of_the_command_by_their_full_names(name: str) -> None:
+    command = COMMANDS[name]
+    module, function = importlib.import_module(command.module), command.function.removesuffix("_runs")
+    kind = getattr(module, f"{function.capitalize()}Arguments")
+    flags = flags_of(kind)
+    for typed in set(HINTED) - set(flags):
+        with pytest.raises(UsageError) as caught:
+            parse(kind, [typed], command=name)
+        hint = str(caught.value).partition("(all flags")[0].removeprefix(f"{typed.replace('_', '-')}: ")
+        assert set(re.findall(r"--[\w.-]*\w", hint)) <= {*flags, "--traceback"}, hint
+
+
+def test_the_main_help_says_what_commands_can_do() -> None:
+    text = {name: command.summary for name, command in COMMANDS.items()}
+    assert all(what in text["bench"] for what in WHAT)
+    assert "actors" in text["scale"]
+    assert "shards" in text["scale"]
+    assert all(f"--{action.rstrip('_')}" in text["replay"] for action in ACTIONS)
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,14 +204,6 @@ def test_frames_too_small_for_the_encoder_are_found_before_anything_starts(
     sys.modules.pop("small_frames")
 
 
-def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_started(
-    capsys: pytest.CaptureFixture[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    code, _, error = run_line(capsys, "train", "--learner.device", "cuda")
-    assert code == 2
-    assert error.startswith("apexpert: --learner.device cuda: torch finds no GPU")
-    assert list(in_tmp.iterdir()) == []
 USERS = {
     "raising": "def make(*arguments):\n    raise RuntimeError('no\\ndisplay')\n",
     "unfinished": "import os\n\ndef make(",
@@ -229,3 +253,11 @@ def test_a_fault_of_any_command_is_one_line_and_its_traceback_on_request(
         assert "secret" not in err.replace('redis://u:secret@h")', "")
 
 
+def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_started(
+    capsys: pytest.CaptureFixture[str], in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, _, error = run_line(capsys, "train", "--learner.device", "cuda")
+    assert code == 2
+    assert error.startswith("apexpert: --learner.device cuda: torch finds no GPU")
+    assert list(in_tmp.iterdir()) == []
