@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.arrays import num_parameters
 from models.mixtures.experts import Experts
 from models.mixtures.heads import MoEHead
+from models.mixtures.sparse_moe import TopKMoE
 from models.q_network import QNetwork
 from models.values.noisy import Noise
 
@@ -38,6 +39,8 @@ class MixtureSummary:
     """The mixture of experts in the head."""
 
     num_experts: int
+    num_selected: int | None
+    """Experts that a Top-k mixture chooses for each token (k); None for a Soft MoE, which uses all."""
     slots_per_expert: int
     hidden_units: int
     """Hidden units of each expert."""
@@ -137,6 +140,7 @@ def _mixture(network: QNetwork) -> MixtureSummary | None:
     in_experts = num_parameters(moe.experts)
     return MixtureSummary(
         num_experts=moe.num_experts,
+        num_selected=moe.num_selected if isinstance(moe, TopKMoE) else None,
         slots_per_expert=moe.num_slots,
         hidden_units=network.config.hidden_of_an_expert,
         parameters_per_expert=in_experts // moe.num_experts,

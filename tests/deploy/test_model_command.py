@@ -39,6 +39,16 @@ def test_what_is_learned_of_an_action_is_named(flags, line, outputs, capsys):
     assert outputs in printed
 
 
+def test_a_top_k_mixture_says_how_many_experts_a_token_has(capsys):
+    flags = ["--preset", "laptop", "--head", "top_k_moe", "--network.selected-experts", "2"]
+    assert main(["model", *flags]) == 0
+    assert "  experts        4, k = 2 per token, 128 hidden units each\n" in capsys.readouterr().out
+    assert main(["model", *flags, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["mixture"]["num_selected"] == 2
+    assert main(["model", "--preset", "laptop"]) == 0
+    assert "  experts        4, 128 hidden units each\n" in capsys.readouterr().out
+
+
 def test_as_json_it_has_the_configuration_beside_it(capsys):
     assert main(["model", "--preset", "laptop", "--network.slim-experts", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)

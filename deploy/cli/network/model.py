@@ -102,8 +102,9 @@ def facts(config: Config, summary: "NetworkSummary") -> dict[str, str]:
         "tokens": f"{summary.num_tokens:,} x {summary.token_width:,} ({network.tokens})",
     }
     if (mixture := summary.mixture) is not None:
+        chosen = f", k = {mixture.num_selected} per token" if mixture.num_selected else ""
         found |= {
-            "experts": f"{mixture.num_experts}, {mixture.hidden_units:,} hidden units each",
+            "experts": f"{mixture.num_experts}{chosen}, {mixture.hidden_units:,} hidden units each",
             "slots": f"{mixture.slots_per_expert:,} per expert,"
             f" {mixture.slots_per_expert * mixture.num_experts:,} in total",
         }
