@@ -59,6 +59,16 @@ def test_rows_and_a_picture(capsys: pytest.CaptureFixture[str]) -> None:
     assert (folder.path / "bands.png").stat().st_size > 5_000
 
 
+@pytest.mark.parametrize(("given", "written"), [("a/b", "a/b.png"), ("there", "there/bands.png")])
+def test_the_picture_is_where_it_is_said_to_be(
+    given: str, written: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("there").mkdir()
+    played()
+    assert f"  picture {written}\n" in told(capsys, "r", "--output", given)
+    assert Path(written).stat().st_size > 5_000
+
+
 def test_json_draws_only_when_told_where(capsys: pytest.CaptureFixture[str], in_tmp: Path) -> None:
     folder = played()
     told_json: dict[str, Any] = json.loads(told(capsys, "r", "--json"))
@@ -119,7 +129,7 @@ MISTAKES = [
     (["--power", "Pong", "--agent", "dqn", "--output", "x.png"], 2, "--output x.png: --power draws no"),
     (["r", "--encoder", "resnet"], 2, "--encoder: 'resnet' is not allowed"),
     (["none"], 2, "no run 'none'"),
-    (["r", "--output", "nowhere/x.png"], 1, "--output nowhere/x.png: "),
+    (["r", "--output", "nowhere/x.gifs"], 2, "--output nowhere/x.gifs: must end in .png or .pdf"),
 ]  # fmt: skip
 
 
@@ -130,7 +140,9 @@ def test_a_mistake_is_one_line(
     words: list[str], code: int, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     played()
+    before = sorted(Path().iterdir())
     assert main(["bands", *words]) == code
+    assert sorted(Path().iterdir()) == before
     error = capsys.readouterr().err
     assert error.startswith("apexpert: ")
     assert error.count("\n") == 1

@@ -64,6 +64,25 @@ def test_an_exported_network_is_the_online_one_alone(tmp_path, capsys):
     assert load_model(file).config.network == folder.load_config().network
 
 
+def test_files_go_into_a_folder_that_is_named_and_get_the_ending_that_is_missing(
+    tmp_path, monkeypatch, capsys
+):
+    exported(tmp_path, capsys)
+    monkeypatch.chdir(tmp_path)
+    for command, given, written in (
+        ("export", "a/net", "a/net.safetensors"),
+        ("export", "b/", "b/seen.safetensors"),
+        ("play", "a/game", "a/game.mp4"),
+        ("play", "a", "a/update-000000056-seed-1.mp4"),
+    ):
+        assert main([command, "seen", "--runs-dir", ".", "--output", given]) == 0
+        assert capsys.readouterr().out.split()[0] == written
+        assert (tmp_path / written).stat().st_size > 100
+    assert main(["play", "seen", "--runs-dir", ".", "--output", "new/game.wav"]) == 2
+    assert "--output new/game.wav: must end in .mp4" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_play_and_show_take_a_file_too(tmp_path, monkeypatch, capsys):
     _, file = exported(tmp_path, capsys)
     monkeypatch.chdir(tmp_path)

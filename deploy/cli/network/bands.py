@@ -10,6 +10,7 @@ import tyro
 
 from deploy.cli.errors import CommandFailed, UsageError
 from deploy.cli.parsing import parse
+from deploy.cli.run.targets import PICTURES, file_target
 from deploy.run.config import Config, ConfigError
 from deploy.run.folder import RunFolder
 
@@ -47,7 +48,7 @@ class BandsArguments:
     json: bool = False
     """Print JSON instead of rows; the picture is then drawn with --output only."""
     output: str = ""
-    """File of the picture; empty writes bands.png into the run's folder."""
+    """File of the picture, or its folder; empty writes bands.png into the run's folder."""
     runs_dir: str = "runs"
     """Folder that holds the runs' folders."""
 
@@ -102,6 +103,9 @@ def _show_run(arguments: BandsArguments, folder: RunFolder) -> None:
             " (dqn, c51, rainbow, qr-dqn or iqn)"
         )
     curve = _curve(config.game_name, agent, arguments.encoder or _published_encoder(config))
+    target = None
+    if arguments.output or not arguments.json:
+        target = file_target("--output", arguments.output, folder.path / PICTURE, PICTURES)
     try:
         run = read_run_episodes(folder, config)
     except NoEpisodes as error:
@@ -111,17 +115,17 @@ def _show_run(arguments: BandsArguments, folder: RunFolder) -> None:
         print(json.dumps(report.document(folder.name, run, compared), indent=1))
     else:
         bands_table.print_bands(folder.name, run, compared)
-    if arguments.output or not arguments.json:
-        _draw(folder.name, compared, Path(arguments.output or folder.path / PICTURE), arguments.json)
+    if target is not None:
+        _draw(folder.name, compared, target, arguments.json)
 
 
 def _draw(name: str, compared: "Bands", target: Path, quiet: bool) -> None:
     from deploy.reports.seeds.bands_plot import draw_bands
 
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         drawn = draw_bands(name, compared, target)
-    except (OSError, ValueError) as error:
-        # ValueError: matplotlib knows no such ending of a file's name.
+    except OSError as error:
         raise CommandFailed(f"--output {target}: {error}") from None
     # With --json, standard output is the document alone.
     if not quiet:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from deploy.cli.errors import CommandFailed
 from deploy.cli.parsing import parse
-from deploy.cli.run.targets import check_target
+from deploy.cli.run.targets import file_target
 from deploy.networks.trained import TrainedName, open_trained
-from deploy.run.config import ConfigError
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class ExportArguments:
     run: TrainedName
     """Name of the run under --runs-dir, or the path of its folder."""
     output: str = ""
-    """File to write, NAME.safetensors; empty takes the run's name, in the current folder."""
+    """File to write, NAME.safetensors, or its folder; empty takes the run's name, in the current folder."""
     best: bool = False
     """Take the best checkpoint by evaluation instead of the newest."""
     runs_dir: str = "runs"
@@ -38,11 +37,9 @@ def export(argv: Sequence[str]) -> int:
     trained = open_trained(arguments.run, arguments.runs_dir, best=arguments.best)
     from deploy.networks.model_file import SUFFIX, Model, save_model
 
-    target = Path(arguments.output or f"{trained.name}{SUFFIX}")
-    if target.suffix != SUFFIX:
-        raise ConfigError(f"--output {target}: must end in {SUFFIX}, by which a file is told from a run")
-    check_target("--output", target)
+    target = file_target("--output", arguments.output, Path(f"{trained.name}{SUFFIX}"), (SUFFIX,))
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         save_model(Model(trained.config, trained.checkpoint), target)
     except OSError as error:
         raise CommandFailed(f"{target}: {error.strerror or error}") from None

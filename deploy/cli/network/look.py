@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -12,7 +11,7 @@ import tyro
 from deploy.cli.errors import CommandFailed
 from deploy.cli.parsing import parse
 from deploy.cli.run.follow import Interrupts
-from deploy.cli.run.targets import check_target
+from deploy.cli.run.targets import PICTURES, check_target, file_target
 from deploy.networks.trained import TrainedName, open_trained
 from deploy.run.config import ConfigError, with_values
 from deploy.run.folder import RunFolder
@@ -63,7 +62,8 @@ class PlotArguments:
     diagnostics: bool = False
     """Draw the diagnostics instead of the learning curves."""
     output: str = ""
-    """File to write; empty writes learning_curve.png or diagnostics.png into the first run's folder."""
+    """File to write (.png, .pdf or .svg), or its folder; empty writes learning_curve.png or diagnostics.png
+    into the first run's folder."""
     runs_dir: str = "runs"
     """Folder that holds the runs' folders."""
 
@@ -126,6 +126,7 @@ def evaluate(argv: Sequence[str]) -> int:
 def _keep_report(folder: RunFolder, name: str, report: "EvaluationReport", *, as_json: bool) -> str:
     """Write a report that has been shown; return why that failed, empty if it did not."""
     try:
+        folder.path.mkdir(parents=True, exist_ok=True)
         folder.write_json(name, report.to_json())
     except OSError as error:
         return f"the report cannot be written: {folder.path / name}: {error.strerror}"
@@ -141,12 +142,13 @@ def plot(argv: Sequence[str]) -> int:
         raise ConfigError("RUN is missing: name one run or more (see apexpert plot --help)")
     folders = [RunFolder.open(name, arguments.runs_dir) for name in arguments.runs]
     name = "diagnostics.png" if arguments.diagnostics else "learning_curve.png"
-    target = Path(arguments.output or folders[0].path / name)
+    target = file_target("--output", arguments.output, folders[0].path / name, PICTURES)
     from deploy.reports.curves import CurveError, draw_curves
     from deploy.reports.diagnostics_plot import draw_diagnostics
 
     draw = draw_diagnostics if arguments.diagnostics else draw_curves
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         print(draw([folder.path for folder in folders], target))
     except (CurveError, OSError, ValueError) as error:
         raise CommandFailed(f"{target.name}: {error}") from None

@@ -11,9 +11,12 @@ from deploy.cli.errors import CommandFailed
 from deploy.cli.network.look import print_episode
 from deploy.cli.parsing import parse
 from deploy.cli.run.follow import Interrupts
-from deploy.cli.run.targets import check_target
+from deploy.cli.run.targets import file_target
 from deploy.networks.trained import Trained, TrainedName, open_trained
 from deploy.run.config import ConfigError
+
+VIDEOS = (".mp4", ".mkv", ".mov")
+"""Endings of videos, the usual one first."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class PlayArguments:
     seed: int = 1
     """Seed of the first game; each further game uses the next number."""
     output: str = ""
-    """Write an mp4 instead of opening a window."""
+    """File, or folder, to write an mp4 into instead of opening a window."""
     best: bool = False
     """Take the best checkpoint by evaluation instead of the newest."""
     runs_dir: str = "runs"
@@ -55,8 +58,7 @@ def play(argv: Sequence[str]) -> int:
             # A display may be named that does not answer: then the game becomes an mp4.
             print(f"no window can be opened ({error})", file=sys.stderr)
     name = f"{trained.stem}-seed-{arguments.seed}.mp4"
-    video = Path(arguments.output) if arguments.output else trained.videos("") / name
-    check_target("--output", video)
+    video = file_target("--output", arguments.output, trained.videos("") / name, VIDEOS)
     if failure := _play(trained, arguments, video):
         raise CommandFailed(failure)
     print(video)

@@ -90,6 +90,7 @@ def _draw(
     rows = min(arguments.frames, len(moments))
     # From the first moment to the last; a single row shows the first.
     chosen = [moments[index * (len(moments) - 1) // max(rows - 1, 1)] for index in range(rows)]
+    sheet.parent.mkdir(parents=True, exist_ok=True)
     print(draw_sheet(chosen, title, sheet))
     if arguments.video and not failure:
         print(video)

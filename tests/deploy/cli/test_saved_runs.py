@@ -235,3 +235,42 @@ def test_a_run_that_was_good_enough_needs_another_such_end(
     assert "because             --max-hours 1 is reached" in out
     run = folder.load_config().run
     assert (run.until_return, run.max_hours, run.total_env_steps) == (7.0, 1.0, 10_000)
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        ("work/curve", "work/curve.png"),
+        ("there", "there/learning_curve.png"),
+        ("new/", "new/learning_curve.png"),
+        ("new/deep/x.svg", "new/deep/x.svg"),
+    ],
+)
+def test_plot_prints_the_file_that_it_writes(
+    given: str, written: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved_run().metrics_path.write_text('{"progress/num_frames": 4000, "episode/return_mean_100": -20.0}\n')
+    Path("there").mkdir()
+    before = set(in_tmp.rglob("*"))
+    assert run_line(capsys, "plot", "r", "--output", given) == (0, f"{written}\n", "")
+    assert [path for path in set(in_tmp.rglob("*")) - before if path.is_file()] == [in_tmp / written]
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("v1.2", "v1.2: must end in .png"),
+        ("new/x.gifs", "new/x.gifs: must end in .png"),
+        ("file/x.png", "file/x.png: Not a directory"),
+    ],
+)
+def test_a_refused_output_is_one_line_and_leaves_nothing(
+    given: str, why: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved_run().metrics_path.write_text('{"progress/num_frames": 4000, "episode/return_mean_100": -20.0}\n')
+    Path("file").touch()
+    before = set(in_tmp.rglob("*"))
+    code, out, err = run_line(capsys, "plot", "r", "--output", given)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert why in err
+    assert set(in_tmp.rglob("*")) == before
