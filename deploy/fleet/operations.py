@@ -1,7 +1,6 @@
 """Operations on a run, for the command line and for Python: create, launch, scale, stop."""
 
 import contextlib
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,7 +30,7 @@ def create(config: Config) -> RunFolder:
             # Loaded again, because the folder has made up a name where none was given.
             claim_new(folder.load_config(), folder)
     except BaseException:
-        shutil.rmtree(folder.path)
+        folder.unmake()
         raise
     return folder
 
@@ -47,7 +46,7 @@ def start_new(folder: RunFolder) -> RunClient:
             return launch(config, folder, resume=False)
     except WrongFlag as error:
         release_new(config)
-        shutil.rmtree(folder.path)
+        folder.unmake()
         raise ConfigError(str(error)) from None
 
 

@@ -3,10 +3,9 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy.run.config import Config, ConfigError, with_values
+from deploy.run.config import RUN_NAMES, Config, ConfigError, is_run_name, with_values
 from deploy.run.errors import RunBusy, RunNotFound
 from deploy.run.folder import RunFolder
 from deploy.run.preflight import URLS_VARIABLE, urls_of_environment, with_urls_of_today
@@ -158,7 +157,7 @@ def connected(
 
 def new_run(name: str, runs_dir: str, config: Config, urls: tuple[str, ...]) -> RunFolder:
     """Create the folder of a new run with this configuration, on these servers or embedded ones."""
-    if Path(name).name != name:
-        raise ConfigError(f"RUN {name!r}: no such run; name a new one without slashes, below --runs-dir")
+    if not name or not is_run_name(name):
+        raise ConfigError(f"RUN {name!r}: no such run; the name of a new one must be {RUN_NAMES}")
     changed = with_values(config, run__name=name, run__runs_dir=runs_dir, replay__urls=urls)
     return RunFolder.create(changed)

@@ -4,6 +4,7 @@ All JSON in it is written atomically (apexpert/durable.py), so that a crash leav
 one, never half of one.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -49,6 +50,7 @@ class RunFolder(LockedFolder):
         self.videos = self.path / "videos"
         self.replay = self.path / "replay"
         self.tensorboard = self.path / "tensorboard"
+        self._made_above: list[Path] = []
 
     @property
     def identity(self) -> Identity | None:
@@ -82,14 +84,24 @@ class RunFolder(LockedFolder):
         Raises RunExists when the name is taken, RunError when the folder cannot be made, OSError when it
         cannot be written; then none is left.
         """
+        runs_dir = cls(Path(config.run.runs_dir)).path
+        made_above = [above for above in (runs_dir, *runs_dir.parents) if not above.exists()]
         folder = cls(_make_folder(config))
+        folder._made_above = made_above
         try:
             folder._fill(with_values(config, run__name=folder.name))
         except BaseException:
             # Neither a new run nor `resume` could use what is half made.
-            shutil.rmtree(folder.path, ignore_errors=True)
+            folder.unmake()
             raise
         return folder
+
+    def unmake(self) -> None:
+        """Remove the folder of a new run that is refused, and the folders that `create` made for it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        for above in self._made_above:
+            with contextlib.suppress(OSError):  # Another run is in it by now.
+                above.rmdir()
 
     def _fill(self, config: Config) -> None:
         self.settle(drawn_for(self.path))

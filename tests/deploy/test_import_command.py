@@ -65,7 +65,50 @@ def test_an_archive_that_is_not_whole_leaves_no_run(
     (archive / "shard-0.segments").write_text("damaged")
     assert import_to(tmp_path / "runs", archive) == 2
     assert "is not as it was written" in capsys.readouterr().err
-    assert list((tmp_path / "runs").iterdir()) == []
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["a b", "-x", "", "n" * 81, "a/b", ".hidden"])
+def test_a_name_that_no_run_can_have_leaves_no_folder(
+    name: str, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "new" / "runs"
+    assert main(["replay", "--runs-dir", str(runs), "--import", str(archive), "--", name]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"apexpert: RUN {name!r}: no such run; the name of a new one must be letters")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_servers_that_do_not_answer_leave_no_folder(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("deploy.replays.source.RETRY_SECONDS", 0.1)
+    monkeypatch.setenv("APEXPERT_REDIS_URLS", f"unix://{tmp_path}/none.sock")
+    assert import_to(tmp_path / "runs", archive) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=repr)
+def test_an_import_that_is_cut_off_leaves_no_folder(
+    error: BaseException, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(transfer, "import_run", cut)
+    assert import_to(tmp_path / "runs", archive) in (1, 130)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_archive_of_other_shards_starts_no_servers_in_a_run_that_is_there(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunFolder.create(catch_config(tmp_path / "runs", run__name="new", replay__shards=2))
+    assert import_to(tmp_path / "runs", archive) == 2
+    assert "it is of 1 shards, here would be 2" in capsys.readouterr().err
+    assert list(run.replay.iterdir()) == []
 
 
 def test_nobody_resumes_a_run_before_its_import_is_whole(

@@ -1,12 +1,11 @@
 """`apexpert replay --export` and `--import`: a run's replay as a folder, with its newest checkpoint."""
 
 import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from deploy.cli.errors import CommandFailed
 from deploy.replays.source import Source, connected, find, new_run, served
@@ -55,14 +54,18 @@ def import_replay(name: str, runs_dir: str, urls: tuple[str, ...], folder: str, 
     `import_run` hashes all bytes of the archive once, when there is a place to put them.
     """
     with ExitStack() as stack:
+        new = stack.enter_context(NewFolder())
         try:
             archive = Archive(Path(folder))
-            target = _target(stack, name, runs_dir, urls, archive)
+            target = _target(stack, new, name, runs_dir, urls, archive)
+            assert target.folder is not None
             with bar("importing") as told:
+                new.has_keys = bool(target.folder.load_config().replay.urls)
                 imported = import_run(archive, target.shards, run=target.run, progress=told)
         except ArchiveError as error:
+            new.has_keys = False  # Raised before anything is put in.
             raise ConfigError(f"--import {folder}: {error}") from None
-        assert target.folder is not None
+        new.folder = None
         # Still locked: a run that is resumed has to find all of it.
         kept = _restore_checkpoint(archive, target.folder)
         _keep_incarnations(archive, target.folder, kept)
@@ -72,32 +75,41 @@ def import_replay(name: str, runs_dir: str, urls: tuple[str, ...], folder: str, 
     return 0
 
 
-def _target(stack: ExitStack, name: str, runs_dir: str, urls: tuple[str, ...], archive: Archive) -> Source:
-    """Return the shards to import into; creates the run's folder if it does not exist."""
+@dataclass
+class NewFolder:
+    """Removes the folder that was made for a new run, if the import is refused, fails or is interrupted."""
+
+    folder: RunFolder | None = None
+    """None before it is made, and once everything is in."""
+    has_keys: bool = False
+    """Whether servers of the user's own may hold something, which `--delete` finds by the folder."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.folder is not None and not self.has_keys:
+            self.folder.unmake()
+
+
+def _target(
+    stack: ExitStack, new: NewFolder, name: str, runs_dir: str, urls: tuple[str, ...], archive: Archive
+) -> Source:
+    """Return the shards to import into; creates the run's folder, as `new`, if it does not exist."""
     # Any URL will do: with one, a name that is new gives None instead of an error.
     folder = find(name, runs_dir, ("new",))
     if folder is None:
-        folder = _new_run(name, runs_dir, urls or urls_of_environment(), archive)
-        stack.enter_context(_unmade_if_refused(folder))
+        folder = new.folder = _new_run(name, runs_dir, urls or urls_of_environment(), archive)
     try:
         stack.enter_context(folder.lock())
     except RunBusy:
         raise RunBusy(f"--import: {folder.name} is live; import into another run") from None
     config = folder.load_config()
     urls = urls or with_urls_of_today(config).replay.urls
+    # Before servers are started, which make files.
+    _check_shards(len(urls) or config.replay.shards, archive)
     urls = urls or stack.enter_context(served(folder, config, live=False, create=True))
     return stack.enter_context(connected(config.run.name, urls, folder=folder, empty=True))
-
-
-@contextmanager
-def _unmade_if_refused(folder: RunFolder) -> Iterator[None]:
-    """Remove a new run's folder if the archive does not fit or is broken: nothing has been put in."""
-    try:
-        yield
-    except ConfigError:
-        # `import_replay` has turned all that is wrong with an archive into ConfigError.
-        shutil.rmtree(folder.path)
-        raise
 
 
 def _new_run(name: str, runs_dir: str, urls: tuple[str, ...], archive: Archive) -> RunFolder:
@@ -105,10 +117,13 @@ def _new_run(name: str, runs_dir: str, urls: tuple[str, ...], archive: Archive) 
     if not exported.config_path.is_file():
         raise ArchiveError(f"it has no {CONFIG} to make the run {name!r} from; name a run that is there")
     config = exported.load_config()
-    shards = len(urls) or config.replay.shards
+    _check_shards(len(urls) or config.replay.shards, archive)
+    return new_run(name, runs_dir, config, urls)
+
+
+def _check_shards(shards: int, archive: Archive) -> None:
     if shards != archive.num_shards:
         raise ArchiveError(f"it is of {archive.num_shards} shards, here would be {shards}")
-    return new_run(name, runs_dir, config, urls)
 
 
 def _restore_checkpoint(archive: Archive, folder: RunFolder) -> Checkpoint | None:
