@@ -7,6 +7,7 @@ from typing import Any
 from actors.episodes import Episode
 from deploy.fleet.processes.handles import RoleHandle, start_actor
 from deploy.fleet.processes.role import Assignment
+from deploy.fleet.ray.nodes import has_free_core
 from deploy.fleet.reporting.actor_metrics import FleetReport, totals
 from deploy.fleet.run_state import FleetState
 from deploy.fleet.scaling import Restarts, missing, surplus
@@ -132,7 +133,15 @@ class ActorFleet:
                 del self._starting[slot]
             elif now - since > START_SECONDS:
                 del self._starting[slot]
-                self._note(f"actor {slot} has waited {START_SECONDS:.0f} s to start: has Ray a free core?")
+                self._note(
+                    f"actor {slot} has waited {START_SECONDS:.0f} s to start: {self._why_waiting(slot)}"
+                )
+
+    def _why_waiting(self, slot: int) -> str:
+        # An actor that has answered has its core, perhaps the last one.
+        if self._running[slot][1].report is None and not has_free_core(self._node_id):
+            return "Ray has no free core for it"
+        return "Ray has a core for it, and its machine is slow"
 
     def _dismiss(self, slot: int, now: float) -> None:
         incarnation, handle = self._running.pop(slot)

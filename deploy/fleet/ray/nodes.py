@@ -3,6 +3,7 @@
 from typing import Any
 
 import ray
+from ray._private.state import available_resources_per_node
 from ray.exceptions import RayError, RayTaskError
 
 from apexpert.errors import one_line
@@ -29,6 +30,12 @@ def address_for_others() -> str | None:
     nodes = alive_nodes()
     own = next(node for node in nodes if node["NodeID"] == here())
     return str(own["NodeManagerAddress"]) if len(nodes) > 1 else None
+
+
+def has_free_core(node_id: str | None) -> bool:
+    """Whether Ray has a core to give away on node `node_id`, or on any node for None."""
+    nodes = available_resources_per_node()  # type: ignore[no-untyped-call]
+    return any(free.get("CPU", 0.0) >= 1 for node, free in nodes.items() if node_id in (None, node))
 
 
 def learner_gpus(config: Config, node_id: str) -> float:
