@@ -44,12 +44,15 @@ def all_help() -> str:
 
 
 def help_of(name: str) -> str:
-    """What `apexpert NAME --help` prints on a terminal of `WIDTH` columns, without its colours."""
+    """What `apexpert NAME --help` prints on a terminal of `WIDTH` columns, without its colours.
+
+    Of `train` it is `--help all`.
+    """
     printed, columns = io.StringIO(), os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = str(WIDTH)
     try:
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-            run_command(name, ["--help"])
+            run_command(name, ["--help", "all"] if name == "train" else ["--help"])
     finally:
         os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", printed.getvalue()).splitlines()

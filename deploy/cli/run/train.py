@@ -15,6 +15,7 @@ from deploy.cli.output import is_lost, why_lost
 from deploy.cli.parsing import as_typed, expand_short, flag_value, parse
 from deploy.cli.run import summary
 from deploy.cli.run.follow import FORCED_CODE, Forced, Interrupts, RunClient, follow
+from deploy.cli.run.section_help import print_help
 from deploy.run import presets
 from deploy.run.checks import check
 from deploy.run.config import Config, ConfigError, RunConfig, hide_password, with_values
@@ -153,7 +154,9 @@ def parse_config(kind: type[T], argv: Sequence[str], *, command: str, default: C
     """
     full = expand_short(argv)
     # As tyro's defaults, the values of preset, run and file are what --help shows.
-    arguments = parse(kind, full, command=command, default=kind(**_sections(_base(full, default))))
+    base = kind(**_sections(_base(full, default)))
+    print_help(base, full, command)
+    arguments = parse(kind, full, command=command, default=base)
     if arguments.base.print_config:
         config_of(arguments)  # Checked, but printed as typed: without the passwords in a file of URLs.
         print(to_toml(presets.fitted(Config(**_sections(arguments)))), end="")

@@ -30,6 +30,7 @@ MISTAKES = [
         ["train", "--preset", "lapto"],
         "--preset lapto: unknown preset; allowed are paper-rainbow, paper-dqn, paper-dqn-nature, der",
     ),
+    (["train", "--help", "replya"], "--help replya: no such section; did you mean replay?"),
     (["train", "--preset=none"], "--preset none: unknown preset"),
     (["train", "--preset"], "--preset: needs a value; allowed are paper-rainbow"),
     (["model", "--preset", "--json"], "--preset: needs a value"),
@@ -149,10 +150,23 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_help_shows_the_chosen_presets_values(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = run_line(capsys, "train", "--preset", "der", "--help")
-    text = " ".join(out.replace("│", " ").split())
-    assert "Steps of the n-step return. (default: 10)" in text
-    assert "--total-env-steps INT" in text
+    for words in (["--help", "all"], ["--help", "replay"]):
+        code, out, _ = run_line(capsys, "train", "--preset", "der", *words)
+        text = " ".join(out.replace("│", " ").split())
+        assert code == 0
+        assert "Steps of the n-step return. (default: 10)" in text
+        assert ("--total-env-steps INT" in text) == (words[1] == "all")
+
+
+@pytest.mark.parametrize("command", ["train", "bench learner", "model"])
+def test_help_without_a_section_is_short_and_names_them(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run_line(capsys, *command.split(), "--help")
+    assert code == 0
+    assert "--total-env-steps INT" in out
+    assert "--replay.n-step" not in out
+    assert f"apexpert {command.split()[0]} --help SECTION, of environment, network" in " ".join(out.split())
 
 
 def test_a_wrong_value_that_only_the_fleet_finds_is_exit_2_and_leaves_no_folder(
