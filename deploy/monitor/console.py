@@ -8,9 +8,10 @@ from rich.console import Console as RichConsole
 from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
-from rich.table import Table
+from rich.text import Text
 
 from deploy.monitor.bands import GREEDY, greedy_return
+from deploy.monitor.terminal import plain_rows, terminal
 
 PLAIN_PERIOD_SECONDS = 10.0
 
@@ -31,7 +32,7 @@ class Console:
         expects: Callable[[float], str] = lambda _: "",
     ) -> None:
         """`expects`: line about what others had reached by an env step; empty where nothing is known."""
-        self._out = out or RichConsole()
+        self._out = out or terminal()
         self._plain = (not self._out.is_terminal) if plain is None else plain
         self._title, self._expects = title, expects
         self._pace = Pace()
@@ -61,8 +62,7 @@ class Console:
             self._print_expected(self._expects(env_steps(status)))
 
     def _print(self, text: str) -> None:
-        # Brackets in a run's name or in a note are text, not rich's markup.
-        self._out.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._out.print(Text(text), soft_wrap=True)
 
     def _print_expected(self, text: str) -> None:
         """Print the line about published results if it has changed."""
@@ -174,7 +174,6 @@ def rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
 def render(title: str, status: Mapping[str, Any], left: float | None, expected: str = "") -> Group:
     """Return the picture for a terminal; `expected`: what others had reached by now."""
     progress = Progress(
-        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         MofNCompleteColumn(),
@@ -182,15 +181,14 @@ def render(title: str, status: Mapping[str, Any], left: float | None, expected: 
         TextColumn(f"env steps, {duration(left)} left"),
     )
     done = int(env_steps(status))
-    progress.add_task(f"{title} [{status['state']}]", total=status["total_env_steps"], completed=done)
-    table = Table.grid(padding=(0, 2))
-    for label, value in rows(status):
-        table.add_row(label, value)
+    progress.add_task("", total=status["total_env_steps"], completed=done)
+    shown = rows(status)
     if expected:
-        table.add_row("expected", expected)
+        shown.append(("expected", expected))
     if status.get("message"):
-        table.add_row("", str(status["message"]))
-    return Group(progress, table)
+        shown.append(("", str(status["message"])))
+    # The state on a line of its own: beside the bar, a long name would push it out of a narrow terminal.
+    return Group(Text(f"{title} [{status['state']}]"), progress, plain_rows(*shown))
 
 
 def line(status: Mapping[str, Any], left: float | None) -> str:

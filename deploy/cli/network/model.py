@@ -19,9 +19,6 @@ from models.config import NetworkConfig
 if TYPE_CHECKING:
     from models.summary import LayerSummary, NetworkSummary
 
-LEAST_COLUMNS = 90
-"""Width of the deepest network's table; a narrower terminal wraps it."""
-
 
 @dataclass(frozen=True)
 class ModelOptions:
@@ -75,8 +72,9 @@ def summary_of(config: Config) -> "NetworkSummary":
 
 
 def _print(config: Config, summary: "NetworkSummary") -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from deploy.monitor.terminal import print_whole
 
     table = Table(box=None, pad_edge=False)
     table.add_column("layer", no_wrap=True)
@@ -85,10 +83,7 @@ def _print(config: Config, summary: "NetworkSummary") -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for layer in summary.layers:
         table.add_row(*_row(layer), style="bold" if layer.is_part else "dim")
-    console = Console()
-    # rich would cut off what does not fit; it takes a pipe for 80 columns.
-    console.width = max(console.width, LEAST_COLUMNS)
-    console.print(table)
+    print_whole(table)
     print()
     for name, value in facts(config, summary).items():
         print(f"  {name:<14} {value}")

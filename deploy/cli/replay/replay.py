@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.progress import Progress
 
 from deploy.cli.errors import CommandFailed
 from deploy.cli.parsing import parse
 from deploy.cli.run.control import RunName
 from deploy.cli.run.targets import check_target
+from deploy.monitor.terminal import terminal
 from deploy.replays.source import Source, opened
 from deploy.run.config import ConfigError
 from deploy.run.errors import RunBusy
@@ -132,8 +132,7 @@ def _show(source: Source, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps(document, indent=1, allow_nan=False))
     else:
-        # A folder's name may contain brackets, which rich would take for markup.
-        print_summary(document, Console(highlight=False, markup=False))
+        print_summary(document, terminal())
     return 0
 
 
@@ -212,7 +211,7 @@ def _agreed(question: str) -> bool:
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], object]]:
     """Show a bar on stderr, if that is a terminal; yield the function that moves it to (done, total)."""
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -122,8 +122,9 @@ def stop(argv: Sequence[str]) -> int:
 
 def list_runs(argv: Sequence[str]) -> int:
     """Print one line per run; return the exit code."""
-    from rich.console import Console
     from rich.table import Table
+
+    from deploy.monitor.terminal import print_whole
 
     arguments = parse(ListArguments, argv, command="list")
     folders = run_folder.list_runs(arguments.runs_dir)
@@ -133,8 +134,7 @@ def list_runs(argv: Sequence[str]) -> int:
     table = Table("run", "game", "state", "env steps", "return", box=None, pad_edge=False)
     for folder in folders:
         table.add_row(*_row(folder))
-    # rich would take the brackets of a folder called r[b] for markup.
-    Console(soft_wrap=True, markup=False).print(table)
+    print_whole(table)
     return 0
 
 

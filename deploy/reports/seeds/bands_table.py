@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from deploy.monitor.terminal import print_whole
 from deploy.reports.seeds.band_power import Detection, PowerRow
 from deploy.reports.seeds.bands import Bands, Compared
 from deploy.reports.seeds.episodes import RunEpisodes
 from deploy.reports.seeds.published import PredictionInterval, PublishedCurve
-
-COLUMNS = 200
 
 
 def print_bands(name: str, run: RunEpisodes, bands: Bands) -> None:
@@ -23,7 +21,7 @@ def print_bands(name: str, run: RunEpisodes, bands: Bands) -> None:
         table.add_row(_frames(row.window), f"{row.episodes:,}", *_compared(row.compared), verdict)
     if bands.overall is not None and len(bands.rows) > 1:
         table.add_row("whole ones", "", *_compared(bands.overall), bands.overall.verdict)
-    _print(table)
+    print_whole(table)
     for line in remarks(run):
         print(line)
 
@@ -50,7 +48,7 @@ def print_power(curve: PublishedCurve, rows: Sequence[PowerRow]) -> None:
     for row in rows:
         over = _detection(row.overall)
         table.add_row(_frames(row.window), *_detection(row.alone), *over[1:])
-    _print(table)
+    print_whole(table)
     print(f"  a run frozen at its first window falls outside in {_windows(rows, 'frozen')}")
     print(f"  a run with half the gain falls outside in {_windows(rows, 'half')}")
 
@@ -92,8 +90,3 @@ def _table(*names: str) -> Table:
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     return table
-
-
-def _print(table: Table) -> None:
-    # Keep rows whole even in a narrow terminal: truncated numbers would read as other numbers.
-    Console(width=COLUMNS, soft_wrap=True, markup=False).print(table)
