@@ -22,7 +22,8 @@ class EnvironmentConfig:
     repeat_action_probability: Annotated[float, Interval(ge=0, lt=1)] = 0.25
     """Sticky actions (Machado et al., 2018)."""
     frame_skip: Annotated[int, Gt(0)] = 4
-    """Emulator frames per env step; the last two are max-pooled."""
+    """Emulator frames per env step; the last two are max-pooled (Atari games only: any other environment
+    skips frames itself, or none, and an env step counts as one frame)."""
     max_frames_per_episode: Annotated[int, Gt(0)] = 108_000
     """Time limit of an episode in emulator frames (30 minutes); reaching it truncates the episode."""
     noop_max: Annotated[int, Ge(0)] = 0
@@ -36,6 +37,11 @@ class EnvironmentConfig:
     """Width of a frame in pixels."""
     stack: Annotated[int, Interval(ge=1, le=32)] = 4
     """Frames stacked into one observation."""
+
+    @property
+    def frames_per_env_step(self) -> int:
+        """Frames that an env step counts as: `frame_skip` is applied to Atari games alone."""
+        return 1 if self.env else self.frame_skip
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from deploy.monitor.metrics import read_metrics
 from deploy.reports.seeds.published import ENCODERS, NotPublished, published_curve
 from deploy.reports.statistics import human_scores, score_key
 
-NUM_FRAMES = "progress/num_frames"
+ENV_STEPS = "env_steps"
 EVALUATION, EVALUATED_AT = "evaluation/return_mean", "evaluation/env_steps"
 BAND_METRICS = frozenset(band.metric for band in BANDS)
-NEEDED = BAND_METRICS | {RETURN, NUM_FRAMES, EVALUATION, EVALUATED_AT}
+NEEDED = BAND_METRICS | {RETURN, ENV_STEPS, EVALUATION, EVALUATED_AT}
 LINE: Mapping[str, Any] = {"linewidth": 2}
 DOTS: Mapping[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1}
 DRAWN = ("rainbow", "dqn")
@@ -62,31 +62,33 @@ def read_curves(run_path: Path) -> list[Curve]:
     ]
     # A run that an older version began has records of both kinds (docs/decisions/0023).
     before_bands = [record for record in records if not BAND_METRICS & record.keys()]
-    greedy = _means(records, GREEDY.metric)
+    # Not by their `progress/num_frames`: older versions counted frames that no emulator had skipped.
+    skip = _frames_per_env_step(run_path)
+    greedy = _means(records, GREEDY.metric, skip)
     found = [
-        Curve("all episodes", *_means(before_bands, RETURN), style=THIN if greedy[0] else LINE),
+        Curve("all episodes", *_means(before_bands, RETURN, skip), style=THIN if greedy[0] else LINE),
         Curve(f"epsilon up to {GREEDY.highest_epsilon:g}", *greedy),
-        Curve("evaluation", *_evaluations(records, _frame_skip(run_path)), style=DOTS),
+        Curve("evaluation", *_evaluations(records, skip), style=DOTS),
     ]
     if curves := [curve for curve in found if curve.frames]:
         return curves
-    explorers = Curve("all episodes, exploring", *_means(records, RETURN), style=THIN, comparable=False)
+    explorers = Curve("all episodes, exploring", *_means(records, RETURN, skip), style=THIN, comparable=False)
     if not explorers.frames:
         raise CurveError(f"{run_path}: no episode has ended yet, so there is no learning curve to draw")
     return [explorers]
 
 
-def _means(records: Iterable[Mapping[str, float]], name: str) -> tuple[list[float], list[float]]:
-    """Return millions of frames and values of one metric, where it was recorded."""
-    there = [record for record in records if name in record and NUM_FRAMES in record]
-    return [record[NUM_FRAMES] / 1e6 for record in there], [record[name] for record in there]
+def _means(records: Iterable[Mapping[str, float]], name: str, skip: int) -> tuple[list[float], list[float]]:
+    """Return millions of frames, `skip` per env step, and values of a metric, where it was recorded."""
+    there = [record for record in records if name in record and ENV_STEPS in record]
+    return [record[ENV_STEPS] * skip / 1e6 for record in there], [record[name] for record in there]
 
 
-def _evaluations(records: Iterable[Mapping[str, float]], frame_skip: int) -> tuple[list[float], list[float]]:
-    """Return millions of frames and returns of the evaluated checkpoints, each once."""
+def _evaluations(records: Iterable[Mapping[str, float]], skip: int) -> tuple[list[float], list[float]]:
+    """Return millions of frames, `skip` per env step, and returns of the evaluations, each once."""
     # Every record after an evaluation repeats it, and none has its number of frames.
     found = {r[EVALUATED_AT]: r[EVALUATION] for r in records if EVALUATED_AT in r and EVALUATION in r}
-    return [env_steps * frame_skip / 1e6 for env_steps in found], list(found.values())
+    return [env_steps * skip / 1e6 for env_steps in found], list(found.values())
 
 
 def dopamine_curves(game: str) -> dict[str, list[tuple[float, float]]]:
@@ -137,8 +139,9 @@ def _game(run_path: Path) -> str:
     return str(environment.get("env") or environment.get("game", "unknown"))
 
 
-def _frame_skip(run_path: Path) -> int:
-    return int(_environment(run_path).get("frame_skip", EnvironmentConfig.frame_skip))
+def _frames_per_env_step(run_path: Path) -> int:
+    known = {name: x for name, x in _environment(run_path).items() if name in ("env", "frame_skip")}
+    return EnvironmentConfig(**known).frames_per_env_step
 
 
 def _draw_published(axes: Any, game: str, own: Sequence[Curve], colour: int) -> None:

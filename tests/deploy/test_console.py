@@ -177,6 +177,8 @@ def test_what_published_seeds_came_to_by_now_is_shown_where_it_is_known():
     assert expects(800_000.0) == f"Dopamine Rainbow (CNN): {fourth:,.1f} up to 1,000,000 env steps"
     assert expectation(with_values(LAPTOP, environment__env="tests.helpers.catch:make"))(0.0) == ""
     assert agent_of(LAPTOP) == ""
+    skipping = expectation(with_values(DOPAMINE_RAINBOW, environment__game="Pong", environment__frame_skip=1))
+    assert f": {first:,.1f} up to 1,000,000" in skipping(0.0), "compared at equal numbers of frames"
 
     out = io.StringIO()
     console = Console("r", plain=True, out=RichConsole(file=out, width=200), expects=expects)

@@ -27,8 +27,8 @@ BEFORE = {
 }
 
 
-def resumed(tmp_path: Path, *checkpoints: tuple[int, Any]) -> tuple[Telemetry, RunFolder]:
-    config = catch_config(tmp_path, environment__frame_skip=4)
+def resumed(tmp_path: Path, *checkpoints: tuple[int, Any], **environment: Any) -> tuple[Telemetry, RunFolder]:
+    config = catch_config(tmp_path, **{"environment__frame_skip": 4} | environment)
     folder = RunFolder.create(config)
     folder.write_json("status.json", {"state": "failed", "metrics": BEFORE})
     for update, document in checkpoints:
@@ -48,13 +48,20 @@ def test_the_checkpoints_counts_are_shown_until_the_learner_tells(tmp_path: Path
     telemetry, folder = resumed(tmp_path, (80, {"env_steps": 800, "update": 80}), (90, whole), (95, broken))
     metrics = shown(telemetry, "starting")
     assert (metrics["progress/env_steps"], metrics["progress/updates"]) == (900.0, 90.0)
-    assert metrics["progress/num_frames"] == 3_600.0
+    assert metrics["progress/num_frames"] == 900.0, "Catch skips no frames, whatever --frame-skip says"
     assert metrics["episode/return_mean_100"] == 0.25
     assert "speed/updates_per_s" not in metrics, "nothing has any speed yet"
     assert shown(telemetry, "stopped")["replay/size"] == 950.0
     assert folder.read_json("status.json", {})["metrics"]["progress/env_steps"] == 900.0
     telemetry.update({"progress/env_steps": 910.0}, FleetReport(target=1, alive=1))
     assert shown(telemetry, "running")["progress/env_steps"] == 910.0
+
+
+@pytest.mark.parametrize("frame_skip", [1, 4])
+def test_frames_of_an_atari_game_are_those_that_its_skip_says(tmp_path: Path, frame_skip: int) -> None:
+    telemetry, _ = resumed(tmp_path, environment__env="", environment__frame_skip=frame_skip)
+    telemetry.update({"progress/env_steps": 910.0}, FleetReport(target=1, alive=1))
+    assert shown(telemetry, "running")["progress/num_frames"] == 910.0 * frame_skip
 
 
 def test_nothing_is_recorded_before_the_learner_has_said_where_it_is(tmp_path: Path) -> None:

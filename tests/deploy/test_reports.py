@@ -17,7 +17,7 @@ def make_run(folder, game, returns):
     (folder / "config.json").write_text(json.dumps({"environment": {"game": game, "env": ""}}))
     sink = MetricsSink(folder)
     for i, value in enumerate(returns):
-        sink.write({"progress/num_frames": i * 4e5, "episode/return_mean_100": value}, env_steps=i * 10**5)
+        sink.write({"episode/return_mean_100": value}, env_steps=i * 10**5)
     sink.close()
     return folder
 
@@ -69,8 +69,7 @@ def make_banded_run(folder, *records):
     make_run(folder, "pong", [])
     sink = MetricsSink(folder)
     for i, record in enumerate(records, 1):
-        position = {"progress/num_frames": i * 4e6} if ALL in record else {}
-        sink.write(position | record, env_steps=i * 10**6)
+        sink.write(record, env_steps=i * 10**6)
     sink.close()
     return folder
 
@@ -116,6 +115,18 @@ def test_a_run_that_began_before_bands_says_which_part_is_of_all_episodes(tmp_pa
     assert (greedy.frames, greedy.returns) == ([8.0], [2.0])
     labels = drawn(monkeypatch, [run], tmp_path / "p.png")
     assert labels[:2] == ["old: all episodes", "old: epsilon up to 0.05"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "frames"), [({"game": "pong"}, 4), ({"frame_skip": 2}, 2), ({"env": "m:e"}, 1)]
+)
+def test_frames_are_counted_as_the_environment_skips_them(tmp_path, environment, frames):
+    """Whatever an older version has recorded as `progress/num_frames`."""
+    (tmp_path / "config.json").write_text(json.dumps({"environment": environment}))
+    record = {"env_steps": 10**6, "progress/num_frames": 4e6, ALL: 1.0}
+    evaluated = {"env_steps": 10**6, "evaluation/return_mean": 2.0, "evaluation/env_steps": 5e5}
+    (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(record)}\n{json.dumps(evaluated)}\n")
+    assert [curve.frames for curve in read_curves(tmp_path)] == [[frames], [frames / 2]]
 
 
 def test_curves_of_two_games_in_one_picture(tmp_path):

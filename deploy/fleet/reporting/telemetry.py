@@ -148,7 +148,8 @@ class Telemetry:
             self._refused = False
 
     def _num_frames(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        return {"progress/num_frames": metrics["progress/env_steps"] * self._config.environment.frame_skip}
+        frames = metrics["progress/env_steps"] * self._config.environment.frames_per_env_step
+        return {"progress/num_frames": frames}
 
     def close(self) -> None:
         """Flush and close the files."""

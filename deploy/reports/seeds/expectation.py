@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 
-from deploy.reports.seeds.published import ENCODERS, WINDOW, NotPublished, published_curve
+from deploy.reports.seeds.published import ENCODERS, FRAME_SKIP, WINDOW, NotPublished, published_curve
 from deploy.run.config import Config, leaves
 from deploy.run.presets import PRESETS
 
@@ -77,7 +77,9 @@ def expectation(config: Config) -> Callable[[float], str]:
     except NotPublished:
         return lambda _: ""
     means = {window: sum(curve.seeds(window)) / len(curve.seeds(window)) for window in curve.iterations}
-    return Expectation(curve.label, WINDOW, means, config.run.total_env_steps)
+    # Compared at equal numbers of emulator frames.
+    window = WINDOW * FRAME_SKIP // config.environment.frames_per_env_step
+    return Expectation(curve.label, window, means, config.run.total_env_steps)
 
 
 def _measured(config: Config) -> Expectation | None:

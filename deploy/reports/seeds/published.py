@@ -17,6 +17,8 @@ from deploy.run.checks import near_matches
 
 WINDOW = 250_000
 """Env steps of one published iteration: 1M frames."""
+FRAME_SKIP = 4
+"""Emulator frames per env step of the published agents."""
 AGENTS = {"dqn": "DQN", "c51": "C51", "rainbow": "Rainbow", "qr-dqn": "QR-DQN", "iqn": "IQN"}
 """Published agents by the value of `--agent`."""
 ALIASES = {"quantile": "qr-dqn"}

@@ -214,7 +214,7 @@ def test_plot_draws_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run_line(capsys, "plot", "r")
     assert code == 1
     assert "no episode has ended yet" in err
-    folder.metrics_path.write_text('{"progress/num_frames": 4000, "episode/return_mean_100": -20.0}\n')
+    folder.metrics_path.write_text('{"env_steps": 1000, "episode/return_mean_100": -20.0}\n')
     code, out, _ = run_line(capsys, "plot", "r", "--output", "curve.png")
     assert (code, out) == (0, "curve.png\n")
     assert Path("curve.png").stat().st_size > 1_000

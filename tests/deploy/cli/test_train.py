@@ -56,7 +56,7 @@ def test_the_learning_curve_is_drawn_at_the_end(launched: Any, capsys: pytest.Ca
     launched(run)
 
     def write_metrics(_: int) -> None:
-        points = ({"progress/num_frames": 4e3 * n, "episode/return_mean_100": n - 21.0} for n in range(5))
+        points = ({"env_steps": 1e3 * n, "episode/return_mean_100": n - 21.0} for n in range(5))
         Path("runs/r/metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))
 
     run.on_status = write_metrics
