@@ -12,8 +12,11 @@ from rich.text import Text
 
 from deploy.monitor.bands import GREEDY, greedy_return
 from deploy.monitor.terminal import plain_rows, terminal
+from deploy.run.states import ENDED
 
 PLAIN_PERIOD_SECONDS = 10.0
+OF_THE_MOMENT = ("speed/", "learner/waiting_share", "actors/weights_age_updates", "actors/alive")
+"""Metrics, or beginnings of their names, that say nothing of a run that has ended."""
 
 
 class Console:
@@ -47,9 +50,7 @@ class Console:
 
     def update(self, status: Mapping[str, Any]) -> None:
         """Show `status` (the supervisor's, see its `status`)."""
-        # Only counts of a run at work: points from its start or its restore would spoil the pace.
-        if status["state"] == "running" and "progress/env_steps" in status["metrics"]:
-            self._pace.add(status["metrics"]["progress/env_steps"])
+        self._pace.add(status)
         left = seconds_left(status, self._pace.rate)
         for note in status.get("notes", ()):
             if note not in self._notes_shown:
@@ -88,11 +89,23 @@ class Pace:
 
     def __init__(self) -> None:
         self._points: list[tuple[float, float]] = []
+        self._first_updates: float | None = None
 
-    def add(self, env_steps: float) -> None:
-        """Record the count at this moment."""
-        now = time.monotonic()
-        self._points = [p for p in self._points if now - p[0] < 60.0] + [(now, env_steps)]
+    def add(self, status: Mapping[str, Any]) -> None:
+        """Record the count at this moment, once the run learns.
+
+        Its warm-up is many times as fast, and counts from its start or its restore have no pace at all.
+        """
+        metrics = status["metrics"]
+        if status["state"] != "running" or "progress/env_steps" not in metrics:
+            return
+        updates = metrics.get("progress/updates", 0.0)
+        if self._first_updates is None:
+            self._first_updates = updates
+        if updates > self._first_updates:
+            now = time.monotonic()
+            point = (now, metrics["progress/env_steps"])
+            self._points = [p for p in self._points if now - p[0] < 60.0] + [point]
 
     @property
     def rate(self) -> float:
@@ -109,9 +122,17 @@ def env_steps(status: Mapping[str, Any]) -> float:
 
 
 def seconds_left(status: Mapping[str, Any], rate: float) -> float | None:
-    """Return the seconds until `total_env_steps` at `rate` env steps per second; None if unknown."""
+    """Return the seconds until `total_env_steps` at `rate` env steps per second; None if unknown.
+
+    A run that stops, or has ended, has no time left.
+    """
     missing = status["total_env_steps"] - env_steps(status)
-    return missing / rate if rate > 0 and missing > 0 else None
+    return missing / rate if rate > 0 and missing > 0 and status["state"] == "running" else None
+
+
+def time_left(status: Mapping[str, Any], left: float | None) -> str:
+    """Return `0:10:00 left`, `- left` while that is unknown; empty before it runs and when it ends."""
+    return f"{duration(left)} left" if status["state"] == "running" else ""
 
 
 def duration(seconds: float | None) -> str:
@@ -124,14 +145,16 @@ def duration(seconds: float | None) -> str:
 
 
 def rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the console's pairs of label and value; the value is `-` while it is unknown."""
+    """Return the console's pairs of label and value, of what is known."""
     m = status["metrics"]
+    if status["state"] in ENDED:
+        m = {name: value for name, value in m.items() if not name.startswith(OF_THE_MOMENT)}
 
     def show(name: str, form: str = ",.0f", scale: float = 1.0) -> str:
         return format(m[name] * scale, form) if name in m else "-"
 
-    def text(name: str, value: str) -> str:
-        return value if name in m else "-"
+    def text(name: str, value: str, unknown: str = "-") -> str:
+        return value if name in m else unknown
 
     returns = f"{show('episode/return_mean_100', '.2f')} (last 100 of {show('episode/count')} episodes)"
     if greedy := greedy_return(m, ".2f"):
@@ -141,16 +164,12 @@ def rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
         epsilon += f" ({show('actors/epsilon_min', '.2g')} to {show('actors/epsilon_max', '.2g')})"
     # Both counters are 0 while all is well, and get a row only when they are not.
     troubles = {"refused rewards": "actors/refused_rewards", "writer retries": "writer/retries"}
+    speed = text("speed/updates_per_s", f" at {show('speed/updates_per_s', ',.1f')}/s", "")
     replay = f"{show('replay/size')} transitions, {show('replay/fill', '.0f', 100)} % full"
-    return [
+    found = [
         ("return", text("episode/return_mean_100", returns)),
         ("actor steps/s", show("speed/actor_steps_per_s", ",.1f")),
-        (
-            "updates",
-            text(
-                "progress/updates", f"{show('progress/updates')} at {show('speed/updates_per_s', ',.1f')}/s"
-            ),
-        ),
+        ("updates", show("progress/updates") + speed),
         (
             "loss",
             text("learner/loss", f"{show('learner/loss', '.4f')}, mean Q {show('learner/q_mean', '.3f')}"),
@@ -169,6 +188,7 @@ def rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("epsilon", text("actors/epsilon", epsilon)),
         *((label, show(name)) for label, name in troubles.items() if m.get(name)),
     ]
+    return [(label, value) for label, value in found if value != "-"]
 
 
 def render(title: str, status: Mapping[str, Any], left: float | None, expected: str = "") -> Group:
@@ -178,7 +198,7 @@ def render(title: str, status: Mapping[str, Any], left: float | None, expected: 
         TaskProgressColumn(),
         MofNCompleteColumn(),
         # rich's own estimate would know a single moment, as each picture has a new Progress.
-        TextColumn(f"env steps, {duration(left)} left"),
+        TextColumn(", ".join(filter(None, ["env steps", time_left(status, left)]))),
     )
     done = int(env_steps(status))
     progress.add_task("", total=status["total_env_steps"], completed=done)
@@ -195,8 +215,7 @@ def line(status: Mapping[str, Any], left: float | None) -> str:
     """Return the same as one plain line."""
     done = int(env_steps(status))
     total = status["total_env_steps"]
-    parts = [f"{status['state']}: {done:,}/{total:,} env steps", f"{duration(left)} left"]
-    parts += [f"{label} {value}" for label, value in rows(status) if value != "-"]
-    if status.get("message"):
-        parts.append(str(status["message"]))
-    return " | ".join(parts)
+    parts = [f"{status['state']}: {done:,}/{total:,} env steps", time_left(status, left)]
+    parts += [f"{label} {value}" for label, value in rows(status)]
+    parts.append(str(status.get("message", "")))
+    return " | ".join(filter(None, parts))

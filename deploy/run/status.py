@@ -7,7 +7,7 @@ from typing import Any
 
 from deploy.run.errors import RunError
 from deploy.run.folder import RAY, RunFolder
-from deploy.run.states import FINAL_STATES, LOST, NOT_STARTED
+from deploy.run.states import ENDED, FINAL_STATES, LOST, NOT_STARTED
 
 STALE_SECONDS = 30.0
 
@@ -38,7 +38,7 @@ def read_status(folder: RunFolder) -> dict[str, Any]:
 def check_live(folder: RunFolder) -> None:
     """Raise RunError unless the run is at work."""
     status = read_status(folder)
-    if status["state"] in FINAL_STATES | {LOST, NOT_STARTED}:
+    if status["state"] in ENDED:
         message = f" ({status['message']})" if status.get("message") else ""
         raise RunError(f"{folder.name} is not running: {status['state']}{message}", path=folder.path)
 

@@ -12,6 +12,7 @@ from deploy.reports.seeds.expectation import MEASURED, agent_of, expectation
 from deploy.reports.seeds.published import published_curve
 from deploy.run.config import from_json, with_values
 from deploy.run.presets import DOPAMINE_RAINBOW, LAPTOP, PRESETS
+from deploy.run.states import ENDED, EVALUATING
 
 RUNS = Path(__file__).parents[2] / "docs" / "runs"
 
@@ -118,11 +119,55 @@ def test_the_time_left_after_a_resume_knows_only_the_steps_it_saw(monkeypatch):
     console = Console("pong", plain=True, out=RichConsole(file=out, width=400))
     for state, metrics, now[0] in (
         ("starting", {}, 100.0),
-        ("running", {"progress/env_steps": 500.0}, 120.0),
-        ("running", {"progress/env_steps": 520.0}, 140.0),
+        ("running", {"progress/env_steps": 500.0, "progress/updates": 100.0}, 120.0),
+        ("running", {"progress/env_steps": 510.0, "progress/updates": 105.0}, 130.0),
+        ("running", {"progress/env_steps": 520.0, "progress/updates": 110.0}, 140.0),
     ):
         console.update(status(state=state, metrics=metrics))
     assert out.getvalue().splitlines()[-1].startswith("running: 520/1,000 env steps | 0:08:00 left")
+
+
+def test_the_time_left_does_not_know_the_fast_warm_up(monkeypatch):
+    """500 env steps a second until the first update, then 10: 45 s are left, and not 9."""
+    out, now = io.StringIO(), [0.0]
+    monkeypatch.setattr("deploy.monitor.console.time.monotonic", lambda: now[0])
+    console = Console("pong", plain=True, out=RichConsole(file=out, width=400))
+    for now[0], env_steps, updates in (
+        (0.0, 0.0, 0.0),
+        (0.5, 250.0, 0.0),
+        (1.0, 500.0, 0.0),
+        (2.0, 510.0, 5.0),
+        (12.0, 610.0, 50.0),
+    ):
+        metrics = {"progress/env_steps": env_steps, "progress/updates": updates}
+        console.update(status(metrics=metrics, total_env_steps=1_060))
+    first, last = (text.split(" | ")[1] for text in out.getvalue().splitlines())
+    assert (first, last) == ("- left", "0:00:45 left")
+
+
+@pytest.mark.parametrize(
+    "state", ["starting", "stopping", "evaluating", "stopped", "finished", "failed", "lost"]
+)
+def test_a_run_that_is_not_under_way_has_no_time_left(state):
+    assert seconds_left(status(state=state), 75.0) is None
+    assert "left" not in line(status(state=state), None)
+    picture = RichConsole(file=io.StringIO(), width=120, record=True)
+    picture.print(render("r", status(state=state), None))
+    assert "left" not in picture.export_text()
+
+
+def test_a_run_that_has_ended_shows_nothing_of_the_moment():
+    at_work, ended = (line(status(state=state), None) for state in ("running", "stopped"))
+    for label in ("actor steps/s", "at 15.0/s", "learner waiting", "weights age", "actors alive"):
+        assert label in at_work
+        assert label not in ended
+    assert "updates 62 | samples per insert 7.980" in ended
+
+
+def test_what_is_not_known_yet_has_no_row():
+    picture = RichConsole(file=io.StringIO(), width=120, record=True)
+    picture.print(render("r", status(state="starting", metrics={}, message="waiting for Ray"), None))
+    assert [text.split() for text in picture.export_text().splitlines()][2:] == [["waiting", "for", "Ray"]]
 
 
 def test_a_title_is_no_markup():
