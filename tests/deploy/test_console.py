@@ -145,9 +145,7 @@ def test_the_time_left_does_not_know_the_fast_warm_up(monkeypatch):
     assert (first, last) == ("- left", "0:00:45 left")
 
 
-@pytest.mark.parametrize(
-    "state", ["starting", "stopping", "evaluating", "stopped", "finished", "failed", "lost"]
-)
+@pytest.mark.parametrize("state", [*sorted(ENDED), "starting", "stopping", EVALUATING])
 def test_a_run_that_is_not_under_way_has_no_time_left(state):
     assert seconds_left(status(state=state), 75.0) is None
     assert "left" not in line(status(state=state), None)

@@ -11,7 +11,9 @@ import pytest
 
 from deploy.cli.main import main
 from deploy.cli.replay import transfer
+from deploy.cli.replay.history import export_history
 from deploy.run.folder import RunFolder
+from deploy.run.status import read_status
 from replay.tools.archive import Archive, Archived
 from tests.helpers.runs.catch_runs import catch_config
 
@@ -133,3 +135,46 @@ def test_a_run_with_servers_of_its_own_keeps_them(
     RunFolder.create(catch_config(tmp_path / "runs", run__name="new", replay__shards=1))
     monkeypatch.setenv("APEXPERT_REDIS_URLS", "redis://127.0.0.1:1")
     assert import_to(tmp_path / "runs", archive) == 0
+
+
+METRICS_LINE = '{"env_steps": 1000, "episode/return_mean_100": 0.5}\n'
+
+
+def run_with_history(runs: Path, state: str) -> RunFolder:
+    folder = RunFolder.create(catch_config(runs, run__name="old", replay__shards=1))
+    told = {"state": state, "message": "", "time": 1.0, "pid": 1, "metrics": {"progress/env_steps": 1000.0}}
+    folder.write_json("status.json", told | {"target_actors": 1, "total_env_steps": 1000, "actors": [{}]})
+    folder.metrics_path.write_text(METRICS_LINE)
+    folder.episodes_path.write_text("{}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("state", "there", "said"),
+    [
+        ("finished", "finished", "it has finished (1,000 env steps); train it further: "),
+        ("running", "stopped", "resume it: apexpert resume "),
+    ],
+)
+def test_a_runs_history_travels_with_its_replay(
+    state: str, there: str, said: str, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export_history(run_with_history(tmp_path / "others", state), RunFolder(archive))
+    assert import_to(tmp_path / "runs", archive) == 0
+    assert said in capsys.readouterr().out
+    new = RunFolder.open("new", tmp_path / "runs")
+    assert new.metrics_path.read_text() == METRICS_LINE
+    assert new.episodes_path.exists()
+    status = read_status(new)
+    assert (status["run"], status["state"], status["actors"]) == ("new", there, [])
+    assert main(["list", "--runs-dir", str(tmp_path / "runs")]) == 0
+    assert f"{there}  1,000 / " in capsys.readouterr().out
+
+
+def test_an_import_leaves_the_history_of_a_run_that_has_one(archive: Path, tmp_path: Path) -> None:
+    export_history(run_with_history(tmp_path / "others", "finished"), RunFolder(archive))
+    own = run_with_history(tmp_path / "runs", "stopped")
+    own.metrics_path.write_text("{}\n")
+    assert main(["replay", "old", "--runs-dir", str(tmp_path / "runs"), "--import", str(archive)]) == 0
+    assert own.metrics_path.read_text() == "{}\n"
+    assert read_status(own)["state"] == "stopped"

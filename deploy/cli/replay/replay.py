@@ -60,7 +60,7 @@ class ReplayArguments:
     yes: bool = False
     """Do not ask before --delete."""
     export: str = ""
-    """New folder to write segments, logs and the newest checkpoint to."""
+    """New folder to write segments, logs, metrics and the newest checkpoint to."""
     import_: Annotated[str, tyro.conf.arg(name="import")] = ""
     """Exported folder to load into the run's shards, which must be empty; a new name creates a run."""
     replay: Servers = field(default_factory=Servers)

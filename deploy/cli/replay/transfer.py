@@ -1,13 +1,14 @@
-"""`apexpert replay --export` and `--import`: a run's replay as a folder, with its newest checkpoint."""
+"""`apexpert replay --export` and `--import`: a run's replay as a folder, with checkpoint and history."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from deploy.cli.errors import CommandFailed
+from deploy.cli.replay.history import export_history, import_history
 from deploy.replays.source import Source, connected, find, new_run, served
 from deploy.run.checks import without_passwords
 from deploy.run.config import ConfigError, to_json, with_values
@@ -26,7 +27,7 @@ Bar = Callable[[str], AbstractContextManager[Callable[[int, int], object]]]
 
 
 def export_replay(source: Source, folder: Path, bar: Bar) -> int:
-    """Write the archive, with the configuration and the newest checkpoint, without any URLs."""
+    """Write the archive, with configuration, history and the newest checkpoint, without any URLs."""
     try:
         with bar("exporting") as told:
             archived = export_run(source.shards, folder, run=source.run, progress=told)
@@ -39,6 +40,8 @@ def export_replay(source: Source, folder: Path, bar: Bar) -> int:
         archive.write_json(CONFIG, to_json(with_values(config, replay__urls=())), mode=0o600)
         if source.folder is not None and (fleet := source.folder.read_json(FLEET, None)):
             archive.write_json(FLEET, fleet)
+        if source.folder is not None:
+            export_history(source.folder, archive)
         if (checkpoint := source.checkpoint()) is not None:
             kept = _save(checkpoint, archive).name
     counts = f"{archived.segments:,} segments, {archived.items:,} items, {archived.num_bytes:,} bytes"
@@ -69,10 +72,20 @@ def import_replay(name: str, runs_dir: str, urls: tuple[str, ...], folder: str, 
         # Still locked: a run that is resumed has to find all of it.
         kept = _restore_checkpoint(archive, target.folder)
         _keep_incarnations(archive, target.folder, kept)
+        status = import_history(archive.folder, target.folder)
     counts = f"{imported.segments:,} segments, {imported.items:,} items, {imported.num_bytes:,} bytes"
     print(f"{target.run}: {counts} and {kept.path.name if kept else 'no checkpoint'} from {folder}")
-    print(f"resume it: apexpert resume {target.folder.reference}")
+    print(_what_next(target.folder, status))
     return 0
+
+
+def _what_next(folder: RunFolder, status: Mapping[str, Any]) -> str:
+    """Return how to resume an imported run, and of one that has finished that it has."""
+    again = f"apexpert resume {folder.reference}"
+    if status.get("state") != "finished":
+        return f"resume it: {again}"
+    steps = status["total_env_steps"]
+    return f"it has finished ({steps:,} env steps); train it further: {again} --total-env-steps N"
 
 
 @dataclass

@@ -132,9 +132,17 @@ def list_runs(argv: Sequence[str]) -> int:
         print(f"no runs under {arguments.runs_dir}")
         return 0
     table = Table("run", "game", "state", "env steps", "return", box=None, pad_edge=False)
+    broken = []
     for folder in folders:
-        table.add_row(*_row(folder))
+        try:
+            table.add_row(*_row(folder))
+        except RunError as error:
+            # A run that cannot be read must not hide the others.
+            broken.append((folder, error))
+            table.add_row(folder.name, "-", "broken", "-", "-")
     print_whole(table)
+    for folder, error in broken:
+        print(f"{folder.name}: {_briefly(error)}")
     return 0
 
 
@@ -173,12 +181,15 @@ def _print_status(status: Mapping[str, Any]) -> None:
         print(f"  {note}")
 
 
+def _briefly(error: RunError) -> str:
+    """Return which file is wrong and what, without its folder and without all that would be right."""
+    problem = str(error).removeprefix(f"{error.path}: ").partition(";")[0]
+    return f"{error.path.name}: {problem}" if error.path else problem
+
+
 def _row(folder: RunFolder) -> tuple[str, ...]:
-    try:
-        config, status = folder.load_config(), read_status(folder)
-    except RunError as error:
-        # A run that cannot be read must not hide the others.
-        return folder.name, "-", f"broken: {error}", "-", "-"
+    """Return a run's line; raise RunError if the run cannot be read."""
+    config, status = folder.load_config(), read_status(folder)
     metrics = status["metrics"]
     steps = f"{int(metrics.get('progress/env_steps', 0)):,} / {config.run.total_env_steps:,}"
     mean = metrics.get("episode/return_mean_100")

@@ -129,14 +129,23 @@ def test_a_run_that_was_killed_shows_as_lost(launched: Any, capsys: pytest.Captu
     assert "r is not running: lost" in err
 
 
-def test_a_broken_run_does_not_hide_the_others_from_list(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_run_neither_hides_the_others_from_list_nor_fills_the_screen(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     saved_run()
-    Path("runs/bad").mkdir()
-    Path("runs/bad/config.json").write_text("{")
+    for name, config in (("bad", "{"), ("old", '{"network": {"heads": 1}}')):
+        Path("runs", name).mkdir()
+        Path("runs", name, "config.json").write_text(config)
+    monkeypatch.setenv("COLUMNS", "60")
     code, out, _ = run_line(capsys, "list")
     assert code == 0
-    assert "broken" in out
-    assert "pong" in out
+    _, *lines = out.splitlines()
+    assert [line.split()[:3] for line in lines[:3]] == [
+        ["bad", "-", "broken"], ["old", "-", "broken"], ["r", "pong", "stopped"]
+    ]  # fmt: skip
+    bad, old = lines[3:]
+    assert bad.startswith("bad: config.json: cannot be read: Expecting property name")
+    assert old == "old: config.json: config: network: unknown field 'heads'"
 
 
 @pytest.mark.parametrize(

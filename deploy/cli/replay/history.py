@@ -1,0 +1,41 @@
+"""What a run has done so far, in an archive: its metrics, episodes and last status."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from deploy.run.folder import LEGS, RunFolder
+from deploy.run.states import FINAL_STATES
+
+METRICS, EPISODES, STATUS = "metrics.jsonl", "episodes.jsonl", "status.json"
+OF_THE_RUN = ("message", "time", "target_actors", "metrics", "total_env_steps", "notes", "episodes")
+"""Parts of a status that are of the run, and not of the processes at work on it."""
+
+
+def export_history(run: RunFolder, archive: RunFolder) -> None:
+    """Copy the run's history into the archive; a run at work is as if stopped there."""
+    for name in (METRICS, EPISODES, LEGS):
+        if (run.path / name).is_file():
+            shutil.copyfile(run.path / name, archive.path / name)
+    status: dict[str, Any] = run.read_json(STATUS, {})
+    if not status:
+        return
+    state = status["state"] if status["state"] in FINAL_STATES else "stopped"
+    kept = {name: status[name] for name in OF_THE_RUN if name in status}
+    if state != status["state"]:
+        kept["message"] = "exported while it was at work"
+    archive.write_json(STATUS, kept | {"state": state})
+
+
+def import_history(archive: Path, run: RunFolder) -> dict[str, Any]:
+    """Copy an archive's history into a run that has none; return the run's status, empty if it has none."""
+    exported = RunFolder(archive)
+    if not run.metrics_path.exists() and not run.status_path.exists():
+        for name in (METRICS, EPISODES, LEGS):
+            if (archive / name).is_file():
+                shutil.copyfile(archive / name, run.path / name)
+        if status := exported.read_json(STATUS, {}):
+            processes = {"run": run.name, "pid": 0, "ray_address": "", "actors": [], "learner": {}}
+            run.write_json(STATUS, run.marked(processes | status))
+    own: dict[str, Any] = run.read_json(STATUS, {})
+    return own
