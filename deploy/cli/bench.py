@@ -147,7 +147,7 @@ def _progress(line: str) -> None:
 
 def _print(result: Mapping[str, Any], measured: Config) -> None:
     for line in summary.config_lines(measured):
-        print(f"  {line}")
+        print(line)
     for name, value in result.items():
         if not isinstance(value, dict | list):
             print(f"  {name:<28} {f'{value:,.2f}' if isinstance(value, float) else value}")

@@ -9,7 +9,9 @@ import contextlib
 import errno
 import io
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
@@ -18,6 +20,26 @@ PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN)
 
 _lost: list[str] = []
 """Why standard output cannot be written any more; empty while it can."""
+
+
+MOST_COLUMNS = 110
+"""Width of text on a wider terminal, and where there is none."""
+
+
+def wrap(text: str, first: str = "", rest: str = "") -> list[str]:
+    """Return lines as wide as the terminal, up to 110 columns; words longer than that stay whole.
+
+    `first`, `rest`: what the first line and the others begin with.
+    """
+    columns = min(shutil.get_terminal_size((MOST_COLUMNS, 0)).columns, MOST_COLUMNS)
+    return textwrap.wrap(
+        text,
+        max(columns, len(rest) + 1),
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def is_lost() -> bool:

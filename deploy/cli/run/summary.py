@@ -2,13 +2,13 @@
 
 import os
 import shutil
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from deploy.cli.output import wrap
 from deploy.monitor.bands import GREEDY, greedy_return
 from deploy.run.config import Config, hide_password, leaves
 
@@ -22,18 +22,18 @@ ACTIONS = 18
 """Number of actions assumed when estimating a network's size: Atari's largest."""
 
 
-def config_lines(config: Config, width: int = 110) -> list[str]:
-    """Return the configuration, one paragraph per section; passwords in URLs are hidden."""
+def config_lines(config: Config) -> list[str]:
+    """Return the configuration, one paragraph per section; passwords in URLs are hidden.
+
+    It is as wide as the terminal, and breaks between settings alone.
+    """
     sections: dict[str, list[str]] = {}
     for path, value in leaves(config).items():
         section, name = path.split(".")
         sections.setdefault(section, []).append(f"{name}={show(value)}")
     lines = []
     for section, words in sections.items():
-        indent = f"{section:<12}"
-        lines += textwrap.wrap(
-            " ".join(words), width, initial_indent=indent, subsequent_indent=" " * 12, break_long_words=False
-        )
+        lines += wrap(" ".join(words), f"  {section:<12}", " " * 14)
     return lines
 
 
@@ -162,7 +162,7 @@ def gigabytes(count: float) -> str:
 def show(value: Any) -> str:
     """Format a setting's value; passwords in URLs are hidden."""
     if isinstance(value, tuple):
-        return ",".join(hide_password(item) for item in value) or "-"
+        return ", ".join(hide_password(item) for item in value) or "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

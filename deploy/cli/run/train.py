@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from deploy.cli.errors import CommandFailed, UsageError
-from deploy.cli.output import is_lost, why_lost
+from deploy.cli.output import is_lost, why_lost, wrap
 from deploy.cli.parsing import as_typed, expand_short, flag_value, parse
 from deploy.cli.run import summary
 from deploy.cli.run.follow import FORCED_CODE, Forced, Interrupts, RunClient, follow
@@ -209,12 +209,12 @@ def _announce(folder: RunFolder) -> None:
     config = folder.load_config()
     print(f"run {folder.name}: {config.game_name}, {config.run.total_env_steps:,} env steps, {folder.path}")
     for line in summary.config_lines(config):
-        print(f"  {line}")
-    print(summary.burst_line(config))
-    print(summary.memory_line(config))
-    print(summary.disk_line(config, folder.path), flush=True)
-    if not config.run.ray_address and (warning := summary.crowding(config.actors.num_actors)):
-        print(warning, flush=True)
+        print(line)
+    notes = [summary.burst_line(config), summary.memory_line(config)]
+    notes.append(summary.disk_line(config, folder.path))
+    # On a cluster actors are anywhere, and the cores of this machine say nothing.
+    notes.append("" if config.run.ray_address else summary.crowding(config.actors.num_actors))
+    print("\n".join(line for note in notes for line in wrap(note, rest="  ")), flush=True)
 
 
 def _expectation(folder: RunFolder) -> Callable[[float], str]:

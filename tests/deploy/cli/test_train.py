@@ -147,12 +147,32 @@ def test_redis_urls_come_from_the_environment_unless_they_are_given(
     assert "--replay.urls 'http://h': must start" in run_line(capsys, "train", "--name", "c")[2]
 
 
-def test_printed_configs_hide_passwords_and_fit_the_line() -> None:
-    config = with_values(PAPER_RAINBOW, replay__urls=("redis://u:secret@h:1",))
+@pytest.mark.parametrize("columns", ["40", "80", "110", "200"])
+def test_printed_configs_hide_passwords_and_fit_the_terminal(
+    columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    servers = tuple(f"redis://u:secret@h:{port}" for port in range(4))
+    config = with_values(PAPER_RAINBOW, replay__urls=servers)
     lines = config_lines(config)
     assert "secret" not in "".join(lines)
-    assert all(len(line) <= 110 for line in lines)
-    assert "capacity=1,000,000" in " ".join(lines)
+    # A setting that is longer than a line has it for itself.
+    too_long = [line for line in lines if len(line) > min(int(columns), 110)]
+    assert all(len(line.split()) == 1 for line in too_long)
+    assert not too_long or columns == "40"
+    assert "capacity=1,000,000" in " ".join(lines).split()
+    assert "preset=paper-rainbow" in " ".join(lines).split()
+
+
+def test_a_run_is_announced_within_the_terminal(
+    launched: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    launched(ScriptedRun([status("finished")]))
+    _, out, _ = run_line(capsys, "train", "--name", "r", "--detach", "--actors", "99")
+    announced = [line for line in out.splitlines() if "runs/r" not in line and "detached" not in line]
+    assert max(map(len, announced)) <= 80
+    assert "WARNING: 99 actors" in out
 
 
 @pytest.mark.parametrize("name", PRESETS)
