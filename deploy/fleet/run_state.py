@@ -3,13 +3,16 @@
 import contextlib
 import dataclasses
 import threading
+import time
 from collections.abc import Collection
 from typing import Any
 
 from deploy.fleet.ray.cluster import LocalRay
+from deploy.run.errors import RunBusy
 from deploy.run.folder import RAY, RunFolder
 
 FLEET = "fleet.json"
+LOCK_SECONDS = 20.0
 
 
 class FleetState:
@@ -88,3 +91,16 @@ def restore_ray(folder: RunFolder, record: dict[str, Any] | None) -> None:
         return
     with contextlib.suppress(OSError):  # A full disk: why the run does not start is worth more.
         folder.write_json(RAY, record, mode=0o600)
+
+
+def hold(folder: RunFolder) -> contextlib.ExitStack:
+    """Take the run's lock, which a supervisor that has just died may hold for a moment; raise RunBusy."""
+    stack, deadline = contextlib.ExitStack(), time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            stack.enter_context(folder.lock())
+            return stack
+        except RunBusy:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)

@@ -28,10 +28,10 @@ from deploy.fleet.processes.weight_store import create_weight_store
 from deploy.fleet.ray.nodes import address_for_others, learner_gpus
 from deploy.fleet.reporting.log import log_to
 from deploy.fleet.reporting.telemetry import Telemetry
-from deploy.fleet.run_state import FleetState, forget_ray, load_ray
+from deploy.fleet.reporting.waiting import SERVERS, waits_for
+from deploy.fleet.run_state import FleetState, forget_ray, hold, load_ray
 from deploy.fleet.wind_down import WindDown, attempt, draw_curve
 from deploy.run.config import Config
-from deploy.run.errors import RunBusy
 from deploy.run.folder import RunFolder
 from deploy.run.states import EVALUATING, FINAL_STATES
 from replay.errors import ServersStopped
@@ -42,7 +42,6 @@ logger = logging.getLogger(__name__)
 TURN_SECONDS, STATUS_SECONDS = 0.2, 1.0
 ABANDONED_SECONDS = 10.0
 """A foreground run whose command has not been heard for this long is stopped."""
-LOCK_SECONDS = 20.0
 FINAL_SEEN_SECONDS = 3.0
 LET_GO_SECONDS = 10.0
 """Whoever saw the last status has so long to let go of a Ray of the run's own: its end would end it, too."""
@@ -62,7 +61,7 @@ class Supervisor:
         self._folder = RunFolder(Path(folder))
         log_to(self._folder.log_path, "supervisor")
         # First: whoever holds this lock is the one that writes status.json, ray.json and fleet.json.
-        self._held = _held(self._folder)
+        self._held = hold(self._folder)
         self._config: Config = self._folder.load_config()
         self._ray_address, self._local_ray = load_ray(self._folder)
         self._state, self._message = "starting", ""
@@ -167,7 +166,7 @@ class Supervisor:
         return Parts(actors, learner, evaluator, servers, store.until_it_ends.remote())
 
     def _start_servers(self, stack: contextlib.ExitStack) -> EmbeddedServers:
-        replay = self._config.replay
+        replay, self._message = self._config.replay, SERVERS
         servers = EmbeddedServers(
             self._folder.replay,
             shards=replay.shards,
@@ -208,6 +207,13 @@ class Supervisor:
             parts.evaluator.step(learner.metrics)
             if time.monotonic() - self._published >= STATUS_SECONDS:
                 self._telemetry.update(learner.metrics, actors.report())
+                self._message = waits_for(
+                    learner.metrics,
+                    learner_pid=learner.pid,
+                    learner_ready=learner.ready,
+                    target=self._fleet_state.target,
+                    min_size=self._config.replay.min_size,
+                )
                 self._publish_status()
             self._stop_asked.wait(TURN_SECONDS)
 
@@ -287,16 +293,3 @@ class Supervisor:
         target = self._fleet_state.target
         self._status = self._telemetry.publish(self._state, self._message, target, rows, learner)
         self._published = time.monotonic()
-
-
-def _held(folder: RunFolder) -> contextlib.ExitStack:
-    """Take the run's lock, which a supervisor that has just died may hold for a moment; raise RunBusy."""
-    stack, deadline = contextlib.ExitStack(), time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            stack.enter_context(folder.lock())
-            return stack
-        except RunBusy:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)

@@ -5,12 +5,14 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from unittest.mock import Mock
 
 import pytest
 
 from deploy.fleet import supervisor
 from deploy.fleet.supervisor import Supervisor
 from deploy.run.folder import RunFolder
+from deploy.run.status import read_status
 from replay.errors import ServersStopped
 from tests.helpers.deadline import until
 from tests.helpers.runs.catch_runs import catch_config
@@ -36,3 +38,30 @@ def test_a_sigterm_that_comes_as_soon_as_it_is_handled_counts(
     Supervisor(str(RunFolder.create(catch_config(tmp_path)).path))
     until(left.is_set, "its end")
     assert terminated == [True]
+
+
+def test_a_run_whose_servers_start_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers that load a large replay take long."""
+    left, said = threading.Event(), []
+
+    class LoadingServers:
+        def __init__(self, *_: object, should_stop: Callable[[], bool], **__: object) -> None:
+            self._should_stop = should_stop
+
+        def start(self) -> None:
+            monkeypatch.setattr(supervisor, "STATUS_SECONDS", 0.0)
+            self._should_stop()
+            said.append((folder.read_json("status.json", {})["state"], read_status(folder)["message"]))
+            raise ServersStopped
+
+    folder = RunFolder.create(catch_config(tmp_path))
+    monkeypatch.setattr(supervisor, "log_to", lambda *_: None)
+    monkeypatch.setattr(supervisor.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(supervisor.ray, "get_runtime_context", Mock())
+    monkeypatch.setattr(supervisor, "EmbeddedServers", LoadingServers)
+    monkeypatch.setattr(supervisor, "address_for_others", lambda: None)
+    monkeypatch.setattr(Supervisor, "_leave", lambda _: left.set())
+    Supervisor(str(folder.path))
+    until(left.is_set, "its end")
+    assert said == [("starting", "waiting for the replay's servers")]
+    assert read_status(folder)["message"] == "", "a run that has ended waits for nothing"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deploy.cli.main import main
-from deploy.fleet import RunClient, client, launch, supervisor
+from deploy.fleet import RunClient, client, launch, run_state, supervisor
 from deploy.fleet.ray.cluster import LocalRay
 from deploy.fleet.run_state import load_ray, save_ray
 from deploy.fleet.supervisor import Supervisor
@@ -41,7 +41,7 @@ def records(folder: RunFolder) -> dict[str, str]:
 def test_a_supervisor_that_finds_the_run_at_work_writes_nothing(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "LOCK_SECONDS", 0.0)
+    monkeypatch.setattr(run_state, "LOCK_SECONDS", 0.0)
     monkeypatch.setattr(supervisor, "log_to", lambda *_: None)
     monkeypatch.setattr(supervisor.signal, "signal", lambda *_: None)
     monkeypatch.setattr(Supervisor, "_leave", lambda _: None)

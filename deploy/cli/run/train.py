@@ -214,7 +214,9 @@ def _announce(folder: RunFolder) -> None:
     notes.append(summary.disk_line(config, folder.path))
     # On a cluster actors are anywhere, and the cores of this machine say nothing.
     notes.append("" if config.run.ray_address else summary.crowding(config.actors.num_actors))
-    print("\n".join(line for note in notes for line in wrap(note, rest="  ")), flush=True)
+    print("\n".join(line for note in notes for line in wrap(note, rest="  ")))
+    where = f"on the Ray at {config.run.ray_address}" if config.run.ray_address else "and its Ray"
+    print(f"starting the run's supervisor {where} ...", flush=True)
 
 
 def _expectation(folder: RunFolder) -> Callable[[float], str]:

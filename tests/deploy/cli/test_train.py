@@ -44,6 +44,7 @@ def test_train_prints_its_config_runs_and_sums_up(
     assert "segment_steps=32" in out
     assert "earns 4 updates" in out
     assert "disk: up to" in out
+    assert "starting the run's supervisor and its Ray ..." in out
     assert "env steps           6,000" in out
     assert "mean return         -20.50" in out
     assert "samples per insert  3.990" in out

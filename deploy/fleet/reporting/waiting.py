@@ -1,0 +1,27 @@
+"""What a run that does not learn yet waits for, in words."""
+
+from collections.abc import Mapping
+
+SERVERS = "waiting for the replay's servers"
+LEARNER = "waiting for the learner's process"
+RESTORING = "waiting for the learner, which builds its network and loads its replay"
+
+
+def waits_for(
+    metrics: Mapping[str, float], *, learner_pid: int | None, learner_ready: bool, target: int, min_size: int
+) -> str:
+    """Return what a run whose servers answer waits for; empty once it learns.
+
+    `learner_pid`: None until its process has reported. `target`: actors asked for. `min_size`: transitions in
+    replay before the first update.
+    """
+    if learner_pid is None:
+        return LEARNER
+    if not learner_ready:
+        return RESTORING
+    stored = metrics.get("replay/size", 0.0)
+    if stored == 0.0:
+        return f"waiting for the first env steps of {target:,} actor{'s' if target > 1 else ''}"
+    if stored < min_size:
+        return f"warm-up: {stored:,.0f} of {min_size:,} transitions before the first update"
+    return ""
