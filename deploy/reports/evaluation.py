@@ -38,7 +38,8 @@ class EvaluationReport:
     def to_json(self) -> dict[str, Any]:
         """Return a flat, JSON-able dict.
 
-        Intervals are 95 % bootstrap intervals; returns are undiscounted sums of raw rewards.
+        Intervals are 95 % bootstrap intervals, None where too many games ended alike; returns are
+        undiscounted sums of raw rewards.
         """
         mean, median = self.scores.mean, self.scores.median
         of_human = {
@@ -48,7 +49,7 @@ class EvaluationReport:
         normalised: dict[str, Any] = {}
         for name, interval in of_human.items():
             normalised[name] = None if interval is None else interval.value
-            normalised[f"{name}_interval"] = None if interval is None else [interval.low, interval.high]
+            normalised[f"{name}_interval"] = None if interval is None else interval.bounds
         return {
             "game": self.game,
             "checkpoint": self.checkpoint,
@@ -59,9 +60,9 @@ class EvaluationReport:
             "seed": self.seed,
             **({"without": self.without} if self.without else {}),
             "return_mean": mean.value,
-            "return_mean_interval": [mean.low, mean.high],
+            "return_mean_interval": mean.bounds,
             "return_median": median.value,
-            "return_median_interval": [median.low, median.high],
+            "return_median_interval": median.bounds,
             **normalised,
             "returns": [episode.return_ for episode in self.episodes],
             "lengths": [episode.length for episode in self.episodes],

@@ -11,11 +11,20 @@ from scipy import stats
 
 @dataclass(frozen=True)
 class Interval:
-    """A statistic and its 95 % percentile-bootstrap interval."""
+    """A statistic and its 95 % percentile-bootstrap interval.
+
+    Where each resample gives the same, as of equal values or of a single one, there is no interval: one of no
+    width would claim that further games end alike.
+    """
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def bounds(self) -> list[float] | None:
+        """Low and high, as in a report; None without an interval."""
+        return None if self.low is None or self.high is None else [self.low, self.high]
 
 
 @dataclass(frozen=True)
@@ -61,16 +70,18 @@ def summarise(returns: Sequence[float], game: str, *, seed: int = 0) -> ScoreSum
 
 def _human_normalised(interval: Interval, game: str) -> Interval | None:
     """Return the interval on the normalised scale: normalising is linear."""
-    # `vars` has the fields in their order: value, low, high.
-    value, low, high = (human_normalised(score, game) for score in vars(interval).values())
-    return None if value is None or low is None or high is None else Interval(value, low, high)
+    value = human_normalised(interval.value, game)
+    if value is None:
+        return None
+    return Interval(value, *(human_normalised(bound, game) for bound in interval.bounds or ()))
 
 
 def _interval(values: np.ndarray, statistic: object, value: float, seed: int) -> Interval:
-    if np.ptp(values) == 0.0:  # The bootstrap of a constant is that constant; scipy would warn.
-        return Interval(value, value, value)
+    if np.ptp(values) == 0.0:  # scipy would warn.
+        return Interval(value)
     # A fixed seed, so that the same returns always give the same interval.
     found = stats.bootstrap(
         (values,), statistic, n_resamples=10_000, method="percentile", rng=np.random.default_rng(seed)
     )
-    return Interval(value, float(found.confidence_interval.low), float(found.confidence_interval.high))
+    low, high = (float(bound) for bound in found.confidence_interval)
+    return Interval(value, low, high) if low < high else Interval(value)

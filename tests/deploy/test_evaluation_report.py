@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import imageio.v2 as imageio
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from actors.config import EnvironmentConfig
 from deploy.cli.main import main
+from deploy.cli.network.look import report_lines
 from deploy.networks.policy import network_of
 from deploy.reports.evaluation import evaluate_checkpoint
 from deploy.run.config import Config, with_values
@@ -57,6 +59,32 @@ def test_report_of_catch(tmp_path):
     low, high = report["return_mean_interval"]
     assert low <= report["return_mean"] <= high
     assert report["human_normalised"] is None
+
+
+def test_a_report_is_printed_for_people(tmp_path, capsys):
+    """Three decimals, no None, and no interval that equal games would make a point."""
+    run_folder(tmp_path)
+    words = ["evaluate", "seen", "--runs-dir", str(tmp_path), "--episodes"]
+    assert main([*words, "1", "--seed", "7"]) == 0
+    alike = capsys.readouterr().out
+    assert re.search(r"return_mean +-?1\.000 \(no interval: too many games ended alike\)", alike)
+    assert re.search(r"seed +7\n", alike)
+    assert "None" not in alike
+    report = {"return_mean": -1 / 3, "return_mean_interval": [-7 / 9, 1 / 9], "human_normalised": None,
+              "human_normalised_interval": None, "update": 1234567, "returns": [1.0]}  # fmt: skip
+    assert [line.split(maxsplit=1) for line in report_lines(report)] == [
+        ["return_mean", "-0.333 (95 %: -0.778 to 0.111)"],
+        ["update", "1,234,567"],
+    ]
+
+
+def test_two_seeds_are_two_reports(tmp_path, capsys):
+    folder = run_folder(tmp_path)
+    for seed in ("1", "2"):
+        assert main(["evaluate", "seen", "--runs-dir", str(tmp_path), "--episodes", "1", "--seed", seed]) == 0
+    found = {path.name for path in folder.path.glob("evaluation-*.json")}
+    assert found == {f"evaluation-update-000000056-seed-{seed}.json" for seed in (1, 2)}
+    assert {folder.read_json(name, {})["seed"] for name in found} == {1, 2}
 
 
 def test_games_are_played_as_in_training(tmp_path, monkeypatch):

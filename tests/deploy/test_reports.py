@@ -40,9 +40,12 @@ def test_summary_of_known_returns():
     assert summarise([1.0, 2.0], "tests.helpers.catch:make").human_normalised_median is None
 
 
-def test_summary_of_equal_returns_has_no_width():
+def test_equal_returns_have_no_interval():
     mean = summarise([5.0] * 3, "pong").mean
-    assert (mean.low, mean.value, mean.high) == (5.0, 5.0, 5.0)
+    assert (mean.value, mean.bounds) == (5.0, None)
+    nearly = summarise([-1.0] * 30 + [1.0], "pong")
+    assert nearly.mean.bounds is not None
+    assert (nearly.median.value, nearly.median.bounds) == (-1.0, None)
 
 
 def test_nothing_to_summarise():

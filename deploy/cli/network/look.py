@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +19,8 @@ from deploy.run.folder import RunFolder
 if TYPE_CHECKING:
     from actors.episodes import Episode
     from deploy.reports.evaluation import EvaluationReport
+
+NO_INTERVAL = "no interval: too many games ended alike"
 
 
 @dataclass(frozen=True)
@@ -165,8 +167,21 @@ def _print_report(report: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(report, indent=1))
         return
+    for line in report_lines(report):
+        print(line)
+
+
+def report_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return an evaluation's results as lines, each statistic with its interval; nothing of what is unknown."""
+    lines = []
     for name, value in report.items():
-        if name in ("returns", "lengths"):
+        if value is None or isinstance(value, list):
             continue
-        shown = f"{value:,.3f}" if isinstance(value, float) else value
-        print(f"  {name:<24} {shown}")
+        shown = (
+            f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+        )
+        if f"{name}_interval" in report:
+            interval = report[f"{name}_interval"]
+            shown += " (95 %: {:,.3f} to {:,.3f})".format(*interval) if interval else f" ({NO_INTERVAL})"
+        lines.append(f"  {name:<24} {shown}")
+    return lines
