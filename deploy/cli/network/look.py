@@ -172,14 +172,12 @@ def _print_report(report: dict[str, Any], *, as_json: bool) -> None:
 
 
 def report_lines(report: Mapping[str, Any]) -> list[str]:
-    """Return an evaluation's results as lines, each statistic with its interval; nothing of what is unknown."""
+    """Return an evaluation's known results as lines, each statistic with its interval."""
     lines = []
     for name, value in report.items():
         if value is None or isinstance(value, list):
             continue
-        shown = (
-            f"{value:,.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
-        )
+        shown = format(value, {float: ",.3f", int: ","}.get(type(value), ""))
         if f"{name}_interval" in report:
             interval = report[f"{name}_interval"]
             shown += " (95 %: {:,.3f} to {:,.3f})".format(*interval) if interval else f" ({NO_INTERVAL})"
