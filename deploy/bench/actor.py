@@ -9,12 +9,13 @@ from deploy.bench.replay.local_replay import make_actor, open_shards
 from deploy.run.config import Config, to_json
 
 
-def run(config: Config, *, seconds: float = 10.0) -> dict[str, Any]:
+def run(config: Config, *, seconds: float = 10.0, report: limits.Report = limits.silent) -> dict[str, Any]:
     """Measure the whole actor, its environments alone and its policy alone, for `seconds` each.
 
     All results are per second. `agent_steps_per_s` counts vector steps times environments; `bytes_per_step`
     is the mean size of one encoded step, without what Redis adds.
     """
+    report(f"measuring an actor, its environments and its policy: {3 * seconds:g} s")
     spec = describe_environment(config.environment)
     with open_shards(config) as shards:
         actor, writer = make_actor(config, shards, spec)

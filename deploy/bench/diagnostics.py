@@ -18,7 +18,7 @@ from learner.update.train_step import TrainStep
 from replay.types import Batch
 
 
-def run(config: Config, *, seconds: float = 4.0) -> dict[str, Any]:
+def run(config: Config, *, seconds: float = 4.0, report: limits.Report = limits.silent) -> dict[str, Any]:
     """Measure an update and a diagnosis for the network and batch of each preset.
 
     Environment, device, precision and threads are `config`'s. Gives seconds of both (medians over about
@@ -28,7 +28,7 @@ def run(config: Config, *, seconds: float = 4.0) -> dict[str, Any]:
     """
     spec = describe_environment(config.environment)
     result: dict[str, Any] = {"benchmark": "diagnostics"}
-    for name, preset in PRESETS.items():
+    for place, (name, preset) in enumerate(PRESETS.items(), 1):
         learner = config.learner
         preset = with_values(
             preset,
@@ -36,7 +36,9 @@ def run(config: Config, *, seconds: float = 4.0) -> dict[str, Any]:
             learner__precision=learner.precision,
             learner__num_threads=learner.num_threads,
         )
-        result |= {f"{name}_{key}": value for key, value in _measure(preset, spec, seconds).items()}
+        measured = _measure(preset, spec, seconds)
+        result |= {f"{name}_{key}": value for key, value in measured.items()}
+        report(f"{place} of {len(PRESETS)}: {name}: {measured['percent']:.1f} % of the learner's time")
     result["largest_percent"] = max(result[f"{name}_percent"] for name in PRESETS)
     return result | {"config": to_json(config)}
 

@@ -8,7 +8,7 @@ are used up, so that every step counted was also paid for in samples.
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 from deploy.bench import limits
@@ -22,7 +22,11 @@ WARM_UP = 3_000
 """Items inserted before the first update."""
 START_SECONDS = 300.0
 """Maximum time for start, warm-up and settling."""
-POLL_SECONDS = 0.5
+POLL_SECONDS, TELL_SECONDS = 0.5, 5.0
+USUAL_START_SECONDS = 45.0
+"""Start, warm-up and end of a run on two cores."""
+SUFFIXES = {"same": "", "valid": "_valid"}
+"""Behind the keys of each padding's results."""
 ENDLESS = 10**9
 
 
@@ -46,26 +50,29 @@ def run(
     seconds: float = 60.0,
     repeats: int = 3,
     limit_seconds: float = 4.0,
-    report: Callable[[str], None] = lambda line: None,
+    paddings: Sequence[str] = tuple(SUFFIXES),
+    report: limits.Report = limits.silent,
 ) -> dict[str, Any]:
-    """Measure `repeats` runs of `seconds` each for SAME and for VALID padding; return the medians.
+    """Measure `repeats` runs of `seconds` each for the `paddings` (SAME and VALID); return the medians.
 
     Keys: `agent_steps_per_s`, `ratio_of_limit`, `limit` and its parts, all again with the suffix `_valid`,
-    `repeats` with every single measurement, and `config`. `report` receives a line for each measurement when
-    it is done. Raises BenchmarkError when a run fails.
+    `repeats` with every single measurement, and `config`. `report` receives a line about what comes next, and
+    each measurement when it is done. Raises BenchmarkError when a run fails.
     """
     config = _for_measurement(config or default_config())
     result: dict[str, Any] = {"benchmark": "end-to-end", "seconds": seconds}
     singles: dict[str, list[dict[str, float]]] = {}
-    for padding, suffix in (("same", ""), ("valid", "_valid")):
+    for padding in paddings:
         padded = with_values(config, network__padding=padding)
         measured = singles[padding] = []
-        for _ in range(repeats):
-            measured.append(_measure(padded, seconds, limit_seconds))
-            report(f"{padding}: " + ", ".join(f"{key} {value:.3g}" for key, value in measured[-1].items()))
+        for number in range(1, repeats + 1):
+            run_name = f"{padding} padding, run {number} of {repeats}"
+            report(f"{run_name}: about {_expected_seconds(seconds, limit_seconds):.0f} s")
+            measured.append(_measure(padded, seconds, limit_seconds, report))
+            report(f"{run_name}: " + ", ".join(f"{key} {value:.3g}" for key, value in measured[-1].items()))
         for key in measured[0]:
             # Each key's own median: the ratio need not be that of the other two medians.
-            result[key + suffix] = statistics.median(m[key] for m in measured)
+            result[key + SUFFIXES[padding]] = statistics.median(m[key] for m in measured)
     return result | {"repeats": singles, "config": to_json(config)}
 
 
@@ -85,24 +92,31 @@ def _for_measurement(config: Config) -> Config:
     )
 
 
-def _measure(config: Config, seconds: float, limit_seconds: float) -> dict[str, float]:
+def _expected_seconds(seconds: float, limit_seconds: float) -> float:
+    """Return how long a measurement of a run takes on two cores, roughly: its window, limits and the rest."""
+    return seconds + 2 * 3 * limit_seconds + USUAL_START_SECONDS
+
+
+def _measure(config: Config, seconds: float, limit_seconds: float, report: limits.Report) -> dict[str, float]:
     """Measure one run between two measurements of the limit and use their mean: machines drift in minutes."""
-    before = limits.measure(config, seconds=limit_seconds)
+    before = limits.measure(config, seconds=limit_seconds, report=report)
     with tempfile.TemporaryDirectory() as runs_dir:
-        speed = _measure_run(with_values(config, run__runs_dir=runs_dir, run__name="bench"), seconds)
-    after = limits.measure(config, seconds=limit_seconds)
+        speed = _measure_run(with_values(config, run__runs_dir=runs_dir, run__name="bench"), seconds, report)
+    after = limits.measure(config, seconds=limit_seconds, report=report)
     parts = {key: (value + after[key]) / 2 for key, value in before.items()}
     return {**speed, "ratio_of_limit": speed["agent_steps_per_s"] / parts["limit"], **parts}
 
 
-def _measure_run(config: Config, seconds: float) -> dict[str, float]:
+def _measure_run(config: Config, seconds: float, report: limits.Report) -> dict[str, float]:
     # Imported here: checking flags imports this module, and needs no Ray.
     from deploy.fleet import launch
 
+    report("starting a run")
     folder = RunFolder.create(config)
     client = launch(config, folder, resume=False)
     try:
-        _settle(config, client)
+        _settle(config, client, report)
+        report(f"measuring the run: {seconds:g} s")
         return _measure_window(client, seconds)
     finally:
         # In this order, so that the run ends by itself before its Ray is taken away.
@@ -111,7 +125,7 @@ def _measure_run(config: Config, seconds: float) -> dict[str, float]:
         client.shutdown()
 
 
-def _settle(config: Config, client: Any) -> None:
+def _settle(config: Config, client: Any, report: limits.Report) -> None:
     """Wait until twice the limiter's slack is inserted after the warm-up: from then on steps are paid for."""
     # The limiter's buffer in inserts, not samples: `fitting_error_buffer` (replay/owner/limiter.py)
     # divided by samples_per_insert, or the configured buffer where that is larger.
@@ -120,10 +134,14 @@ def _settle(config: Config, client: Any) -> None:
         config.learner.update_period + 2 * config.replay.segment_steps,
         0.1 * config.replay.min_size,
     )
-    deadline = time.monotonic() + START_SECONDS
-    while _metric(client, "replay/inserted") < config.replay.min_size + 2 * slack:
+    enough = config.replay.min_size + 2 * slack
+    deadline, told = time.monotonic() + START_SECONDS, time.monotonic()
+    while (inserted := _metric(client, "replay/inserted")) < enough:
         if time.monotonic() > deadline:
             raise BenchmarkError(f"the run did not get under way within {START_SECONDS:.0f} s")
+        if time.monotonic() - told > TELL_SECONDS:
+            told = time.monotonic()
+            report(f"warming up: {inserted:,.0f} of {enough:,.0f} env steps")
         time.sleep(POLL_SECONDS)
 
 

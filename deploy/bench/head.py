@@ -1,9 +1,12 @@
 """`apexpert bench head`: the head's share of a network's time, by the number of experts."""
 
+import contextlib
 import itertools
+import os
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +14,7 @@ from torch import Tensor
 
 from actors.environments import describe_environment
 from deploy.bench import limits
-from deploy.bench.errors import BenchmarkError
+from deploy.bench.errors import WrongConfig
 from deploy.run.config import Config, to_json, with_values
 from learner.update.precision import choose_device
 from models.config import MOE_HEADS
@@ -50,7 +53,8 @@ def run(
     seconds: float = DEFAULT_SECONDS,
     experts: Sequence[int] = EXPERTS,
     encoders: Sequence[str] = ENCODERS,
-    report: Callable[[str], object] = lambda line: None,
+    least_calls: int = LEAST_CALLS,
+    report: limits.Report = limits.silent,
 ) -> dict[str, Any]:
     """Measure the head's share of the whole network's time, in a forward pass and with the backward pass.
 
@@ -58,11 +62,11 @@ def run(
     feature map and the output layer: tokens, routing, experts. It is timed alone, on the feature map that the
     network's encoder computes from the same random frames, alternating with the whole network; results are
     medians of about `seconds` for both together. Device, precision, batch and threads are the learner's, but
-    passes run one after the other, not split over a team of threads. Raises BenchmarkError for a head without
-    experts.
+    passes run one after the other, not split over a team of threads. `least_calls`: of each pass, however
+    long they take. Raises WrongConfig for a head without experts.
     """
     if config.network.head not in MOE_HEADS:
-        raise BenchmarkError(f"--network.head {config.network.head}: must be one of {', '.join(MOE_HEADS)}")
+        raise WrongConfig(f"--network.head {config.network.head}: must be one of {', '.join(MOE_HEADS)}")
     # As the learner does, so that no pass faults its memory in anew (docs/decisions/0007).
     keep_freed_memory()
     config = with_values(config, network__padding="same")
@@ -70,13 +74,15 @@ def run(
     dtype = choose_dtype(config.learner.precision, device)
     threads = config.learner.cpu_threads
     rows: list[dict[str, Any]] = []
-    for encoder, count in itertools.product(encoders, experts):
+    cases = list(itertools.product(encoders, experts))
+    for place, (encoder, count) in enumerate(cases, 1):
         varied = with_values(config, network__encoder=encoder, network__num_experts=count)
         with limits.threads(threads):
-            measured = _measure(varied, device, dtype, seconds)
+            measured = _measure(varied, device, dtype, seconds, least_calls)
         rows.append({"encoder": encoder, "num_experts": count} | measured)
         report(
-            f"{encoder}, {count} experts: head {measured['forward_share']:.1%} of a forward pass,"
+            f"{place} of {len(cases)}: {encoder}, {count} experts:"
+            f" head {measured['forward_share']:.1%} of a forward pass,"
             f" {measured['forward_backward_share']:.1%} with the backward pass"
         )
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {threads} threads"
@@ -90,7 +96,9 @@ def run(
     }
 
 
-def _measure(config: Config, device: torch.device, dtype: torch.dtype, seconds: float) -> dict[str, Any]:
+def _measure(
+    config: Config, device: torch.device, dtype: torch.dtype, seconds: float, least_calls: int
+) -> dict[str, Any]:
     """Measure one row: times of both passes, their ratios, and the operators of the head's forward pass."""
     parts = _parts(config, device, dtype)
     found: dict[str, Any] = {}
@@ -99,7 +107,7 @@ def _measure(config: Config, device: torch.device, dtype: torch.dtype, seconds: 
             key: part.forward_alone if name == "forward" else part.forward_backward
             for key, part in parts.items()
         }
-        medians = _alternate(calls, device, seconds)
+        medians = _alternate(calls, device, seconds, least_calls)
         found |= {f"{name}_{key}_seconds": median for key, median in medians.items()}
         found[f"{name}_share"] = medians["head"] / medians["network"]
     return found | {"head_operators": _operators(parts["head"].forward_alone)}
@@ -107,9 +115,24 @@ def _measure(config: Config, device: torch.device, dtype: torch.dtype, seconds: 
 
 def _operators(call: Callable[[], None]) -> int:
     """Count the operators that are called, without those that an operator calls itself."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with _without_standard_error(), torch.profiler.profile(activities=activities) as profile:
         call()
     return sum(event.cpu_parent is None for event in profile.events())
+
+
+@contextlib.contextmanager
+def _without_standard_error() -> Iterator[None]:
+    """Drop what C++ prints meanwhile: the profiler reports its own start and stop."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123 (a device, and no path of ours)
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _parts(config: Config, device: torch.device, dtype: torch.dtype) -> dict[str, Part]:
@@ -139,7 +162,7 @@ def _parts(config: Config, device: torch.device, dtype: torch.dtype) -> dict[str
 
 
 def _alternate(
-    calls: Mapping[str, Callable[[], None]], device: torch.device, seconds: float
+    calls: Mapping[str, Callable[[], None]], device: torch.device, seconds: float, least_calls: int
 ) -> dict[str, float]:
     """Return the median seconds of each function, called in turn for about `seconds` together.
 
@@ -147,10 +170,10 @@ def _alternate(
     """
     measured: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
-        for _ in range(limits.WARM_CALLS):
+        for _ in range(min(limits.WARM_CALLS, least_calls)):
             call()
     start, rounds = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds or rounds < LEAST_CALLS:
+    while time.perf_counter() - start < seconds or rounds < least_calls:
         rounds += 1
         for name, call in calls.items():
             _wait_for(device)

@@ -16,10 +16,11 @@ FILL = 2_000
 """Items that a real actor writes before the measurement."""
 
 
-def run(config: Config, *, seconds: float = 10.0) -> dict[str, Any]:
+def run(config: Config, *, seconds: float = 10.0, report: limits.Report = limits.silent) -> dict[str, Any]:
     """Measure samples per second of the train step, the sampler and both together, for `seconds` each."""
     config = with_values(config, replay__min_size=FILL, replay__error_buffer=NEVER_LIMITED)
     spec = describe_environment(config.environment)
+    report(f"filling a replay with {FILL:,} transitions, then measuring a learner: {3 * seconds:g} s")
     with open_shards(config) as shards:
         sampler = _filled_sampler(config, shards, spec)
         with limits.threads(config.learner.cpu_threads):

@@ -13,13 +13,14 @@ from deploy.fleet.processes.weights_cost import measure_on_own_ray
 from deploy.run.config import Config, to_json
 
 
-def run(config: Config, *, seconds: float = 4.0) -> dict[str, Any]:
+def run(config: Config, *, seconds: float = 4.0, report: limits.Report = limits.silent) -> dict[str, Any]:
     """Measure a request that finds nothing newer, and a publication with the request that fetches it.
 
     Each takes `seconds`. The idle cost of the processes is subtracted.
     """
-    parts = limits.measure(config, seconds=seconds)
+    parts = limits.measure(config, seconds=seconds, report=report)
     parameters = limits.make_train_step(config, describe_environment(config.environment)).parameters()
+    report(f"starting a Ray, then measuring requests and publications: {2 * seconds:g} s")
     question, publication = measure_on_own_ray(parameters, seconds)
     found = {"benchmark": "weights", "parameters": len(parameters)}
     return found | relate(config, parts, question, publication) | {"config": to_json(config)}

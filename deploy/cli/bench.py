@@ -18,6 +18,17 @@ from deploy.run.preflight import with_checked_environment
 
 WHAT = ("actor", "replay", "learner", "head", "diagnostics", "weights", "end-to-end")
 LEAST_ITEMS = 1_000
+REPEATS, ITEMS = 3, 1_000_000
+QUICK: Mapping[str, Mapping[str, Any]] = {
+    "actor": {"seconds": 2.0},
+    "replay": {"seconds": 1.0, "repeats": 1, "items": 100_000},
+    "learner": {"seconds": 2.0},
+    "head": {"seconds": 0.0, "experts": (1, 4), "least_calls": 2},
+    "diagnostics": {"seconds": 0.0},
+    "weights": {"seconds": 1.0},
+    "end-to-end": {"seconds": 15.0, "repeats": 1, "limit_seconds": 1.0, "paddings": ("same",)},
+}
+"""What `--quick` gives to a benchmark: about a minute on two cores, and numbers that say less."""
 REPLAY_PARTS = ("insert", "sample", "index", "bytes", "tail", "ready")
 
 
@@ -27,15 +38,18 @@ class BenchOptions:
 
     json: bool = False
     """Print the result as JSON."""
+    quick: bool = False
+    """Take about a minute: fewer and shorter measurements, which vary more; the flags below still count."""
     seconds: float = 0.0
     """Length of each measurement; 0 takes 10 (actor, learner), 4 (replay, diagnostics, weights), 2 (head) or
     60 (end-to-end)."""
-    repeats: int = 3
-    """Runs of replay and end-to-end whose median is reported."""
+    repeats: int = 0
+    """Runs of replay and end-to-end whose median is reported; 0 takes 3, or 1 with --quick."""
     parts: tuple[str, ...] = ()
     """Parts of replay to measure: insert, sample, index, bytes, tail, ready; all if none is named."""
-    items: int = 1_000_000
-    """Transitions in the full replay for the replay measurements."""
+    items: int = 0
+    """Transitions in the full replay for the replay measurements; 0 takes 1,000,000, or 100,000 with
+    --quick."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +94,12 @@ def configure(argv: Sequence[str]) -> tuple[BenchArguments, Config]:
         arguments = parse_config(BenchArguments, argv, command="bench", default=default_config)
         options = arguments.bench
         # Not `seconds < 0`, which nan would pass.
-        if not options.seconds >= 0 or options.repeats < 1:
-            raise ConfigError("--seconds must be 0 or more and --repeats 1 or more")
+        if not options.seconds >= 0 or options.repeats < 0:
+            raise ConfigError("--seconds and --repeats must be 0 or more")
         if set(options.parts) - set(REPLAY_PARTS):
             raise ConfigError(f"--parts must be of {', '.join(REPLAY_PARTS)}")
-        if options.items < LEAST_ITEMS:
-            raise ConfigError(f"--items must be {LEAST_ITEMS} or more")
+        if options.items and options.items < LEAST_ITEMS:
+            raise ConfigError(f"--items must be {LEAST_ITEMS} or more, or 0")
         return arguments, with_checked_environment(config_of(arguments))
     except (ConfigError, UsageError) as error:
         raise type(error)(as_typed(str(error), argv)) from None
@@ -103,41 +117,42 @@ def _what(argv: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 
 def _benchmark(what: str, options: BenchOptions) -> Callable[[Config], dict[str, Any]]:
-    given: dict[str, Any] = {"seconds": options.seconds} if options.seconds else {}
     # Imported after the flags are checked, so that mistakes are reported at once.
     from deploy.bench import actor, diagnostics, end_to_end, head, learner, weights
-    from deploy.bench.errors import BenchmarkError
+    from deploy.bench.errors import BenchmarkError, WrongConfig
     from deploy.bench.replay import replay
 
-    def whole(config: Config) -> dict[str, Any]:
-        try:
-            return end_to_end.run(config, repeats=options.repeats, report=_progress, **given)
-        except BenchmarkError as error:
-            raise CommandFailed(f"bench end-to-end: {error}") from None
-
-    def replayed(config: Config) -> dict[str, Any]:
-        more = given | {"parts": options.parts, "items": options.items, "repeats": options.repeats}
-        try:
-            return replay.run(config, report=_progress, **more)
-        except BenchmarkError as error:
-            raise CommandFailed(f"bench replay: {error}") from None
-
-    def headed(config: Config) -> dict[str, Any]:
-        try:
-            return head.run(config, report=_progress, **given)
-        except BenchmarkError as error:
-            raise ConfigError(str(error)) from None
-
-    runs: dict[str, Callable[[Config], dict[str, Any]]] = {
-        "actor": lambda config: actor.run(config, **given),
-        "replay": replayed,
-        "learner": lambda config: learner.run(config, **given),
-        "head": headed,
-        "diagnostics": lambda config: diagnostics.run(config, **given),
-        "weights": lambda config: weights.run(config, **given),
-        "end-to-end": whole,
+    modules: Mapping[str, Any] = {
+        "actor": actor,
+        "replay": replay,
+        "learner": learner,
+        "head": head,
+        "diagnostics": diagnostics,
+        "weights": weights,
+        "end-to-end": end_to_end,
     }
-    return runs[what]
+
+    def measure(config: Config) -> dict[str, Any]:
+        try:
+            result: dict[str, Any] = modules[what].run(config, report=_progress, **how(what, options))
+        except WrongConfig as error:
+            raise ConfigError(str(error)) from None
+        except BenchmarkError as error:
+            raise CommandFailed(f"bench {what}: {error}") from None
+        return result
+
+    return measure
+
+
+def how(what: str, options: BenchOptions) -> dict[str, Any]:
+    """Return what a benchmark's `run` is given beside the configuration; flags go before `--quick`."""
+    flags: dict[str, Any] = {"seconds": options.seconds}
+    if what in ("replay", "end-to-end"):
+        flags["repeats"] = options.repeats or (0 if options.quick else REPEATS)
+    if what == "replay":
+        flags |= {"parts": options.parts, "items": options.items or (0 if options.quick else ITEMS)}
+    given = {name: value for name, value in flags.items() if value}
+    return (dict(QUICK[what]) if options.quick else {}) | given
 
 
 def _progress(line: str) -> None:
@@ -151,3 +166,7 @@ def _print(result: Mapping[str, Any], measured: Config) -> None:
     for name, value in result.items():
         if not isinstance(value, dict | list):
             print(f"  {name:<28} {f'{value:,.2f}' if isinstance(value, float) else value}")
+    if result["benchmark"] == "head":
+        from deploy.bench.head import table
+
+        print(f"\n{table(result)}", end="")

@@ -74,11 +74,16 @@ def test_a_wrong_value_is_one_line(argv, told, capsys):
 
 
 @pytest.mark.parametrize("kind", ["soft_moe", "top_k_moe"])
-def test_the_head_has_as_many_operators_for_many_experts_as_for_two(kind, monkeypatch):
-    monkeypatch.setattr(head, "LEAST_CALLS", 2)
-    monkeypatch.setattr(head.limits, "WARM_CALLS", 1)
+def test_the_head_has_as_many_operators_for_many_experts_as_for_two(kind, capfd):
+    said = []
     config = with_values(LAPTOP, learner__batch_size=4, network__head=kind)
-    result = head.run(config, seconds=0.0, experts=(2, 16), encoders=("nature",))
+    result = head.run(
+        config, seconds=0.0, experts=(2, 16), encoders=("nature",), least_calls=2, report=said.append
+    )
+    assert capfd.readouterr() == ("", ""), "the profiler prints nothing"
+    assert [line.partition(": head")[0] for line in said] == [
+        "1 of 2: nature, 2 experts", "2 of 2: nature, 16 experts"
+    ]  # fmt: skip
     few, many = result["rows"]
     assert few["head_operators"] == many["head_operators"]
     for row in result["rows"]:
