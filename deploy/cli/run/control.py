@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from deploy.cli.output import is_lost
+from deploy.cli.output import is_lost, wrap
 from deploy.cli.parsing import parse
 from deploy.cli.run import summary
 from deploy.cli.run.follow import Interrupts
@@ -142,7 +142,7 @@ def list_runs(argv: Sequence[str]) -> int:
             table.add_row(folder.name, "-", "broken", "-", "-")
     print_whole(table)
     for folder, error in broken:
-        print(f"{folder.name}: {_briefly(error)}")
+        print("\n".join(wrap(f"{folder.name}: {_briefly(error)}", rest="  ")))
     return 0
 
 

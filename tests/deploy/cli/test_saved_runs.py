@@ -143,9 +143,11 @@ def test_a_broken_run_neither_hides_the_others_from_list_nor_fills_the_screen(
     assert [line.split()[:3] for line in lines[:3]] == [
         ["bad", "-", "broken"], ["old", "-", "broken"], ["r", "pong", "stopped"]
     ]  # fmt: skip
-    bad, old = lines[3:]
-    assert bad.startswith("bad: config.json: cannot be read: Expecting property name")
+    bad, *more, old = lines[3:]
+    assert bad == "bad: config.json: cannot be read: Expecting property name"
+    assert all(line.startswith("  ") for line in more)
     assert old == "old: config.json: config: network: unknown field 'heads'"
+    assert max(map(len, lines)) <= 60
 
 
 @pytest.mark.parametrize(
