@@ -138,11 +138,11 @@ def list_runs(argv: Sequence[str]) -> int:
             table.add_row(*_row(folder))
         except RunError as error:
             # A run that cannot be read must not hide the others.
-            broken.append((folder, error))
+            broken.append(f"{folder.name}: {_briefly(error)}")
             table.add_row(folder.name, "-", "broken", "-", "-")
     print_whole(table)
-    for folder, error in broken:
-        print("\n".join(wrap(f"{folder.name}: {_briefly(error)}", rest="  ")))
+    for problem in broken:
+        print("\n".join(wrap(problem, rest="  ")))
     return 0
 
 
