@@ -46,7 +46,7 @@ class Convolution(nn.Module):
 
     def forward(self, features: Tensor, scale: float = 1.0) -> Tensor:
         """Convolve (B, C, h, w) times `scale`, which is applied to the small kernel, not the large image."""
-        weight = self.weight
+        weight: Tensor = self.weight
         if self._centered:
             weight = weight - weight.mean(dim=(1, 2, 3), keepdim=True)
         if scale != 1.0:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from actors.episodes import Episode
+from deploy.fleet.reporting.ends import end_reached
 from deploy.fleet.reporting.telemetry import Telemetry
 from deploy.fleet.supervisor import Supervisor
 from deploy.run.config import with_values
-from deploy.run.ends import end_reached
 from deploy.run.folder import RunFolder
 from deploy.run.presets import LAPTOP
 

@@ -17,7 +17,6 @@ from deploy.fleet.actor_fleet import ActorFleet
 from deploy.fleet.learner_slot import LearnerSlot
 from deploy.fleet.processes import handles
 from deploy.fleet.processes.handles import RoleHandle
-from deploy.fleet.ray import nodes
 from deploy.fleet.reporting import telemetry
 from deploy.fleet.run_state import FleetState
 from deploy.fleet.supervisor import Supervisor
@@ -106,34 +105,6 @@ def test_a_killed_actor_is_replaced_by_a_new_incarnation(fleet):
     assert fleet.restarts == 1
     assert fleet.report().totals == {"actors/restarts": 1.0, "actors/refused_rewards": 3 * 2.0}
     assert any("actor 1 (incarnation 0) is gone: its process died" in note for note in notes)
-
-
-@pytest.mark.parametrize(
-    ("report", "free", "why"),
-    [
-        (None, False, "Ray has no free core for it"),
-        (None, True, "Ray has a core for it, and its machine is slow"),
-        ({"ready": False}, False, "Ray has a core for it, and its machine is slow"),
-    ],
-)
-def test_why_an_actor_waits_is_what_ray_says(tmp_path, monkeypatch, report, free, why):
-    waiting = SimpleNamespace(poll=list, ready=False, end=None, report=report, metrics={})
-    monkeypatch.setattr(actor_fleet, "start_actor", lambda *_: waiting)
-    monkeypatch.setattr(actor_fleet, "has_free_core", lambda node: free)
-    monkeypatch.setattr(actor_fleet, "START_SECONDS", -1.0)
-    notes: list[str] = []
-    state = FleetState(RunFolder(tmp_path))
-    state.target = 1
-    fleet = ActorFleet(None, state, node_id=None, note=notes.append)
-    for _ in range(3):
-        fleet.step(0)
-    assert notes[1:] == [f"actor 0 has waited -1 s to start: {why}"]
-
-
-def test_a_ray_of_our_own_has_free_cores(shared_ray):
-    assert nodes.has_free_core(None)
-    assert nodes.has_free_core(nodes.here())
-    assert not nodes.has_free_core("another")
 
 
 def test_scaling_down_lets_the_surplus_finish_and_up_again_takes_new_incarnations(fleet):

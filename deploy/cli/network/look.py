@@ -32,7 +32,8 @@ class EvaluateArguments:
     """
 
     run: TrainedName
-    """Name of the run under --runs-dir, the path of its folder, or a file of `apexpert export`."""
+    """Name of the run under --runs-dir, the path of its folder, a file of `apexpert export`, or the
+    bundled:pong that comes with Apexpert."""
     episodes: int = 0
     """Full games to play; 0 takes the run's own number (30)."""
     video: bool = False
@@ -45,7 +46,7 @@ class EvaluateArguments:
     """Part to remove from the network first: the mixture's output is replaced by its mean over states, or
     nothing bypasses the mixture."""
     output: str = ""
-    """Folder for report and video; empty takes the run's, or the current one for an exported file."""
+    """Folder for report and video; empty takes the run's, or the current one for a model."""
     json: bool = False
     """Print the report as JSON."""
     runs_dir: str = "runs"

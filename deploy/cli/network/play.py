@@ -24,11 +24,13 @@ class PlayArguments:
     """Watch a run's newest checkpoint play: in a window, or as an mp4 where there is no display.
 
     apexpert play RUN
+    apexpert play bundled:pong
     apexpert play RUN --output game.mp4
     """
 
     run: TrainedName
-    """Name of the run under --runs-dir, the path of its folder, or a file of `apexpert export`."""
+    """Name of the run under --runs-dir, the path of its folder, a file of `apexpert export`, or the
+    bundled:pong that comes with Apexpert."""
     episodes: int = 1
     """Full games to play."""
     seed: int = 1

@@ -31,7 +31,8 @@ class ShowArguments:
     """
 
     run: TrainedName
-    """Name of the run under --runs-dir, the path of its folder, or a file of `apexpert export`."""
+    """Name of the run under --runs-dir, the path of its folder, a file of `apexpert export`, or the
+    bundled:pong that comes with Apexpert."""
     best: bool = False
     """Take the best checkpoint by evaluation instead of the newest."""
     frames: int = 6
@@ -43,7 +44,7 @@ class ShowArguments:
     seed: int = 1
     """Seed of the game."""
     output: str = ""
-    """Folder to write into; empty takes the run's videos/, or the current one for an exported file."""
+    """Folder to write into; empty takes the run's videos/, or the current one for a model."""
     runs_dir: str = "runs"
     """Folder that holds the runs' folders."""
 

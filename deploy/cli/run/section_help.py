@@ -28,9 +28,9 @@ def print_help(arguments: Any, argv: Sequence[str], command: str) -> None:
     if word not in ("", ALL, *SECTIONS):
         known = near_matches(word, SECTIONS) or f"; sections are {', '.join(SECTIONS)} and {ALL}"
         raise UsageError(f"--help {word}: no such section{known}")
-    wanted = {"": lambda name: name not in SECTIONS, ALL: lambda name: True}
-    chosen = wanted.get(word, lambda name: name == word)
-    names = [part.name for part in dataclasses.fields(arguments) if chosen(part.name)]
+    names = [part.name for part in dataclasses.fields(arguments)]
+    if word != ALL:
+        names = [word] if word else [name for name in names if name not in SECTIONS]
     parse(_part(arguments, names, command, word), ["--help"], command=command)
 
 

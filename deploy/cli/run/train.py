@@ -5,36 +5,23 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from deploy.cli.errors import CommandFailed, UsageError
 from deploy.cli.output import is_lost, why_lost, wrap
-from deploy.cli.parsing import as_typed, expand_short, flag_value, parse
+from deploy.cli.parsing import as_typed, expand_short, parse
 from deploy.cli.run import summary
+from deploy.cli.run.base import BaseOptions, base_of
+from deploy.cli.run.config_file import to_toml
 from deploy.cli.run.follow import FORCED_CODE, Forced, Interrupts, RunClient, follow
 from deploy.cli.run.section_help import print_help
 from deploy.run import presets
 from deploy.run.checks import check
 from deploy.run.config import Config, ConfigError, RunConfig, hide_password, with_values
-from deploy.run.config_file import ConfigFile, to_toml
-from deploy.run.errors import RunError
 from deploy.run.folder import RunFolder
 from deploy.run.preflight import URLS_VARIABLE, named_urls, preflight, with_urls_of_environment
-
-
-@dataclass(frozen=True)
-class BaseOptions:
-    """What sets the values that flags replace, beside a preset."""
-
-    config: str = ""
-    """TOML file of fields that replace the preset's: a table for each section, as --print-config writes."""
-    like: str = ""
-    """Run whose configuration takes the preset's place: its name under --runs-dir or its folder's path."""
-    print_config: bool = False
-    """Print the configuration as TOML and end; that file, given by --config, makes the same run."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +141,7 @@ def parse_config(kind: type[T], argv: Sequence[str], *, command: str, default: C
     """
     full = expand_short(argv)
     # As tyro's defaults, the values of preset, run and file are what --help shows.
-    base = kind(**_sections(_base(full, default)))
+    base = kind(**_sections(base_of(full, default)))
     print_help(base, full, command)
     arguments = parse(kind, full, command=command, default=base)
     if arguments.base.print_config:
@@ -162,34 +149,6 @@ def parse_config(kind: type[T], argv: Sequence[str], *, command: str, default: C
         print(to_toml(presets.fitted(Config(**_sections(arguments)))), end="")
         raise SystemExit(0)
     return arguments
-
-
-def _base(full: Sequence[str], default: Callable[[], Config]) -> Config:
-    """Return the configuration whose values the flags replace."""
-    # Asked for apart from its value: --preset without a value is a mistake, not the default.
-    preset = flag_value(full, "--preset") or ""
-    given = any(token.partition("=")[0] == "--preset" for token in full)
-    if given and not preset:
-        raise UsageError(f"--preset: needs a value; allowed are {', '.join(presets.PRESETS)}")
-    path, like = flag_value(full, "--config"), flag_value(full, "--like")
-    file = ConfigFile.read(Path(path)) if path else None
-    if like and given:
-        raise UsageError(f"--preset: --like {like} sets every field already; leave one of them out")
-    if file and file.preset and given and file.preset != preset:
-        raise UsageError(
-            f"--preset {preset}: {file.path} has the preset {file.preset}; leave one of them out"
-        )
-    if like:
-        try:
-            run = RunFolder.open(like, flag_value(full, "--runs-dir") or RunConfig().runs_dir)
-            base = with_values(run.load_config(), run__name="", run__detach=False)
-        except RunError as error:
-            raise UsageError(f"--like: {error}") from None
-    elif given or (file and file.preset):
-        base = presets.get_preset(preset if given or file is None else file.preset)
-    else:
-        base = default()
-    return file.over(base) if file else base
 
 
 def config_of(arguments: TrainArguments) -> Config:

@@ -9,11 +9,11 @@ from typing import Any
 
 from actors.episodes import Episode
 from deploy.fleet.reporting.actor_metrics import TOTALS, FleetReport, Growing, fleet_metrics
+from deploy.fleet.reporting.ends import end_reached
 from deploy.fleet.reporting.episode_log import EpisodeLog
 from deploy.fleet.reporting.recent_episodes import RecentEpisodes
 from deploy.monitor.metrics import MetricsSink
 from deploy.run.config import Config, hide_password
-from deploy.run.ends import end_reached
 from deploy.run.folder import RunFolder
 from deploy.run.states import FINAL_STATES
 

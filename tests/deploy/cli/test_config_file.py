@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from deploy.cli.main import main
+from deploy.cli.run.config_file import ConfigFile, to_toml
 from deploy.cli.run.train import TrainArguments, config_of, parse_config
 from deploy.run.config import Config, with_values
-from deploy.run.config_file import ConfigFile, to_toml
 from deploy.run.folder import RunFolder
 from deploy.run.presets import APEX, DER, LAPTOP, PRESETS
 from tests.helpers.runs.scripted_run import saved_run
