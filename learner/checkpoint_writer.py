@@ -41,10 +41,16 @@ class CheckpointWriter:
     """
 
     def __init__(
-        self, store: CheckpointStore, *, note: Callable[[str], None], last_seconds: float = LAST_SECONDS
+        self,
+        store: CheckpointStore,
+        *,
+        note: Callable[[str], None],
+        last_seconds: float = LAST_SECONDS,
+        saved: Callable[[Snapshot], object] = lambda snapshot: None,
     ) -> None:
-        """`note` receives a message when writing a checkpoint first fails and when it works again."""
-        self._store, self._note, self._last_seconds = store, note, last_seconds
+        """`note` receives a message when writing a checkpoint first fails and when it works again; `saved`
+        each snapshot once it is written, and may raise OSError."""
+        self._store, self._note, self._last_seconds, self._saved = store, note, last_seconds, saved
         self._changed = threading.Condition()
         self._waiting: Snapshot | None = None
         self._written: tuple[Snapshot, Path] | None = None
@@ -124,6 +130,10 @@ class CheckpointWriter:
                 self._note(f"checkpoints can be written again: {path.name}")
             self._refusal, self._written = None, (snapshot, path)
             self._changed.notify_all()
+        try:
+            self._saved(snapshot)
+        except OSError as error:
+            self._note(f"the network of update {snapshot.update} cannot be kept: {_reason(error)}")
         return True
 
     def _refused(self, snapshot: Snapshot, error: OSError) -> None:

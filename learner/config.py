@@ -44,6 +44,9 @@ class LearnerConfig:
     """Updates between two checkpoints; another one is written when the run stops."""
     keep_checkpoints: Annotated[int, Gt(0)] = 3
     """Newest checkpoints kept, besides the best by evaluation."""
+    keep_every: Annotated[int, Ge(0)] = 0
+    """Updates between two networks that are kept for good, as files that `evaluate` and `play` take: a
+    multiple of checkpoint_period; 0: none."""
     diagnostics_period: Annotated[int, Ge(0)] = 10_000
     """Updates between two diagnoses (dormant neurons, ranks, empirical NTK, experts, norms); 0: none."""
     updates_in_flight: Literal[0, 1] = 1

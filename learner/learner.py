@@ -41,9 +41,10 @@ class Learner:
         checkpoints: CheckpointStore,
         run_document: dict[str, Any],
         note: Callable[[str], None] = logger.warning,
+        saved: Callable[[Snapshot], object] = lambda snapshot: None,
     ) -> None:
         """`run_document` is stored with each checkpoint; `note` is told what a user should know, such as a
-        resume that is not exact, by any thread."""
+        resume that is not exact, by any thread; `saved` gets the content of each checkpoint once written."""
         self._config, self._network = config, network
         self.batches, self._replay, self._train_step = batches, batches.replay, train_step
         self._publish_weights, self._checkpoints = publish, checkpoints
@@ -57,7 +58,7 @@ class Learner:
         self._diagnostics = Diagnostics(
             train_step, config.diagnostics_period, folder=checkpoints.folder.parent, write=self._board.write
         )
-        self._writer = CheckpointWriter(checkpoints, note=note)
+        self._writer = CheckpointWriter(checkpoints, note=note, saved=saved)
 
     def run(self, should_stop: Callable[[], bool]) -> Literal["finished", "stopped"]:
         """Trains until the run's env steps are inserted and learned from, or until told to stop.

@@ -6,16 +6,21 @@ JSON document: the run's configuration, the network's shape, and how long it was
 
 import importlib.resources
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from apexpert import durable
 from deploy.run.config import Config, ConfigError, from_json, to_json, with_values
+from deploy.run.folder import RunFolder
 from learner.checkpoint import Checkpoint, network_tensors, with_prefix
+from learner.checkpoint_names import name_of, number_of
+from learner.checkpoint_writer import Snapshot
 
 FORMAT, VERSION, SUFFIX = "apexpert-model", 1, ".safetensors"
 BUNDLED = "bundled:"
@@ -44,6 +49,26 @@ def save_model(model: Model, path: Path) -> None:
     # safetensors refuses tensors that are not contiguous.
     tensors = {name: t.contiguous() for name, t in network_tensors(checkpoint.tensors, "online").items()}
     durable.replace(path, save(tensors, metadata))
+
+
+def keep_network(folder: RunFolder, config: Config, snapshot: Snapshot) -> None:
+    """Write the network of a snapshot of the learner into the run's folder of networks; raise OSError."""
+    folder.networks.mkdir(exist_ok=True)
+    path = folder.networks / f"{name_of(snapshot.update)}{SUFFIX}"
+    tensors = {name: torch.as_tensor(value) for name, value in snapshot.tensors.items()}
+    save_model(
+        Model(config, Checkpoint(path, snapshot.update, snapshot.document, tensors, time.time())), path
+    )
+
+
+def kept_networks(folder: RunFolder) -> list[Path]:
+    """Return the files of `keep_network`, by update."""
+    return sorted(folder.networks.glob(f"update-*{SUFFIX}"), key=number_of_file)
+
+
+def number_of_file(path: Path) -> int:
+    """Return the update of a file of `keep_network`."""
+    return number_of(path.with_suffix(""))
 
 
 def load_model(path: Path) -> Model:

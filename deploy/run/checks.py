@@ -84,6 +84,10 @@ def _network(config: Config) -> None:
     priority = config.learner.priority
     sentence = f"is for --network.values c51 alone, not for {network.values}"
     _require(priority != "kl" or network.values == "c51", "learner.priority", priority, sentence)
+    learner = config.learner
+    sentence = f"must be a multiple of --learner.checkpoint-period ({learner.checkpoint_period})"
+    fits = learner.keep_every % learner.checkpoint_period == 0
+    _require(fits, "learner.keep_every", learner.keep_every, sentence)
     if not environment.env:
         check_frame_shape(config, (environment.frame_height, environment.frame_width))
     most = environment.max_frames_per_episode

@@ -48,6 +48,7 @@ class RunFolder(LockedFolder):
         self.episodes_path = self.path / "episodes.jsonl"
         self.log_path = self.path / "log.txt"
         self.videos = self.path / "videos"
+        self.networks = self.path / "networks"
         self.replay = self.path / "replay"
         self.tensorboard = self.path / "tensorboard"
         self._made_above: list[Path] = []

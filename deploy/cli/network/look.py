@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -12,7 +13,7 @@ from deploy.cli.errors import CommandFailed
 from deploy.cli.parsing import parse
 from deploy.cli.run.follow import Interrupts
 from deploy.cli.run.targets import PICTURES, check_target, file_target
-from deploy.networks.trained import TrainedName, open_trained
+from deploy.networks.trained import Trained, TrainedName, open_trained
 from deploy.run.config import ConfigError, with_values
 from deploy.run.folder import RunFolder
 
@@ -42,6 +43,8 @@ class EvaluateArguments:
     """Take the best checkpoint by evaluation instead of the newest."""
     seed: int = 1
     """Seed of the games."""
+    all: bool = False
+    """Evaluate every network that --learner.keep-every kept, and the newest checkpoint; draw the curve."""
     without: Literal["nothing", "mixture", "residual"] = "nothing"
     """Part to remove from the network first: the mixture's output is replaced by its mean over states, or
     nothing bypasses the mixture."""
@@ -78,12 +81,12 @@ def evaluate(argv: Sequence[str]) -> int:
         raise ConfigError(
             f"--episodes {arguments.episodes}: must be 1 or more, or 0 for the run's own number"
         )
+    if arguments.all:
+        from deploy.cli.network.evaluate_all import evaluate_all
+
+        return evaluate_all(arguments)
     trained = open_trained(arguments.run, arguments.runs_dir, best=arguments.best)
     episodes = arguments.episodes or trained.config.evaluation.episodes
-    config = with_values(trained.config, evaluation__episodes=episodes)
-    from deploy.reports.ablation import WithoutPart
-    from deploy.reports.evaluation import evaluate_checkpoint
-
     home, without = RunFolder(trained.home(arguments.output)), arguments.without
     stem = f"{trained.stem}-seed-{arguments.seed}" + (f"-without-{without}" if without != "nothing" else "")
     video = trained.videos(arguments.output) / f"{stem}.mp4" if arguments.video else None
@@ -94,28 +97,7 @@ def evaluate(argv: Sequence[str]) -> int:
     elif refusal := home.refusal_to_write():
         # Scores are shown even where they cannot be kept, as in another user's run.
         print(f"WARNING: no report will be kept: {refusal}", file=sys.stderr, flush=True)
-    title = f"{trained.name}: {trained.checkpoint.path.name}, {episodes} full games of {config.game_name}"
-    # On stderr, because --json prints the report alone.
-    print(title, file=sys.stderr)
-    with Interrupts() as interrupts:
-        try:
-            report = evaluate_checkpoint(
-                config,
-                trained.checkpoint,
-                episodes=episodes,
-                seed=arguments.seed,
-                without="" if without == "nothing" else without,
-                video=video,
-                progress=print_episode,
-                should_stop=lambda: interrupts.count > 0,
-            )
-        except WithoutPart as error:
-            raise ConfigError(f"--without {without}: {trained.name}: {error}") from None
-        except ValueError as error:
-            # Only an interrupted evaluation may lack a whole game; otherwise this is a fault.
-            if not interrupts.count:
-                raise
-            raise CommandFailed(f"evaluation of {trained.name} ended before a game did") from error
+    report = _played(arguments, trained, episodes, video)
     # Shown before it is written: a full disk must not cost games that were played.
     _print_report(report.to_json(), as_json=arguments.json)
     if not arguments.json and not report.video_failure:
@@ -124,6 +106,38 @@ def evaluate(argv: Sequence[str]) -> int:
     if failures := [text for text in (report.video_failure, failure) if text]:
         raise CommandFailed("; ".join(failures))
     return 0
+
+
+def _played(
+    arguments: EvaluateArguments, trained: Trained, episodes: int, video: Path | None
+) -> "EvaluationReport":
+    """Play the games that are asked for, told one by one; raise ConfigError or CommandFailed."""
+    from deploy.reports.ablation import WithoutPart
+    from deploy.reports.evaluation import evaluate_checkpoint
+
+    config = with_values(trained.config, evaluation__episodes=episodes)
+    title = f"{trained.name}: {trained.checkpoint.path.name}, {episodes} full games of {config.game_name}"
+    # On stderr, because --json prints the report alone.
+    print(title, file=sys.stderr)
+    with Interrupts() as interrupts:
+        try:
+            return evaluate_checkpoint(
+                config,
+                trained.checkpoint,
+                episodes=episodes,
+                seed=arguments.seed,
+                without="" if arguments.without == "nothing" else arguments.without,
+                video=video,
+                progress=print_episode,
+                should_stop=lambda: interrupts.count > 0,
+            )
+        except WithoutPart as error:
+            raise ConfigError(f"--without {arguments.without}: {trained.name}: {error}") from None
+        except ValueError as error:
+            # Only an interrupted evaluation may lack a whole game; otherwise this is a fault.
+            if not interrupts.count:
+                raise
+            raise CommandFailed(f"evaluation of {trained.name} ended before a game did") from error
 
 
 def _keep_report(folder: RunFolder, name: str, report: "EvaluationReport", *, as_json: bool) -> str:

@@ -24,6 +24,7 @@ from deploy.run.checks import without_passwords
 from deploy.run.config import to_json
 
 if TYPE_CHECKING:
+    from learner.checkpoint_writer import Snapshot
     from learner.learner import Learner
     from models.arrays import Weights
     from replay.sampler import Sampler
@@ -217,7 +218,16 @@ class LearnerProcess(Role):
             checkpoints=checkpoints,
             run_document=to_json(without_passwords(config)),
             note=self._note,
+            saved=self._keep_network,
         )
+
+    def _keep_network(self, snapshot: "Snapshot") -> None:
+        """Write the network of every `keep_every`-th update as a file that stays."""
+        every = self._config.learner.keep_every
+        if every and snapshot.update % every == 0:
+            from deploy.networks.model_file import keep_network
+
+            keep_network(self.folder, self._config, snapshot)
 
 
 def run(process: LearnerProcess) -> None:
