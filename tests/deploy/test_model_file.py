@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import apexpert
 from deploy.cli.main import main
 from deploy.cli.network import play
 from deploy.networks import model_file
@@ -131,6 +132,25 @@ def test_models_that_come_with_the_package_have_names(tmp_path, monkeypatch, cap
     assert report(capsys, "bundled:small", "--output", tmp_path)["episodes"] == 9
     assert main(["evaluate", "bundled:smal"]) == 2
     assert "did you mean small" in capsys.readouterr().err
+
+
+def test_the_bundled_pong_network_is_small_whole_and_knows_what_it_plays():
+    path = model_file.bundled_models()["pong"]
+    assert path.stat().st_size < 10_000_000
+    config = load_model(path).config
+    assert (config.environment.game, config.network.head) == ("pong", "soft_moe")
+    network = apexpert.load_network("bundled:pong")
+    values = network(torch.zeros(2, 4, 84, 84, dtype=torch.uint8)).q_values
+    assert values.shape == (2, 6)
+    assert path.with_suffix(".md").exists(), "with its model card"
+
+
+@pytest.mark.faults_long
+def test_the_bundled_pong_network_plays_well(tmp_path, monkeypatch, capsys):
+    """Three games, far below what its model card says of thirty."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", "bundled:pong", "--episodes", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["return_mean"] > 10
 
 
 WRONG = json.dumps({"config": {"x": 1}, "update": 1} | dict.fromkeys(model_file.KEPT))

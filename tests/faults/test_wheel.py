@@ -1,5 +1,6 @@
 """The wheel, in a virtual environment of its own outside the tree: the command trains, Python imports it."""
 
+import json
 import subprocess
 import sys
 import sysconfig
@@ -61,6 +62,10 @@ def test_it_trains_and_reads_what_it_trained(installed: Path, tmp_path: Path) ->
     assert run(installed / "python", "-c", code, folder=tmp_path).strip() == "(4,)"
     bands = run(installed / "apexpert", "bands", "--power", "Boxing", "--agent", "rainbow", folder=tmp_path)
     assert "Boxing" in bands, "the published seeds come with it"
+    played = run(
+        installed / "apexpert", "evaluate", "bundled:pong", "--episodes", "1", "--json", folder=tmp_path
+    )
+    assert json.loads(played)["episodes"] == 1, "and so does a trained network"
 
 
 @pytest.mark.faults_long
