@@ -40,6 +40,9 @@ COMMANDS = {
     "diff": Command(
         "deploy.cli.run.diff", "diff", "set runs side by side: what differs in settings and results"
     ),
+    "metrics": Command(
+        "deploy.cli.run.metrics", "metrics", "print a run's newest metrics, or all of them as CSV (--csv)"
+    ),
     "list": Command("deploy.cli.run.control", "list_runs", "list the runs under --runs-dir"),
     "evaluate": Command(
         "deploy.cli.network.look", "evaluate", "play full games with a run's newest checkpoint (--video)"

@@ -1,6 +1,7 @@
-"""TensorBoard events: numbers, and also images, for which `tensorboard.summary` has no method."""
+"""TensorBoard events: numbers, images and the run's settings, in one file."""
 
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import imageio.v3 as imageio
@@ -8,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary import DirectoryOutput, Writer
+from tensorboard.plugins.hparams import summary_v2 as hparams
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 CELL_PIXELS = 8
 
@@ -18,12 +20,15 @@ class Events:
     the files of a folder one after the other, not side by side."""
 
     def __init__(self, folder: Path) -> None:
-        self._output = DirectoryOutput(str(folder))
-        self._writer = Writer(self._output)
+        # As in torch.utils.tensorboard, which would import torch into the supervisor.
+        self._writer = EventFileWriter(str(folder))
 
     def add_scalar(self, name: str, value: float, env_steps: int, *, wall_time: float) -> None:
         """Add one number; `wall_time` in seconds since the epoch."""
-        self._writer.add_scalar(name, value, env_steps, wall_time=wall_time)
+        event = Event(wall_time=wall_time, step=env_steps)
+        # A plain value, which every reader of event files knows as a scalar.
+        event.summary.value.append(Summary.Value(tag=name, simple_value=value))
+        self._writer.add_event(event)
 
     def add_image(self, name: str, image: NDArray[np.uint8], env_steps: int, *, wall_time: float) -> None:
         """Add one image (height, width, 3)."""
@@ -36,8 +41,17 @@ class Events:
         )
         event = Event(wall_time=wall_time, step=env_steps)
         event.summary.value.append(Summary.Value(tag=name, image=content))
-        # Private, but the only way to write an image into the same file as the numbers.
-        self._output._ev_writer.add_event(event)
+        self._writer.add_event(event)
+
+    def add_settings(
+        self, settings: Mapping[str, bool | float | str], metrics: Sequence[str], *, wall_time: float
+    ) -> None:
+        """Add what TensorBoard's HPARAMS page compares runs by: settings, and names of metrics."""
+        config = hparams.hparams_config_pb(
+            [hparams.HParam(name) for name in settings], [hparams.Metric(name) for name in metrics]
+        )
+        for summary in (config, hparams.hparams_pb(dict(settings), start_time_secs=wall_time)):
+            self._writer.add_event(Event(wall_time=wall_time, summary=summary))
 
     def flush(self) -> None:
         """Write out the buffer."""

@@ -8,15 +8,18 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from deploy.monitor.bands import GREEDY, RETURN
 from deploy.monitor.events import Events, correlation_image
 from learner.diagnostics.files import read_arrays
 
 logger = logging.getLogger(__name__)
 
 DIAGNOSTICS = "diagnostics/"
-
+COMPARED = (GREEDY.metric, RETURN, "evaluation/return_mean")
+"""Metrics beside the settings on TensorBoard's HPARAMS page."""
 
 MOST_UNWRITTEN_BYTES = 64 * 2**20
 """Maximum size of records that wait for disk space: some ten hours of a run's."""
@@ -32,8 +35,14 @@ class MetricsSink:
     gets all of them, in whole lines, as soon as there is room. TensorBoard's events then have a gap.
     """
 
-    def __init__(self, folder: Path, note: Callable[[str], object] = logger.warning) -> None:
-        self._folder, self._note = folder, note
+    def __init__(
+        self,
+        folder: Path,
+        note: Callable[[str], object] = logger.warning,
+        settings: Mapping[str, bool | float | str] = MappingProxyType({}),
+    ) -> None:
+        """`settings`: what TensorBoard compares this run with others by."""
+        self._folder, self._note, self._settings = folder, note, settings
         self._lines = UnfailingFile(folder / "metrics.jsonl", note)
         self._events: Events | None = None
         self._diagnosed: float | None = None
@@ -82,7 +91,10 @@ class MetricsSink:
     def _new_events(self) -> Events:
         """Open new events, or raise OSError: a folder that is gone or renamed is not recreated for them."""
         self._folder.stat()
-        return Events(self._folder / "tensorboard")
+        events = Events(self._folder / "tensorboard")
+        if self._settings:
+            events.add_settings(self._settings, COMPARED, wall_time=time.time())
+        return events
 
     def close(self) -> None:
         """Flush and close both files."""

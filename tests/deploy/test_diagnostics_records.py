@@ -46,7 +46,7 @@ def test_a_diagnosis_is_one_record_and_one_picture(tmp_path):
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1, "TensorBoard reads one file after the other"
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    steps = [(e.step, e.tensor_proto.float_val[:]) for e in events.Tensors("diagnostics/entk_rank")]
+    steps = [(e.step, e.value) for e in events.Scalars("diagnostics/entk_rank")]
     assert [step for step, _ in steps] == [95, 115]
     (picture,) = events.Images("diagnostics/entk")
     assert (picture.step, picture.width, picture.height) == (95, 3 * CELL_PIXELS, 3 * CELL_PIXELS)

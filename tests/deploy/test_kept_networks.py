@@ -54,9 +54,7 @@ def test_none_is_kept_unless_asked_for(tmp_path: Path) -> None:
 
 def test_the_networks_between_checkpoints_cannot_be_kept() -> None:
     check(with_values(LAPTOP, learner__keep_every=10_000))
-    with pytest.raises(
-        ConfigError, match=r"^--learner.keep-every 7500: must be a multiple of --learner"
-    ):
+    with pytest.raises(ConfigError, match=r"^--learner.keep-every 7500: must be a multiple of --learner"):
         check(with_values(LAPTOP, learner__keep_every=7_500))
 
 

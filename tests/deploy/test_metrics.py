@@ -3,9 +3,13 @@ import json
 import os
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
+from deploy.fleet.reporting.telemetry import settings
 from deploy.monitor import metrics
 from deploy.monitor.metrics import MetricsSink, read_metrics
+from deploy.run.config import with_values
+from deploy.run.presets import LAPTOP
 
 
 def test_metrics_and_events_hold_the_same_names_and_values(tmp_path):
@@ -18,8 +22,30 @@ def test_metrics_and_events_hold_the_same_names_and_values(tmp_path):
     assert "learner/q_mean" not in records[0]
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert events.Tags()["tensors"] == ["learner/loss"]
-    assert [e.step for e in events.Tensors("learner/loss")] == [100, 200]
+    assert events.Tags()["scalars"] == ["learner/loss"]
+    assert [(e.step, e.value) for e in events.Scalars("learner/loss")] == [(100, 0.5), (200, 0.25)]
+
+
+def test_tensorboard_compares_runs_by_their_settings(tmp_path):
+    config = with_values(LAPTOP, run__seed=7, replay__urls=("redis://:secret@a",), environment__game="krull")
+    sink = MetricsSink(tmp_path, settings=settings(config))
+    sink.write({"learner/loss": 0.5}, env_steps=100)
+    sink.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    started = plugin_data_pb2.HParamsPluginData.FromString(
+        events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+    ).session_start_info.hparams
+    assert started["run.seed"].number_value == 7
+    assert started["environment.game"].string_value == "krull"
+    assert started["replay.prioritized"].bool_value
+    assert not {"replay.urls", "run.name"} & set(started)
+    compared = plugin_data_pb2.HParamsPluginData.FromString(
+        events.SummaryMetadata(metadata.EXPERIMENT_TAG).plugin_data.content
+    ).experiment
+    assert {info.name for info in compared.hparam_infos} == set(started)
+    assert [info.name.tag for info in compared.metric_infos] == list(metrics.COMPARED)
+    assert b"secret" not in b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
 
 
 def test_a_resumed_run_appends(tmp_path):
@@ -94,5 +120,5 @@ def test_events_go_on_in_another_file_after_one_that_could_not_be_written(tmp_pa
     sink.close()
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert {e.step for e in events.Tensors("a")} >= {1, 3}
+    assert {e.step for e in events.Scalars("a")} >= {1, 3}
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2

@@ -13,17 +13,25 @@ from deploy.fleet.reporting.ends import end_reached
 from deploy.fleet.reporting.episode_log import EpisodeLog
 from deploy.fleet.reporting.recent_episodes import RecentEpisodes
 from deploy.monitor.metrics import MetricsSink
-from deploy.run.config import Config, hide_password
+from deploy.run.config import Config, hide_password, leaves
 from deploy.run.folder import RunFolder
 from deploy.run.states import FINAL_STATES
 
 logger = logging.getLogger(__name__)
+
+HERE_ALONE = ("run.name", "run.runs_dir", "run.ray_address", "run.detach", "replay.urls")
+"""Settings that say where a run is, not what it does; URLs can hold passwords."""
 
 NOTES = 20
 SINK_SECONDS = 5.0
 RETRY_SECONDS = 0.5
 OF_ONE_LEARNER = ("replay/frame_store_misses",)
 """Counters that no checkpoint holds: a learner that starts begins them at 0."""
+
+
+def settings(config: Config) -> dict[str, bool | float | str]:
+    """Return what distinguishes a run from others: every setting but those of its place."""
+    return {path: value for path, value in leaves(config).items() if path not in HERE_ALONE}
 
 
 class Telemetry:
@@ -46,7 +54,7 @@ class Telemetry:
         self._count = int(self.before.get("episode/count", 0))
         self._episodes = RecentEpisodes(before.get("episodes", []))
         self._notes: deque[str] = deque(maxlen=NOTES)
-        self._sink = MetricsSink(folder.path, self.note)
+        self._sink = MetricsSink(folder.path, self.note, settings(config))
         self._episode_log = EpisodeLog(folder, self.note)
         self._refused = False
         self._sink_due = time.monotonic()
