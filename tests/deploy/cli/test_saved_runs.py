@@ -260,7 +260,7 @@ def test_a_run_that_was_good_enough_needs_another_such_end(
 def test_plot_prints_the_file_that_it_writes(
     given: str, written: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    saved_run().metrics_path.write_text('{"progress/num_frames": 4000, "episode/return_mean_100": -20.0}\n')
+    saved_run().metrics_path.write_text('{"env_steps": 1000, "episode/return_mean_100": -20.0}\n')
     Path("there").mkdir()
     before = set(in_tmp.rglob("*"))
     assert run_line(capsys, "plot", "r", "--output", given) == (0, f"{written}\n", "")
@@ -278,7 +278,7 @@ def test_plot_prints_the_file_that_it_writes(
 def test_a_refused_output_is_one_line_and_leaves_nothing(
     given: str, why: str, in_tmp: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    saved_run().metrics_path.write_text('{"progress/num_frames": 4000, "episode/return_mean_100": -20.0}\n')
+    saved_run().metrics_path.write_text('{"env_steps": 1000, "episode/return_mean_100": -20.0}\n')
     Path("file").touch()
     before = set(in_tmp.rglob("*"))
     code, out, err = run_line(capsys, "plot", "r", "--output", given)

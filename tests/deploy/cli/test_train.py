@@ -118,7 +118,8 @@ def test_bench_prints_what_it_measured_without_passwords(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        "deploy.bench.actor.run", lambda config, **_: {"speed": 2.0, "config": to_json(config)}
+        "deploy.bench.actor.run",
+        lambda config, **_: {"benchmark": "actor", "speed": 2.0, "config": to_json(config)},
     )
     argv = ["bench", "actor", "--replay.urls", "redis://:secret@h:1", "--replay.min-size", "777"]
     code, out, _ = run_line(capsys, *argv)
