@@ -54,8 +54,9 @@ def rows_of_games() -> list[dict[str, object]]:
 
 
 def _print(rows: Sequence[dict[str, object]]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from deploy.monitor.terminal import print_whole
 
     table = Table("game", box=None, pad_edge=False)
     for name in ("actions", "random", "human"):
@@ -63,7 +64,7 @@ def _print(rows: Sequence[dict[str, object]]) -> None:
     table.add_column("published agents")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    Console(soft_wrap=True, markup=False).print(table)
+    print_whole(table)
 
 
 def _cell(value: object) -> str:

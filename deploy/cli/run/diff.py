@@ -1,17 +1,19 @@
 """`apexpert diff`: what two runs have different, settings and results."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from deploy.cli.errors import UsageError
 from deploy.cli.parsing import parse
 from deploy.cli.run import summary
-from deploy.run.config import flag_of, leaves
+from deploy.monitor.terminal import print_whole, terminal
+from deploy.run.config import Config, flag_of, hide_password, leaves
 from deploy.run.folder import RunFolder
 from deploy.run.status import read_status
 
@@ -40,7 +42,7 @@ def diff(argv: Sequence[str]) -> int:
         raise UsageError("RUN RUN: name two runs or more (see apexpert diff --help)")
     folders = [RunFolder.open(name, arguments.runs_dir) for name in arguments.runs]
     sections = {
-        "settings": differing([settings(folder) for folder in folders]),
+        "settings": differing_settings([folder.load_config() for folder in folders]),
         "made with": differing([made_with(folder) for folder in folders]),
         "results": beside([results(folder) for folder in folders]),
     }
@@ -51,12 +53,24 @@ def diff(argv: Sequence[str]) -> int:
     return 0
 
 
-def settings(folder: RunFolder) -> dict[str, str]:
-    """Return the run's settings as shown, by their flags; all but the name, which always differs."""
-    config = folder.load_config()
-    return {
-        flag_of(path): summary.show(value) for path, value in leaves(config).items() if path != "run.name"
-    }
+def differing_settings(configs: Sequence[Config]) -> dict[str, list[str]]:
+    """Return the settings whose values differ, by their flags; not the name, which always differs.
+
+    Passwords in URLs are hidden, and do not count as a difference.
+    """
+    columns = [leaves(config) for config in configs]
+    rows = {}
+    for path in columns[0].keys() - {"run.name"}:
+        values = [_without_passwords(column[path]) for column in columns]
+        if len(set(values)) > 1:
+            shown = [summary.show(value) for value in values]
+            # A float is shown with six digits, which may be the same of two values.
+            rows[path] = shown if len(set(shown)) == len(set(values)) else [repr(value) for value in values]
+    return {flag_of(path): rows[path] for path in columns[0] if path in rows}
+
+
+def _without_passwords(value: Any) -> Any:
+    return tuple(hide_password(item) for item in value) if isinstance(value, tuple) else value
 
 
 def made_with(folder: RunFolder) -> dict[str, str]:
@@ -80,10 +94,12 @@ def evaluation(path: Path) -> dict[str, str]:
     """Return the mean return of the newest checkpoint that was evaluated as a whole; empty if none was."""
     # Names begin with the checkpoint's, so that they sort by update.
     whole = [file for file in path.glob("evaluation-update-*.json") if "-without-" not in file.name]
-    if not whole:
-        return {}
-    report = json.loads(max(whole).read_text(encoding="utf-8"))
-    return {"evaluation": f"{report['return_mean']:.2f} ({report['episodes']} games)"}
+    for file in sorted(whole, reverse=True):
+        # Passes over a file that is not whole, such as one that is being written or copied.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            report = json.loads(file.read_text(encoding="utf-8"))
+            return {"evaluation": f"{report['return_mean']:.2f} ({report['episodes']} games)"}
+    return {}
 
 
 def beside(columns: Sequence[dict[str, str]]) -> dict[str, list[str]]:
@@ -98,18 +114,16 @@ def differing(columns: Sequence[dict[str, str]]) -> dict[str, list[str]]:
 
 
 def _print(runs: Sequence[str], sections: dict[str, dict[str, list[str]]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    # Names and paths may have brackets, which are no markup.
-    console = Console(soft_wrap=True, markup=False)
+    console = terminal()
     for title, rows in sections.items():
         table = Table(box=None, pad_edge=False)
         for head in (title, *runs):
-            table.add_column(head, overflow="fold")
+            table.add_column(head)
         for name, row in rows.items():
             table.add_row(name, *row)
         if not rows:
             table.add_row("nothing differs")
-        console.print(table)
+        print_whole(table, console)
         console.print()

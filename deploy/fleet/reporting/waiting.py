@@ -12,16 +12,19 @@ def waits_for(
 ) -> str:
     """Return what a run whose servers answer waits for; empty once it learns.
 
-    `learner_pid`: None until its process has reported. `target`: actors asked for. `min_size`: transitions in
-    replay before the first update.
+    `learner_pid`: None until its process has reported. `target`: actors asked for. `min_size`: transitions
+    inserted before the first update.
     """
     if learner_pid is None:
         return LEARNER
     if not learner_ready:
         return RESTORING
-    stored = metrics.get("replay/size", 0.0)
-    if stored == 0.0:
+    if metrics.get("progress/updates", 0.0) > 0.0:
+        return ""
+    # Not `replay/size`: what is stored shrinks when a shard is parked or full.
+    inserted = metrics.get("replay/inserted", 0.0)
+    if inserted == 0.0:
         return f"waiting for the first env steps of {target:,} actor{'s' if target > 1 else ''}"
-    if stored < min_size:
-        return f"warm-up: {stored:,.0f} of {min_size:,} transitions before the first update"
+    if inserted < min_size:
+        return f"warm-up: {inserted:,.0f} of {min_size:,} transitions before the first update"
     return ""

@@ -35,6 +35,15 @@ def test_settings_that_differ_are_named_by_their_flags(
     assert found["made with"] == {}
 
 
+def test_settings_that_are_shown_alike_differ_all_the_same(
+    in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("a", learner__learning_rate=1.0000001e-4)
+    run("b", learner__learning_rate=1.0000002e-4)
+    found = diff(capsys, "a", "b")
+    assert found["settings"] == {"--learner.learning-rate": ["0.00010000001", "0.00010000002"]}
+
+
 def test_what_runs_were_made_with_differs_too(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = run("a"), run("b")
     metadata = a.read_json("metadata.json", {})
@@ -55,6 +64,7 @@ def test_results_stand_beside_each_other_equal_or_not(
         update, _, rest = name.partition("-")
         report = {"return_mean": float(mean), "episodes": 30}
         a.write_json(f"evaluation-update-{int(update):09d}-{rest}.json", report)
+    (a.path / "evaluation-update-000000011-seed-1.json").write_text('{"return_mean": 3.0, "epi')
     found = diff(capsys, "a", "b")["results"]
     assert found["evaluation"] == ["2.00 (30 games)", "-"]
     assert found["env steps"] == ["6,000", "6,000"]
