@@ -14,6 +14,7 @@ from deploy.cli.replay import transfer
 from deploy.cli.replay.history import export_history
 from deploy.run.folder import RunFolder
 from deploy.run.status import read_status
+from learner.checkpoint import CheckpointStore
 from replay.tools.archive import Archive, Archived
 from tests.helpers.runs.catch_runs import catch_config
 
@@ -120,9 +121,9 @@ def test_nobody_resumes_a_run_before_its_import_is_whole(
     for name in ("_restore_checkpoint", "_keep_incarnations"):
         step = getattr(transfer, name)
 
-        def watched(archive: Archive, folder: RunFolder, *more: Any, step: Any = step) -> Any:
-            held.append(folder.is_supervised())
-            return step(archive, folder, *more)
+        def watched(*given: Any, step: Any = step) -> Any:
+            held.extend(folder.is_supervised() for folder in given if isinstance(folder, RunFolder))
+            return step(*given)
 
         monkeypatch.setattr(transfer, name, watched)
     assert import_to(tmp_path / "runs", archive) == 0
@@ -140,10 +141,10 @@ def test_a_run_with_servers_of_its_own_keeps_them(
 METRICS_LINE = '{"env_steps": 1000, "episode/return_mean_100": 0.5}\n'
 
 
-def run_with_history(runs: Path, state: str) -> RunFolder:
+def run_with_history(runs: Path, state: str, total: int = 1000, message: str = "") -> RunFolder:
     folder = RunFolder.create(catch_config(runs, run__name="old", replay__shards=1))
-    told = {"state": state, "message": "", "time": 1.0, "pid": 1, "metrics": {"progress/env_steps": 1000.0}}
-    folder.write_json("status.json", told | {"target_actors": 1, "total_env_steps": 1000, "actors": [{}]})
+    told = {"state": state, "message": message, "time": 1.0, "pid": 1, "metrics": {"progress/env_steps": 1000.0}}
+    folder.write_json("status.json", told | {"target_actors": 1, "total_env_steps": total, "actors": [{}]})
     folder.metrics_path.write_text(METRICS_LINE)
     folder.episodes_path.write_text("{}\n")
     return folder
@@ -178,3 +179,29 @@ def test_an_import_leaves_the_history_of_a_run_that_has_one(archive: Path, tmp_p
     assert main(["replay", "old", "--runs-dir", str(tmp_path / "runs"), "--import", str(archive)]) == 0
     assert own.metrics_path.read_text() == "{}\n"
     assert read_status(own)["state"] == "stopped"
+
+
+@pytest.mark.parametrize("flag", ["--max-hours", "--until-return"])
+def test_a_run_that_ended_early_says_at_what_and_which_flag_trains_it_further(
+    flag: str, archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = f"{flag} 0.5 is reached"
+    export_history(run_with_history(tmp_path / "others", "finished", 5_000, why), RunFolder(archive))
+    assert import_to(tmp_path / "runs", archive) == 0
+    printed = capsys.readouterr().out
+    assert f"it has finished (1,000 of 5,000 env steps: {why}); train it further: " in printed
+    assert printed.endswith(f"{flag} N\n")
+
+
+def test_an_archive_with_a_broken_checkpoint_keeps_incarnations_and_history(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export_history(run_with_history(tmp_path / "others", "stopped"), RunFolder(archive))
+    RunFolder(archive).write_json("fleet.json", {"target_actors": 3, "next_incarnation": {"0": 4}})
+    path = CheckpointStore(archive / "checkpoints").save(7, {}, {"update": 7, "env_steps": 100})
+    (path / "document.json").write_text("{")
+    assert import_to(tmp_path / "runs", archive) == 1
+    assert "the segments are imported, their priorities not" in capsys.readouterr().err
+    new = RunFolder.open("new", tmp_path / "runs")
+    assert new.read_json("fleet.json", {})["next_incarnation"] == {"0": 4}
+    assert new.metrics_path.read_text() == METRICS_LINE

@@ -2,17 +2,17 @@
 
 import os
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from deploy.cli.errors import CommandFailed
 from deploy.cli.replay.history import export_history, import_history
-from deploy.replays.source import Source, connected, find, new_run, served
+from deploy.replays.source import Source, connected, new_run, served
 from deploy.run.checks import without_passwords
 from deploy.run.config import ConfigError, to_json, with_values
-from deploy.run.errors import RunBusy
+from deploy.run.errors import RunBusy, RunNotFound
 from deploy.run.folder import RunFolder
 from deploy.run.preflight import urls_of_environment, with_urls_of_today
 from learner.checkpoint import Checkpoint, CheckpointStore
@@ -69,10 +69,13 @@ def import_replay(name: str, runs_dir: str, urls: tuple[str, ...], folder: str, 
             new.has_keys = False  # Raised before anything is put in.
             raise ConfigError(f"--import {folder}: {error}") from None
         new.folder = None
-        # Still locked: a run that is resumed has to find all of it.
-        kept = _restore_checkpoint(archive, target.folder)
-        _keep_incarnations(archive, target.folder, kept)
+        # Still locked: a run that is resumed has to find all of it. The checkpoint last: it may be broken.
+        _keep_incarnations(target.folder, _used_incarnations(archive))
         status = import_history(archive.folder, target.folder)
+        kept = _restore_checkpoint(archive, target.folder)
+        if kept is not None:
+            # It also knows writers of which no segment is left.
+            _keep_incarnations(target.folder, _incarnations_after(kept))
     counts = f"{imported.segments:,} segments, {imported.items:,} items, {imported.num_bytes:,} bytes"
     print(f"{target.run}: {counts} and {kept.path.name if kept else 'no checkpoint'} from {folder}")
     print(_what_next(target.folder, status))
@@ -84,8 +87,13 @@ def _what_next(folder: RunFolder, status: Mapping[str, Any]) -> str:
     again = f"apexpert resume {folder.reference}"
     if status.get("state") != "finished":
         return f"resume it: {again}"
-    steps = status["total_env_steps"]
-    return f"it has finished ({steps:,} env steps); train it further: {again} --total-env-steps N"
+    done, total = int(status["metrics"].get("progress/env_steps", 0)), status["total_env_steps"]
+    flag, why, reached = "--total-env-steps", "", f"{done:,} env steps"
+    if done < total and status.get("message"):
+        # Ended early: the message begins with the flag of the end that was reached (reporting/ends.py).
+        flag, why = status["message"].split()[0], f": {status['message']}"
+        reached = f"{done:,} of {total:,} env steps"
+    return f"it has finished ({reached}{why}); train it further: {again} {flag} N"
 
 
 @dataclass
@@ -109,8 +117,9 @@ def _target(
     stack: ExitStack, new: NewFolder, name: str, runs_dir: str, urls: tuple[str, ...], archive: Archive
 ) -> Source:
     """Return the shards to import into; creates the run's folder, as `new`, if it does not exist."""
-    # Any URL will do: with one, a name that is new gives None instead of an error.
-    folder = find(name, runs_dir, ("new",))
+    folder = None
+    with suppress(RunNotFound):
+        folder = RunFolder.open(name, runs_dir)
     if folder is None:
         folder = new.folder = _new_run(name, runs_dir, urls or urls_of_environment(), archive)
     try:
@@ -164,20 +173,31 @@ def _save(checkpoint: Checkpoint, folder: RunFolder) -> Path:
     return path
 
 
-def _keep_incarnations(archive: Archive, folder: RunFolder, checkpoint: Checkpoint | None) -> None:
+def _used_incarnations(archive: Archive) -> dict[int, int]:
+    """Return the next incarnation of each actor slot by the archive's segments and its run's fleet."""
+    return _later(archive.incarnations(), _next_incarnations(RunFolder(archive.folder)))
+
+
+def _incarnations_after(checkpoint: Checkpoint) -> dict[int, int]:
+    """Return the next incarnation of each actor slot by the writers that a checkpoint knows."""
+    following: dict[int, int] = {}
+    for name in checkpoint.document["sampler"]["reader"]["accounts"]["writers"]:
+        actor_slot, incarnation = map(int, name.split("."))
+        following[actor_slot] = max(following.get(actor_slot, 0), incarnation + 1)
+    return following
+
+
+def _keep_incarnations(folder: RunFolder, following: Mapping[int, int]) -> None:
     """Record used incarnations: a new actor with the name of any segment's writer would count as its copy."""
-    following = archive.incarnations()
-    fleets: list[dict[str, Any]] = [
-        folder.read_json(FLEET, {}),
-        RunFolder(archive.folder).read_json(FLEET, {}),
-    ]
-    for fleet in fleets:
-        for slot, number in fleet.get("next_incarnation", {}).items():
-            following[int(slot)] = max(following.get(int(slot), 0), int(number))
-    if checkpoint is not None:
-        # The checkpoint also knows writers of which no segment is left.
-        for name in checkpoint.document["sampler"]["reader"]["accounts"]["writers"]:
-            slot, incarnation = map(int, name.split("."))
-            following[slot] = max(following.get(slot, 0), incarnation + 1)
-    target = fleets[0].get("target_actors", 0)
-    folder.write_json(FLEET, {"target_actors": target, "next_incarnation": following})
+    target = folder.read_json(FLEET, {}).get("target_actors", 0)
+    document = {"target_actors": target, "next_incarnation": _later(following, _next_incarnations(folder))}
+    folder.write_json(FLEET, document)
+
+
+def _next_incarnations(folder: RunFolder) -> dict[int, int]:
+    stored = folder.read_json(FLEET, {}).get("next_incarnation", {})
+    return {int(actor_slot): int(number) for actor_slot, number in stored.items()}
+
+
+def _later(one: Mapping[int, int], other: Mapping[int, int]) -> dict[int, int]:
+    return {key: max(one.get(key, 0), other.get(key, 0)) for key in (*one, *other)}
