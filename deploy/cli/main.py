@@ -1,8 +1,8 @@
 """The `apexpert` command: finds the subcommand, runs it, and turns errors into one line and an exit code.
 
 Exit codes: 0 done, 1 the run or the check failed, 2 the command line or configuration is wrong (nothing was
-started), 130 ended by a second Ctrl-C. Subcommands are imported when called, so that help, versions and
-mistakes are answered at once.
+started), 130 interrupted (by the first Ctrl-C, or by the second where the first stops a run in order).
+Subcommands are imported when called, so that help, versions and mistakes are answered at once.
 """
 
 import importlib

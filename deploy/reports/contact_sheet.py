@@ -54,6 +54,7 @@ def draw_contact_sheet(
         axes.axis("off")
     for transition, axes in zip(transitions, grid.flat, strict=False):
         _draw(axes, transition, names)
+    target.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(target, dpi=110)
     return target
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -143,8 +144,9 @@ METRICS_LINE = '{"env_steps": 1000, "episode/return_mean_100": 0.5}\n'
 
 def run_with_history(runs: Path, state: str, total: int = 1000, message: str = "") -> RunFolder:
     folder = RunFolder.create(catch_config(runs, run__name="old", replay__shards=1))
-    told = {"state": state, "message": message, "time": 1.0, "pid": 1, "metrics": {"progress/env_steps": 1000.0}}
-    folder.write_json("status.json", told | {"target_actors": 1, "total_env_steps": total, "actors": [{}]})
+    told = {"state": state, "message": message, "time": 1.0, "pid": 1, "target_actors": 1, "actors": [{}]}
+    metrics = {"progress/env_steps": 1000.0}
+    folder.write_json("status.json", told | {"total_env_steps": total, "metrics": metrics})
     folder.metrics_path.write_text(METRICS_LINE)
     folder.episodes_path.write_text("{}\n")
     return folder
@@ -170,6 +172,17 @@ def test_a_runs_history_travels_with_its_replay(
     assert (status["run"], status["state"], status["actors"]) == ("new", there, [])
     assert main(["list", "--runs-dir", str(tmp_path / "runs")]) == 0
     assert f"{there}  1,000 / " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("at_work", "said"), [(True, "exported while it was at work"), (False, "exported after it was lost")]
+)
+def test_the_export_of_a_run_says_whether_it_was_at_work(at_work: bool, said: str, tmp_path: Path) -> None:
+    run, out = run_with_history(tmp_path, "running"), RunFolder(tmp_path / "out")
+    out.path.mkdir()
+    with run.lock() if at_work else nullcontext():
+        export_history(run, out)
+    assert out.read_json("status.json", {})["message"] == said
 
 
 def test_an_import_leaves_the_history_of_a_run_that_has_one(archive: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ OF_THE_RUN = ("message", "time", "target_actors", "metrics", "total_env_steps", 
 
 
 def export_history(run: RunFolder, archive: RunFolder) -> None:
-    """Copy the run's history into the archive; a run at work is as if stopped there."""
+    """Copy the run's history into the archive; a run at work, or lost, is as if stopped."""
     for name in (METRICS, EPISODES, LEGS):
         if (run.path / name).is_file():
             shutil.copyfile(run.path / name, archive.path / name)
@@ -23,7 +23,8 @@ def export_history(run: RunFolder, archive: RunFolder) -> None:
     state = status["state"] if status["state"] in FINAL_STATES else "stopped"
     kept = {name: status[name] for name in OF_THE_RUN if name in status}
     if state != status["state"]:
-        kept["message"] = "exported while it was at work"
+        at_work = "exported while it was at work"
+        kept["message"] = at_work if run.is_at_work() else "exported after it was lost"
     archive.write_json(STATUS, kept | {"state": state})
 
 

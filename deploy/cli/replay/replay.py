@@ -16,7 +16,7 @@ from rich.progress import Progress
 from deploy.cli.errors import CommandFailed
 from deploy.cli.parsing import parse
 from deploy.cli.run.control import RunName
-from deploy.cli.run.targets import check_target
+from deploy.cli.run.targets import file_target
 from deploy.monitor.terminal import terminal
 from deploy.replays.source import Source, opened
 from deploy.run.config import ConfigError
@@ -26,6 +26,8 @@ from deploy.run.status import read_status
 from replay.shards.owning import LIFE_SECONDS
 
 ACTIONS = ("verify", "frames", "delete", "export", "import_")
+SHEET = "transitions.png"
+"""File of --frames in a folder."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class ReplayArguments:
     verify: bool = False
     """Read every segment and check it: checksums, logs against keys, priorities; exit code 1 if wrong."""
     frames: str = ""
-    """PNG file to draw sampled transitions into: frames, action, n-step return, priority."""
+    """PNG file, or folder, to draw sampled transitions into: frames, action, n-step return, priority."""
     num_frames: int = 24
     """Number of transitions for --frames."""
     seed: int = 0
@@ -78,12 +80,15 @@ def replay(argv: Sequence[str]) -> int:
 
         return import_replay(arguments.run, arguments.runs_dir, urls, arguments.import_, progress)
     if action == "frames":
-        check_target("--frames", Path(arguments.frames))
+        sheet = file_target("--frames", arguments.frames, Path(SHEET), (".png",))
     with opened(arguments.run, arguments.runs_dir, urls) as source:
         if action == "verify":
             return _verify(source, as_json=arguments.json)
         if action == "frames":
-            return _frames(source, arguments)
+            from deploy.cli.replay.frames import draw_frames
+
+            print(draw_frames(source, sheet, num_frames=arguments.num_frames, seed=arguments.seed))
+            return 0
         if action == "delete":
             return _delete(source, sure=arguments.yes)
         if action == "export":
@@ -103,10 +108,6 @@ def _check(arguments: ReplayArguments) -> str:
         raise ConfigError("--yes: goes with --delete only")
     if arguments.num_frames < 1:
         raise ConfigError(f"--num-frames {arguments.num_frames}: must be 1 or more")
-    if arguments.frames and Path(arguments.frames).suffix != ".png":
-        raise ConfigError(f"--frames {arguments.frames}: must end in .png")
-    if arguments.frames and not (folder := Path(arguments.frames).parent).is_dir():
-        raise ConfigError(f"--frames {arguments.frames}: there is no folder {folder}")
     return asked[0] if asked else ""
 
 
@@ -168,14 +169,6 @@ def _verify(source: Source, *, as_json: bool) -> int:
             print(f"  {count:,} {WRONG[kind]}; the first: {found.examples[kind]}")
     if found.wrong:
         raise CommandFailed(f"{source.run}: {sum(found.wrong.values()):,} things are wrong in its replay")
-    return 0
-
-
-def _frames(source: Source, arguments: ReplayArguments) -> int:
-    from deploy.cli.replay.frames import draw_frames
-
-    target = Path(arguments.frames)
-    print(draw_frames(source, target, num_frames=arguments.num_frames, seed=arguments.seed))
     return 0
 
 

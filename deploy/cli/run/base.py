@@ -1,4 +1,4 @@
-"""What sets the values that flags replace: a preset, a file or another run."""
+"""Finds the configuration whose values flags replace: it comes from a preset, a file or another run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from deploy.run.folder import RunFolder
 
 @dataclass(frozen=True)
 class BaseOptions:
-    """What sets the values that flags replace, beside a preset."""
+    """Start from the values of a file or of another run; all other flags replace them."""
 
     config: str = ""
     """TOML file of fields that replace the preset's: a table for each section, as --print-config writes."""
@@ -27,27 +27,34 @@ class BaseOptions:
 
 def base_of(full: Sequence[str], default: Callable[[], Config]) -> Config:
     """Return the configuration whose values the flags replace."""
-    # Asked for apart from its value: --preset without a value is a mistake, not the default.
-    preset = flag_value(full, "--preset") or ""
-    given = any(token.partition("=")[0] == "--preset" for token in full)
-    if given and not preset:
-        raise UsageError(f"--preset: needs a value; allowed are {', '.join(presets.PRESETS)}")
-    path, like = flag_value(full, "--config"), flag_value(full, "--like")
+    preset = _given(full, "--preset", f"allowed are {', '.join(presets.PRESETS)}")
+    path, like = _given(full, "--config", "a file"), _given(full, "--like", "a run")
     file = ConfigFile.read(Path(path)) if path else None
-    if like and given:
+    if like and preset:
         raise UsageError(f"--preset: --like {like} sets every field already; leave one of them out")
-    if file and file.preset and given and file.preset != preset:
+    if file and file.preset and preset and file.preset != preset:
         raise UsageError(
             f"--preset {preset}: {file.path} has the preset {file.preset}; leave one of them out"
         )
+    if like and file and file.preset:
+        # Its name would stand in the configuration, without its values.
+        raise UsageError(f"--like {like}: {file.path} has the preset {file.preset}; leave one of them out")
     if like:
         try:
             run = RunFolder.open(like, flag_value(full, "--runs-dir") or RunConfig().runs_dir)
             base = with_values(run.load_config(), run__name="", run__detach=False)
         except RunError as error:
             raise UsageError(f"--like: {error}") from None
-    elif given or (file and file.preset):
-        base = presets.get_preset(preset if given or file is None else file.preset)
+    elif preset or (file and file.preset):
+        base = presets.get_preset(preset if preset or file is None else file.preset)
     else:
         base = default()
     return file.over(base) if file else base
+
+
+def _given(full: Sequence[str], flag: str, allowed: str) -> str:
+    """Return the flag's value; empty without the flag. Raises UsageError for a flag without a value."""
+    # Asked for apart from its value: a flag without a value is a mistake, not the default.
+    if any(token.partition("=")[0] == flag for token in full) and not flag_value(full, flag):
+        raise UsageError(f"{flag}: needs a value; {allowed}")
+    return flag_value(full, flag) or ""

@@ -18,7 +18,8 @@ def file_target(flag: str, given: str, default: Path, endings: tuple[str, ...]) 
     target = Path(given) if given else default
     if given and (target.is_dir() or given.endswith("/")):
         target /= default.name
-    elif given and not target.suffix:
+    elif given and not target.suffix[1:2].isalpha():
+        # In `run-1.5` the number is no ending.
         target = target.with_name(target.name + endings[0])
     elif given and target.suffix.lower() not in endings:
         raise ConfigError(f"{flag} {given}: must end in {' or '.join(endings)}, or name a folder")

@@ -18,11 +18,12 @@ benchmarks/measured_run.py writes the file; a test fails once a preset has chang
 
 NOT_FOR_LEARNING = frozenset(
     {
-        "run.name", "run.seed", "run.runs_dir", "run.ray_address", "run.detach", "environment.game",
+        "run.name", "run.seed", "run.runs_dir", "run.ray_address", "run.detach", "run.max_hours",
+        "run.until_return", "environment.game",
         "replay.urls", "replay.shards", "replay.append_fsync", "replay.shard_memory_bytes",
         "replay.frame_store_bytes", "learner.device", "learner.num_threads", "learner.checkpoint_period",
-        "learner.keep_checkpoints", "learner.diagnostics_period", "evaluation.every_env_steps",
-        "evaluation.episodes", "evaluation.epsilon",
+        "learner.keep_checkpoints", "learner.keep_every", "learner.diagnostics_period",
+        "evaluation.every_env_steps", "evaluation.episodes", "evaluation.epsilon",
     }
 )  # fmt: skip
 """Fields that a run may have otherwise than a measured one and still be like it; the length is none of them,

@@ -102,6 +102,13 @@ MISTAKES = [
     ("[replay]\nn_step = 0", ["--config", "run.toml"], "--replay.n-step 0: must be 1 to 255"),
     ('[run]\npreset = "none"', ["--config", "run.toml"], "--preset none: unknown preset"),
     ('[run]\npreset = "der"', ["--config", "run.toml", "--preset", "apex"], "run.toml has the preset der"),
+    (
+        '[run]\npreset = "der"',
+        ["--like", "r", "--config", "run.toml"],
+        "--like r: run.toml has the preset der",
+    ),
+    ("", ["--config="], "--config: needs a value; a file"),
+    ("", ["--like="], "--like: needs a value; a run"),
     ("", ["--like", "none"], "--like: no run 'none' under runs"),
     ("", ["--like", "r", "--preset", "apex"], "--preset: --like r sets every field already"),
 ]
