@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from apexpert import durable
-from learner.checkpoint_names import number_of
+from learner.checkpoint_names import DOCUMENT, number_of
 from learner.errors import CheckpointError
 
 FORMAT = 1
-TENSORS, DOCUMENT, MANIFEST = "tensors.safetensors", "document.json", "manifest.json"
+TENSORS, MANIFEST = "tensors.safetensors", "manifest.json"
 
 
 def write_files(

@@ -1,10 +1,12 @@
-"""Names of checkpoints' folders. A command that only looks at them need not wait for torch."""
+"""Names of checkpoints' folders and of their document: whoever only looks at them need not wait for torch."""
 
 import re
 from pathlib import Path
 
 # A `.replaced` folder is the older checkpoint of the same update; only a crash between two renames leaves it.
 NAME = re.compile(r"update-(\d{9,})(\.replaced)?")
+DOCUMENT = "document.json"
+"""File of a checkpoint that says where the run was."""
 
 
 def name_of(update: int) -> str:

@@ -16,7 +16,7 @@ from deploy.fleet.run_state import FleetState, forget_ray, load_ray, restore_ray
 from deploy.run import import_path
 from deploy.run.config import Config
 from deploy.run.errors import RunBusy
-from deploy.run.folder import RAY, RunFolder
+from deploy.run.folder import RAY, STATUS, RunFolder
 from deploy.run.states import FINAL_STATES
 from deploy.run.status import path_at_start
 
@@ -36,7 +36,7 @@ class RunClient:
         """Return the run's status from its supervisor, or status.json if the supervisor does not answer."""
         status = self._ask()
         if status is None:
-            status = self._folder.read_json("status.json", None) or self._unknown()
+            status = self._folder.read_json(STATUS, None) or self._unknown()
         if status.get("state") in FINAL_STATES and self._local is not None:
             self._let_go()
         return status
@@ -54,7 +54,7 @@ class RunClient:
         self._let_go()  # Ray would end this process a minute after losing its head node.
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
-            status: dict[str, Any] = self._folder.read_json("status.json", {})
+            status: dict[str, Any] = self._folder.read_json(STATUS, {})
             if status.get("state") in FINAL_STATES or not self._folder.is_at_work():
                 break
             time.sleep(0.1)
@@ -62,7 +62,7 @@ class RunClient:
             why = "ended from outside"
             write_farewell(self._folder, {}, why, None, ray_pid=0, seconds=TERMINATED_SECONDS)
         # Read it again: a process may have written its last status just before it ended.
-        return self._folder.read_json("status.json", None) or self._unknown()
+        return self._folder.read_json(STATUS, None) or self._unknown()
 
     def _unknown(self) -> dict[str, Any]:
         """Return the status of a run that has not written its first one."""

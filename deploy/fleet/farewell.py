@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import psutil
 
 from apexpert.errors import one_line
-from deploy.run.folder import RunFolder
+from deploy.run.folder import STATUS, RunFolder
 from deploy.run.states import EVALUATING, FINAL_STATES
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def write_farewell(
 
 def _refusal_of(folder: RunFolder, metrics: Mapping[str, float], said: dict[str, str]) -> OSError | None:
     """Write the last status unless there is one; return the error if that fails."""
-    status = folder.read_json("status.json", {})
+    status = folder.read_json(STATUS, {})
     if not status or status.get("state") in FINAL_STATES:
         return None
     # Counters of others, such as the actors', stay as the supervisor wrote them last.
@@ -67,7 +67,7 @@ def _refusal_of(folder: RunFolder, metrics: Mapping[str, float], said: dict[str,
         said = {"state": "finished", "message": ""}
     status |= said | {"time": time.time(), "actors": [], "metrics": counted}
     try:
-        folder.write_json("status.json", folder.marked(status))
+        folder.write_json(STATUS, folder.marked(status))
     except OSError as refusal:
         return refusal
     return None

@@ -12,7 +12,7 @@ from deploy.replays.ownership import claim_added, claim_new, claim_resumed, rele
 from deploy.run.checks import check
 from deploy.run.config import Config, ConfigError, with_shard, with_values
 from deploy.run.errors import RunError
-from deploy.run.folder import RunFolder
+from deploy.run.folder import STATUS, RunFolder
 from deploy.run.preflight import check_urls, named_urls, preflight, with_urls_of_today
 from deploy.run.states import FINAL_STATES, LOST
 from deploy.run.status import check_live, check_not_renamed, read_status
@@ -99,7 +99,7 @@ def _with_new_end(
     until_return: float | None,
 ) -> Config:
     """Return the configuration with the ends given; raise ConfigError if nothing is left to do then."""
-    status = folder.read_json("status.json", {})
+    status = folder.read_json(STATUS, {})
     finished, done = status.get("state") == "finished", int(status.get("metrics", {}).get(ENV_STEPS, 0))
     before, total = config.run, total_env_steps or config.run.total_env_steps
     ends = (

@@ -9,9 +9,8 @@ from typing import Any
 
 from deploy.fleet.ray.cluster import LocalRay
 from deploy.run.errors import RunBusy
-from deploy.run.folder import RAY, RunFolder
+from deploy.run.folder import FLEET, RAY, RunFolder
 
-FLEET = "fleet.json"
 LOCK_SECONDS = 20.0
 
 

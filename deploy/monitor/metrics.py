@@ -13,6 +13,7 @@ from typing import Any
 
 from deploy.monitor.bands import GREEDY, RETURN
 from deploy.monitor.events import Events, correlation_image
+from deploy.run.folder import METRICS
 from learner.diagnostics.files import read_arrays
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class MetricsSink:
     ) -> None:
         """`settings`: what TensorBoard compares this run with others by."""
         self._folder, self._note, self._settings = folder, note, settings
-        self._lines = UnfailingFile(folder / "metrics.jsonl", note)
+        self._lines = UnfailingFile(folder / METRICS, note)
         self._events: Events | None = None
         self._diagnosed: float | None = None
 

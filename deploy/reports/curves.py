@@ -18,6 +18,7 @@ from deploy.monitor.bands import BANDS, GREEDY, RETURN
 from deploy.monitor.metrics import read_metrics
 from deploy.reports.seeds.published import ENCODERS, NotPublished, published_curve
 from deploy.reports.statistics import human_scores, score_key
+from deploy.run.folder import METRICS
 
 ENV_STEPS = "env_steps"
 EVALUATION, EVALUATED_AT = "evaluation/return_mean", "evaluation/env_steps"
@@ -58,7 +59,7 @@ def read_curves(run_path: Path) -> list[Curve]:
     # Keep only the names that are drawn: whole records of a long run take far more memory.
     records = [
         {name: record[name] for name in NEEDED if name in record}
-        for record in read_metrics(run_path / "metrics.jsonl")
+        for record in read_metrics(run_path / METRICS)
     ]
     # A run that an older version began has records of both kinds (docs/decisions/0023).
     before_bands = [record for record in records if not BAND_METRICS & record.keys()]

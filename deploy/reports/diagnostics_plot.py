@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 
 from deploy.monitor.metrics import read_metrics
 from deploy.reports.curves import CurveError
+from deploy.run.folder import METRICS
 from learner.diagnostics.files import array_files, read_arrays
 
 PREFIX = "diagnostics/"
@@ -56,7 +57,7 @@ def draw_diagnostics(run_paths: Sequence[Path], target: Path) -> Path:
 def _records(run_path: Path) -> list[dict[str, float]]:
     """Return the diagnoses of a run, in order, each update once."""
     # A resume may repeat a diagnosis: the later record counts.
-    found = {r[UPDATE]: r for r in read_metrics(run_path / "metrics.jsonl") if UPDATE in r}
+    found = {r[UPDATE]: r for r in read_metrics(run_path / METRICS) if UPDATE in r}
     if not found:
         raise CurveError(
             f"{run_path.name} has no diagnostics yet (--learner.diagnostics-period is their period)"

@@ -23,9 +23,15 @@ from deploy.run.errors import RunError, RunExists, RunNotFound
 from deploy.run.identity import FILE, Identity, drawn_for, noted_in
 from deploy.run.locks import LockedFolder, is_locked
 from deploy.run.metadata import collect
-from learner.checkpoint_names import newest_first
+from learner.checkpoint_names import DOCUMENT, newest_first
 from replay.servers.hard_links import unshare
 
+CONFIG, METADATA = "config.json", "metadata.json"
+"""The configuration, and with what the run was made."""
+STATUS, METRICS, EPISODES, LOG = "status.json", "metrics.jsonl", "episodes.jsonl", "log.txt"
+"""What the run has done: its last status, a line for each report and each episode, and its log."""
+FLEET = "fleet.json"
+"""How many actors were asked for, and the incarnation that each actor slot has next."""
 RAY = "ray.json"
 """The Ray that the run is on, and `path`: where the folder was when it was put there."""
 LEGS = "legs.json"
@@ -40,13 +46,13 @@ class RunFolder(LockedFolder):
         if not _is_utf8(self.path):
             # Neither Ray nor the files of a run can name such a folder.
             raise RunError(f"{self.path}: not a path in UTF-8; choose another folder (--runs-dir)")
-        self.config_path = self.path / "config.json"
+        self.config_path = self.path / CONFIG
         self.urls_path = self.path / "redis-urls"
-        self.metadata_path = self.path / "metadata.json"
-        self.status_path = self.path / "status.json"
-        self.metrics_path = self.path / "metrics.jsonl"
-        self.episodes_path = self.path / "episodes.jsonl"
-        self.log_path = self.path / "log.txt"
+        self.metadata_path = self.path / METADATA
+        self.status_path = self.path / STATUS
+        self.metrics_path = self.path / METRICS
+        self.episodes_path = self.path / EPISODES
+        self.log_path = self.path / LOG
         self.videos = self.path / "videos"
         self.networks = self.path / "networks"
         self.replay = self.path / "replay"
@@ -108,7 +114,7 @@ class RunFolder(LockedFolder):
         self.settle(drawn_for(self.path))
         for part in (self.checkpoints, self.videos, self.replay, self.tensorboard):
             part.mkdir()
-        self.write_json("metadata.json", collect())
+        self.write_json(METADATA, collect())
         # The configuration last: only a folder that has one counts as a run.
         self.save_config(config)
 
@@ -116,7 +122,7 @@ class RunFolder(LockedFolder):
     def open(cls, name_or_path: str, runs_dir: str | Path = "runs") -> Self:
         """The folder of an existing run, given by name under `runs_dir` or by path; else RunNotFound."""
         for path in (Path(runs_dir) / name_or_path, Path(name_or_path)):
-            if name_or_path and (path / "config.json").is_file():
+            if name_or_path and (path / CONFIG).is_file():
                 return cls(path)
         names = [folder.name for folder in list_runs(runs_dir)]
         known = f"; runs there: {', '.join(names[-5:])}" if names else "; there are no runs there"
@@ -144,7 +150,7 @@ class RunFolder(LockedFolder):
         if shown != config:
             # First: config.json alone has *** in place of the passwords.
             durable.replace(self.urls_path, "\n".join((*config.replay.urls, "")).encode(), 0o600)
-        self.write_json("config.json", to_json(shown), mode=0o600)
+        self.write_json(CONFIG, to_json(shown), mode=0o600)
         if shown == config:
             # Last: until here config.json may be the one that has ***.
             self.urls_path.unlink(missing_ok=True)
@@ -192,7 +198,7 @@ class RunFolder(LockedFolder):
         """
         for path in self._checkpoints():
             try:
-                document = json.loads((path / "document.json").read_bytes())
+                document = json.loads((path / DOCUMENT).read_bytes())
                 counts = {"progress/env_steps": document["env_steps"], "progress/updates": document["update"]}
                 return {name: float(value) for name, value in counts.items()}
             except (OSError, ValueError, KeyError, TypeError):
@@ -209,7 +215,7 @@ def _is_utf8(path: Path) -> bool:
 
 def list_runs(runs_dir: str | Path) -> list[RunFolder]:
     """The runs under `runs_dir`, oldest first; nothing when there is no such folder."""
-    found = [RunFolder(path.parent) for path in Path(runs_dir).glob("*/config.json") if _is_utf8(path)]
+    found = [RunFolder(path.parent) for path in Path(runs_dir).glob(f"*/{CONFIG}") if _is_utf8(path)]
     return sorted(found, key=lambda folder: (_created(folder), folder.name))
 
 
@@ -217,7 +223,7 @@ def _created(folder: RunFolder) -> float:
     """Return when the run was created, in Unix seconds; 0 if that cannot be read."""
     # Not by a file's time: `resume` and added shards write config.json again.
     try:
-        return datetime.fromisoformat(folder.read_json("metadata.json", {})["created"]).timestamp()
+        return datetime.fromisoformat(folder.read_json(METADATA, {})["created"]).timestamp()
     except (RunError, KeyError, TypeError, ValueError):
         return 0.0
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.run.errors import RunError
-from deploy.run.folder import RAY, RunFolder
+from deploy.run.folder import RAY, STATUS, RunFolder
 from deploy.run.states import ENDED, FINAL_STATES, LOST, NOT_STARTED
 
 STALE_SECONDS = 30.0
@@ -17,7 +17,7 @@ def read_status(folder: RunFolder) -> dict[str, Any]:
 
     If a process is at work and its status is old, the disk is most likely full: the `message` says so.
     """
-    status: dict[str, Any] = folder.read_json("status.json", None)
+    status: dict[str, Any] = folder.read_json(STATUS, None)
     if status is None:
         return {"run": folder.name, "state": NOT_STARTED, "metrics": {}, "message": "", "time": 0.0}
     if status["state"] in FINAL_STATES:

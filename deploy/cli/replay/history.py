@@ -4,10 +4,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from deploy.run.folder import LEGS, RunFolder
+from deploy.run.folder import EPISODES, LEGS, METRICS, STATUS, RunFolder
 from deploy.run.states import FINAL_STATES
 
-METRICS, EPISODES, STATUS = "metrics.jsonl", "episodes.jsonl", "status.json"
 OF_THE_RUN = ("message", "time", "target_actors", "metrics", "total_env_steps", "notes", "episodes")
 """Parts of a status that are of the run, and not of the processes at work on it."""
 

@@ -13,15 +13,12 @@ from deploy.replays.source import Source, connected, new_run, served
 from deploy.run.checks import without_passwords
 from deploy.run.config import ConfigError, to_json, with_values
 from deploy.run.errors import RunBusy, RunNotFound
-from deploy.run.folder import RunFolder
+from deploy.run.folder import CONFIG, FLEET, RunFolder
 from deploy.run.preflight import urls_of_environment, with_urls_of_today
 from learner.checkpoint import Checkpoint, CheckpointStore
 from learner.checkpoint_files import MANIFEST
 from learner.errors import CheckpointError
 from replay.tools.archive import Archive, ArchiveError, export_run, import_run
-
-# FLEET as in deploy/fleet/run_state.py, whose import would bring in Ray.
-CONFIG, CHECKPOINTS, FLEET = "config.json", "checkpoints", "fleet.json"
 
 Bar = Callable[[str], AbstractContextManager[Callable[[int, int], object]]]
 
@@ -151,9 +148,10 @@ def _check_shards(shards: int, archive: Archive) -> None:
 def _restore_checkpoint(archive: Archive, folder: RunFolder) -> Checkpoint | None:
     """Return the run's newest checkpoint; if it has none, restore the archive's first."""
     own = CheckpointStore(folder.checkpoints).load_newest()
-    if own is not None or not (archive.folder / CHECKPOINTS).is_dir():
+    exported = RunFolder(archive.folder)
+    if own is not None or not exported.checkpoints.is_dir():
         return own
-    stored = CheckpointStore(archive.folder / CHECKPOINTS)
+    stored = CheckpointStore(exported.checkpoints)
     paths = stored.paths()
     try:
         checkpoint = stored.load(paths[0]) if paths else None

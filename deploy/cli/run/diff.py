@@ -14,7 +14,7 @@ from deploy.cli.parsing import parse
 from deploy.cli.run import summary
 from deploy.monitor.terminal import print_whole, terminal
 from deploy.run.config import Config, flag_of, hide_password, leaves
-from deploy.run.folder import RunFolder
+from deploy.run.folder import METADATA, RunFolder
 from deploy.run.status import read_status
 
 
@@ -75,7 +75,7 @@ def _without_passwords(value: Any) -> Any:
 
 def made_with(folder: RunFolder) -> dict[str, str]:
     """Return commit, versions, processor and cores that a run was started with."""
-    metadata = folder.read_json("metadata.json", {})
+    metadata = folder.read_json(METADATA, {})
     hardware = metadata.get("hardware", {})
     commit = metadata.get("commit") or ""
     found = {"commit": commit[:12] + "+" * commit.endswith("+"), **metadata.get("versions", {})}

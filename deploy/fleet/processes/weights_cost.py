@@ -18,6 +18,7 @@ from deploy.fleet.processes.weight_store import (
     create_weight_store,
 )
 from deploy.fleet.ray import cluster
+from deploy.run.folder import LOG
 
 PAUSE_SECONDS = 0.005
 """Pause between two rounds, in which Ray's threads do their part of a call."""
@@ -39,7 +40,7 @@ def measure(parameters: NDArray[np.float32], seconds: float) -> tuple[float, flo
     parameters (P,), on the Ray that this process is connected to.
     """
     with tempfile.TemporaryDirectory(prefix="apexpert-bench-") as folder:
-        store = create_weight_store(ray.get_runtime_context().get_node_id(), Path(folder) / "log.txt")
+        store = create_weight_store(ray.get_runtime_context().get_node_id(), Path(folder) / LOG)
         processes = [psutil.Process(), psutil.Process(_process_id(store))]
         source, publisher = StoredWeights(store), WeightPublisher(store)
 

@@ -14,7 +14,7 @@ from deploy.fleet.reporting.episode_log import EpisodeLog
 from deploy.fleet.reporting.recent_episodes import RecentEpisodes
 from deploy.monitor.metrics import MetricsSink
 from deploy.run.config import Config, hide_password, leaves
-from deploy.run.folder import RunFolder
+from deploy.run.folder import STATUS, RunFolder
 from deploy.run.states import FINAL_STATES
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Telemetry:
 
     def __init__(self, config: Config, folder: RunFolder, ray_address: str) -> None:
         self._config, self._folder, self._ray_address = config, folder, ray_address
-        before = folder.read_json("status.json", None) or {}
+        before = folder.read_json(STATUS, None) or {}
         self.before: dict[str, float] = before.get("metrics", {})
         """The metrics of the last status, of another command or of a supervisor that died."""
         # Shown until the learner has restored: the checkpoint's counts, and what accumulates.
@@ -147,7 +147,7 @@ class Telemetry:
     def _write_status(self, status: dict[str, Any]) -> None:
         """Write status.json, as happens every second: one that a full disk refuses must not end a run."""
         try:
-            self._folder.write_json("status.json", status)
+            self._folder.write_json(STATUS, status)
         except OSError as error:
             if not self._refused:
                 self.note(f"status.json cannot be written: {error.strerror}; it is tried again")

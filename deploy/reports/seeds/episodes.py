@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 from apexpert.errors import ApexpertError
 from deploy.monitor.metrics import read_metrics
 from deploy.run.config import Config
-from deploy.run.folder import LEGS, RunFolder
+from deploy.run.folder import FLEET, LEGS, STATUS, RunFolder
 from deploy.run.states import FINAL_STATES
 
-FLEET = "fleet.json"
 """Where the fleet records how many incarnations each actor slot has had."""
 
 
@@ -63,7 +62,7 @@ def read_run_episodes(folder: RunFolder, config: Config) -> RunEpisodes:
         raise NoEpisodes(f"{folder.name} has no episodes in {folder.episodes_path}: {why}")
     starts = [int(leg["env_steps"]) for leg in folder.read_json(LEGS, [])]
     kept = keep(records, starts)
-    status: dict[str, Any] = folder.read_json("status.json", None) or {}
+    status: dict[str, Any] = folder.read_json(STATUS, None) or {}
     told = int(status.get("metrics", {}).get("progress/env_steps", 0))
     return RunEpisodes(
         kept=kept,
