@@ -80,7 +80,7 @@ class CheckpointStore:
     """The checkpoints of one run. One process saves; any number may load and mark the best."""
 
     def __init__(self, folder: Path, keep: int = 3, *, note: Callable[[str], None] = logger.warning) -> None:
-        """`keep` newest ones stay; `note` is told what people should hear of, such as a broken checkpoint."""
+        """`keep` newest ones stay; `note` gets lines to log, such as of a broken checkpoint."""
         self.folder, self._note = folder, note
         self._keep = max(keep, 1)
         self._broken: set[str] = set()

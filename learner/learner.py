@@ -129,7 +129,7 @@ class Learner:
         checkpoint = self._checkpoints.load_newest()
         if checkpoint is None:
             if size := self._replay.rebuild():
-                self._note(f"no whole checkpoint: a new network goes on with {size:,} transitions in replay")
+                self._note(f"no whole checkpoint: a new network continues with {size:,} transitions")
             return None
         checkpoint.expect_network(
             self._network, self._train_step.observation_shape, self._train_step.num_actions
@@ -205,7 +205,7 @@ class Learner:
         raise LearnerError(f"the {broken} of update {self.updates} is {value}; {self._keep_batch(batch)}")
 
     def _keep_batch(self, batch: Batch) -> str:
-        """Save a batch for people to look at; says where it is, or why it is not."""
+        """Save a batch for inspection; return where it is, or why it was not saved."""
         path = self._checkpoints.folder.parent / f"nan-batch-{self.updates:09d}.npz"
         arrays = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
         try:

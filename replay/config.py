@@ -61,7 +61,7 @@ class ReplayConfig:
     reward_clip: Annotated[float, Ge(0)] = 1.0
     """Rewards are clipped to +- this value when sampled; 0 leaves them raw."""
     life_loss_terminates: bool = False
-    """A lost life counts as a true end when sampled (the game itself goes on)."""
+    """A lost life counts as a true end when sampled (the game itself continues)."""
     prioritized: bool = True
     """Prioritized sampling (Schaul et al., 2016); else uniform."""
     priority_exponent: Annotated[float, SHARE] = 0.5

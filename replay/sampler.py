@@ -39,7 +39,7 @@ REBUILD_SEGMENTS = 256
 class Sampler:
     """Draws batches from everything the shards hold.
 
-    A shard that does not answer for its `retry_seconds` is parked: draws go on with the rest until it is
+    A shard that does not answer for its `retry_seconds` is parked: draws continue with the rest until it is
     back. Everything that reaches out to the shards raises StaleOwner once another sampler has taken them.
     """
 
@@ -196,7 +196,7 @@ class Sampler:
         """Take a state back and read its segments again from the shards; what came later comes with `ingest`.
 
         Segments that are gone are dropped; those of a shard that does not answer are parked. Without any, and
-        with the same capacity, segment length and n-step, the draws go on exactly where they were (`exact`).
+        with the same capacity, segment length and n-step, the draws continue exactly as before (`exact`).
         The number of shards may be another one. Nothing may have been ingested before.
         """
         self._own()
@@ -225,5 +225,5 @@ class Sampler:
 
     def _check(self, polls: Mapping[int, Poll]) -> None:
         """Raise StaleOwner where another sampler has taken a shard; show the others that this one lives."""
-        self._ownership.check({shard: poll.owner for shard, poll in polls.items()})
+        self._ownership.check({shard_index: poll.owner for shard_index, poll in polls.items()})
         self._ownership.show_life(self._indexer.pipelines(polls))

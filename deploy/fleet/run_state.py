@@ -21,7 +21,8 @@ class FleetState:
         self._folder = folder
         document = folder.read_json(FLEET, {})
         self._target = int(document.get("target_actors", 0))
-        self._next = {int(slot): int(n) for slot, n in document.get("next_incarnation", {}).items()}
+        following = document.get("next_incarnation", {})
+        self._next = {int(actor_slot): int(n) for actor_slot, n in following.items()}
         # `scale` sets the target in a thread of Ray's: the older of two documents must not be saved last.
         self._changing = threading.Lock()
 
@@ -37,21 +38,21 @@ class FleetState:
             self._target = num_actors
             self._save()
 
-    def next_incarnation(self, slot: int) -> int:
-        """Return a number this slot never had before; raise OSError when it cannot be written to disk."""
+    def next_incarnation(self, actor_slot: int) -> int:
+        """Return a number this actor slot never had; raise OSError when it cannot be written to disk."""
         with self._changing:
-            incarnation = self._next.get(slot, 0)
-            self._next[slot] = incarnation + 1
+            incarnation = self._next.get(actor_slot, 0)
+            self._next[actor_slot] = incarnation + 1
             try:
                 self._save()
             except OSError:
-                self._next[slot] = incarnation
+                self._next[actor_slot] = incarnation
                 raise
             return incarnation
 
     def dead_incarnations(self, alive: Collection[tuple[int, int]]) -> set[tuple[int, int]]:
-        """Return every (slot, incarnation) that was ever started and is not in `alive`."""
-        started = {(slot, n) for slot, count in self._next.items() for n in range(count)}
+        """Return every (actor slot, incarnation) that was ever started and is not in `alive`."""
+        started = {(actor_slot, n) for actor_slot, count in self._next.items() for n in range(count)}
         return started - set(alive)
 
     def _save(self) -> None:

@@ -65,7 +65,7 @@ def _draw(axes: Axes, transition: DrawnTransition, names: Sequence[str]) -> None
     end = ", the end" if transition.discount == 0 else ""
     axes.set_title(
         f"{names[transition.action]}, return {transition.reward:+.3f} in {transition.steps}{end}\n"
-        f"priority {transition.priority:.3g}, P {transition.probability:.1e}\n"
+        f"mass {transition.mass:.3g}, P {transition.probability:.1e}\n"
         f"segment {transition.identity}, step {transition.step:,}, weights {transition.weights_version}",
         fontsize=7,
         loc="left",

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from replay.tools.inventory import Inventory, checkpoint_masses
-from replay.tools.priority_summary import summarise_priorities
+from replay.tools.mass_summary import summarise_masses
 from replay.tools.stored_shard import StoredShard
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -20,8 +20,8 @@ AS_OF = ("checkpoint", "update", "env_steps", "age_seconds")
 TICKETS = ("reserved", "allowed", "outstanding")
 
 
-class KnownPriorities(NamedTuple):
-    """The sampler's part of the newest checkpoint, the source of known priorities."""
+class KnownMasses(NamedTuple):
+    """The sampler's part of the newest checkpoint, the source of known masses."""
 
     checkpoint: str
     update: int
@@ -37,10 +37,10 @@ def summarise(
     inventory: Inventory,
     *,
     live: bool,
-    priorities: KnownPriorities | None,
+    masses: KnownMasses | None,
     counters: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Return the document; without `priorities` it contains none.
+    """Return the document; without `masses` it contains none.
 
     Ages are in seconds before now, by the shards' clocks; bytes are those of encoded segments, server bytes
     all that the servers use, including for other runs.
@@ -66,7 +66,7 @@ def summarise(
         "weights_version": _quantiles(
             segments["weights_version"][segments["weights_version"] >= 0], ("oldest", "median", "newest")
         ),
-        "priorities": None if priorities is None else _priorities(inventory, priorities),
+        "masses": None if masses is None else _masses(inventory, masses),
         "counters": dict(counters),
         "shards": rows,
     }
@@ -96,18 +96,18 @@ def _quantiles(values: NDArray[Any], names: tuple[str, ...]) -> dict[str, float]
     return {name: float(np.quantile(values, point)) for name, point in zip(names, POINTS, strict=True)}
 
 
-def _priorities(inventory: Inventory, priorities: KnownPriorities) -> dict[str, Any]:
-    """Summarise the priorities of items still stored, as of the checkpoint; newer items are only counted."""
-    known = checkpoint_masses(priorities.arrays)
+def _masses(inventory: Inventory, masses: KnownMasses) -> dict[str, Any]:
+    """Summarise the masses of items still stored, as of the checkpoint; newer items are only counted."""
+    known = checkpoint_masses(masses.arrays)
     found = [known[identity] for identity in inventory.identities() if identity in known]
     # `concatenate` refuses an empty list, hence the empty array.
     masses = np.concatenate([np.empty(0), *found])
     # No other mass can be drawn, or has a place in a histogram in equal ratios.
     usable = masses[np.isfinite(masses) & (masses > 0)]
-    document: dict[str, Any] = {name: getattr(priorities, name) for name in AS_OF}
+    document: dict[str, Any] = {name: getattr(masses, name) for name in AS_OF}
     document["items_since"] = inventory.items - len(masses)
     document["refused"] = len(masses) - len(usable)
-    return document | (asdict(summarise_priorities(usable)) if len(usable) else {"items": 0})
+    return document | (asdict(summarise_masses(usable)) if len(usable) else {"items": 0})
 
 
 def print_summary(document: Mapping[str, Any], console: Console) -> None:
@@ -156,31 +156,29 @@ def _lines(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append(
             ("weights version", ", ".join(f"{name} {value:,.0f}" for name, value in version.items()))
         )
-    return lines + _priority_lines(document["priorities"], live=document["live"])
+    return lines + _mass_lines(document["masses"], live=document["live"])
 
 
-def _priority_lines(priorities: Mapping[str, Any] | None, *, live: bool) -> list[tuple[str, str]]:
-    if priorities is None:
-        return [("priorities", "not known: there is no checkpoint here, and Redis does not hold them")]
-    written = f"written {span(priorities['age_seconds'])} ago"
-    when = f"at update {priorities['update']:,} and {priorities['env_steps']:,} env steps, {written}"
+def _mass_lines(masses: Mapping[str, Any] | None, *, live: bool) -> list[tuple[str, str]]:
+    if masses is None:
+        return [("masses", "not known: there is no checkpoint here, and Redis does not hold them")]
+    written = f"written {span(masses['age_seconds'])} ago"
+    when = f"at update {masses['update']:,} and {masses['env_steps']:,} env steps, {written}"
     lines = [
         (
-            "priorities as of",
-            f"{priorities['checkpoint']}, {when}" + ("; the learner's are newer" if live else ""),
+            "masses as of",
+            f"{masses['checkpoint']}, {when}" + ("; the learner's are newer" if live else ""),
         ),
-        ("  known", f"of {priorities['items']:,} items; {priorities['items_since']:,} came since"),
+        ("  known", f"of {masses['items']:,} items; {masses['items_since']:,} came since"),
     ]
-    if priorities["items"]:
-        quantiles = priorities["quantiles"].items()
+    if masses["items"]:
+        quantiles = masses["quantiles"].items()
         lines.append(("  quantiles", ", ".join(f"{point}: {value:.4g}" for point, value in quantiles)))
-        low, high = priorities["edges"][0], priorities["edges"][-1]
-        lines.append(
-            ("  histogram", f"{low:.3g} |{bars(priorities['counts'])}| {high:.3g} (in equal ratios)")
-        )
-        effective = priorities["effective_sample_size"]
-        share = f"{effective:,.0f} items, {effective / priorities['items']:.1%} of them"
-        lines.append(("  effective sample size", f"{share}; the top 1 % get {priorities['top_share']:.1%}"))
+        low, high = masses["edges"][0], masses["edges"][-1]
+        lines.append(("  histogram", f"{low:.3g} |{bars(masses['counts'])}| {high:.3g} (in equal ratios)"))
+        effective = masses["effective_sample_size"]
+        share = f"{effective:,.0f} items, {effective / masses['items']:.1%} of them"
+        lines.append(("  effective sample size", f"{share}; the top 1 % get {masses['top_share']:.1%}"))
     return lines
 
 

@@ -155,4 +155,4 @@ def check_urls(urls: tuple[str, ...], *, all_needed: bool = True) -> None:
 
 
 def _warn_of_missing(error: Exception) -> None:
-    print(f"WARNING: {error}; the others go on, and its items come back with it", flush=True)
+    print(f"WARNING: {error}; the others continue, and its items come back with it", flush=True)

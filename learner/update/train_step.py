@@ -281,7 +281,7 @@ class TrainStep:
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any] | None = None) -> None:
         """Inverse of `state`; other tensors in the mapping are ignored. Raises KeyError for a missing one."""
-        del document  # For people: the threads and dtype with which later updates are bit-identical.
+        del document  # For inspection: the threads and dtype with which later updates are bit-identical.
         for prefix, network in (("online", self.online_network), ("target", self.target_network)):
             for name, parameter in network.named_parameters():
                 parameter.copy_(tensors[f"{prefix}/{name}"])

@@ -135,9 +135,9 @@ class BlockReader:
             asked[shard] = own, request
         return asked
 
-    def _answer(self, shard: int, request: Request) -> list[bytes]:
+    def _answer(self, shard_index: int, request: Request) -> list[bytes]:
         """Return the bytes of one shard's ranges, b"" if the segment is gone or its key holds no bytes."""
-        cursor = self._cursors[shard]
+        cursor = self._cursors[shard_index]
         answers = cursor.pipeline.answer(request)
         for answer in answers:
             if not isinstance(answer, bytes) and not is_wrong_type(answer):

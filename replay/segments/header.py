@@ -173,7 +173,7 @@ def _check_prefix(data: bytes) -> tuple[int, int]:
         raise ForeignSegment(
             "version",
             f"segment of format version {version}; this program reads version {FORMAT_VERSION}:"
-            " go on with the version of apexpert that wrote it, or start a new run (another --name)",
+            " continue with the version of apexpert that wrote it, or start a new run (another --name)",
         )
     return header_bytes, columns_bytes
 

@@ -101,11 +101,6 @@ class EmbeddedServers:
         return list(read_state(self._folder, self._shards)["pids"])
 
     @property
-    def guardian_pid(self) -> int | None:
-        """Process id of the guardian while the servers run."""
-        return self._guardian.pid if self._guardian else None
-
-    @property
     def alive(self) -> bool:
         """Whether the guardian runs, which starts servers again that die."""
         return self._guardian is not None and self._guardian.poll() is None

@@ -56,20 +56,20 @@ class ShardAvailability:
     def __len__(self) -> int:
         return len(self._probes)
 
-    def __contains__(self, shard: int) -> bool:
-        return shard in self._probes
+    def __contains__(self, shard_index: int) -> bool:
+        return shard_index in self._probes
 
     def park(self, shard: Shard, error: ShardError) -> None:
         """Leave a shard alone until it answers, and probe it meanwhile."""
         if shard.index not in self._probes:
-            logger.warning("%s; the others go on", error)
+            logger.warning("%s; the others continue", error)
             self._probes[shard.index] = Probe(shard)
 
     def returned(self) -> list[int]:
-        """Return the shards that answer again; they are no longer parked."""
-        back = [shard for shard, probe in self._probes.items() if probe.answered]
-        for shard in back:
-            del self._probes[shard]
+        """Return the indices of shards that answer again; they are no longer parked."""
+        back = [index for index, probe in self._probes.items() if probe.answered]
+        for index in back:
+            del self._probes[index]
         return back
 
     def close(self) -> None:

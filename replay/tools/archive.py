@@ -190,9 +190,9 @@ class Archive:
             if durable.fingerprint(path) != fingerprint:
                 raise ArchiveError(f"{path} is not as it was written (size or SHA-256 differs)")
 
-    def segments(self, shard: int) -> Iterator[list[tuple[LogEntry, bytes]]]:
+    def segments(self, shard_index: int) -> Iterator[list[tuple[LogEntry, bytes]]]:
         """Yield one shard's log entries with their segments, in order, in pages; SegmentError for damage."""
-        log_path, data_path = _paths(self.folder, shard)
+        log_path, data_path = _paths(self.folder, shard_index)
         with log_path.open("rb") as log, data_path.open("rb") as data:
             page = []
             for line in log:
@@ -209,8 +209,8 @@ class Archive:
     def incarnations(self) -> dict[int, int]:
         """Return, for each actor slot, the number that its next incarnation may have."""
         following: dict[int, int] = {}
-        for shard in range(self.num_shards):
-            for line in _paths(self.folder, shard)[0].read_bytes().splitlines():
+        for shard_index in range(self.num_shards):
+            for line in _paths(self.folder, shard_index)[0].read_bytes().splitlines():
                 identity = _entry(line).identity
                 assert identity is not None
                 # A reused incarnation would repeat stored identities, which count as copies.
@@ -268,8 +268,8 @@ def _renamed(entry: LogEntry, data: bytes, old: str, new: str) -> tuple[LogEntry
     return entry._replace(num_bytes=len(renamed)), renamed
 
 
-def _paths(folder: Path, shard: int) -> tuple[Path, Path]:
-    return folder / f"shard-{shard}.jsonl", folder / f"shard-{shard}.segments"
+def _paths(folder: Path, shard_index: int) -> tuple[Path, Path]:
+    return folder / f"shard-{shard_index}.jsonl", folder / f"shard-{shard_index}.segments"
 
 
 def _entry(line: bytes) -> LogEntry:

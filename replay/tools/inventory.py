@@ -103,12 +103,12 @@ def _header(front: bytes) -> SegmentHeader | SegmentError | None:
         return error
 
 
-def _row(shard: int, entry: LogEntry, header: SegmentHeader | SegmentError) -> tuple[int, ...]:
+def _row(shard_index: int, entry: LogEntry, header: SegmentHeader | SegmentError) -> tuple[int, ...]:
     assert entry.identity is not None
     written = int(entry.log_id.partition("-")[0])
     version = -1 if isinstance(header, SegmentError) else header.weights_version
     counts = (entry.num_items, entry.num_steps, entry.num_bytes)
-    return (shard, written, *counts, version, *entry.identity)
+    return (shard_index, written, *counts, version, *entry.identity)
 
 
 def checkpoint_masses(

@@ -36,7 +36,8 @@ class DrawnTransition:
     discount: float
     steps: int
     """Length of its window."""
-    priority: float
+    mass: float
+    """In proportion to which it is drawn."""
     probability: float
     weights_version: int
 
@@ -101,7 +102,7 @@ def _read(shard: StoredShard, identity: SegmentIdentity, run: str) -> Segment | 
 
 
 def _transition(
-    segment: Segment, place: int, config: ReplayConfig, stack: int, priority: float, probability: float
+    segment: Segment, place: int, config: ReplayConfig, stack: int, mass: float, probability: float
 ) -> DrawnTransition:
     returns = n_step_returns(
         segment.rewards,
@@ -123,7 +124,7 @@ def _transition(
         reward=float(returns.reward[0]),
         discount=float(returns.discount[0]),
         steps=steps,
-        priority=priority,
+        mass=mass,
         probability=probability,
         weights_version=segment.weights_version,
     )

@@ -30,7 +30,7 @@ from replay.owner.metrics import metrics
 ROOT = Path(__file__).parents[2]
 README, DOCS = ROOT / "README.md", ROOT / "docs"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
-README_WORDS = 700
+README_WORDS, COLUMNS = 700, 100
 MAKEFILE = (ROOT / "Makefile").read_text()
 SPAN = re.compile(r"`([^`\n]+)`")
 # `E`, `K`, `N` and the like stand for a number; it is even, 2 or more and fits every flag that has one.
@@ -226,6 +226,21 @@ def test_one_page_lists_all_there_are_of_a_kind() -> None:
     assert set(links_of((DOCS / "decisions.md").read_text())) == decisions
     api = set(re.findall(r"^::: apexpert\.(\w+)$", (DOCS / "python-api.md").read_text(), flags=re.MULTILINE))
     assert api == set(apexpert.__all__)
+
+
+def too_long(text: str) -> list[str]:
+    """Lines of prose beyond 100 columns: tables, code, addresses and pictures in characters are none."""
+    prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [line for line in prose.splitlines() if not line.startswith(("|", "    ")) and "](" not in line]
+    return [line for line in lines if len(line) > COLUMNS and " " in line.strip()[:COLUMNS]]
+
+
+def test_prose_is_wrapped() -> None:
+    more = [ROOT / "CHANGELOG.md", *DOCS.glob("decisions/*.md"), *ROOT.glob("tests/**/README.md")]
+    pages = {*PAGES, *more} - {DOCS / "results.md"}
+    found = {page.relative_to(ROOT).as_posix(): too_long(page.read_text()) for page in pages}
+    assert {page: lines for page, lines in found.items() if lines} == {}
+    assert too_long("a " * 51 + "\n```\n" + "b " * 51 + "\n```\n| " + "c " * 51) == ["a " * 51]
 
 
 MISTAKES = [

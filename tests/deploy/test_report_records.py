@@ -45,7 +45,7 @@ def test_a_contact_sheet_leaves_other_figures_open(tmp_path: Path) -> None:
         0.0,
         0.99,
         1,
-        priority=1.0,
+        mass=1.0,
         probability=1.0,
         weights_version=0,
     )

@@ -191,7 +191,7 @@ def shows_as_parked(sampler: Sampler, caplog: pytest.LogCaptureFixture) -> bool:
     metrics = sampler.metrics()
     parked = (metrics["replay/size"], metrics["replay/parked"], metrics["replay/parked_shards"])
     return parked == (180, 180, 1) and said(
-        caplog, "replay.shards.availability", "shard 0 ", "cannot be reached for", "; the others go on"
+        caplog, "replay.shards.availability", "shard 0 ", "cannot be reached for", "; the others continue"
     )
 
 

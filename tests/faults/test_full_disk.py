@@ -31,6 +31,7 @@ from replay.shards.shard import Shard
 from tests.helpers.deadline import patient, until
 from tests.helpers.runs.catch_runs import catch_config, follow, metric
 from tests.helpers.runs.processes import fill, may_mount, small_disk
+from tests.helpers.shards.embedded import guardian_pid
 from tests.helpers.shards.servers import MEMORY
 
 pytestmark = pytest.mark.skipif(not may_mount(), reason="no right to mount a file system")
@@ -208,7 +209,7 @@ def test_who_waits_for_room_can_be_told_to_stop(disk: Path) -> None:
 def test_a_server_that_came_back_meanwhile_is_noted_when_there_is_room(disk: Path) -> None:
     filler = disk / "filler"
     with embedded(disk) as started:
-        before, guardian = started.pids[0], psutil.Process(started.guardian_pid)
+        before, guardian = started.pids[0], psutil.Process(guardian_pid(started))
         assert before is not None
         fill(filler)
         os.kill(before, signal.SIGKILL)

@@ -4,6 +4,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from importlib import resources
 
 import pytest
 
@@ -22,6 +23,11 @@ def test_every_name_is_there_and_no_other() -> None:
     assert set(apexpert.__all__) <= set(dir(apexpert))
     with pytest.raises(AttributeError, match="no attribute 'tarin'"):
         apexpert.tarin  # noqa: B018
+
+
+def test_every_package_says_that_it_is_typed() -> None:
+    for name in PACKAGES:
+        assert (resources.files(name) / "py.typed").is_file()
 
 
 def test_importing_it_loads_nothing_heavy() -> None:

@@ -68,7 +68,7 @@ def test_a_resume_goes_on_without_a_shard_until_it_is_back_and_until_another_own
     try:
         said = capsys.readouterr()
         assert "WARNING: shard 1 (redis://127.0.0.1:" in said.out
-        assert "the others go on" in said.out
+        assert "the others continue" in said.out
         assert "hidden-word" not in said.out + said.err
         without = learns_on(client, updates + 10, 1)
         assert "items wait for a shard that does not answer" in " ".join(without["notes"])

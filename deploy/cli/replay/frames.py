@@ -1,4 +1,4 @@
-"""`apexpert replay --frames`: transitions drawn by the newest checkpoint's priorities, as a picture."""
+"""`apexpert replay --frames`: transitions drawn by the newest checkpoint's masses, as a picture."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from replay.tools.preview import draw_transitions, item_masses
 def draw_frames(source: Source, target: Path, *, num_frames: int, seed: int) -> Path:
     """Draw `num_frames` transitions into `target`; raise CommandFailed when there are none.
 
-    Without a checkpoint all are equally likely; items newer than it enter with the largest priority so far,
+    Without a checkpoint all are equally likely; items newer than it enter with the largest mass so far,
     as in the sampler. Without a run's folder, stack and n-step come from the data itself, and gamma is 0.99.
     """
     config, inventory = source.config(), take_inventory(source.shards)
@@ -41,7 +41,7 @@ def draw_frames(source: Source, target: Path, *, num_frames: int, seed: int) -> 
         raise CommandFailed(
             f"{source.run}: none of the {num_frames} transitions drawn can be read; see --verify"
         )
-    priorities = f"priorities of {checkpoint.path.name}" if checkpoint else "no checkpoint: all alike"
-    title = f"{source.run}: {len(drawn)} of {inventory.items:,} transitions, {priorities}"
+    masses = f"masses of {checkpoint.path.name}" if checkpoint else "no checkpoint: all alike"
+    title = f"{source.run}: {len(drawn)} of {inventory.items:,} transitions, {masses}"
     names = action_names(None if config is None else config.environment, signature.num_actions)
     return draw_contact_sheet(drawn, names, target, title=title)

@@ -40,7 +40,7 @@ class Servers:
 
 @dataclass(frozen=True)
 class ReplayArguments:
-    """Look at a run's replay: shards, segments, bytes, ages, priorities, weights versions, counters.
+    """Look at a run's replay: shards, segments, bytes, ages, masses, weights versions, counters.
 
     Works on live and finished runs and on Redis servers of your own; only --import and --delete write.
     """
@@ -52,7 +52,7 @@ class ReplayArguments:
     verify: bool = False
     """Read every segment and check it: checksums, logs against keys, priorities; exit code 1 if wrong."""
     frames: str = ""
-    """PNG file, or folder, to draw sampled transitions into: frames, action, n-step return, priority."""
+    """PNG file, or folder, to draw sampled transitions into: frames, action, n-step return, mass."""
     num_frames: int = 24
     """Number of transitions for --frames."""
     seed: int = 0
@@ -112,22 +112,22 @@ def _check(arguments: ReplayArguments) -> str:
 
 
 def _show(source: Source, *, as_json: bool) -> int:
-    from deploy.reports.replay_summary import KnownPriorities, print_summary, summarise
+    from deploy.reports.replay_summary import KnownMasses, print_summary, summarise
     from replay.tools.inventory import take_inventory
 
     inventory = take_inventory(source.shards)
     checkpoint = source.checkpoint()
-    priorities = None
+    masses = None
     if checkpoint is not None:
         steps, age = int(checkpoint.document["env_steps"]), time.time() - checkpoint.written
         name, update = checkpoint.path.name, checkpoint.update
-        priorities = KnownPriorities(name, update, steps, age, checkpoint.arrays("sampler"))
+        masses = KnownMasses(name, update, steps, age, checkpoint.arrays("sampler"))
     document = summarise(
         source.run,
         source.shards,
         inventory,
         live=source.live,
-        priorities=priorities,
+        masses=masses,
         counters=_counters(source, None if checkpoint is None else checkpoint.document),
     )
     if as_json:

@@ -25,12 +25,10 @@ from typing import Any, Self
 
 import psutil
 import ray
-from ray import _raylet
-from ray._private import ray_constants, worker
 
 from actors.config import MOST_ACTORS
 from deploy.fleet.errors import FleetError, WrongFlag
-from deploy.fleet.ray import keeper
+from deploy.fleet.ray import keeper, private
 from deploy.run import import_path
 
 NAMESPACE = "apexpert"
@@ -156,8 +154,7 @@ def _ray_start(folder: Path, num_cpus: int, num_gpus: int | None) -> list[str]:
 
 def _ray_environment(token: Path) -> dict[str, str]:
     return {
-        # Ray's switch for loopback only; by default it listens on every interface.
-        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+        **private.LOOPBACK_ENVIRONMENT,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         # The supervisor's children (the Redis servers' guardian) end in their own orderly way.
@@ -210,10 +207,10 @@ def connect(address: str, local: LocalRay | None = None) -> None:
         return
     if local is not None:
         _use_token(Path(local.folder) / "token")
-        # Silence Ray's messages about its own end between the console's lines; the log tells the run's end.
-        worker.print_to_stdstream = lambda *_, **__: None
+        # The log tells the run's end.
+        private.silence()
     try:
-        loopback = _loopback() if local is not None else contextlib.nullcontext()
+        loopback = private.loopback() if local is not None else contextlib.nullcontext()
         # Ray's workers search the driver's current folder first, so make it ours for a moment.
         with contextlib.chdir(import_path.ROOT), loopback, _own_sigterm():
             ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
@@ -224,10 +221,9 @@ def connect(address: str, local: LocalRay | None = None) -> None:
 
 
 def _use_token(token: Path) -> None:
-    """Make Ray read `token`: it reads its environment on import and keeps the first token it finds."""
+    """Make Ray read `token` instead of the token that it has found before, if any."""
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)} | NO_TASK_EVENTS
-    _raylet.Config.initialize("")  # type: ignore[attr-defined]
-    _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
+    private.read_environment_again()
 
 
 @contextlib.contextmanager
@@ -247,14 +243,3 @@ def _own_sigterm() -> Iterator[None]:
         if handler is not None:  # None is a handler in C, from before Python.
             signal.signal(signal.SIGTERM, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _loopback() -> Iterator[None]:
-    """Keep Ray from replacing 127.0.0.1 by the machine's outer address, where our Ray does not listen."""
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before

@@ -3,11 +3,11 @@
 from typing import Any
 
 import ray
-from ray._private.state import available_resources_per_node
 from ray.exceptions import RayError, RayTaskError
 
 from apexpert.errors import one_line
 from deploy.fleet.errors import WrongFlag
+from deploy.fleet.ray.private import available_resources
 from deploy.run.config import Config
 
 
@@ -34,7 +34,7 @@ def address_for_others() -> str | None:
 
 def has_free_core(node_id: str | None) -> bool:
     """Whether Ray has a core to give away on node `node_id`, or on any node for None."""
-    nodes = available_resources_per_node()  # type: ignore[no-untyped-call]
+    nodes = available_resources()
     return any(free.get("CPU", 0.0) >= 1 for node, free in nodes.items() if node_id in (None, node))
 
 

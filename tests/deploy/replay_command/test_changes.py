@@ -38,9 +38,9 @@ def test_it_moves_to_a_new_run_and_to_servers_of_the_users(
     assert call(capsys, folder.path, "--export", out)[0] == 0
     assert call(capsys, "moved", "--runs-dir", runs, "--import", out)[0] == 0
     before, after = look(capsys, folder.path), look(capsys, "moved", "--runs-dir", runs)
-    ages = [document["priorities"].pop("age_seconds") for document in (before, after)]
+    ages = [document["masses"].pop("age_seconds") for document in (before, after)]
     assert 0 < ages[0] < ages[1], "as old as it was"
-    for name in ("items", "segments", "priorities", "weights_version", "log"):
+    for name in ("items", "segments", "masses", "weights_version", "log"):
         assert before[name] == after[name]
     assert call(capsys, "moved", "--runs-dir", runs, "--verify")[0] == 0
     fleet = RunFolder(runs / "moved").read_json("fleet.json", {})
@@ -58,7 +58,7 @@ def test_it_moves_to_a_new_run_and_to_servers_of_the_users(
     monkeypatch.setenv("APEXPERT_REDIS_URLS", " ".join(urls))
     elsewhere = look(capsys, name, "--runs-dir", tmp_path / "none")
     assert elsewhere["items"] == 150
-    assert elsewhere["priorities"] is None
+    assert elsewhere["masses"] is None
     assert call(capsys, name, "--runs-dir", tmp_path / "none", "--frames", tmp_path / "new/s")[0] == 0
     assert (tmp_path / "new/s.png").stat().st_size > 100
     assert call(capsys, name, "--runs-dir", runs, "--delete", "--yes")[0] == 0

@@ -26,7 +26,7 @@ from tests.helpers.shards.commands import unlink
 
 CAPTION = (
     r"(?P<action>.*), return (?P<reward>.*) in \d(?P<end>, the end)?\n"
-    r"priority (?P<priority>.*), P .*\n"
+    r"mass (?P<mass>.*), P .*\n"
     r"segment (?P<identity>.*), step (?P<step>.*), weights (?P<version>.*)"
 )
 
@@ -41,15 +41,15 @@ def test_a_finished_run(folder: RunFolder, capsys: pytest.CaptureFixture[str]) -
     assert document["bytes"] / 150 == document["bytes_per_step"] < document["server_bytes_per_step"]
     assert document["log"] == {"duplicates": 0, "missing": 0, "unreadable": 0}
     assert 0 <= document["age_seconds"]["newest"] <= document["age_seconds"]["oldest"] < 600
-    priorities = document["priorities"]
-    assert (priorities["checkpoint"], priorities["items"]) == ("update-000000007", 100)
-    assert priorities["items_since"] == 50
-    assert (priorities["update"], priorities["env_steps"]) == (7, 100)
+    masses = document["masses"]
+    assert (masses["checkpoint"], masses["items"]) == ("update-000000007", 100)
+    assert masses["items_since"] == 50
+    assert (masses["update"], masses["env_steps"]) == (7, 100)
     written = (folder.checkpoints / "update-000000007" / "manifest.json").stat().st_mtime
     # To the second before and after: a file's time has its clock's resolution.
-    assert began - written - 1 < priorities["age_seconds"] < ended - written + 1
-    assert sum(priorities["counts"]) == 100
-    assert 1 < priorities["effective_sample_size"] < 100
+    assert began - written - 1 < masses["age_seconds"] < ended - written + 1
+    assert sum(masses["counts"]) == 100
+    assert 1 < masses["effective_sample_size"] < 100
     assert document["counters"]["replay/inserted"] == 100
     assert document["counters"]["replay/sampled"] == 32
     assert "password" not in json.dumps(document)
@@ -130,7 +130,7 @@ def test_frames_are_a_picture_of_the_transitions_drawn(
     assert height > 300
     assert width > 1000
     (figure,) = figures
-    assert "40 of 150 transitions, priorities of update-000000007" in figure.get_suptitle()
+    assert "40 of 150 transitions, masses of update-000000007" in figure.get_suptitle()
     written = Run([], SIGNATURE, folder.load_config().replay, name="r")
     for actor in range(3):
         written.record(random_stream(actor, 50, frame_shape=SIGNATURE.frame_shape), actor=actor)
@@ -151,7 +151,7 @@ def test_frames_are_a_picture_of_the_transitions_drawn(
         assert words["reward"] == f"{item.reward:+.3f}"
         assert bool(words["end"]) == (item.discount == 0)
         mass = known[identity][place] if identity in known else newest
-        assert words["priority"] == f"{mass:.3g}"
+        assert words["mass"] == f"{mass:.3g}"
         assert words["version"] == str(written.segments[identity].weights_version)
         seen.add((identity, place))
     assert len(seen) > 20, "they are different ones"

@@ -19,11 +19,15 @@ def all_gone(pids: list[int]) -> bool:
     return not any(map(is_alive, pids))
 
 
+def guardian_pid(servers: EmbeddedServers) -> int:
+    assert servers._guardian is not None
+    return servers._guardian.pid
+
+
 def running(servers: EmbeddedServers) -> list[int]:
     pids = [pid for pid in servers.pids if pid is not None]
     assert len(pids) == len(servers.pids)
-    assert servers.guardian_pid is not None
-    return [servers.guardian_pid, *pids]
+    return [guardian_pid(servers), *pids]
 
 
 def fill(shard: Shard, count: int) -> set[SegmentIdentity]:

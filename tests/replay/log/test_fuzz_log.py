@@ -165,7 +165,7 @@ def test_a_sampler_among_all_kinds_draws_only_what_is_right(caplog: pytest.LogCa
     # One line at the first of a kind, the 10th and the 100th.
     said = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
     assert len(said) == sum(len(str(count)) for count in counted.values())
-    for advice in ("go on with the version", "a --name of its own", "start a new run", "who else writes"):
+    for advice in ("continue with the version", "a --name of its own", "start a new run", "who else writes"):
         assert any(advice in line for line in said), advice
 
 

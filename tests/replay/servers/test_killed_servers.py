@@ -24,7 +24,7 @@ OWNER = """
 import sys, time
 from replay.servers.embedded import EmbeddedServers
 servers = EmbeddedServers(sys.argv[1], shards=2, append_fsync="everysec", maxmemory=0, server=sys.argv[2])
-print(*servers.start(), servers.guardian_pid, *servers.pids, flush=True)
+print(*servers.start(), servers._guardian.pid, *servers.pids, flush=True)
 time.sleep(600)
 """
 
@@ -107,7 +107,7 @@ def test_whoever_does_not_want_to_wait_is_not_made_to(tmp_path: Path) -> None:
     with pytest.raises(ServersStopped):
         servers.start()
     assert asked
-    assert servers.guardian_pid is None
+    assert not servers.alive
     until(
         lambda: (
             not any(

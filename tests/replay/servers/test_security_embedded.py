@@ -19,6 +19,7 @@ from replay.servers.embedded import EmbeddedServers
 from replay.shards.shard import Shard
 from replay.types import SegmentIdentity
 from tests.helpers.shards.access import TwoMachines, client_of, files_with, said, seen_of_processes
+from tests.helpers.shards.embedded import guardian_pid
 from tests.helpers.shards.servers import MEMORY, server_programs
 
 ONE = SegmentIdentity(0, 0, 1)
@@ -82,7 +83,7 @@ class TestOnSockets:
         assert files_with(password, folder) == [folder / "password"]
         assert b"--" in b"".join(seen_of_processes("cmdline"))  # they can be read
         assert not any(password in text for text in seen_of_processes("cmdline"))
-        ours = [servers.guardian_pid, *servers.pids]
+        ours = [guardian_pid(servers), *servers.pids]
         assert not any(password in Path(f"/proc/{pid}/environ").read_bytes() for pid in ours)
 
     @pytest.mark.parametrize("command", re.split(r"[|\n]", FORBIDDEN.strip()))

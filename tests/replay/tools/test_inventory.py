@@ -6,7 +6,7 @@ import redis
 
 from replay.shards.records import LogEntry
 from replay.tools.inventory import HEADER_BYTES, checkpoint_masses, take_inventory
-from replay.tools.priority_summary import summarise_priorities
+from replay.tools.mass_summary import summarise_masses
 from replay.types import SegmentIdentity
 from tests.helpers.replay.samplers import ingest_all, new_run
 from tests.helpers.replay.stored_runs import everything, filled, stored_shards
@@ -132,12 +132,12 @@ def test_put_adds_the_entry_before_its_segment(urls: list[str], monkeypatch: pyt
 
 
 def test_effective_sample_size_by_hand() -> None:
-    even = summarise_priorities(np.full(50, 3.0))
+    even = summarise_masses(np.full(50, 3.0))
     assert even.effective_sample_size == pytest.approx(50)
     assert even.counts == [50]
     assert even.top_share == pytest.approx(1 / 50)
     # Masses 3 and 1, 1, 1: P = 1/2, 1/6, 1/6, 1/6; sum of squares 1/4 + 3/36 = 1/3.
-    uneven = summarise_priorities(np.array([1.0, 3.0, 1.0, 1.0]))
+    uneven = summarise_masses(np.array([1.0, 3.0, 1.0, 1.0]))
     assert uneven.effective_sample_size == pytest.approx(3)
     assert uneven.quantiles["0.5"] == 1.0
     assert sum(uneven.counts) == 4
@@ -145,9 +145,9 @@ def test_effective_sample_size_by_hand() -> None:
     assert uneven.edges[0] == 1.0
     assert uneven.edges[-1] == 3.0
     with pytest.raises(ValueError, match="no items"):
-        summarise_priorities(np.empty(0))
+        summarise_masses(np.empty(0))
 
 
 def test_the_histogram_loses_nobody() -> None:
-    summary = summarise_priorities(np.random.default_rng(0).lognormal(size=10_000))
+    summary = summarise_masses(np.random.default_rng(0).lognormal(size=10_000))
     assert sum(summary.counts) == summary.items == 10_000

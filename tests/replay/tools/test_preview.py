@@ -34,7 +34,7 @@ def test_they_are_what_was_played(urls: list[str]) -> None:
         assert (transition.action, transition.steps) == (item.action, item.num_window_steps)
         assert transition.reward == item.reward
         assert transition.discount == item.discount
-        assert transition.priority == 2.5
+        assert transition.mass == 2.5
         assert transition.probability == pytest.approx(1 / inventory.items)
 
 

@@ -1,0 +1,45 @@
+"""What is used of Ray without being part of its API: every private name is in this file.
+
+A test checks that the installed Ray has the names. Whoever changes Ray's range in pyproject.toml looks here
+whether they still do the same, and writes the range into `LOOKED_AT`.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from ray import _raylet
+from ray._private import ray_constants, state, worker
+
+LOOKED_AT = "ray>=2.50"
+"""Ray's range in pyproject.toml."""
+LOOPBACK_ENVIRONMENT = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
+"""Ray's switch for loopback only; by default it listens on every interface."""
+
+
+def available_resources() -> dict[str, dict[str, Any]]:
+    """Return what is free on each node, by the node's id."""
+    free: dict[str, dict[str, Any]] = state.available_resources_per_node()  # type: ignore[no-untyped-call]
+    return free
+
+
+def silence() -> None:
+    """Keep Ray from printing messages about its own end between the console's lines."""
+    worker.print_to_stdstream = lambda *_, **__: None
+
+
+def read_environment_again() -> None:
+    """Make Ray read its environment and token again: it does on import, and keeps the first token."""
+    _raylet.Config.initialize("")  # type: ignore[attr-defined]
+    _raylet.AuthenticationTokenLoader.instance().reset_cache()  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def loopback() -> Iterator[None]:
+    """Keep Ray from replacing 127.0.0.1 by the machine's outer address, where our Ray does not listen."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before

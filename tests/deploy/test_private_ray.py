@@ -1,0 +1,36 @@
+"""Ray's private names: in one file, in the installed Ray, and looked at for the range that is allowed."""
+
+import inspect
+import re
+import tomllib
+from pathlib import Path
+
+from ray import _raylet
+from ray._private import ray_constants, state, worker
+
+import deploy
+from deploy.fleet.ray.private import LOOKED_AT, LOOPBACK_ENVIRONMENT
+
+ROOT = Path(deploy.__file__).parents[1]
+
+
+def test_private_names_are_used_in_one_file() -> None:
+    packages = ("apexpert", "models", "replay", "actors", "learner", "deploy")
+    private = re.compile(r"\bray\._|from ray import _")
+    files = [path for name in packages for path in (ROOT / name).rglob("*.py")]
+    using = {path.relative_to(ROOT).as_posix() for path in files if private.search(path.read_text())}
+    assert using == {"deploy/fleet/ray/private.py"}
+
+
+def test_the_installed_ray_has_the_names() -> None:
+    assert LOOPBACK_ENVIRONMENT == {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    assert isinstance(ray_constants.ENABLE_RAY_CLUSTER, bool)
+    assert callable(worker.print_to_stdstream)
+    assert callable(_raylet.Config.initialize)
+    assert callable(_raylet.AuthenticationTokenLoader.instance().reset_cache)
+    assert not inspect.signature(state.available_resources_per_node).parameters
+
+
+def test_the_range_of_ray_is_what_was_looked_at() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert [line for line in project["dependencies"] if line.startswith("ray")] == [LOOKED_AT]
