@@ -80,23 +80,18 @@ class Actor:
         EnvironmentSetupError.
         """
         num_envs = config.envs_per_actor
-        self._config = config
-        self._writer = writer
-        self._weights_source = weights
-        self._lockstep = lockstep
-        self._needed_env_steps = start_env_steps
+        self._config, self._writer, self._weights_source = config, writer, weights
+        self._lockstep, self._needed_env_steps = lockstep, start_env_steps
         self._environment = make_environment(
             environment, num_envs, environment_seeds(seed, slot, incarnation, num_envs)
         )
         frame_shape, num_actions = self._environment.frame_shape, self._environment.num_actions
-        # The spawn key keeps this stream apart from the environments' streams, however many there are.
-        choices = np.random.SeedSequence([seed, slot, incarnation, 0], spawn_key=(1,))
         self._policy = Policy(
             network,
             observation_shape=(environment.stack, *frame_shape),
             num_actions=num_actions,
             precision=config.precision,
-            seed=int(choices.generate_state(1, np.uint64)[0]),
+            seed=_policy_seed(seed, slot, incarnation),
         )
         self._epsilons = Epsilons(exploration, slot=slot, num_envs=num_envs, warm_up_steps=replay.min_size)
         self._stacks = FrameStacks(num_envs, environment.stack, frame_shape)
@@ -257,6 +252,12 @@ class Actor:
         if weights is not None:
             self._policy.load(weights)
             self._weights = weights
+
+
+def _policy_seed(seed: int, slot: int, incarnation: int) -> int:
+    # The spawn key keeps this stream apart from the environments' streams, however many there are.
+    choices = np.random.SeedSequence([seed, slot, incarnation, 0], spawn_key=(1,))
+    return int(choices.generate_state(1, np.uint64)[0])
 
 
 def _make_builders(

@@ -72,16 +72,7 @@ def run(
     """
     load, begun = os.getloadavg()[0], time.monotonic()
     setup = Setup(config, recordings or record_games(config, items, report), items, seconds, report)
-    singles: dict[str, list[dict[str, float]]] = {}
-    for name in parts or PARTS:
-        # A part is a generator, so that its repetitions can share what it has filled.
-        measurements = PARTS[name](setup)
-        for _ in range(repeats):
-            measured = next(measurements)
-            singles.setdefault(name, []).append(measured)
-            report(f"{name}: " + ", ".join(f"{key} {value:,.4g}" for key, value in measured.items()))
-        # Leave the part's `with` blocks: commands are counted, and servers stop.
-        measurements.close()  # type: ignore[attr-defined]
+    singles = {name: _measure(name, setup, repeats, report) for name in parts or PARTS}
     medians = {
         key: statistics.median(one[key] for one in measured)
         for measured in singles.values()
@@ -101,6 +92,19 @@ def run(
         "repeats": singles,
         "config": to_json(config),
     }
+
+
+def _measure(name: str, setup: Setup, repeats: int, report: Callable[[str], None]) -> list[dict[str, float]]:
+    """Return every single measurement of a part."""
+    # A part is a generator, so that its repetitions can share what it has filled.
+    measurements, singles = PARTS[name](setup), []
+    for _ in range(repeats):
+        measured = next(measurements)
+        singles.append(measured)
+        report(f"{name}: " + ", ".join(f"{key} {value:,.4g}" for key, value in measured.items()))
+    # Leave the part's `with` blocks: commands are counted, and servers stop.
+    measurements.close()  # type: ignore[attr-defined]
+    return singles
 
 
 def record_games(config: Config, items: int, report: Callable[[str], None]) -> dict[str, Recording]:

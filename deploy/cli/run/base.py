@@ -28,7 +28,7 @@ class BaseOptions:
 def base_of(full: Sequence[str], default: Callable[[], Config]) -> Config:
     """Return the configuration whose values the flags replace."""
     preset = _given(full, "--preset", f"allowed are {', '.join(presets.PRESETS)}")
-    path, like = _given(full, "--config", "a file"), _given(full, "--like", "a run")
+    path, like = _given(full, "--config", "name a TOML file"), _given(full, "--like", "name a run")
     file = ConfigFile.read(Path(path)) if path else None
     if like and preset:
         raise UsageError(f"--preset: --like {like} sets every field already; leave one of them out")

@@ -107,8 +107,8 @@ MISTAKES = [
         ["--like", "r", "--config", "run.toml"],
         "--like r: run.toml has the preset der",
     ),
-    ("", ["--config="], "--config: needs a value; a file"),
-    ("", ["--like="], "--like: needs a value; a run"),
+    ("", ["--config="], "--config: needs a value; name a TOML file"),
+    ("", ["--like="], "--like: needs a value; name a run"),
     ("", ["--like", "none"], "--like: no run 'none' under runs"),
     ("", ["--like", "r", "--preset", "apex"], "--preset: --like r sets every field already"),
 ]
