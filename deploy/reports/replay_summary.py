@@ -96,15 +96,15 @@ def _quantiles(values: NDArray[Any], names: tuple[str, ...]) -> dict[str, float]
     return {name: float(np.quantile(values, point)) for name, point in zip(names, POINTS, strict=True)}
 
 
-def _masses(inventory: Inventory, masses: KnownMasses) -> dict[str, Any]:
+def _masses(inventory: Inventory, newest: KnownMasses) -> dict[str, Any]:
     """Summarise the masses of items still stored, as of the checkpoint; newer items are only counted."""
-    known = checkpoint_masses(masses.arrays)
+    known = checkpoint_masses(newest.arrays)
     found = [known[identity] for identity in inventory.identities() if identity in known]
     # `concatenate` refuses an empty list, hence the empty array.
     masses = np.concatenate([np.empty(0), *found])
     # No other mass can be drawn, or has a place in a histogram in equal ratios.
     usable = masses[np.isfinite(masses) & (masses > 0)]
-    document: dict[str, Any] = {name: getattr(masses, name) for name in AS_OF}
+    document: dict[str, Any] = {name: getattr(newest, name) for name in AS_OF}
     document["items_since"] = inventory.items - len(masses)
     document["refused"] = len(masses) - len(usable)
     return document | (asdict(summarise_masses(usable)) if len(usable) else {"items": 0})
