@@ -21,9 +21,11 @@ class SegmentBuilder:
 
     A segment is full when `segment_steps` of its steps have complete windows. That takes
     `n_step - 1` more steps, with which the next segment begins. An episode's end and `drain` close
-    a segment and make all its steps items. The first segment, and the first after a drain, has only
+    a segment and make all its steps items. The first segment, the first after a drain, and the first
+    of an episode that follows an episode of `segment_steps` or more, has only
     `segment_steps * (env_slot + 1) // num_slots` items (at least 1), so that the slots of an actor
-    do not all fill up at once.
+    do not all fill up at once, even where all their games have the same length. After shorter
+    episodes it has `segment_steps`, lest each of them be cut in two.
 
     With a `priority_rule` each item gets the initial priority |R + discount * max Q(s_{t+m}) -
     Q(s_t, a_t)| (Horgan et al., 2018, algorithm 1). The bootstrap of a window is known one call
@@ -81,6 +83,9 @@ class SegmentBuilder:
         self._check_frame(frame)
         if self._steps:
             self._ready.append(self._close(q_max))
+        # Here `_first_step` is the length of the episode that ended; equal games end in step.
+        if self._first_step >= self._segment_steps:
+            self._set_starts(self._short_starts)
         self._lead = self._first_step = 0
         self._frames[0] = frame
         self._in_episode = True

@@ -185,6 +185,39 @@ def test_slots_are_shifted_in_phase_at_first_and_after_a_drain() -> None:
     assert firsts == [(4, 16, 4), (8, 16, 8), (12, 16, 12), (16, 16, 16)]
 
 
+def emitted_items(*, num_slots: int, steps: int, length: int, games: int) -> list[list[tuple[int, int]]]:
+    """Of each game, when (step of the game) slots in step with one another emit how many items, no ends."""
+    builders = [make(steps=steps, env_slot=slot, num_slots=num_slots) for slot in range(num_slots)]
+    frame = np.ones(FRAME_SHAPE, np.uint8)
+    emitted: list[list[tuple[int, int]]] = []
+    for _ in range(games):
+        emitted.append([])
+        for builder in builders:
+            builder.reset(frame)
+        for step in range(length):
+            for builder in builders:
+                for segment in builder.add(0, 0.0, frame, step == length - 1, False):
+                    emitted[-1].append((step, segment.num_items))
+        assert sum(items for _, items in emitted[-1]) == num_slots * length
+    return emitted
+
+
+def test_slots_whose_games_have_one_length_do_not_flush_together() -> None:
+    for game in emitted_items(num_slots=8, steps=64, length=500, games=3):
+        flushes = [step for step, _ in game if step < 499]
+        assert len(set(flushes)) == len(flushes)
+        assert max(np.diff(flushes)) == 8, "spread evenly over the 64 steps of a segment"
+        # Beside the last segment of each slot, only the first is short.
+        assert sum(items < 64 for _, items in game) <= 2 * 8
+        assert len(game) <= 8 * (500 // 64 + 2)
+
+
+def test_games_shorter_than_a_segment_are_not_cut() -> None:
+    first, *others = emitted_items(num_slots=4, steps=16, length=12, games=4)
+    assert len(first) == 6, "the first segments of two slots are shorter"
+    assert all(len(game) == 4 for game in others)
+
+
 def test_open_steps_and_weights_version() -> None:
     builder = make(steps=4, n_step=2)
     builder.reset(np.ones(FRAME_SHAPE, np.uint8))
