@@ -16,6 +16,7 @@ from actors.episodes import Episode, EpisodeTracker
 from actors.exploration import Epsilons
 from actors.policy import Actions, FrameStacks, Policy
 from actors.telemetry import Telemetry
+from actors.weights import WeightsSource
 from models.arrays import Weights
 from models.config import NetworkConfig
 from replay.config import ReplayConfig
@@ -26,19 +27,6 @@ from replay.types import Segment, Signature
 logger = logging.getLogger(__name__)
 
 
-class WeightsSource(Protocol):
-    """Where an actor gets its weights."""
-
-    def ask(self) -> None:
-        """Request the newest weights without waiting for them."""
-
-    def take(self, wait: bool = False) -> Weights | None:
-        """Return the requested weights if they have arrived and are newer than the last returned, else None.
-
-        With `wait`, request any newer weights and possibly block for a short while.
-        """
-
-
 class SegmentWriter(Protocol):
     """The part of `replay.writer.Writer` that an actor uses."""
 
@@ -46,7 +34,10 @@ class SegmentWriter(Protocol):
         """Commit a segment; raise WriterStopped when told to stop while waiting for allowance."""
 
     def metrics(self) -> dict[str, float]:
-        """Return the writer's counters under the run's metric names; may be called from any thread."""
+        """Return the writer's counters under the run's metric names; may be called from any thread.
+
+        `writer/waited_s` has risen after a `write` that waited.
+        """
 
 
 class Actor:
@@ -103,6 +94,10 @@ class Actor:
         self._weights: Weights | None = None
         self._started = False
         self._vector_steps = 0
+        self._asked_at = -config.weights_poll_steps
+        """The vector step before which the newest weights were last requested."""
+        self._has_waited = False
+        """Whether a write has waited since the last vector step, while the learner went on."""
         self._refused_rewards = 0
         self._should_stop: Callable[[], bool] = lambda: False
         self._telemetry = Telemetry()
@@ -223,6 +218,9 @@ class Actor:
                 builder.reset(result.frames[env])
 
     def _write_finished(self, *, wait: bool) -> None:
+        if not self._unwritten:
+            return
+        waited = self._waited_s()
         while self._unwritten:
             segment = self._unwritten[0]
             with self._telemetry.waiting():
@@ -230,9 +228,13 @@ class Actor:
             # Removed only after the commit: WriterStopped leaves the segment for `drain`.
             self._unwritten.popleft()
             self._needed_env_steps += segment.num_items
+        self._has_waited |= self._waited_s() > waited
+
+    def _waited_s(self) -> float:
+        return self._writer.metrics().get("writer/waited_s", 0.0)
 
     def _refresh_weights(self) -> bool:
-        """Look for newer weights at intervals; wait for the first, and in lockstep for the weights due.
+        """Look for newer weights; wait for the first, and in lockstep for the weights due.
 
         Returns False when told to stop before they have arrived.
         """
@@ -243,10 +245,21 @@ class Actor:
             with self._telemetry.waiting():
                 self._load(self._weights_source.take(wait=True))
         if not self._lockstep:
-            self._load(self._weights_source.take())
-            if self._vector_steps % self._config.weights_poll_steps == 0:
-                self._weights_source.ask()  # Answered while the environments step.
+            self._look_for_weights()
         return True
+
+    def _look_for_weights(self) -> None:
+        """Take newer weights that are here and request the newest at intervals, or at once after a wait."""
+        if self._has_waited:
+            # An answer to a request made before the wait is as old as the wait was long.
+            with self._telemetry.waiting():
+                self._load(self._weights_source.renew())
+            self._has_waited, self._asked_at = False, self._vector_steps
+            return
+        self._load(self._weights_source.take())
+        if self._vector_steps - self._asked_at >= self._config.weights_poll_steps:
+            self._weights_source.ask()  # Answered while the environments step.
+            self._asked_at = self._vector_steps
 
     def _load(self, weights: Weights | None) -> None:
         if weights is not None:

@@ -49,54 +49,6 @@ def test_on_a_ladder_each_env_slot_tells_its_own_epsilon() -> None:
     assert metrics["actors/epsilon_max"] == pytest.approx(0.4)
 
 
-def test_weights_are_looked_for_now_and_then_and_their_version_is_recorded() -> None:
-    writer = RecordingWriter()
-    source = WeightsQueue(weights(0), weights(7))
-    actor = make_actor(writer=writer, source=source, weights_poll_steps=14)
-    for _ in range(28):
-        actor.step()
-    assert source.asks == 2
-    assert source.waits == 1  # only the first are waited for
-    actor.drain()
-    versions = [s.weights_version for s in writer.segments if s.env_slot == 0]
-    assert versions == sorted(versions)
-    assert set(versions) == {0, 7}
-
-
-class BusyLearner:
-    """Publishes at every vector step; an answer is what was the newest at the question, a step later."""
-
-    def __init__(self) -> None:
-        self.newest, self.given, self.answer = 0, -1, None
-
-    def ask(self):
-        if self.answer is None:
-            self.answer = self.newest
-
-    def take(self, wait=False):
-        if wait:
-            self.ask()
-        answer, self.answer = self.answer, None
-        if answer is None or answer <= self.given:
-            return None
-        self.given = answer
-        return weights(answer)
-
-
-@pytest.mark.parametrize("period", [1, 2, 5])
-def test_weights_are_as_old_as_the_last_question(period: int) -> None:
-    """One period, and the step during which the answer comes."""
-    source = BusyLearner()
-    actor = make_actor(source=source, num_envs=1, weights_poll_steps=period)
-    ages = []
-    for _ in range(30):
-        actor.step()
-        ages.append(source.newest - actor._policy.weights_version)
-        source.newest += 1
-    assert max(ages) == period
-    assert ages[1:] == [1 + step % period for step in range(29)], "the first are waited for"
-
-
 def test_nothing_is_done_before_there_are_weights() -> None:
     source, writer = WeightsQueue(), RecordingWriter()
     actor = make_actor(source=source, writer=writer)

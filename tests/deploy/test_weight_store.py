@@ -1,11 +1,13 @@
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import ray
 
 from deploy.bench import weights as bench
+from deploy.fleet.processes import weight_store
 from deploy.fleet.processes.weight_store import StoredWeights, WeightPublisher, create_weight_store
 from deploy.fleet.processes.weights_cost import measure
 from deploy.run.config import with_values
@@ -60,6 +62,35 @@ def test_an_answer_is_what_was_the_newest_when_it_was_asked_for(store):
         if version % 4 == 0:
             source.ask()
             assert until(source.take, "the newest").version == version
+
+
+def test_renewed_weights_are_the_newest_now_whatever_was_asked_before(store, monkeypatch):
+    monkeypatch.setattr(weight_store, "RENEWAL_SECONDS", 60.0)
+    source, publisher = StoredWeights(store), WeightPublisher(store)
+    publisher.publish(weights(0))
+    assert polled(source).version == 0
+    assert source.renew() is None
+    for version in (1, 2):
+        source.ask()
+        publisher.publish(weights(version))
+        until(lambda v=version: publisher.newest_version() == v, "the publication")
+    assert source.renew().version == 2
+    assert source.renew() is None
+
+
+def test_renewal_does_not_wait_for_a_store_that_does_not_answer(monkeypatch):
+    """And leaves its request with it, so that a slow answer is found later."""
+    asked, seconds = [], []
+
+    class Store:
+        newest_above = SimpleNamespace(remote=lambda version: asked.append(version) or "a request")
+
+    monkeypatch.setattr(weight_store, "_is_here", lambda _, waited: bool(seconds.append(waited)))
+    source = StoredWeights(Store())
+    for _ in range(3):
+        assert source.renew() is None
+    assert asked == [-1]
+    assert seconds == [weight_store.RENEWAL_SECONDS] * 3
 
 
 def test_waiting_ends_when_something_is_published(store):

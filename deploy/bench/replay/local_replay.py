@@ -38,6 +38,9 @@ class InitialWeights:
         weights, self._weights = self._weights, None
         return weights
 
+    def renew(self) -> None:
+        """Return None: there are no newer weights."""
+
 
 def signature_of(config: Config, spec: EnvironmentSpec) -> Signature:
     """Return the signature of this configuration's data."""

@@ -3,7 +3,8 @@
 Each publication is one `ray.put` owned by the store, so that weights outlive the learner; an actor reads the
 flat array from the shared memory of its node. An actor requests the newest weights and continues acting; it
 picks up the answer, and then the array, at the first vector step that finds them there. It therefore acts
-with the weights that were the newest at its last request, one broadcast ago.
+with the weights that were the newest at its last request, one broadcast ago. After a write that waited for
+the learner, it requests them anew and gives the answer a moment.
 """
 
 import asyncio
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 30.0
+RENEWAL_SECONDS = 0.1
+"""How long `StoredWeights.renew` waits for each answer and each array: they take a few milliseconds."""
 
 
 class FlatWeights(NamedTuple):
@@ -123,12 +126,26 @@ class StoredWeights:
 
         With `wait`, request any newer weights, and wait up to a second each for the answer and for the array.
         """
+        if wait and self._question is None and self._coming is None:
+            self._question = self._store.newer_than.remote(self._version)
+        return self._take_within(1.0 if wait else 0.0)
+
+    def renew(self) -> "Weights | None":
+        """Request the newest weights anew, and return them if they come within RENEWAL_SECONDS.
+
+        An earlier request is finished first, because a slow store might never answer if each call
+        dropped it; weights that it brings are returned when nothing newer comes in time.
+        """
+        earlier = self._take_within(RENEWAL_SECONDS)
+        if self._question is not None or self._coming is not None:
+            return earlier
+        self.ask()
+        return self._take_within(RENEWAL_SECONDS) or earlier
+
+    def _take_within(self, seconds: float) -> "Weights | None":
         # Imported here, because the supervisor, which also imports this module, needs no torch.
         from models.arrays import Weights
 
-        seconds = 1.0 if wait else 0.0
-        if wait and self._question is None and self._coming is None:
-            self._question = self._store.newer_than.remote(self._version)
         if self._question is not None and _is_here(self._question, seconds):
             self._coming, self._question = ray.get(self._question), None
         if self._coming is None or not _is_here(self._coming.parameters[0], seconds):

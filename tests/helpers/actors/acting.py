@@ -50,6 +50,10 @@ class WeightsQueue:
         answered, self.asked = self.asked or wait, False
         return self.queue.popleft() if answered and self.queue else None
 
+    def renew(self):
+        self.ask()
+        return self.take()
+
 
 def weights(
     version: int = 0,
