@@ -16,7 +16,7 @@ from actors.episodes import Episode, EpisodeTracker
 from actors.exploration import Epsilons
 from actors.policy import Actions, FrameStacks, Policy
 from actors.telemetry import Telemetry
-from actors.weights import WeightsSource
+from actors.weights import WeightsAge, WeightsSource
 from models.arrays import Weights
 from models.config import NetworkConfig
 from replay.config import ReplayConfig
@@ -92,6 +92,7 @@ class Actor:
         self._tracker = EpisodeTracker(num_envs)
         self._unwritten: deque[Segment] = deque()
         self._weights: Weights | None = None
+        self._weights_age = WeightsAge()
         self._started = False
         self._vector_steps = 0
         self._asked_at = -config.weights_poll_steps
@@ -124,6 +125,7 @@ class Actor:
         # The schedule counts the fleet's env steps, whose newest number comes with the weights.
         epsilon = self._epsilons.at(self._weights.env_steps)
         actions = self._policy.act(self._stacks.observations, epsilon, values=self._config.actor_priorities)
+        self._weights_age.acted()
         result = self._environment.step(actions.action)
         refused = result.valid & ~np.isfinite(result.rewards)
         result = self._without(refused, result)
@@ -156,6 +158,7 @@ class Actor:
         return {
             **self._telemetry.rates(),
             **self._writer.metrics(),
+            **self._weights_age.metrics(),
             **self._epsilons.metrics(0 if weights is None else weights.env_steps),
             "actors/env_steps": float(self._telemetry.env_steps),
             "actors/refused_rewards": float(self._refused_rewards),
@@ -265,6 +268,7 @@ class Actor:
         if weights is not None:
             self._policy.load(weights)
             self._weights = weights
+            self._weights_age.arrived(weights)
 
 
 def _policy_seed(seed: int, slot: int, incarnation: int) -> int:

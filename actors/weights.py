@@ -1,6 +1,11 @@
-"""Where an actor's weights come from."""
+"""Where an actor's weights come from, and how old they are when they act."""
 
+import time
+from collections import deque
+from collections.abc import Callable
 from typing import Protocol
+
+import numpy as np
 
 from models.arrays import Weights
 
@@ -22,3 +27,48 @@ class WeightsSource(Protocol):
 
         Weights requested before may be returned in their place when the answer takes longer.
         """
+
+
+class WeightsAge:
+    """The learner's updates since the weights of each vector step, at the time of that step.
+
+    Only publications tell an actor how far the learner is. So a step's age is known once weights have
+    come that were published after it: between two publications the learner's updates are taken to be
+    even in time.
+    `clock` returns seconds since the epoch.
+    """
+
+    STEPS = 1_000
+    """Vector steps that the mean is over; so many may wait for the next publication."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._newest: Weights | None = None
+        # (time, updates behind the weights that acted)
+        self._steps: deque[tuple[float, int]] = deque(maxlen=self.STEPS)
+        self._ages: deque[float] = deque(maxlen=self.STEPS)
+        self._mean: float | None = None
+
+    def acted(self) -> None:
+        """Note a vector step with the newest weights that arrived."""
+        if self._newest is not None:
+            self._steps.append((self._clock(), self._newest.updates))
+
+    def arrived(self, weights: Weights) -> None:
+        """Note weights that act from now on; they tell the ages of the steps before their publication."""
+        before, self._newest = self._newest, weights
+        if before is None or weights.updates < before.updates or not before.published_at:
+            # The first, those of a learner that went back to a checkpoint, or of no store.
+            self._steps.clear()
+            return
+        span = (before.published_at, weights.published_at), (before.updates, weights.updates)
+        while self._steps and self._steps[0][0] <= weights.published_at:
+            acted_at, updates = self._steps.popleft()
+            self._ages.append(max(0.0, float(np.interp(acted_at, *span)) - updates))
+        if self._ages:
+            self._mean = float(np.mean(self._ages))
+
+    def metrics(self) -> dict[str, float]:
+        """Return the mean age over the last vector steps, once known; may be called from any thread."""
+        mean = self._mean
+        return {} if mean is None else {"actors/weights_age_updates": mean}

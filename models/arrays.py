@@ -20,6 +20,8 @@ class Weights:
     """Env steps of the fleet at the time of publication."""
     updates: int = 0
     """Updates that produced the parameters."""
+    published_at: float = 0.0
+    """When they reached the store, in seconds since the epoch; 0 where there is no store."""
 
 
 def num_parameters(network: nn.Module) -> int:

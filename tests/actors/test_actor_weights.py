@@ -1,7 +1,12 @@
 """How old the weights are that an actor acts with, and what it does to get newer ones."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
+from actors.weights import WeightsAge
+from models.arrays import Weights
 from tests.helpers.actors.acting import RecordingWriter, Watch, WeightsQueue, make_actor, weights
 
 
@@ -122,3 +127,33 @@ def test_a_store_that_does_not_answer_stops_nobody() -> None:
         actor.step()
     assert len(watch.results) == 20
     assert len(writer.segments) > 2
+
+
+def test_the_age_is_that_at_the_steps_and_not_while_waiting() -> None:
+    """Updates 0, 10 and 110 are published at 100, 110 and 210 s."""
+    now = iter([102.0, 108.0, 112.0, 215.0])
+    age = WeightsAge(clock=lambda: next(now))
+    none = np.zeros(1, np.float32)
+    age.acted()  # Before any weights: nothing to tell.
+    age.arrived(Weights(0, none, 0, updates=0, published_at=100.0))
+    age.acted()
+    age.acted()
+    assert age.metrics() == {}
+    age.arrived(Weights(1, none, 0, updates=10, published_at=110.0))
+    assert age.metrics() == {"actors/weights_age_updates": 5.0}
+    age.acted()
+    # A wait of 100 updates, after which the weights are new again.
+    age.arrived(Weights(2, none, 0, updates=110, published_at=210.0))
+    assert age.metrics() == {"actors/weights_age_updates": 4.0}
+    age.acted()
+    age.arrived(Weights(3, none, 0, updates=50, published_at=220.0))  # A learner went back.
+    assert age.metrics() == {"actors/weights_age_updates": 4.0}
+
+
+def test_an_actor_reports_the_age_once_it_has_acted() -> None:
+    source = WeightsQueue(*(replace(weights(v), updates=25 * v, published_at=v + 1.0) for v in range(2)))
+    actor = make_actor(source=source, weights_poll_steps=1)
+    actor._weights_age._clock = lambda: 1.5
+    for _ in range(3):
+        actor.step()
+    assert actor.metrics()["actors/weights_age_updates"] == 12.5

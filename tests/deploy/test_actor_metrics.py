@@ -11,8 +11,10 @@ from replay.types import Signature
 from replay.writer import Writer
 from tests.helpers.actors.acting import make_actor
 
-BY_FLEET = {"actors/restarts", "actors/weights_age_updates"}
+BY_FLEET = {"actors/restarts"}
 """What no actor reports of itself."""
+LATER = {"actors/weights_age_updates"}
+"""What an actor reports once it has acted."""
 
 
 def reported(tmp_path: Path, kind: str) -> dict[str, float]:
@@ -26,9 +28,9 @@ def reported(tmp_path: Path, kind: str) -> dict[str, float]:
 
 def test_every_metric_that_an_actor_reports_has_a_rule_and_every_rule_a_metric(tmp_path: Path) -> None:
     linear, ladder = reported(tmp_path, "linear"), reported(tmp_path, "ladder")
-    assert set(linear) | set(ladder) | BY_FLEET == set(RULES)
+    assert set(linear) | set(ladder) | BY_FLEET | LATER == set(RULES)
     fleet = FleetReport(target=1, alive=1, at_work=[ladder], totals=totals([ladder]))
-    assert set(ladder) <= fleet_metrics(fleet, {}, {}).keys()
+    assert set(ladder) <= fleet_metrics(fleet, {}).keys()
 
 
 def test_each_rule_is_applied_to_the_actors_that_report_the_metric() -> None:
@@ -37,6 +39,7 @@ def test_each_rule_is_applied_to_the_actors_that_report_the_metric() -> None:
         "actors/waiting_share": 0.5,
         "actors/weights_version": 7.0,
         "actors/weights_update": 60.0,
+        "actors/weights_age_updates": 30.0,
         "actors/epsilon": 0.25,
         "actors/epsilon_min": 0.1,
         "actors/epsilon_max": 0.4,
@@ -45,13 +48,14 @@ def test_each_rule_is_applied_to_the_actors_that_report_the_metric() -> None:
         "speed/actor_steps_per_s": 30.0,
         "actors/weights_version": 5.0,
         "actors/weights_update": 50.0,
+        "actors/weights_age_updates": 40.0,
         "actors/epsilon": 0.05,
         "actors/epsilon_min": 0.01,
         "actors/epsilon_max": 0.09,
     }
     third = {"speed/actor_steps_per_s": 2.0, "actors/weights_version": -1.0, "actors/weights_update": -1.0}
     fleet = FleetReport(target=4, alive=3, at_work=[first, second, third])
-    metrics = fleet_metrics(fleet, {}, {"progress/updates": 90.0})
+    metrics = fleet_metrics(fleet, {})
     assert metrics["speed/actor_steps_per_s"] == 42.0
     assert metrics["actors/waiting_share"] == 0.5
     assert metrics["actors/weights_version"] == -1.0
@@ -62,7 +66,7 @@ def test_each_rule_is_applied_to_the_actors_that_report_the_metric() -> None:
 
 
 def test_without_actors_counters_stay_and_means_are_left_out() -> None:
-    metrics = fleet_metrics(FleetReport(), {"writer/retries": 5.0, "actors/epsilon": 0.5}, {})
+    metrics = fleet_metrics(FleetReport(), {"writer/retries": 5.0, "actors/epsilon": 0.5})
     assert metrics["writer/retries"] == 5.0
     assert metrics["speed/actor_steps_per_s"] == 0.0
     assert "actors/epsilon" not in metrics

@@ -168,10 +168,10 @@ def test_what_actors_report_is_written_to_the_metrics_too(tmp_path: Path) -> Non
     assert line["actors/refused_rewards"] == 3.0
 
 
-def test_the_age_is_that_of_the_weights_that_act_now(tmp_path: Path) -> None:
+def test_the_age_is_that_of_the_weights_when_they_acted(tmp_path: Path) -> None:
     telemetry, _ = resumed(tmp_path)
     learner = {"progress/env_steps": 910.0, "progress/updates": 148.0}
-    actors = [{"actors/weights_update": update} for update in (139.0, 148.0, -1.0)]
+    actors = [{"actors/weights_age_updates": 9.0}, {"actors/weights_age_updates": 0.0}, {}]
     telemetry.update(learner, FleetReport(target=3, alive=3, at_work=actors))
     assert shown(telemetry, "running")["actors/weights_age_updates"] == 4.5
 

@@ -9,6 +9,7 @@ the learner, it requests them anew and gives the answer a moment.
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -50,6 +51,8 @@ class Published:
     updates: int
     parameters: list[Any]
     """One object reference to the float32 (P,) array; in a list, so that Ray does not fetch it on the way."""
+    published_at: float
+    """Seconds since the epoch, by the clock of the learner's node."""
 
 
 class WeightStore:
@@ -65,7 +68,7 @@ class WeightStore:
         if self._newest is not None and version <= self._newest.version:
             logger.warning("version %d refused: %d is there already", version, self._newest.version)
             return False
-        self._newest = Published(version, env_steps, updates, [ray.put(parameters)])
+        self._newest = Published(version, env_steps, updates, [ray.put(parameters)], time.time())
         # Wake all that wait for this version; the next version gets a new event.
         self._changed.set()
         self._changed = asyncio.Event()
@@ -153,7 +156,8 @@ class StoredWeights:
         came, self._coming = self._coming, None
         self._version = came.version
         # Read-only, in the node's shared memory for as long as somebody holds the array.
-        return Weights(came.version, ray.get(came.parameters[0]), came.env_steps, came.updates)
+        parameters = ray.get(came.parameters[0])
+        return Weights(came.version, parameters, came.env_steps, came.updates, came.published_at)
 
 
 def _is_here(reference: Any, seconds: float) -> bool:

@@ -21,7 +21,7 @@ RULES: Mapping[str, Rule] = {
     "actors/waiting_share": Rule.MEAN,
     "actors/weights_version": Rule.MIN,  # The oldest in use; -1 while an actor has none.
     "actors/weights_update": Rule.MIN,  # The learner's updates behind those weights.
-    "actors/weights_age_updates": Rule.MEAN,  # Computed here: only the learner knows its own progress.
+    "actors/weights_age_updates": Rule.MEAN,  # When they acted, not now: an actor may wait.
     "actors/epsilon": Rule.MEAN,
     "actors/epsilon_min": Rule.MIN,  # Of a ladder.
     "actors/epsilon_max": Rule.MAX,
@@ -68,14 +68,11 @@ def totals(reports: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return added
 
 
-def fleet_metrics(
-    fleet: FleetReport, before: Mapping[str, float], learner: Mapping[str, float]
-) -> dict[str, float]:
+def fleet_metrics(fleet: FleetReport, before: Mapping[str, float]) -> dict[str, float]:
     """Return the run's metrics of `fleet`; `before` holds those of the supervisors before this one."""
-    at_work = [{**metrics, **_weights_age(learner, metrics)} for metrics in fleet.at_work]
     counted = totals([dict.fromkeys(TOTALS, 0.0), before, fleet.totals])
     size = {"actors/alive": float(fleet.alive), "actors/target": float(fleet.target)}
-    return _combined(at_work) | counted | size
+    return _combined(fleet.at_work) | counted | size
 
 
 def _combined(at_work: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -86,12 +83,6 @@ def _combined(at_work: Sequence[Mapping[str, float]]) -> dict[str, float]:
         if rule is Rule.SUM or (rule in COMBINE and values):
             combined[name] = float(COMBINE[rule](values))
     return combined
-
-
-def _weights_age(learner: Mapping[str, float], actor: Mapping[str, float]) -> dict[str, float]:
-    """Return the learner's updates since an actor's weights; nothing before both have any."""
-    now, then = learner.get("progress/updates", -1.0), actor.get("actors/weights_update", -1.0)
-    return {"actors/weights_age_updates": max(0.0, now - then)} if min(now, then) >= 0 else {}
 
 
 class Growing:

@@ -76,7 +76,7 @@ class Telemetry:
         """Merge the roles' reports into the run's metrics, and write them every few seconds."""
         own = {
             "progress/seconds": self._seconds,
-            **fleet_metrics(fleet, self.before, learner),
+            **fleet_metrics(fleet, self.before),
             **self._episodes.metrics(),
             **{name: self._growing[name].add(learner[name]) for name in OF_ONE_LEARNER if name in learner},
         }
