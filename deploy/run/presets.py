@@ -226,6 +226,8 @@ def fitted(config: Config) -> Config:
     default = NetworkConfig()
     if network.values != preset.values:
         config = _with_losses_for(network.values, config)
+    if preset.noisy and not network.noisy:
+        config = _with_epsilon(config)
     foreign = [
         name
         for name, heads in ONLY_WITH_HEADS.items()
@@ -240,6 +242,17 @@ def _with_losses_for(values: str, config: Config) -> Config:
     if own.loss == preset.loss != default.loss and values != "scalar":
         config = with_values(config, learner__loss=default.loss)
     return config
+
+
+def _with_epsilon(config: Config) -> Config:
+    """Explore as the presets without noise do, where the preset leaves exploration to its noise."""
+    own, preset = config.exploration, PRESETS[config.run.preset].exploration
+    silent = {
+        f"exploration__{name}": getattr(DOPAMINE_RAINBOW.exploration, name)
+        for name in ("epsilon_start", "epsilon_end")
+        if getattr(own, name) == getattr(preset, name) == 0.0
+    }
+    return with_values(config, **silent)
 
 
 def get_preset(name: str) -> Config:

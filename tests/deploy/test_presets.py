@@ -183,6 +183,16 @@ def test_other_values_leave_out_what_the_presets_own_values_have() -> None:
     check(c51)
 
 
+@pytest.mark.parametrize("name", ["paper-rainbow", "der"])
+def test_a_noisy_preset_without_its_noise_explores_by_epsilon(name: str) -> None:
+    quiet = fitted(with_values(PRESETS[name], network__noisy=False))
+    assert cells(quiet)["exploration"] == SCHEDULE
+    check(quiet)
+    given = with_values(PRESETS[name], network__noisy=False, exploration__epsilon_end=0.1)
+    assert cells(fitted(given))["exploration"] == (LINEAR, 1.0, 0.1, 250_000)
+    assert fitted(PRESETS[name]) == PRESETS[name]
+
+
 def test_the_commands_help_names_them_all() -> None:
     assert set(NAMES) <= set(re.findall(r"[a-z][a-z0-9-]+", TrainArguments.__doc__ or ""))
 
