@@ -166,6 +166,11 @@ def _replay(config: Config) -> None:
         raise ConfigError(
             "--actors.actor-priorities: needs --replay.prioritized (uniform replay has no priorities)"
         )
+    priority = config.learner.priority
+    # On another scale new items would hardly be drawn, or nothing else (decision 0025).
+    one_scale = not config.actors.actor_priorities or priority == "absolute_td"
+    sentence = "must be absolute_td with --actors.actor-priorities, which are absolute errors too"
+    _require(one_scale, "learner.priority", priority, sentence)
 
 
 def _limiter(config: Config) -> None:

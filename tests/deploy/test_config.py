@@ -88,6 +88,16 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "--actors.actor-priorities",
         "needs --replay.prioritized",
     ),
+    (
+        {"actors__actor_priorities": True, "replay__prioritized": True},
+        "--learner.priority 'loss'",
+        "must be absolute_td with --actors.actor-priorities",
+    ),
+    (
+        {"actors__actor_priorities": True, "learner__priority": "kl", "network__values": "c51"},
+        "--learner.priority 'kl'",
+        "must be absolute_td with --actors.actor-priorities",
+    ),
     ({"replay__shards": 0}, "--replay.shards 0", "1 to 64"),
     ({"replay__urls": URLS, "replay__shards": 3}, "--replay.shards 3", "--replay.urls names 2"),
     ({"replay__urls": ("http://a",)}, "--replay.urls 'http://a'", "redis://, rediss://, unix://"),
