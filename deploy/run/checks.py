@@ -85,6 +85,9 @@ def _network(config: Config) -> None:
     sentence = f"is for --network.values c51 alone, not for {network.values}"
     _require(priority != "kl" or network.values == "c51", "learner.priority", priority, sentence)
     learner = config.learner
+    sentence = f"must be at most --learner.learning-rate ({learner.learning_rate:g}), from which it falls"
+    final = learner.final_learning_rate
+    _require(final <= learner.learning_rate, "learner.final_learning_rate", final, sentence)
     sentence = f"must be a multiple of --learner.checkpoint-period ({learner.checkpoint_period})"
     fits = learner.keep_every % learner.checkpoint_period == 0
     _require(fits, "learner.keep_every", learner.keep_every, sentence)

@@ -31,6 +31,9 @@ PLAIN_NAMES = {"weight": "kernel", "bias": "bias"}
 # Used only if tokens and phi are normalised, but always present: else ignored when read and written as 1.
 SOFT_MOE_SCALE = "params/SoftMoE_0/scalar"
 
+LACKING = ("residual", "centered_kernels")
+"""Options without parameters of their own, with which the same parameters would be another network."""
+
 
 class Layout(NamedTuple):
     """How one array of the reference is laid out in our parameter."""
@@ -122,7 +125,10 @@ def _is_soft_moe(network: QNetwork) -> bool:
 
 
 def _entries(network: QNetwork, agent: str | None) -> Iterator[Entry]:
-    """Yield an entry for every parameter; raises ValueError for a parameter that the reference lacks."""
+    """Yield an entry for every parameter; raises ValueError for what the reference lacks."""
+    for option in LACKING:
+        if getattr(network.config, option):
+            raise ValueError(f"{option}: the reference has no such option")
     agent = agent or ("rainbow" if network.config.values == "c51" else "dqn")
     entries = [*_convolutions(network, agent), *_mixture(network), *_linear_layers(network)]
     foreign = {name for name, _ in network.named_parameters()} - {entry.name for entry in entries}

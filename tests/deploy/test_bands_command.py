@@ -10,7 +10,7 @@ from deploy.cli.main import main
 from deploy.reports.seeds.expectation import agent_of
 from deploy.run.config import Config, with_values
 from deploy.run.folder import RunFolder
-from deploy.run.presets import DER, DOPAMINE_RAINBOW, LAPTOP, PAPER_DQN, PAPER_RAINBOW
+from deploy.run.presets import DER, DOPAMINE_QR_DQN, DOPAMINE_RAINBOW, LAPTOP, PAPER_DQN, PAPER_RAINBOW
 
 W = 250_000
 BOXING = with_values(DOPAMINE_RAINBOW, environment__game="Boxing", run__name="r", run__runs_dir="runs")
@@ -185,6 +185,8 @@ def test_a_record_that_begins_late_is_said(capsys: pytest.CaptureFixture[str]) -
         (PAPER_DQN, "dqn"),
         (with_values(DOPAMINE_RAINBOW, replay__n_step=1, replay__prioritized=False), "c51"),
         (DER, ""),
+        (DOPAMINE_QR_DQN, "qr-dqn"),
+        (with_values(DOPAMINE_QR_DQN, network__values="c51"), ""),
     ],
 )
 def test_the_agent_that_a_run_is_like(config: Config, agent: str) -> None:

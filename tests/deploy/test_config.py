@@ -94,6 +94,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "must be absolute_td with --actors.actor-priorities",
     ),
     (
+        {"learner__learning_rate": 1e-4, "learner__final_learning_rate": 2e-4},
+        "--learner.final-learning-rate 0.0002",
+        "must be at most --learner.learning-rate (0.0001), from which it falls",
+    ),
+    (
         {"actors__actor_priorities": True, "learner__priority": "kl", "network__values": "c51"},
         "--learner.priority 'kl'",
         "must be absolute_td with --actors.actor-priorities",

@@ -102,6 +102,15 @@ def test_a_shape_that_does_not_fit_is_named():
         load_dopamine(_network(1), to_dopamine(_network(1, num_experts=2)))
 
 
+@pytest.mark.parametrize("option", ["residual", "centered_kernels", "token_norm"])
+def test_an_option_that_the_reference_lacks_is_refused(option):
+    network, plain = _network(1, **{option: True}), _network(1)
+    with pytest.raises(ValueError, match=r": the reference has no such (option|parameter)"):
+        to_dopamine(network)
+    with pytest.raises(ValueError, match=r": the reference has no such (option|parameter)"):
+        load_dopamine(network, to_dopamine(plain))
+
+
 def test_what_the_reference_lacks_is_refused():
     config = NetworkConfig(encoder="impala", head="tests.models.test_dopamine:OwnHead", noisy=False)
     network = build_network(config, 3, observation_shape=(4, 24, 24))

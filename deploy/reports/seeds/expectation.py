@@ -33,9 +33,12 @@ because the learning rate goes down over it."""
 def agent_of(config: Config) -> str:
     """Return the published agent that a run resembles, as `--agent` names it; empty if its settings fit none.
 
-    Kind of values, n and replay distinguish the published agents. A run that shares them but differs
-    elsewhere is compared all the same. No run can resemble IQN.
+    Kind of values, n and replay distinguish the published agents, and from Rainbow whether importance
+    weights are used. A run that shares them but differs elsewhere is compared all the same. No run can
+    resemble IQN.
     """
+    if config.network.values == "c51" and config.replay.prioritized and not config.replay.importance_exponent:
+        return ""
     return {
         ("scalar", 1, False): "dqn",
         ("c51", 1, False): "c51",
