@@ -34,6 +34,7 @@ LEARNER = LearnerConfig(
     batch_size=8,
     update_period=1,
     target_update_period=5,
+    final_learning_rate=1e-6,
     publish_period=4,
     checkpoint_period=1000,
     device="cpu",
@@ -41,6 +42,8 @@ LEARNER = LearnerConfig(
 REPLAY = ReplayConfig(capacity=10_000, min_size=100, n_step=3, error_buffer=8 * 400.0)
 SIGNATURE = Signature(frame_shape=(84, 84), stack=4, n_step=3, num_actions=3)
 RUN, ITEMS, SEGMENT_STEPS = "resume-test", 240, 20
+TOTAL = 2 * ITEMS
+"""The run is stopped half way down its learning rate."""
 STOP_AT, END_AT = 12, 24
 
 
@@ -94,7 +97,7 @@ def open_shards(urls) -> list[Shard]:
     return [Shard(url, run=RUN, index=index) for index, url in enumerate(urls)]
 
 
-def make_learner(urls, folder: Path, *, total=ITEMS, keep=5) -> tuple[Learner, Recorder, Sampler, TrainStep]:
+def make_learner(urls, folder: Path, *, total=TOTAL, keep=5) -> tuple[Learner, Recorder, Sampler, TrainStep]:
     """New objects throughout, as in a new process."""
     torch.manual_seed(0)
     sampler = Sampler(
@@ -254,12 +257,12 @@ def test_a_flipped_byte_in_the_newest_falls_back_to_the_one_before(filled, tmp_p
 
 
 def test_a_run_to_its_end_has_exact_samples_per_insert(filled, tmp_path):
-    learner, _, sampler, _ = make_learner(filled, tmp_path)
+    learner, _, sampler, _ = make_learner(filled, tmp_path, total=ITEMS)
     assert learner.run(lambda: False) == "finished"
     assert sampler.inserted == ITEMS
     assert sampler.sampled == (ITEMS - REPLAY.min_size) * 8
     assert sampler.metrics()["replay/samples_per_insert"] == 8.0
-    resumed, _, sampler, _ = make_learner(filled, tmp_path)
+    resumed, _, sampler, _ = make_learner(filled, tmp_path, total=ITEMS)
     assert resumed.restore().exact
     assert resumed.run(lambda: False) == "finished"
     assert sampler.sampled == (ITEMS - REPLAY.min_size) * 8

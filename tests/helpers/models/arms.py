@@ -17,6 +17,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "soft moe, residual": {"residual": True},
     "soft moe, block": {"residual": True, "token_norm": True},
     "top 1, block": {"head": "top_k_moe", "residual": True, "token_norm": True},
+    "soft moe, centered kernels": {"centered_kernels": True},
     "soft moe, wide encoder": {"encoder_width_scale": 2.0},
     "soft moe, per feature map": {"tokens": "per_feature_map"},
     "soft moe, per sample": {"tokens": "per_sample"},
