@@ -1,7 +1,8 @@
 """One diagnosis: measurements of the network after an update, on a sample of the update's own batch.
 
 Noise is off and nothing is drawn from the training's generators, so that a run with diagnostics is bit for
-bit the same as one without. It computes in float32 whatever the training's precision.
+bit the same as one without. It computes in float32 whatever the training's precision; only the target, of
+losses, NTK and TD errors, is the train step's, whose passes have the training's precision.
 """
 
 import time
