@@ -73,9 +73,8 @@ class Actor:
         num_envs = config.envs_per_actor
         self._config, self._writer, self._weights_source = config, writer, weights
         self._lockstep, self._needed_env_steps = lockstep, start_env_steps
-        self._environment = make_environment(
-            environment, num_envs, environment_seeds(seed, slot, incarnation, num_envs)
-        )
+        seeds = environment_seeds(seed, slot, incarnation, num_envs)
+        self._environment = make_environment(environment, num_envs, seeds)
         frame_shape, num_actions = self._environment.frame_shape, self._environment.num_actions
         self._policy = Policy(
             network,
@@ -94,12 +93,9 @@ class Actor:
         self._weights: Weights | None = None
         self._weights_age = WeightsAge()
         self._started = False
-        self._vector_steps = 0
-        self._asked_at = -config.weights_poll_steps
-        """The vector step before which the newest weights were last requested."""
-        self._has_waited = False
-        """Whether a write has waited since the last vector step, while the learner went on."""
-        self._refused_rewards = 0
+        self._vector_steps = self._refused_rewards = 0
+        self._asked_at = -config.weights_poll_steps  # Vector step of the last question for weights.
+        self._has_waited = False  # A write has, since the last vector step; the learner continued.
         self._should_stop: Callable[[], bool] = lambda: False
         self._telemetry = Telemetry()
 

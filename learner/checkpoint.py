@@ -25,14 +25,13 @@ from safetensors.torch import load_file
 from apexpert import durable
 from apexpert.durable import TEMPORARY
 from learner.checkpoint_files import (
-    DOCUMENT,
     MANIFEST,
     TENSORS,
     to_json,
     verify,
     write_files,
 )
-from learner.checkpoint_names import NAME, name_of, newest_first, number_of
+from learner.checkpoint_names import DOCUMENT, NAME, name_of, newest_first, number_of
 from learner.errors import CheckpointError
 from models.config import NetworkConfig, with_current_names
 
