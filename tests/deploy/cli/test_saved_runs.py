@@ -270,7 +270,7 @@ def test_plot_prints_the_file_that_it_writes(
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ("v1.2", "v1.2: must end in .png"),
+        ("x.gif", "x.gif: must end in .png"),
         ("new/x.gifs", "new/x.gifs: must end in .png"),
         ("file/x.png", "file/x.png: Not a directory"),
     ],
