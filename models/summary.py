@@ -101,6 +101,11 @@ def summarise(network: QNetwork) -> NetworkSummary:
     )
 
 
+def flops_of(network: QNetwork) -> int:
+    """Return the FLOPs of one state's forward pass, noise off, counted as `summarise` counts them."""
+    return _observe(network, None).total
+
+
 def _layers(network: QNetwork, calls: _Calls) -> Iterator[LayerSummary]:
     for part_name, part in network.named_children():
         yield _layer(part_name, part, calls, is_part=True)

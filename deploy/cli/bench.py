@@ -28,7 +28,7 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "weights": {"seconds": 1.0},
     "end-to-end": {"seconds": 15.0, "repeats": 1, "limit_seconds": 1.0, "paddings": ("same",)},
 }
-"""What `--quick` gives to a benchmark: about a minute on two cores, and numbers that say less."""
+"""What `--quick` gives to a benchmark: a minute or less on two cores, and numbers that say less."""
 REPLAY_PARTS = ("insert", "sample", "index", "bytes", "tail", "ready")
 
 
@@ -39,7 +39,7 @@ class BenchOptions:
     json: bool = False
     """Print the result as JSON."""
     quick: bool = False
-    """Take about a minute: fewer and shorter measurements, which vary more; the flags below still count."""
+    """Take a minute or less: fewer and shorter measurements, which vary more; the flags below still count."""
     seconds: float = 0.0
     """Length of each measurement; 0 takes 10 (actor, learner), 4 (replay, diagnostics, weights), 2 (head) or
     60 (end-to-end)."""

@@ -156,7 +156,11 @@ def _draw_published(axes: Any, game: str, own: Sequence[Curve], colour: int) -> 
             look = {"linestyle": "--", "marker": ".", "linewidth": 1, "color": f"C{number}"}
             if shown := [(frames, value) for frames, value in means if frames <= end]:
                 axes.plot(*zip(*shown, strict=True), label=label, **look)
-    scores = human_scores().get(score_key(game))
-    if scores:
+    draw_scores(axes, game)
+
+
+def draw_scores(axes: Any, game: str) -> None:
+    """Draw a game's random and human score as lines; nothing for a game without."""
+    if scores := human_scores().get(score_key(game)):
         axes.axhline(scores["random"], color="gray", linestyle=":", linewidth=1, label="random")
         axes.axhline(scores["human"], color="black", linestyle=":", linewidth=1, label="human")

@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from deploy.reports.statistics import human_scores, score_key
+from deploy.reports.curves import draw_scores
 from deploy.run.config import Config
 
 
@@ -27,9 +27,7 @@ def draw_evaluations(name: str, reports: Sequence[Mapping[str, Any]], target: Pa
     bars = [[abs(mean - bound[side]) for mean, bound in zip(means, bounds, strict=True)] for side in (0, 1)]
     label = f"{name}: {reports[0]['episodes']} games each, 95 % interval over games"
     axes.errorbar(steps, means, yerr=bars, marker="o", capsize=3, label=label)
-    if scores := human_scores().get(score_key(config.game_name)):
-        axes.axhline(scores["random"], color="gray", linestyle=":", linewidth=1, label="random")
-        axes.axhline(scores["human"], color="black", linestyle=":", linewidth=1, label="human")
+    draw_scores(axes, config.game_name)
     axes.set_xlabel("env steps")
     axes.set_ylabel(f"mean return with epsilon {reports[0]['epsilon']:g}")
     axes.set_title(config.game_name)

@@ -13,8 +13,9 @@ import torch
 T = TypeVar("T")
 # With fewer rows per thread, reading the weights costs more than the arithmetic.
 MIN_ROWS = 8
-# From so many rows on, half of them cost about half of the time.
-MANY_ROWS = 32
+# From so many rows on, or FLOPs of their forward pass, half of a batch costs about half of its time.
+MANY_ROWS = 64
+MANY_FLOPS = 1e9
 
 
 class ThreadTeam:
@@ -38,14 +39,15 @@ class ThreadTeam:
             self._pool = ThreadPoolExecutor(size - 1, "team", initializer=_join, initargs=(threads_each,))
 
     @classmethod
-    def for_batch(cls, num_threads: int, batch_size: int) -> "ThreadTeam":
+    def for_batch(cls, num_threads: int, batch_size: int, flops_per_row: float) -> "ThreadTeam":
         """Return a team for batches of `batch_size`; threads to spare go into each member's operators.
 
-        Of two members one takes a small batch alone, because each half of it would cost more than half of
-        its time. The caller's meanwhile draws the next batch and evaluates its next observations.
+        Of two members one takes a small batch of a small network alone, because each half of it would cost
+        more than half of its time. The caller's meanwhile draws the next batch and evaluates its next
+        observations. `flops_per_row`: FLOPs of a row's forward pass.
         """
         size = max(1, min(num_threads, batch_size // MIN_ROWS))
-        small = size == 2 and batch_size < 2 * MANY_ROWS
+        small = size == 2 and batch_size < MANY_ROWS and batch_size * flops_per_row < MANY_FLOPS
         return cls(size, num_threads // size, num_shares=1 if small else size)
 
     def run(

@@ -34,6 +34,7 @@ from models.config import NetworkConfig
 from models.memory import keep_freed_memory
 from models.precision import choose_dtype
 from models.q_network import NetworkOutput, build_network
+from models.summary import flops_of
 from models.values.noisy import Noise
 from replay.types import Batch
 
@@ -64,10 +65,11 @@ class TrainStep:
         self._noise_per_row = network_config.noise_per == "row"
         on_cpu = self.device.type == "cpu"
         threads = config.num_threads or torch.get_num_threads()
-        self._team = ThreadTeam.for_batch(threads, config.batch_size) if on_cpu else ThreadTeam(1, threads)
+        network = build_network(network_config, num_actions, observation_shape=observation_shape, seed=seed)
+        self._team = ThreadTeam(1, threads)
         if on_cpu:
             keep_freed_memory()
-        network = build_network(network_config, num_actions, observation_shape=observation_shape, seed=seed)
+            self._team = ThreadTeam.for_batch(threads, config.batch_size, flops_of(network))
         self.online_network = network.to(self.device)
         self.target_network = copy.deepcopy(self.online_network).requires_grad_(False)
         self._online_flat, self._target_flat = pack(self.online_network), pack(self.target_network)

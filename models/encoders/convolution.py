@@ -14,8 +14,8 @@ class Convolution(nn.Module):
 
     Kernels are drawn by `initialize_`, or with `lecun` as lecun normal, the reference code's
     default. `centered` subtracts from each output channel's kernel its mean whenever it is used:
-    Adam moves the weights of a kernel that sees a constant all alike, which within a few updates
-    takes its ReLU below zero everywhere (docs/decisions/0030).
+    Adam moves the weights of a kernel that sees a constant all alike, which can take its ReLU below
+    zero everywhere for good (docs/decisions/0030).
     """
 
     def __init__(

@@ -63,7 +63,7 @@ def test_a_run_whose_end_is_reached_is_finished(monkeypatch: pytest.MonkeyPatch)
     run._new_shards = SimpleNamespace(step=lambda parts: None)
     run._telemetry = SimpleNamespace(end_reached=lambda: "the end")
     monkeypatch.setattr(run, "_begin_over_without_servers", lambda parts: None, raising=False)
-    learner = SimpleNamespace(outcome="", message="", ready=False, step=lambda: turns.append(len(turns)))
+    learner = SimpleNamespace(outcome="", message="", ready=False)
     learner.step = lambda: (turns.append(0), setattr(learner, "ready", len(turns) > 1))
     waiting = SimpleNamespace(step=lambda *_: [], new_dead=set())
     learner.mark_dead, learner.metrics = (lambda dead: None), {}

@@ -112,14 +112,14 @@ def test_an_evaluation_of_all_that_is_interrupted_keeps_what_is_done(
         def __exit__(self, *_: object) -> None:
             pass
 
-    lines = module.report_lines
+    shown = module.shown
 
-    def interrupt(report: Any) -> list[str]:
+    def interrupt(report: Any, name: str) -> str:
         interrupts.count = 1
-        return lines(report)
+        return shown(report, name)
 
     monkeypatch.setattr(module, "Interrupts", Interrupted)
-    monkeypatch.setattr(module, "report_lines", interrupt)
+    monkeypatch.setattr(module, "shown", interrupt)
     assert run_all(tmp_path) == 0
     assert [row["update"] for row in json.loads((folder.path / "evaluations-seed-1.json").read_text())] == [5]
     assert "evaluations-seed-1.png" in capsys.readouterr().out

@@ -5,7 +5,10 @@ import threading
 import pytest
 import torch
 
+from learner.config import LearnerConfig
 from learner.update.thread_team import ThreadTeam
+from learner.update.train_step import TrainStep
+from models.config import NetworkConfig
 from tests.helpers.deadline import patient
 
 
@@ -183,11 +186,22 @@ def test_an_error_of_the_caller_comes_back_after_the_team_has_ended():
     ("threads", "batch", "size"), [(1, 32, 1), (2, 32, 2), (16, 32, 4), (2, 8, 1), (4, 4, 1), (64, 512, 64)]
 )
 def test_every_member_has_rows_enough(threads, batch, size):
-    assert ThreadTeam.for_batch(threads, batch).size == size
+    assert ThreadTeam.for_batch(threads, batch, 1e7).size == size
 
 
 @pytest.mark.parametrize(
-    ("threads", "batch", "shares"), [(1, 32, 1), (2, 32, 1), (2, 63, 1), (2, 64, 2), (4, 32, 4)]
-)
-def test_of_two_threads_one_takes_a_small_batch_alone(threads, batch, shares):
-    assert ThreadTeam.for_batch(threads, batch).num_shares == shares
+    ("threads", "batch", "flops", "shares"),
+    [
+        (1, 32, 1e7, 1), (2, 32, 1e7, 1), (2, 63, 1e7, 1), (2, 64, 1e7, 2), (4, 32, 1e7, 4),
+        (2, 32, 3.1e7, 1), (2, 32, 3.2e7, 2), (2, 16, 6e7, 1),
+    ],
+)  # fmt: skip
+def test_of_two_threads_one_takes_a_small_batch_of_a_small_network_alone(threads, batch, flops, shares):
+    assert ThreadTeam.for_batch(threads, batch, flops).num_shares == shares
+
+
+@pytest.mark.parametrize(("width", "shares"), [(0.5, 1), (2.0, 2)])
+def test_the_train_step_goes_by_its_networks_flops(width, shares):
+    network = NetworkConfig(encoder="nature", encoder_width_scale=width, expert_hidden_units=8)
+    config = LearnerConfig(batch_size=32, num_threads=2, device="cpu")
+    assert TrainStep(network, config, num_actions=3).team.num_shares == shares

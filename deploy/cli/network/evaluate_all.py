@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from deploy.cli.errors import CommandFailed
-from deploy.cli.network.look import EvaluateArguments, report_lines
+from deploy.cli.network.look import EvaluateArguments, shown
 from deploy.cli.run.follow import Interrupts
 from deploy.cli.run.targets import check_target
 from deploy.networks.trained import Trained, open_trained
@@ -91,9 +91,8 @@ def _reports(
             if interrupts.count:  # Games that were cut off make a mean of the short ones.
                 break
             reports.append(report)
-            mean = next(line for line in report_lines(report.to_json()) if "return_mean" in line)
-            steps = f"{checkpoint.document['env_steps']:,} env steps"
-            print(f"  {number} of {len(checkpoints)}: {steps}: {' '.join(mean.split()[1:])}", file=sys.stderr)
+            steps, mean = f"{report.env_steps:,} env steps", shown(report.to_json(), "return_mean")
+            print(f"  {number} of {len(checkpoints)}: {steps}: {mean}", file=sys.stderr)
     if not reports:
         raise CommandFailed(f"evaluation of {trained.name} ended before a network was evaluated")
     return reports

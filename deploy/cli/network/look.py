@@ -192,9 +192,15 @@ def report_lines(report: Mapping[str, Any]) -> list[str]:
     for name, value in report.items():
         if value is None or isinstance(value, list):
             continue
-        shown = format(value, {float: ",.3f", int: ","}.get(type(value), ""))
-        if f"{name}_interval" in report:
-            interval = report[f"{name}_interval"]
-            shown += " (95 %: {:,.3f} to {:,.3f})".format(*interval) if interval else f" ({NO_INTERVAL})"
-        lines.append(f"  {name:<24} {shown}")
+        lines.append(f"  {name:<24} {shown(report, name)}")
     return lines
+
+
+def shown(report: Mapping[str, Any], name: str) -> str:
+    """Return one known result of an evaluation as text, a statistic with its interval."""
+    value = report[name]
+    text = format(value, {float: ",.3f", int: ","}.get(type(value), ""))
+    if f"{name}_interval" not in report:
+        return text
+    interval = report[f"{name}_interval"]
+    return text + (" (95 %: {:,.3f} to {:,.3f})".format(*interval) if interval else f" ({NO_INTERVAL})")
