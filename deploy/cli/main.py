@@ -76,6 +76,11 @@ COMMANDS = {
         "replay",
         "look at a run's replay (--verify, --frames, --export, --import, --delete)",
     ),
+    "study": Command(
+        "deploy.cli.study",
+        "study",
+        "run a study: games x seeds x arms from one file, resumed where it stopped",
+    ),
     "bench": Command(
         "deploy.cli.bench",
         "bench",

@@ -179,6 +179,18 @@ def from_json(document: Any) -> Config:
     return Config(**{name: _section(name, sections[name], value) for name, value in document.items()})
 
 
+def overlaid(config: Config, fields: Mapping[str, Any]) -> Config:
+    """Return `config` with other values, section -> name -> value; ConfigError names a wrong one."""
+    document = to_json(config)
+    for section, values in fields.items():
+        known = document.get(section)
+        if not isinstance(values, Mapping) or known is None:
+            document[section] = values  # Refused by from_json, which says why.
+        else:
+            document[section] = known | (with_current_names(values) if section == "network" else dict(values))
+    return from_json(document)
+
+
 def _section(section: str, owner: type, document: Any) -> Any:
     hints = get_type_hints(owner)
     if section == "network" and isinstance(document, dict):

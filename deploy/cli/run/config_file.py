@@ -8,8 +8,7 @@ from typing import Any, Self
 import tomli_w
 
 from apexpert.errors import one_line
-from deploy.run.config import Config, ConfigError, from_json, to_json
-from models.config import with_current_names
+from deploy.run.config import Config, ConfigError, overlaid, to_json
 
 
 @dataclass(frozen=True)
@@ -37,15 +36,8 @@ class ConfigFile:
 
     def over(self, base: Config) -> Config:
         """Return `base` with the file's fields in place of its own; raise ConfigError naming a wrong one."""
-        document = to_json(base)
-        for section, values in self.sections.items():
-            known = document.get(section)
-            if not isinstance(values, dict) or known is None:
-                document[section] = values  # Refused by from_json, which says why.
-            else:
-                document[section] = known | (with_current_names(values) if section == "network" else values)
         try:
-            return from_json(document)
+            return overlaid(base, self.sections)
         except ConfigError as error:
             raise ConfigError(f"--config {self.path}: {str(error).removeprefix('config: ')}") from None
 

@@ -1,0 +1,103 @@
+"""The runs of a study: one for each game, arm and seed, each an ordinary run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.run import presets
+from deploy.run.checks import check
+from deploy.run.config import Config, ConfigError, flag_of, is_run_name, leaves, overlaid, with_values
+from deploy.study.errors import StudyError
+from deploy.study.file import EVALUATION, Size, StudyFile, merged
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that the study asks for."""
+
+    arm: str
+    game: str
+    seed: int
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """The name of its folder, in that of the study."""
+        return self.config.run.name
+
+    @property
+    def words(self) -> list[str]:
+        """The arguments of `apexpert train` that make it, without those that say where it runs."""
+        return words_of(self.config)
+
+
+def plan(study: StudyFile, size: Size, runs_dir: Path, ray_address: str = "") -> list[PlannedRun]:
+    """Return all runs, games and seeds outermost, so that every arm has come once before any comes twice.
+
+    Raises StudyError naming the arm whose configuration is wrong, and ConfigError for a wrong `ray_address`.
+    """
+    where = {"run__runs_dir": str(runs_dir), "run__ray_address": ray_address, "run__detach": True}
+    arms = {arm: with_values(_configured(study, size, arm), **where) for arm in size.arms}
+    return [
+        _planned(study, arm, game, seed, arms[arm])
+        for seed in size.seeds
+        for game in size.games
+        for arm in size.arms
+    ]
+
+
+def _configured(study: StudyFile, size: Size, arm: str) -> Config:
+    """Return what all runs of an arm have in common."""
+    fields = merged(study.base, study.arms[arm], size.fields)
+    if study.primary_metric == EVALUATION:
+        # The run's own evaluation of its last checkpoint; a period of the file's own stays.
+        last = {"evaluation": {"every_env_steps": fields.get("run", {}).get("total_env_steps", 0)}}
+        fields = merged(last, fields)
+    try:
+        base = presets.get_preset(fields.get("run", {}).get("preset", presets.DEFAULT))
+        config = presets.fitted(overlaid(base, fields))
+        check(config)
+        return config
+    except ConfigError as error:
+        message = str(error).removeprefix("config: ")
+        raise StudyError(f"{study.path}: arm {arm}: {message}", path=study.path) from None
+
+
+def _planned(study: StudyFile, arm: str, game: str, seed: int, config: Config) -> PlannedRun:
+    name = f"{arm}-{_in_a_name(game)}-{seed}"
+    if not is_run_name(name):
+        raise StudyError(f"{study.path}: {name}: no run can have this name; shorten it", path=study.path)
+    # A colon is in the name of every environment of another kind.
+    environment = {"environment__env" if ":" in game else "environment__game": game}
+    return PlannedRun(arm, game, seed, with_values(config, run__name=name, run__seed=seed, **environment))
+
+
+def _in_a_name(game: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in game).strip("-")
+
+
+def words_of(config: Config) -> list[str]:
+    """Return the flags of `apexpert train` that give this configuration, its preset first.
+
+    Without preset they are all flags that differ from the default's.
+    """
+    preset = config.run.preset or presets.DEFAULT
+    words = ["--preset", preset]
+    before = leaves(presets.get_preset(preset))
+    for path, value in leaves(config).items():
+        if path != "run.preset" and value != before[path]:
+            words += _flag(path, value)
+    return words
+
+
+def _flag(path: str, value: object) -> Iterator[str]:
+    flag = flag_of(path)
+    if value is True:
+        yield flag
+    elif value is False:
+        section, dot, name = flag.rpartition(".")
+        yield f"{section}{dot}no-{name}" if dot else f"--no-{name[2:]}"
+    elif isinstance(value, tuple):
+        yield from (flag, *map(str, value))
+    else:
+        yield from (flag, repr(value) if isinstance(value, float) else str(value))
