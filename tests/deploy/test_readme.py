@@ -26,8 +26,8 @@ from replay.config import ReplayConfig
 from replay.items.counters import Counters
 from replay.log.reader import COUNTERS
 from replay.owner.metrics import metrics
+from tests.helpers.root import ROOT
 
-ROOT = Path(__file__).parents[2]
 README, DOCS = ROOT / "README.md", ROOT / "docs"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 README_WORDS, COLUMNS = 700, 100
@@ -41,6 +41,7 @@ METRICS = set(metrics(Counters(), FOLLOWER, ReplayConfig(), misses=0)) | set(
     re.findall(r'"(actors/\w+)": ', "".join(path.read_text() for path in (ROOT / "actors").glob("*.py")))
 )
 BASES = ("--config", "--like")
+TESTS = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
 MADE_BY_USE = ("runs/", "RUN/", ".venv/", "site/")
 
 
@@ -181,6 +182,7 @@ def problems(text: str, folder: Path = ROOT) -> list[str]:
     found += [f"python -m {name}: no such module" for name in modules_of(text) if not is_module(name)]
     found += [f"{path}: is not there" for path in paths_of(text) if not (ROOT / path).exists()]
     found += [f"{link}: is not there" for link in links_of(text) if not (folder / link).exists()]
+    found += [f"{name}: no such test" for name in re.findall(r"`(test_\w+\.py)`", text) if name not in TESTS]
     return found
 
 
@@ -259,6 +261,7 @@ MISTAKES = [
     ("see docs/decisions/0099-nothing.md", "docs/decisions/0099-nothing.md: is not there"),
     ("| `lerner/` | losses |", "lerner/: is not there"),
     ("[the design](docs/desing.md)", "docs/desing.md: is not there"),
+    ("| disk full | `test_fulldisk.py` |", "test_fulldisk.py: no such test"),
     ("`python -m learner.partiy CASE.npz`", "python -m learner.partiy: no such module"),
 ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.deadline import patient
-from tests.helpers.runs.commands import ROOT
+from tests.helpers.root import ROOT
 from tests.helpers.runs.rays import without_ray_settings
 
 CODE = """

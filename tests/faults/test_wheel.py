@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.deadline import patient
+from tests.helpers.root import ROOT
 from tests.helpers.runs.rays import without_ray_settings
 
-ROOT = Path(__file__).parents[2]
 SHORT = (
     "--total-env-steps", "420", "--name", "r", "--replay.min-size", "300", "--replay.capacity", "2000",
     "--learner.batch-size", "16", "--replay.frame-store-bytes", "100000000",

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.deadline import patient
+from tests.helpers.root import ROOT
 from tests.helpers.runs.commands import Trained
 from tests.helpers.runs.rays import without_ray_settings
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 def run(name: str, *words: str, folder: Path) -> str:

@@ -10,7 +10,7 @@ import torch
 import apexpert
 from deploy.cli.main import main
 from learner.errors import CheckpointError
-from tests.deploy.test_attention import run_folder
+from tests.helpers.runs.network_runs import run_folder
 
 
 def test_a_network_is_the_checkpoints_and_gives_values(tmp_path: Path) -> None:

@@ -14,10 +14,9 @@ from deploy.run.config import ConfigError
 from deploy.run.errors import RunError, RunNotFound
 from deploy.run.folder import RunFolder
 from tests.helpers.deadline import patient, until
+from tests.helpers.root import ROOT
 from tests.helpers.runs.catch_runs import catch_config
 from tests.helpers.runs.commands import SHORT, Trained
-
-ROOT = Path(__file__).parents[2]
 
 
 def started(tmp_path: Path, **changes: Any) -> apexpert.Run:

@@ -1,8 +1,8 @@
 """The folder of the golden cases, and those that several files of tests look at."""
 
-from pathlib import Path
+from tests.helpers.root import ROOT
 
-FOLDER = Path(__file__).parents[2] / "golden"
+FOLDER = ROOT / "tests" / "golden"
 DQN, STATISTICS = (
     FOLDER / f"{name}.npz" for name in ("dqn_nature_baseline", "stats_rainbow_impala_softmoe4")
 )

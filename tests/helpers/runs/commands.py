@@ -14,11 +14,11 @@ from typing import Any
 from deploy.fleet.run_state import load_ray
 from deploy.run.folder import RunFolder
 from tests.helpers.deadline import patient, until
+from tests.helpers.root import ROOT
 from tests.helpers.runs.catch_runs import CATCH, flags
 from tests.helpers.runs.rays import without_ray_settings
 
 APEXPERT = Path(sys.executable).with_name("apexpert")
-ROOT = Path(__file__).parents[3]
 NAME = "r"
 # 1,000 env steps after the warm-up: there, one batch more or less is 0.8 % of the samples.
 SHORT: dict[str, dict[str, Any]] = CATCH | {

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from tests.helpers.deadline import patient
+from tests.helpers.root import ROOT
 
-ROOT = Path(__file__).parents[3]
 PACKAGES = ("apexpert", "models", "replay", "actors", "learner", "deploy")
 USER = 12345
 """A user that no list of users knows."""

@@ -24,7 +24,7 @@ from deploy.monitor.console import Console
 from deploy.run.config import with_values
 from deploy.run.folder import RunFolder
 from deploy.run.presets import LAPTOP
-from tests.deploy.test_attention import run_folder
+from tests.helpers.runs.network_runs import run_folder
 from tests.helpers.runs.scripted_run import status
 
 COLUMNS = (80, 120)

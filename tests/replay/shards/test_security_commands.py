@@ -22,11 +22,12 @@ from replay.writer import Writer
 from tests.helpers.deadline import until
 from tests.helpers.replay.samplers import Run, ingest_all, new_run
 from tests.helpers.replay.streams import FRAME_SHAPE, random_stream
+from tests.helpers.root import ROOT
 from tests.helpers.shards.access import client_of
 from tests.helpers.shards.commands import reserve
 from tests.helpers.shards.servers import MEMORY, admit_tester, server_programs, url_of_tester
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "security.md"
+DOCUMENT = ROOT / "docs" / "security.md"
 NOT_OURS = {"auth", "config", "config|resetstat"}
 """What a connection begins with (an ACL does not ask about it), and this test's own command."""
 TOLD_ONLY = {"xdel"}

@@ -20,6 +20,7 @@ from replay.tools.inventory import checkpoint_masses
 from replay.types import SegmentIdentity
 from tests.helpers.replay.samplers import Run
 from tests.helpers.replay.streams import random_stream
+from tests.helpers.root import ROOT
 from tests.helpers.runs.processes import is_alive
 from tests.helpers.runs.replay_command import SIGNATURE, call, look, servers_of
 from tests.helpers.shards.commands import unlink
@@ -160,7 +161,7 @@ def test_frames_are_a_picture_of_the_transitions_drawn(
 def test_the_readmes_batches_from_python(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
     monkeypatch.chdir(folder.path.parent.parent)
     names: dict[str, Any] = {}

@@ -1,7 +1,6 @@
 import io
 import json
 import re
-from pathlib import Path
 
 import pytest
 from rich.console import Console as RichConsole
@@ -13,8 +12,9 @@ from deploy.reports.seeds.published import published_curve
 from deploy.run.config import from_json, with_values
 from deploy.run.presets import DOPAMINE_RAINBOW, LAPTOP, PRESETS
 from deploy.run.states import ENDED, EVALUATING
+from tests.helpers.root import ROOT
 
-RUNS = Path(__file__).parents[2] / "docs" / "runs"
+RUNS = ROOT / "docs" / "runs"
 
 METRICS = {
     "progress/env_steps": 250.0,

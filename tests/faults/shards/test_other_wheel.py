@@ -3,25 +3,21 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from replay.servers.binary import SERVER_VARIABLE, in_wheels
 from tests.helpers.deadline import PATIENCE
+from tests.helpers.root import ROOT
 from tests.helpers.shards.servers import TEST_SERVER_VARIABLE
 
-ROOT = Path(__file__).parents[2]
 FAULTS = ("dead_shards", "full_shards", "holes", "lost_segments", "lost_tails", "owners", "side_by_side")
-REPLAY = (
-    "servers/test_append_only_rewrite",
-    "servers/test_security_embedded",
-    "servers/test_embedded",
-    "servers/test_killed_servers",
-    "servers/test_server_programs",
-    "shards/test_shard",
-)
-FILES = [f"tests/faults/test_{name}.py" for name in FAULTS] + [f"tests/replay/{name}.py" for name in REPLAY]
+SERVERS = ("append_only_rewrite", "security_embedded", "embedded", "killed_servers", "server_programs")
+FILES = [
+    *(f"tests/faults/shards/test_{name}.py" for name in FAULTS),
+    *(f"tests/replay/servers/test_{name}.py" for name in SERVERS),
+    "tests/replay/shards/test_shard.py",
+]
 
 
 @pytest.mark.faults_long

@@ -19,7 +19,7 @@ from deploy.run.folder import RunFolder
 from deploy.run.presets import LAPTOP
 from learner.checkpoint import CheckpointStore
 from learner.checkpoint_writer import CheckpointWriter, Snapshot
-from tests.deploy.test_attention import run_folder
+from tests.helpers.runs.network_runs import run_folder
 
 
 def keep(folder: RunFolder, update: int, every: int = 5) -> None:

@@ -16,7 +16,7 @@ from deploy.networks import model_file
 from deploy.networks.model_file import Model, load_model, save_model
 from deploy.run.config import with_values
 from learner.checkpoint import CheckpointStore
-from tests.deploy.test_attention import run_folder
+from tests.helpers.runs.network_runs import run_folder
 
 
 def exported(tmp_path, capsys):

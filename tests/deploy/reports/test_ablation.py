@@ -9,7 +9,7 @@ from deploy.networks.policy import policy_of
 from deploy.reports.ablation import STATE_GAMES, ablate
 from learner.checkpoint import CheckpointStore
 from models.config import MOE_HEADS
-from tests.deploy.test_attention import run_folder
+from tests.helpers.runs.network_runs import run_folder
 
 
 def policy(tmp_path, **network):

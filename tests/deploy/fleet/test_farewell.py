@@ -17,6 +17,7 @@ from deploy.fleet.farewell import write_farewell
 from deploy.fleet.ray.cluster import LocalRay
 from deploy.run.folder import RunFolder
 from learner.checkpoint import CheckpointStore
+from tests.helpers.root import ROOT
 from tests.helpers.runs.catch_runs import catch_config
 
 NOW = {"progress/updates": 9.0}
@@ -130,8 +131,7 @@ def test_a_run_counts_as_at_work_until_its_last_word_is_said(folder: RunFolder) 
 def test_the_learners_process_needs_no_ray() -> None:
     """It would take a second of each start, and it has to work where Ray is gone."""
     code = "import sys, deploy.fleet.processes.learner_process; sys.exit('ray' in sys.modules)"
-    root = Path(__file__).parents[2]
-    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_a_start_whose_ray_is_ended_does_not_wait_for_its_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:

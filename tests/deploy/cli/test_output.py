@@ -12,11 +12,11 @@ import pytest
 
 from deploy.cli import output
 from deploy.cli.run.follow import Interrupts
+from tests.helpers.root import ROOT
 
 BROKEN = OSError(errno.EPIPE, "Broken pipe")
 FULL, GONE = OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EIO, "Input/output error")
 CLOSED = ValueError("I/O operation on closed file")
-ROOT = Path(__file__).parents[2]
 
 
 class Failing(io.StringIO):

@@ -1,7 +1,6 @@
 """Every cell of the table of reference numbers (docs/presets.md), by literal values."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -9,6 +8,7 @@ from deploy.cli.run.train import TrainArguments
 from deploy.run.checks import check
 from deploy.run.config import Config, ConfigError, with_values
 from deploy.run.presets import DEFAULT, PRESETS, fitted, get_preset
+from tests.helpers.root import ROOT
 
 NAMES = (
     "paper-rainbow", "paper-dqn", "paper-dqn-nature", "der", "apex", "laptop",
@@ -203,5 +203,5 @@ def test_an_unknown_preset_is_named_with_what_there_is() -> None:
 
 
 def test_the_document_has_a_column_for_each() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "presets.md").read_text()
+    text = (ROOT / "docs" / "presets.md").read_text()
     assert set(re.findall(r"`((?:paper|dopamine)-[a-z0-9-]+|der|apex|laptop)`", text)) == set(NAMES)

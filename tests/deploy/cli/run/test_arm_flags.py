@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +13,9 @@ from deploy.run.config import ConfigError, flag_of, with_values
 from deploy.run.presets import LAPTOP, PAPER_DQN, PAPER_RAINBOW, fitted
 from models.config import NetworkConfig
 from tests.helpers.models.arms import ARMS
+from tests.helpers.root import ROOT
 
-TABLE = (Path(__file__).parents[2] / "docs" / "arms.md").read_text()
+TABLE = (ROOT / "docs" / "arms.md").read_text()
 
 
 def flags(changes: dict[str, Any]) -> list[str]:
@@ -44,10 +44,9 @@ def test_the_table_of_arms_names_every_option_of_an_arm() -> None:
 
 
 def test_the_table_of_arms_names_tests_that_are_there() -> None:
-    root = Path(__file__).parents[2]
     named = set(re.findall(r"tests/\w+/test_\w+\.py", TABLE))
     assert named
-    assert not [name for name in named if not (root / name).exists()]
+    assert not [name for name in named if not (ROOT / name).exists()]
 
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [

@@ -1,7 +1,6 @@
 """The reference's parameters: every golden case, and every kind of network, there and back."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +10,9 @@ from models.config import NetworkConfig
 from models.q_network import build_network
 from models.reference.dopamine import SOFT_MOE_SCALE, load_dopamine, to_dopamine
 from models.reference.options import count, kind, network_config
+from tests.helpers.root import ROOT
 
-FOLDER = Path(__file__).parent.parent / "golden"
+FOLDER = ROOT / "tests" / "golden"
 SHAPE = (2, 44, 44)
 SMALL = NetworkConfig(
     encoder="nature", padding="valid", expert_hidden_units=8, dense_hidden_units=8, num_atoms=5, patch_size=1
@@ -112,7 +112,7 @@ def test_an_option_that_the_reference_lacks_is_refused(option):
 
 
 def test_what_the_reference_lacks_is_refused():
-    config = NetworkConfig(encoder="impala", head="tests.models.test_dopamine:OwnHead", noisy=False)
+    config = NetworkConfig(encoder="impala", head="tests.models.reference.test_dopamine:OwnHead", noisy=False)
     network = build_network(config, 3, observation_shape=(4, 24, 24))
     with pytest.raises(ValueError, match=r"head\..*: the reference has no such parameter"):
         to_dopamine(network)

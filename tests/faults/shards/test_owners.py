@@ -19,6 +19,7 @@ from replay.tools.stored_shard import StoredShard
 from replay.types import SegmentIdentity
 from tests.helpers.deadline import patient, until
 from tests.helpers.replay.samplers import Run, same_batches
+from tests.helpers.root import ROOT
 from tests.helpers.shards.faulty_servers import (
     Scribe,
     check_accounts,
@@ -68,7 +69,7 @@ def test_an_owner_that_was_paused_ends_before_it_evicts_or_allows(tmp_path: Path
         run = faulty_run(servers, capacity=100, min_size=20, error_buffer=100.0)
         scribe = Scribe(run, 400)
         scribe.write(10)
-        root = str(Path(__file__).resolve().parents[2])
+        root = str(ROOT)
         code = OWNER.format(root=root, urls=list(run.urls), name=run.name)
         with owner_process(code) as old:
             assert old.stdout is not None

@@ -1,7 +1,6 @@
 """Targets, losses and gradients of quantiles and scalar values are the public JAX code's, on small cases."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +9,9 @@ import torch
 from learner.update import losses
 from models.q_network import NetworkOutput
 from replay.items.priorities import PRIORITY_EPSILON
+from tests.helpers.root import ROOT
 
-CASES = json.loads((Path(__file__).parent.parent / "golden" / "values.json").read_text())
+CASES = json.loads((ROOT / "tests" / "golden" / "values.json").read_text())
 LOSSES = {"huber": "huber", "mse": "squared"}
 
 

@@ -15,7 +15,7 @@ from deploy.run.config import Config, with_values
 from learner.checkpoint import CheckpointStore, with_prefix
 from models.config import NetworkConfig
 from models.q_network import build_network
-from tests.deploy.test_attention import run_folder
+from tests.helpers.runs.network_runs import run_folder
 
 NETWORK = NetworkConfig(
     encoder="nature", padding="valid", num_experts=2, expert_hidden_units=8, num_atoms=11, noisy=True

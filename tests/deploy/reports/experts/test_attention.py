@@ -1,6 +1,5 @@
 """What experts look at: the geometry of the maps, `apexpert show`, and the picture of the diagnostics."""
 
-import dataclasses
 import json
 
 import imageio.v2 as imageio
@@ -17,14 +16,11 @@ from deploy.reports.experts.attention import Maps, NothingToShow, attention_of, 
 from deploy.reports.experts.attention_pictures import FilmFrames, Moment, heat_picture
 from deploy.reports.experts.watcher import Moments
 from deploy.run.config import Config, with_values
-from deploy.run.folder import RunFolder
-from learner.checkpoint import CheckpointStore, with_prefix
 from learner.diagnostics.diagnostics import Diagnostics
 from learner.diagnostics.files import save_arrays
 from models.config import NetworkConfig
 from models.q_network import build_network
-
-SMALL = {"encoder": "nature", "expert_hidden_units": 8, "num_atoms": 11, "noisy": False}
+from tests.helpers.runs.network_runs import SMALL, run_folder
 
 
 def network_of(**options):
@@ -164,27 +160,6 @@ def test_a_film_frame_holds_the_screen_and_every_expert():
     attention = attention_of(network_of(num_experts=7), observation())
     frame = FilmFrames()(np.zeros((84, 60), np.uint8), attention)
     assert frame.shape == (2 * (4 * 84 + 24), 5 * 4 * 60, 3), "two rows of five, captions over pictures"
-
-
-def run_folder(tmp_path, **network) -> RunFolder:
-    config = with_values(
-        Config(network=NetworkConfig(**(SMALL | network))),
-        environment__env="tests.helpers.catch:make",
-        run__runs_dir=str(tmp_path),
-        run__name="seen",
-    )
-    folder = RunFolder.create(config)
-    document = {
-        "env_steps": 1234,
-        "weights_version": 7,
-        "update": 9,
-        "network": dataclasses.asdict(config.network),
-        "observation_shape": [4, 84, 84],
-        "num_actions": 3,
-    }
-    arrays = with_prefix(build_network(config.network, 3, seed=1).state_dict(), "online")
-    CheckpointStore(folder.checkpoints).save(56, arrays, document)
-    return folder
 
 
 def test_show_writes_a_sheet_and_a_film(tmp_path, capsys):
