@@ -1,4 +1,4 @@
-"""What every environment here is to the rest of the code, whatever is behind it.
+"""Interface of every environment to the rest of the code, whatever is behind it.
 
 An environment resets itself on the step after an end (Gymnasium's NEXT_STEP). That step answers with the new
 episode's first frame and is no transition: `StepResult.valid` is False for it. So the true last frame of an
@@ -24,7 +24,7 @@ class EnvironmentFailed(ApexpertError):
 
 @dataclass(frozen=True)
 class StepResult:
-    """What E environments answered to one action each."""
+    """Answers of E environments to one action each."""
 
     frames: NDArray[np.uint8]
     """(E, H, W) newest single frame; the true last one of an episode that just ended."""
@@ -41,7 +41,7 @@ class StepResult:
 
 
 class EnvironmentSpec(NamedTuple):
-    """What the network and the replay need to know of an environment."""
+    """Facts about an environment that the network and the replay need."""
 
     frame_shape: tuple[int, int]
     num_actions: int

@@ -1,4 +1,4 @@
-"""What the value of a configuration's field may be, written beside the field with annotated-types.
+"""Limits of a configuration field's value, written beside the field with annotated-types.
 
 n_step: Annotated[int, Interval(ge=1, le=255)] = 3
 """
@@ -27,7 +27,7 @@ def fits(value: Any, markers: Sequence[Any]) -> bool:
 
 
 def allowed(markers: Sequence[Any]) -> str:
-    """What the markers allow, in words: `1 to 255`, `greater than 0`; empty without a limit."""
+    """Say in words what the markers allow: `1 to 255`, `greater than 0`; empty without a limit."""
     words = [marker.text for marker in markers if isinstance(marker, InWords)]
     limits = [marker for marker in markers if isinstance(marker, BaseMetadata | GroupedMetadata)]
     return " and ".join(words or map(_words, limits))

@@ -29,7 +29,7 @@ def load_network(name: str, *, runs_dir: str = "runs", best: bool = False) -> QN
 def load_policy(
     name: str, *, runs_dir: str = "runs", best: bool = False, epsilon: float | None = None, seed: int = 0
 ) -> "LoadedPolicy":
-    """What plays as `apexpert evaluate` does: a function from observations to actions.
+    """Load a policy that plays as `apexpert evaluate` does: a function from observations to actions.
 
     `name`, `runs_dir` and `best` are as in `load_network`. `epsilon` None takes the run's own for evaluation
     (0.001). Raises the same errors.

@@ -24,7 +24,7 @@ __all__ = ["Run", "open_run", "train"]
 
 LOOK_SECONDS = 0.25
 ERRORS = {kind.__name__: kind for kind in (ConfigError, RunError, RunNotFound, RunExists, RunBusy)}
-"""What an owner that starts no run names as the reason; everything else is a FleetError."""
+"""Errors that an owner that starts no run gives as the reason; everything else is a FleetError."""
 PYTHON = (sys.executable, "-P")
 """-P: a `deploy` in the current folder is not ours."""
 

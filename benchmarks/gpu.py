@@ -53,7 +53,7 @@ def parse() -> argparse.Namespace:
 
 
 def measure(preset: str, config: Config, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One preset: train step in both precisions, learner with its sampler, difference to the CPU, a run."""
+    """Measure a preset: train step in both precisions, learner with sampler, difference to the CPU, a run."""
     row: dict[str, Any] = {"preset": preset, "batch_size": config.learner.batch_size}
     for precision in PRECISIONS:
         exact = with_values(config, learner__precision=precision)

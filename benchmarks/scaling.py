@@ -39,7 +39,7 @@ LINK_BYTES_PER_S = 1.25e9
 
 @dataclass(frozen=True)
 class Constants:
-    """What one segment, one step and one connection cost, as measured."""
+    """Costs of one segment, one step and one connection, as measured."""
 
     server_us: float
     """Processor time of the server for one segment written, tickets included."""
@@ -86,7 +86,7 @@ def constants(writers: dict[str, Any], owner: dict[str, Any], looks: dict[str, A
 
 
 def scenario(costs: Constants, shards: int, actors: int) -> list[str]:
-    """One row: a run of so many shards and actors."""
+    """Compute one row: a run of so many shards and actors."""
     steps = actors * STEPS_PER_SECOND
     segments = steps / SEGMENT_STEPS / shards
     look = shards * costs.look_us / 1e6
@@ -115,7 +115,7 @@ def _share(cores: float) -> str:
 
 
 def limits(costs: Constants) -> list[list[str]]:
-    """What gives out at which size, one row a resource."""
+    """Find which resource gives out at which size, one row a resource."""
     per_shard = BUSY * 1e6 / costs.server_us * SEGMENT_STEPS
     by_network = LINK_BYTES_PER_S / costs.net_in * SEGMENT_STEPS
     by_owner = BUSY * 1e6 / costs.owner_us

@@ -1,4 +1,4 @@
-"""What is too large to live in: `python benchmarks/sizes.py`, exit code 1 if anything is.
+"""Find what is too large to live in: `python benchmarks/sizes.py`, exit code 1 if anything is.
 
 At most 12 files in a folder, 300 lines in a file, 50 in a function and 20 methods in a class.
 Tests may have longer functions: one that follows a run is one story.
@@ -17,7 +17,7 @@ FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def too_large() -> Iterator[str]:
-    """A line for each."""
+    """List each thing that is too large, a line for each."""
     for folder in sorted({path.parent for name in FOLDERS for path in (ROOT / name).rglob("*.py")}):
         modules = [path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
         name = folder.relative_to(ROOT)

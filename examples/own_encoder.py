@@ -27,7 +27,7 @@ class TwoConvolutions(nn.Module):
 
 
 def make(config: apexpert.NetworkConfig, in_channels: int) -> nn.Module:
-    """What `--network.encoder own_encoder:make` calls; K, the frames of an observation, are the channels."""
+    """Build the encoder for `--network.encoder own_encoder:make`, with a channel for each of K frames."""
     return TwoConvolutions(in_channels)
 
 

@@ -52,7 +52,7 @@ class Lights(VectorEnv):
 
 
 def make(num_envs: int) -> VectorEnv:
-    """What `--env own_environment:make` calls."""
+    """Make the environment for `--env own_environment:make`."""
     return Lights(num_envs)
 
 

@@ -24,7 +24,7 @@ WAIT_SECONDS = (0.001, 0.020)
 
 
 class Replay(Protocol):
-    """What a learner needs of the replay's owner, which is `replay.sampler.Sampler`."""
+    """Methods that a learner needs of the replay's owner, which is `replay.sampler.Sampler`."""
 
     @property
     def inserted(self) -> int:
@@ -60,7 +60,7 @@ class Replay(Protocol):
         """Index all that is stored, for a run without a checkpoint; returns the items kept."""
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """What a bit-identical continuation needs: JSON-able values and arrays."""
+        """Collect all that a bit-identical continuation needs: JSON-able values and arrays."""
 
     def restore(self, document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> RestoreReport:
         """Take a state back."""

@@ -73,6 +73,6 @@ def to_json(document: Mapping[str, Any]) -> bytes:
 
 
 def _of_the_system(error: SafetensorError, path: Path) -> OSError:
-    """What the system said, which safetensors wraps: "I/O error: No space left on device (os error 28)"."""
+    """Unwrap safetensors' error of the system: "I/O error: No space left on device (os error 28)"."""
     number = re.search(r"\(os error (\d+)\)", str(error))
     return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else OSError(str(error))

@@ -38,7 +38,7 @@ class NetworkConfig:
     """Subtract its mean from every kernel of the encoder, so that one constant value, a game's
     background, gives the bias alone and kills no ReLU (Huang et al., ICCV 2017)."""
     tokens: Tokens = "per_conv"
-    """What a token is: a position of the feature map (per_conv), one of its channels
+    """Kind of token: a position of the feature map (per_conv), one of its channels
     (per_feature_map), all of it (per_sample) or a square of positions (per_patch)."""
     patch_size: Annotated[int, Gt(0)] = 3
     """Positions on a side of a patch; positions left over at the right and at the bottom are cut off."""
@@ -86,7 +86,7 @@ class NetworkConfig:
     scale_dense: bool = False
     """Multiply the dense head's hidden units by the number of experts: the parameter-matched baseline."""
     values: Values = "c51"
-    """What is learned of an action's return: only its mean (scalar), a distribution over fixed
+    """Kind of value that is learned of an action's return: only its mean (scalar), a distribution over fixed
     atoms (c51; Bellemare et al., 2017) or its quantiles (quantile; QR-DQN, Dabney et al., 2018,
     arXiv 1710.10044)."""
     num_atoms: Annotated[int, Ge(2)] = 51

@@ -71,7 +71,7 @@ class NetworkSummary:
 
 @dataclass
 class _Calls:
-    """What was observed of a forward pass."""
+    """Counts made during a forward pass."""
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     flops: dict[str, int] = field(default_factory=dict)

@@ -182,7 +182,7 @@ class Sampler:
         return metrics(self.counters, self._recovery, self.config, misses=self._frames.misses)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """What a bit-identical continuation needs besides the segments: JSON-able values and arrays."""
+        """Collect what a bit-identical continuation needs besides segments: JSON-able values and arrays."""
         table, arrays = table_state(self.table)
         document = {
             "table": table,

@@ -45,7 +45,7 @@ class SegmentIdentity(NamedTuple):
 
 @dataclass(frozen=True)
 class Signature:
-    """What data and its readers must agree on.
+    """Properties that data and its readers must agree on.
 
     A reader may ask for a smaller `stack` or `n_step` than the data has, never for a larger one.
     """

@@ -23,7 +23,7 @@ WARN_EVERY_S = 30.0
 
 @dataclass
 class WriterCounters:
-    """What a writer has done: `bytes` are encoded bytes, `retries` are attempts that had to be repeated."""
+    """A writer's work: `bytes` are encoded bytes, `retries` are attempts that had to be repeated."""
 
     segments: int = 0
     items: int = 0

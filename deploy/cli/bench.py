@@ -28,7 +28,7 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "weights": {"seconds": 1.0},
     "end-to-end": {"seconds": 15.0, "repeats": 1, "limit_seconds": 1.0, "paddings": ("same",)},
 }
-"""What `--quick` gives to a benchmark: a minute or less on two cores, and numbers that say less."""
+"""Values that `--quick` gives to a benchmark: a minute or less on two cores, and numbers that say less."""
 REPLAY_PARTS = ("insert", "sample", "index", "bytes", "tail", "ready")
 
 

@@ -1,1 +1,1 @@
-"""What defines a run: its configuration, its folder, its identity."""
+"""Definition of a run: its configuration, its folder, its identity."""

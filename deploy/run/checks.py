@@ -1,4 +1,4 @@
-"""What a configuration must fulfil before anything starts.
+"""Conditions that a configuration must fulfil before anything starts.
 
 Every complaint is one line that names the flag and what is allowed.
 """

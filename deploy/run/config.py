@@ -95,7 +95,7 @@ class Config:
 
     @property
     def game_name(self) -> str:
-        """What the run plays: the environment of `env` if one is given, else the Atari game."""
+        """Name the environment that the run plays: `env` if it is given, else the Atari game."""
         return self.environment.env or self.environment.game
 
 

@@ -29,7 +29,7 @@ from replay.servers.hard_links import unshare
 CONFIG, METADATA = "config.json", "metadata.json"
 """The configuration, and with what the run was made."""
 STATUS, METRICS, EPISODES, LOG = "status.json", "metrics.jsonl", "episodes.jsonl", "log.txt"
-"""What the run has done: its last status, a line for each report and each episode, and its log."""
+"""Records of the run: its last status, a line for each report and each episode, and its log."""
 FLEET = "fleet.json"
 """How many actors were asked for, and the incarnation that each actor slot has next."""
 RAY = "ray.json"
@@ -61,7 +61,7 @@ class RunFolder(LockedFolder):
 
     @property
     def identity(self) -> Identity | None:
-        """What tells this folder from its copies; None for a copy, or for a folder of before."""
+        """Identity that tells this folder from its copies; None for a copy, or for a folder of before."""
         noted = noted_in(self.path)
         return noted if noted is not None and noted.fits(self.path) else None
 

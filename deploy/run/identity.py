@@ -16,7 +16,7 @@ FILE = "identity.json"
 
 @dataclass(frozen=True)
 class Identity:
-    """What distinguishes a folder from all others."""
+    """Properties that distinguish a folder from all others."""
 
     id: str
     """Random; also recorded in each shard on the user's own servers."""

@@ -14,7 +14,7 @@ from replay.servers.hard_links import is_own_lock
 LOCK, STARTING, LAST_WORDS = "lock", ".starting", ".last-words"
 LAST_WORDS_SECONDS = 5.0
 LOOKED_AT_SECONDS = 0.2
-"""Who only looks whether a run is locked holds its lock for a moment."""
+"""Wait this long for a lock: a process that only looks whether a run is locked holds it for a moment."""
 
 
 class LockedFolder:

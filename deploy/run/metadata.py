@@ -1,4 +1,4 @@
-"""What a run was made with: commit, package versions and hardware, saved beside its configuration."""
+"""Commit, package versions and hardware that a run was made with, saved beside its configuration."""
 
 import os
 import platform

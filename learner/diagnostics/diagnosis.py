@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Before:
-    """What a diagnosis needs from before the update."""
+    """State that a diagnosis needs from before the update."""
 
     data: TensorBatch
     """The rows of the batch that are used, in random order."""

@@ -87,7 +87,7 @@ class TrainStep:
         """What the gradient is multiplied by."""
 
     def step(self, batch: Batch, meanwhile: Callable[[], Batch | None] = lambda: None) -> UpdateResult:
-        """One update: target, loss, gradient, Adam. A loss that is not finite changes no weight.
+        """Make one update: target, loss, gradient, Adam. A loss that is not finite changes no weight.
 
         `meanwhile` is called once, in the caller's thread, while the gradient is computed. It may return the
         batch of the next update: members of the team that are through with this one begin with it. That
@@ -148,7 +148,7 @@ class TrainStep:
     def target(
         self, data: TensorBatch, noise: UpdateNoise = NO_NOISE, next_values: NextValues | None = None
     ) -> Tensor:
-        """What the loss regresses to: (B, Z) distributions or quantiles, or (B,) values.
+        """Compute what the loss regresses to: (B, Z) distributions or quantiles, or (B,) values.
 
         Without noise if none is given.
         """
@@ -222,7 +222,7 @@ class TrainStep:
 
     @torch.no_grad()
     def _apply(self, member: int, shares: int) -> Tensor:
-        """One member's part of the weights: sum up the gradient and take the step; returns its norm ()."""
+        """Step one member's part of the weights by the summed gradient; returns its norm ()."""
         part = self.optimizer.slices[member]
         gradient = self.optimizer.gradient[part]
         gradient.copy_(self._buffers[0][0][part])  # To float32, in which the shares are summed.

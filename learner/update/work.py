@@ -15,7 +15,7 @@ from replay.types import Batch
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """What one update saw: before the weights moved."""
+    """Results of one update, from before the weights moved."""
 
     priorities: NDArray[np.float32]
     """(B,) raw priorities, see `learner.update.priorities`; not weighted."""
@@ -43,7 +43,7 @@ class NextValues(NamedTuple):
     """The target network's word on the next observations of some rows."""
 
     image: Tensor
-    """What they were turned into, for the online network as well."""
+    """The next observations as the networks take them, for the online network as well."""
     q_values: Tensor
     logits: Tensor | None
     quantiles: Tensor | None
@@ -72,7 +72,7 @@ class SplitBatch:
 
 
 class SharePart(NamedTuple):
-    """What one member of the team computed for the B rows of its share."""
+    """Outputs of one member of the team for the B rows of its share."""
 
     priorities: Tensor
     """(B,)"""

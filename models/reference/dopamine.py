@@ -49,7 +49,7 @@ EXPERT_BIAS = Layout(lambda array: array.unsqueeze(1), lambda parameter: paramet
 
 
 class Entry(NamedTuple):
-    """One of our parameters and the reference's: several are stacked along our first axis, of `sizes`."""
+    """A parameter of ours and its reference arrays: several are stacked along our first axis, of `sizes`."""
 
     name: str
     paths: list[str]

@@ -10,7 +10,7 @@ from replay.segments.returns import stack_positions
 
 
 class BlockPlan(NamedTuple):
-    """What to read and what to copy for P observations of `stack` frames each.
+    """Blocks to read and pieces to copy for P observations of `stack` frames each.
 
     Blocks are ordered by segment and position, and each occurs once, however many observations need
     it. Pieces are ordered by block, so that each block can be dropped as soon as its pieces are

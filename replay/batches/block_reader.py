@@ -32,7 +32,7 @@ class SegmentsGone(ApexpertError):
 
 
 class _Reading(NamedTuple):
-    """What to read: R byte ranges of segments, which contain M blocks."""
+    """Bytes to read: R byte ranges of segments, which contain M blocks."""
 
     slot: NDArray[np.int64]
     """(R,) slot of each range's segment."""

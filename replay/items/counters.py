@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Counters:
-    """What happened since the run began; part of every checkpoint."""
+    """Counts since the run began; part of every checkpoint."""
 
     inserted: int = 0
     """Items ever inserted, each once."""

@@ -134,7 +134,7 @@ class SegmentTable:
 
 
 class StepColumns:
-    """What a step is besides its frames; an entry of these arrays counts while its leaf is taken."""
+    """Columns of a step besides its frames; an entry of these arrays counts while its leaf is taken."""
 
     def __init__(self, num_leaves: int) -> None:
         self.actions = np.zeros(num_leaves, np.int32)

@@ -43,7 +43,7 @@ class SeenSequences:
 
 
 class Account:
-    """What became of the segments of one incarnation."""
+    """Fate of the segments of one incarnation."""
 
     def __init__(self, seen: Sequence[Sequence[int]] = (), items: int = 0, total: int = 0) -> None:
         self.seen = SeenSequences(seen)
@@ -55,7 +55,7 @@ class Account:
 
 
 class SegmentLedger:
-    """What became of every segment that a log named, taken or lost, and how many items no log ever named.
+    """Fate of every segment that a log named, taken or lost, and the number of items that no log ever named.
 
     A lost segment may still turn up, in a shard that comes back or by a retry of its writer.
     """

@@ -1,1 +1,1 @@
-"""What the single owner of a replay does: index, evict, limit, restore."""
+"""Work of a replay's single owner: index, evict, limit, restore."""

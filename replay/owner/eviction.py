@@ -39,7 +39,7 @@ def was_evicted(generation: int, oldest_there: int | None, *, log_goes_on: bool)
 
 
 class PendingDeletions:
-    """What has left the table and must still be deleted from the shards; kept until a shard confirms it.
+    """Segments that left the table and must still be deleted from the shards; kept until a shard confirms.
 
     The entries deleted are exactly those that left, wherever they are in the log. With `deletes`
     off (for samplers that only read) nothing is noted.

@@ -22,7 +22,7 @@ Check = Callable[[Mapping[int, Poll]], None]
 
 @dataclass(frozen=True)
 class Turn:
-    """What one turn over the shards did."""
+    """Result of one turn over the shards."""
 
     added: int
     """Number of items added."""

@@ -44,7 +44,7 @@ class Recovery:
 
     @property
     def cursors(self) -> list[LogCursor]:
-        """One a shard."""
+        """Cursors into the logs, one for each shard."""
         return self.reader.cursors
 
     @property

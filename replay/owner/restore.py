@@ -37,7 +37,7 @@ class RestoreReport:
 
     @property
     def difference(self) -> str:
-        """What differs from the checkpoint, as text for a message."""
+        """Say how the restored replay differs from the checkpoint, as text for a message."""
         gone = f"{self.dropped} items are gone since"
         waiting = f"{self.parked} items wait for a shard that does not answer"
         parts = [waiting] if self.parked else []

@@ -284,7 +284,7 @@ class EmbeddedServers:
         raise failure from None
 
     def _failure(self, index: int) -> ServerError:
-        """What the server wrote before it ended, or what its log, or that of a failed guardian, says last."""
+        """Say what the server wrote before it ended, or the end of its log or a failed guardian's."""
         path, reason = shard_folder(self._folder, index) / "server.log", ""
         if self._guardian is not None and self._guardian.poll():
             path = self._folder / "guardian.log"

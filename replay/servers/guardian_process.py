@@ -55,7 +55,7 @@ def end_guardian(guardian: subprocess.Popen[bytes]) -> None:
 
 
 def read_state(folder: Path, num_servers: int) -> dict[str, Any]:
-    """What the guardian of this folder's servers wrote last; `pids` None and `exits` 0 where there is none.
+    """Read the last state of this folder's guardian; `pids` is None and `exits` 0 where there is none.
 
     A state.json that came with a copied folder is about the original's servers, and does not count.
     """

@@ -1,4 +1,4 @@
-"""What persists in the replay's folder beside the servers' files.
+"""Files that persist in the replay's folder beside the servers' own.
 
 record.json says which server wrote the files, and for how many shards; clients log in with
 `password`.

@@ -1,4 +1,4 @@
-"""What the single owner of a shard does; its frequent requests go through a ShardPipeline."""
+"""Commands of a shard's single owner; its frequent requests go through a ShardPipeline."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -52,7 +52,7 @@ class TicketBook(NamedTuple):
 
 
 class Owner(NamedTuple):
-    """Who owns a shard: the latest owner has the highest epoch; `token` tells two of the same epoch apart."""
+    """Owner of a shard: the latest owner has the highest epoch; `token` tells two of the same epoch apart."""
 
     epoch: int = 0
     token: str = ""

@@ -1,4 +1,4 @@
-"""What writers do on a shard: take tickets and commit segments. A write is one MULTI.
+"""Commands of writers on a shard: take tickets and commit segments. A write is one MULTI.
 
 Repeating a write is harmless: segments carry their identity, and a ticket taken twice only leaves a
 hole in the numbering.

@@ -36,7 +36,7 @@ WRONG = {
 
 @dataclass
 class Verification:
-    """What was read, and how often each kind in `WRONG` was found."""
+    """Report of a verification: the number of segments read, and how often each kind in `WRONG` was found."""
 
     segments: int = 0
     items: int = 0

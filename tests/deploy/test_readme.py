@@ -160,7 +160,7 @@ def paths_of(text: str) -> list[str]:
 
 
 def links_of(text: str) -> list[str]:
-    """What a page links to, other than the web; relative to the page's own folder."""
+    """List a page's links other than to the web, relative to the page's own folder."""
     return [link for link in re.findall(LINK, text) if "://" not in link]
 
 

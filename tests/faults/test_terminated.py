@@ -91,7 +91,7 @@ def without_error_and_hangup() -> None:
 
 
 def outlives_its_terminal(terminal: Terminal, update: int) -> str:
-    """What the run prints, resumed at this update into a pipe, until the pipe's reader dies.
+    """Resume the run at this update into a pipe whose reader dies; return what was printed until then.
 
     It goes on after a SIGHUP, and ends with a checkpoint after the Ctrl-C that its reader has died of.
     """

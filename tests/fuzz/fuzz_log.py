@@ -39,7 +39,7 @@ def write(data: atheris.FuzzedDataProvider, hostile: HostileLog) -> None:
 
 
 def one_input(data: bytes) -> None:
-    """One execution."""
+    """Run one input."""
     run = fresh_run()
     (shard,) = make_shards(1, run=run)
     hostile = HostileLog(shard, run)

@@ -73,7 +73,7 @@ def forgery(data: atheris.FuzzedDataProvider) -> bytes:
 
 
 def one_input(data: bytes) -> None:
-    """One execution."""
+    """Run one input."""
     check_decoding(forgery(atheris.FuzzedDataProvider(data)))
 
 

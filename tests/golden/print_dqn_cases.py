@@ -112,7 +112,7 @@ def weighted(ref: Any, case: Case, params: Any) -> tuple[Any, Any, Any]:
 
 
 def outputs(ref: Any, case: Case, params: Any, name: str = "state") -> Any:
-    """What the network returns on the case's states."""
+    """Compute what the network returns on the case's states."""
     network, key = network_of(ref, case["meta"]), jax.random.PRNGKey(0)
     return jax.vmap(lambda state: network.apply(params, state, key=key))(case[name])
 
@@ -219,7 +219,7 @@ def differences(case: Case, found: Case) -> Case:
 
 
 def check(ref: Any, path: Path) -> None:
-    """One JSON line: how far a case is from what the reference gives for its inputs."""
+    """Print one JSON line: how far a case is from what the reference gives for its inputs."""
     case = read(path)
     found = numbers(ref, case)
     expected = {name for name in case if not _is_input(name)}

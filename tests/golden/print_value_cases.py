@@ -23,7 +23,7 @@ GAMMA = 0.970299
 
 
 class Output(NamedTuple):
-    """What the reference's networks return, as far as the functions read it."""
+    """Output of the reference's networks, as far as the functions read it."""
 
     q_values: Any
     logits: Any
@@ -48,7 +48,7 @@ class Watch(NamedTuple):
 
 
 def functions_of(path: Path, *names: str) -> SimpleNamespace:
-    """These functions of a file, run as they stand there."""
+    """Run these functions of a file as they stand there."""
     tree = ast.parse(path.read_text())
     tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in names]
     losses = {} if path.stem == "losses" else {"losses": functions_of(LOSSES, "huber_loss", "mse_loss")}
@@ -72,7 +72,7 @@ def batch(random: np.random.Generator, rows: int, actions: int, quantiles: int, 
 
 
 def document(b: Any, **found: Any) -> dict[str, Any]:
-    """One case."""
+    """Make the document of one case."""
     arrays = vars(b) | found
     return {name: np.asarray(array).tolist() for name, array in arrays.items()}
 

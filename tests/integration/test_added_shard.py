@@ -16,7 +16,7 @@ Start = Callable[..., tuple[RunClient, RunFolder]]
 
 
 def learns_on(client: RunClient, shard: Shard, entries: int) -> None:
-    """It learns, with more than so many segments in that shard."""
+    """Whether it learns, with more than so many segments in that shard."""
     start = follow(client, lambda s: metric(s, "progress/updates") > 0, "updates", 60)
     until(lambda: client.heartbeat() or len(shard.read_log(LOG_START, 10_000)) > entries, "its segments", 60)
     done = metric(start, "progress/updates") + 20

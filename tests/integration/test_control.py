@@ -43,7 +43,7 @@ def test_train_ends_by_itself_and_says_what_it_came_to(trained: Trained) -> None
 
 
 def check_actors_metrics(lines: list[dict[str, float]]) -> None:
-    """What actors and writers measure is in metrics.jsonl; their counters never go down."""
+    """Check that all that actors and writers measure is in metrics.jsonl, and counters never go down."""
     reported = set(RULES) - {"actors/epsilon_min", "actors/epsilon_max"}  # those are of a ladder
     assert reported <= lines[-1].keys()
     assert 0.5 < lines[-1]["actors/epsilon"] < 1.0, "in the middle of its decay"

@@ -49,7 +49,7 @@ STOP_AT, END_AT = 12, 24
 
 @dataclasses.dataclass
 class Recorder:
-    """What a run drew and published, in order."""
+    """Record of what a run drew and published, in order."""
 
     draws: list
     versions: list

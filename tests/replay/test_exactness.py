@@ -150,7 +150,7 @@ def recorded(urls: list[str], game: Game) -> RecordedAtari:
 
 
 def cases(run: Run, segments: list[Segment], stream: list[RecordedStep]) -> Iterator[str]:
-    """Which cases one environment's stream, segments and items (by brute force) truly have."""
+    """Name the cases that one environment's stream, segments and items (by brute force) truly have."""
     items = [item for segment in segments for item in run.items[segment.identity]]
     stack, n_step, clip = run.signature.stack, run.signature.n_step, run.config.reward_clip
     for at, (step, item) in enumerate(zip(stream, items, strict=True)):

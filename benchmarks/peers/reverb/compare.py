@@ -96,7 +96,7 @@ def save(recordings: Mapping[str, Recording], path: Path) -> None:
 
 
 def measure_reverb(python: str, recording: Path, seconds: float, n_step: int) -> dict[str, Any]:
-    """One run of measure.py; raises CalledProcessError with its messages printed."""
+    """Run measure.py once; raises CalledProcessError with its messages printed."""
     script = Path(__file__).with_name("measure.py")
     flags = ["--recording", str(recording), "--seconds", str(seconds), "--n-step", str(n_step)]
     done = subprocess.run([python, str(script), *flags], capture_output=True, text=True)
@@ -131,7 +131,7 @@ def table(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """One Markdown table."""
+    """Print one Markdown table."""
     print("| | Apexpert | dm-reverb 0.14 | ratio | goal |")
     print("|---|---:|---:|---:|---:|")
     for row in rows:

@@ -78,7 +78,7 @@ def load(path: str) -> list[list[dict[str, np.ndarray]]]:
 
 
 def steps_of(stream: Mapping[str, np.ndarray], n_step: int) -> Iterator[tuple[dict[str, Any], bool, bool]]:
-    """What is appended, and of each whether an item ends there and whether the episode does.
+    """Make the steps to append, and say of each whether an item ends there and whether the episode does.
 
     Appended is a frame with what came after it; an item is the last 4 + n frames, so the first comes n frames
     after an episode's first one.
@@ -102,7 +102,7 @@ def steps_of(stream: Mapping[str, np.ndarray], n_step: int) -> Iterator[tuple[di
 
 
 def row_of(frame: np.ndarray, action: np.int32, reward: np.float32, terminated: np.bool_) -> dict[str, Any]:
-    """What is appended as one step."""
+    """Make the row that is appended as one step."""
     return {"frame": frame, "action": action, "reward": reward, "terminated": terminated}
 
 

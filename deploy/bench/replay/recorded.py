@@ -38,7 +38,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Stream:
-    """What one environment showed in S steps, as arrays: all frames in order, frames of resets included."""
+    """S steps of one environment as arrays: all frames in order, frames of resets included."""
 
     frames: NDArray[np.uint8]
     """(F, H, W)"""

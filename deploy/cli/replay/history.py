@@ -1,4 +1,4 @@
-"""What a run has done so far, in an archive: its metrics, episodes and last status."""
+"""History of a run in an archive: its metrics, episodes and last status."""
 
 import shutil
 from pathlib import Path

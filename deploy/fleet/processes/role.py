@@ -1,4 +1,4 @@
-"""What actor and learner share, in whichever process they run: assignment, being stopped, reports.
+"""Behaviour that actor and learner share, in whichever process they run: assignment, being stopped, reports.
 
 A role that has not been asked for a heartbeat for 20 s has lost its supervisor and ends as if told to.
 Nothing here imports Ray or torch.
@@ -34,12 +34,12 @@ LEARNER_PATIENCE_SECONDS, ACTOR_PATIENCE_SECONDS = 2.0, 5.0
 
 @dataclass(frozen=True)
 class Assignment:
-    """What every role of a run needs to know."""
+    """Facts about a run that each of its roles needs."""
 
     config: Config
     folder: str
     urls: tuple[str, ...] = field(repr=False)
-    """One per shard, in order; they include passwords, so they only travel from process to process."""
+    """URLs, one per shard, in order; they include passwords, so they only travel from process to process."""
     store: Any
     """Handle of the weight store; None for the learner's own process, which does not use it."""
     users_folders: tuple[str, ...] = ()

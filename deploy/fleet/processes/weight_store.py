@@ -50,7 +50,7 @@ class Published:
     env_steps: int
     updates: int
     parameters: list[Any]
-    """One object reference to the float32 (P,) array; in a list, so that Ray does not fetch it on the way."""
+    """Object reference to the float32 (P,) array; in a list, so that Ray does not fetch it on the way."""
     published_at: float
     """Seconds since the epoch, by the clock of the learner's node."""
 

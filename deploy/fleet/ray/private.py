@@ -1,4 +1,4 @@
-"""What is used of Ray without being part of its API: every private name is in this file.
+"""Every name that is used of Ray without being part of its API: all of them are in this file.
 
 A test checks that the installed Ray has the names. Whoever changes Ray's range in pyproject.toml looks here
 whether they still do the same, and writes the range into `LOOKED_AT`.

@@ -1,1 +1,1 @@
-"""What a run reports: metrics, status, episodes, its log."""
+"""Reports of a run: metrics, status, episodes, its log."""

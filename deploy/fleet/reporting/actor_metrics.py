@@ -48,7 +48,7 @@ COMBINE: Mapping[Rule, Callable[[Sequence[float]], float]] = {
 
 @dataclass(frozen=True)
 class FleetReport:
-    """What the actors report at one moment; the default is a fleet that has not begun."""
+    """Actors' reports at one moment; the default is a fleet that has not begun."""
 
     target: int = 0
     alive: int = 0

@@ -1,4 +1,4 @@
-"""What ends a run before its last env step: a limit of hours, or a return that is good enough."""
+"""Ends of a run before its last env step: a limit of hours, or a return that is good enough."""
 
 from deploy.run.config import Config
 

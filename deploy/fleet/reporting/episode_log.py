@@ -14,7 +14,7 @@ NOW, RESTORED = "progress/env_steps", "progress/restored_env_steps"
 
 
 class EpisodeLog:
-    """One per supervisor, whose start is a leg of the run: 0 for `train`, one more at each `resume`.
+    """Log of a supervisor's episodes; its start is a leg of the run: 0 for `train`, one more a `resume`.
 
     A leg begins when its learner first reports where it is. Until then episodes wait: an episode is recorded
     at the env steps that the learner has counted when it is written, a second or two after its last step.

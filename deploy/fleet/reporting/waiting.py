@@ -1,4 +1,4 @@
-"""What a run that does not learn yet waits for, in words."""
+"""Say in words what a run waits for that does not learn yet."""
 
 from collections.abc import Mapping
 

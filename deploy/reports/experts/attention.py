@@ -1,4 +1,4 @@
-"""What the experts of a network look at, as maps over the screen.
+"""Parts of the screen that a network's experts look at, as maps.
 
 Tokens with a place on the feature map (one for each position or patch) have weights: for a Soft MoE an
 expert's dispatch weights (arXiv 2308.00951), averaged over its slots; for a Top-k MoE the router's
@@ -51,7 +51,7 @@ class Maps:
 
 @dataclass(frozen=True)
 class Attention:
-    """What E experts look at in one observation."""
+    """Maps and shares of E experts for one observation."""
 
     shares: NDArray[np.float32]
     """(E,) each expert's share of the combined tokens; they sum to 1."""

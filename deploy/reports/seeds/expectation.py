@@ -1,4 +1,4 @@
-"""What to expect of a run and when: the results of the published agent that it resembles most."""
+"""Expectations of a run, by its env steps: the results of the published agent that it resembles most."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -49,7 +49,7 @@ def agent_of(config: Config) -> str:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a run may be compared with, by its env steps; called with them it gives one line."""
+    """Published results to compare a run with, by its env steps; called with them it gives one line."""
 
     label: str
     window: int

@@ -18,7 +18,7 @@ CONFIG = with_values(LAPTOP, environment__env="tests.helpers.catch:make")
 
 @pytest.fixture
 def closed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was closed: shards without servers, and an actor that cannot act."""
+    """Record what was closed: shards without servers, and an actor that cannot act."""
     seen: list[str] = []
 
     def step() -> None:

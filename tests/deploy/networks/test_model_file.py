@@ -29,7 +29,7 @@ def exported(tmp_path, capsys):
 
 
 def report(capsys, *words):
-    """What `evaluate --json` prints."""
+    """Read what `evaluate --json` prints."""
     assert main(["evaluate", *map(str, words), "--episodes", "9", "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 

@@ -19,7 +19,7 @@ def policy(tmp_path, **network):
 
 
 def tokens_and_features(policy, observations):
-    """What enters the mixture's place and what leaves its head, float32."""
+    """Record what enters the mixture's place and what leaves its head, float32."""
     seen = []
     hook = policy.network.head.register_forward_hook(
         lambda _, inputs, output: seen.extend((inputs[0], output))

@@ -78,7 +78,7 @@ def make_banded_run(folder, *records):
 
 
 def drawn(monkeypatch, runs, target):
-    """What the legend of the runs' picture says."""
+    """Draw the runs' picture and return its legend."""
     figures = []
     with monkeypatch.context() as patch:
         patch.setattr(curves.plt, "close", figures.append)

@@ -33,7 +33,7 @@ class Training:
     """Items that could be drawn, at each turn since the first eviction."""
 
     def turn(self) -> None:
-        """What a learner does between two updates."""
+        """Do as a learner does between two updates."""
         self.sampler.ingest()
         if self.sampler.metrics()["replay/evicted"]:
             self.sizes.append(self.sampler.size)

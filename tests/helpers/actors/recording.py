@@ -151,7 +151,7 @@ class RecordedAtari:
         self.players.sort(key=lambda player: player.writer.segments[0].identity)
 
     def read_as(self, *, stack: int = 4, **changes: Any) -> Run:
-        """What a reader with this stack and these changes to the replay's config must find."""
+        """Compute what a reader with this stack and these changes to the replay's config must find."""
         config = replace(self.config, **changes)
         signature = replace(self.signature, stack=stack, n_step=config.n_step)
         run = Run(self.urls, signature, config, name=self.name)

@@ -1,4 +1,4 @@
-"""What the slow float64 versions of the mixtures of experts share."""
+"""Parts that the slow float64 versions of the mixtures of experts share."""
 
 import copy
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def randomise(layer: nn.Module, generator: torch.Generator) -> nn.Module:
 
 
 def expert_output(layer: nn.Module, expert: int, slot: Tensor, noise: Noise | None, sample: int) -> Tensor:
-    """What one expert makes of one slot (D,) of one sample, by plain matrices."""
+    """Compute one expert's output for one slot (D,) of one sample, by plain matrices."""
     experts = layer.experts
     weight, bias = experts.weight_in[expert], experts.bias_in[expert, 0]
     if noise is not None and noise.hidden is not None:

@@ -1,4 +1,4 @@
-"""What must hold when blocks are read by byte ranges, whatever the bytes; for hypothesis and for atheris.
+"""Checks of blocks that are read by byte ranges, whatever the bytes; for hypothesis and for atheris.
 
 Both give bytes, and `Choices` makes a case of them: so an input that one of them finds is one for the other.
 """
@@ -131,7 +131,7 @@ class _Expected:
 
 
 def _content(part: bytes, num_bytes: int) -> bytes | None:
-    """What a block holds; None where that is not so many bytes."""
+    """Decode a block's content; None where that is not so many bytes."""
     try:
         content = bytes(lz4.block.decompress(part, uncompressed_size=num_bytes))
     except lz4.block.LZ4BlockError:

@@ -31,7 +31,7 @@ class BruteForceItem:
     """A transition, as design and contract define it, and where it came from."""
 
     episode: int
-    """Which episode of the stream, from 0."""
+    """Episode's number in the stream, from 0."""
     step: int
     """Steps of that episode before it."""
     num_window_steps: int

@@ -1,4 +1,4 @@
-"""What must hold of any bytes: the checks that the hypothesis tests and the atheris harnesses share."""
+"""Checks that must pass for any bytes, which the hypothesis tests and the atheris harnesses share."""
 
 import struct
 import zlib

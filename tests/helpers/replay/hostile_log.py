@@ -37,7 +37,7 @@ KINDS = (
     "huge total",
     "bold total",
 )
-"""What `HostileLog.put` knows."""
+"""Kinds of entries that `HostileLog.put` knows."""
 
 
 class HostileLog:

@@ -143,7 +143,7 @@ def ingest_all(sampler: Sampler) -> int:
 
 
 def located(sampler: Sampler, batch: Batch) -> list[tuple[SegmentIdentity, int]]:
-    """Which items a batch holds: their segments and their places in these."""
+    """Find the items of a batch: their segments and their places in these."""
     table = sampler.table
     slots = table.leaf_slots[batch.leaf].tolist()
     assert (table.slots["generation"][slots] == batch.generation).all()

@@ -57,7 +57,7 @@ def learned(seed: int, runs_dir: Path, ray_address: str = "") -> list[float]:
 
 
 def report(runs: dict[int, list[float]]) -> dict[str, Any]:
-    """What the runs' evaluations say of the threshold."""
+    """Report what the runs' evaluations say of the threshold."""
     values = [max(scores) for scores in runs.values()]
     mean, deviation = statistics.fmean(values), statistics.stdev(values)
     return {

@@ -73,7 +73,7 @@ class Terminal:
                 local.end()
 
     def status(self) -> dict[str, Any]:
-        """What `apexpert status RUN --json` prints."""
+        """Read what `apexpert status RUN --json` prints."""
         done = self.run("status", NAME, "--json")
         assert done.returncode == 0, done.stderr
         status: dict[str, Any] = json.loads(done.stdout)
@@ -118,7 +118,7 @@ class Started:
 
     @property
     def alive(self) -> bool:
-        """It has not ended yet."""
+        """Whether the process has not ended yet."""
         return self.process.poll() is None
 
 

@@ -39,12 +39,12 @@ def live_parts(folder: RunFolder) -> list[int | Path]:
 
 
 def is_there(part: int | Path) -> bool:
-    """One of the `live_parts` lives, or has not been removed."""
+    """Whether one of the `live_parts` lives, or has not been removed."""
     return part.exists() if isinstance(part, Path) else is_alive(part)
 
 
 def is_alive(which: int | psutil.Process) -> bool:
-    """That process runs; one that has ended and that nobody has reaped yet does not.
+    """Whether the process runs; one that has ended and that nobody has reaped yet does not.
 
     By its id or, where another process could have that id by now, by the object. It may go at any moment,
     between two questions too, so every test that asks asks here.

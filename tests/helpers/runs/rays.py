@@ -29,7 +29,7 @@ def without_ray_settings() -> dict[str, str]:
 
 @contextmanager
 def ray_of_nodes(*cores: int) -> Iterator[str]:
-    """One node for each number of cores; gives the address of the first."""
+    """Start one node for each number of cores; gives the address of the first."""
     with subprocess.Popen(
         [sys.executable, "-c", NODES, *map(str, cores)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=without_ray_settings(),

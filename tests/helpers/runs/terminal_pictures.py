@@ -90,7 +90,7 @@ def command(*argv: str) -> str:
 
 
 def train(columns: int) -> str:
-    """What `train` prints before the start, then the live console."""
+    """Draw what `train` prints before the start, then the live console."""
     out = io.StringIO()
     folder = RunFolder.create(with_values(LAPTOP, run__name="first", run__total_env_steps=10_000))
     with contextlib.redirect_stdout(out):
@@ -99,7 +99,7 @@ def train(columns: int) -> str:
 
 
 def followed(columns: int) -> str:
-    """What `status --follow` shows of a run that learns."""
+    """Draw what `status --follow` shows of a run that learns."""
     return f"$ apexpert status first --follow\n{live(columns, 'first (pong)', (4,))}"
 
 

@@ -19,7 +19,7 @@ def client_of(url: str = "", **options: Any) -> redis.Redis:
 
 
 def said(client: redis.Redis, command: str) -> str:
-    """What the server answers against a command, "" when it does it."""
+    """Return the server's objection to a command, "" when it does it."""
     try:
         client.execute_command(*command.split(" "))
     except redis.RedisError as error:

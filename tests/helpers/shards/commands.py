@@ -1,4 +1,4 @@
-"""What only tests do with shards: take a ticket in one call, delete segments alone, read logs at once."""
+"""Commands of tests alone to shards: take a ticket in one call, delete segments alone, read logs at once."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""What a sampler holds, what a shard's log names, and draws that are checked."""
+"""Contents of a sampler and of a shard's log, and draws that are checked."""
 
 import numpy as np
 

@@ -107,12 +107,12 @@ class FaultyServer:
         psutil.wait_procs(self._children)
 
     def freeze(self) -> None:
-        """It keeps its connections and does nothing."""
+        """Stop the server: it keeps its connections and does nothing."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """It goes on where it was."""
+        """Let a frozen server resume where it was."""
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
 

@@ -49,7 +49,7 @@ CAPACITY = 200_000
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked for."""
+    """Load that is asked for."""
 
     connections: int
     steps_per_second: float
@@ -62,7 +62,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Written:
-    """What one process of writers did."""
+    """Work of one process of writers."""
 
     segments: int
     steps: int
@@ -98,7 +98,7 @@ def write_for(
     start_at: "Synchronized[float]",
     answers: "Queue[Written]",
 ) -> None:
-    """One process: its writers' segments are due at even intervals, with phases spread out.
+    """Write in one process: its writers' segments are due at even intervals, with phases spread out.
 
     It passes the gate twice: when its writers are connected, and when it is known when to start.
     """

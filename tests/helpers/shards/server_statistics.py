@@ -1,4 +1,4 @@
-"""What servers tell and take while a load is on them: INFO, processor time, bytes to disk, commands."""
+"""Statistics of servers while a load is on them: INFO, processor time, bytes to disk, commands."""
 
 from collections.abc import Sequence
 from typing import Any

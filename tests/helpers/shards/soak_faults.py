@@ -48,7 +48,7 @@ class Faults:
         server.thaw()
 
     def slow(self) -> None:
-        """It answers, later than anybody waits."""
+        """Let the server answer later than anybody waits."""
         self._server().client.execute_command("CLIENT", "PAUSE", self.chance.randint(100, 1500))
         self.go_on(1.0)
 
@@ -79,7 +79,7 @@ class Faults:
         self.cut(server)
 
     def out_of_memory(self) -> None:
-        """It takes no more, until the owner has made room."""
+        """Let the server take no more, until the owner has made room."""
         server = self._server()
         used = int(server.client.info("memory")["used_memory"])
         server.client.config_set("maxmemory", used + 10_000)
@@ -144,7 +144,7 @@ class Faults:
         first.close()
 
     def add(self) -> None:
-        """One more shard for the sampler and, from the next round on, for writers; once."""
+        """Add one shard for the sampler and, from the next round on, for writers; once."""
         if len(self.run.urls) < len(self.servers):
             self.run.urls = [server.url for server in self.servers]
             self.run.shards = [*self.run.shards, shards_of(self.run)[-1]]

@@ -87,7 +87,7 @@ class Soak:
             ) from None
 
     def _is_in_step(self) -> bool:
-        """What is stored is indexed, and the other way round as well unless a transaction was cut in two.
+        """Whether what is stored is indexed, and the reverse too unless a transaction was cut in two.
 
         Then an entry may be named again whose segment is in memory only (docs/decisions/0010).
         """

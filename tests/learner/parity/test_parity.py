@@ -24,7 +24,7 @@ OF_THE_LOSS = LATER | {"loss", "mean_loss", "grad_norm", "grad_mean"}
 
 @pytest.fixture(scope="module")
 def found():
-    """What we compute for the small case, and the case."""
+    """Return our numbers for the small case, and the case."""
     case = GoldenCase.load(DQN)
     return case, parity.compute(case, parity.build_step(case)[0])
 

@@ -27,7 +27,7 @@ def _layer(num_tokens=10, width=6, num_experts=3, hidden=5, sigma=None, seed=0, 
 
 
 def _slow(layer, tokens, noise=None):
-    """One sample, one expert and one slot after the other."""
+    """Compute one sample, one expert and one slot after the other."""
     phi = layer.phi.view(-1, layer.num_experts, layer.num_slots)
     if layer.scale is not None:
         phi = layer.scale * phi / (phi.square().sum(dim=0, keepdim=True).sqrt() + 1e-6)

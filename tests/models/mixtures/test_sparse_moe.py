@@ -28,7 +28,7 @@ def _layer(num_tokens=10, width=6, num_experts=3, hidden=5, sigma=None, seed=0, 
 
 
 def _slow(layer, tokens, noise=None):
-    """One sample, one choice, one token after the other; an expert that is full sends the token away."""
+    """Take one sample, choice and token after the other; an expert that is full sends the token away."""
     rows = []
     for sample, x in enumerate(tokens):
         logits = x @ layer.router

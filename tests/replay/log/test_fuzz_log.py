@@ -68,7 +68,7 @@ def read_all(reader: LogReader, limit: int) -> list[ReceivedSegment]:
 
 
 def refusal(call: Callable[[], object]) -> str:
-    """What a shard says against what it found, "" when it takes it."""
+    """Return a shard's objection to what it found, "" when it takes it."""
     try:
         call()
     except (ShardError, SignatureMismatch) as error:

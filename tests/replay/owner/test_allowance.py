@@ -103,7 +103,7 @@ def test_one_segment_may_come_where_nothing_is_left_to_draw(shards: list[Shard],
 
 
 def settled(reader: LogReader, shard: Shard) -> int:
-    """What a shard allows once it has heard everything."""
+    """Return what a shard allows once it has heard everything."""
     for cursor in reader.cursors:
         cursor.pipeline.settle()
     return shard.tickets().allowed

@@ -151,7 +151,7 @@ def bit_of(data: bytes, bit: int) -> int:
 
 
 def broken_parts(shard: Shard, identity: SegmentIdentity, parts: list[tuple[int, int]]) -> list[int]:
-    """Which of header and blocks are refused; those that are not must be what was written."""
+    """Name which of header and blocks are refused; those that are not must be what was written."""
     front, *blocks = shard.fetch_ranges([(identity, *part) for part in parts])
     broken = []
     try:

@@ -92,7 +92,7 @@ def write_with_tickets(run: Run) -> None:
 
 
 def look_from_outside(run: Run) -> None:
-    """What `apexpert replay` and its --delete do."""
+    """Do what `apexpert replay` and its --delete do."""
     shards = [StoredShard(url, run=run.name, index=i) for i, url in enumerate(run.urls)]
     assert any(list(shard.entries()) for shard in shards)
     for shard in shards:

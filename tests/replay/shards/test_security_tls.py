@@ -60,7 +60,7 @@ def test_replay_on_a_server_that_speaks_tls_itself(authority: Authority, tmp_pat
 
 
 def refusal(url: str) -> str:
-    """What a shard says at once, in one line without the password."""
+    """Return what a shard says at once, in one line without the password."""
     began = time.monotonic()
     with pytest.raises(ShardError) as caught:
         Shard(url, run="r", index=0, retry_seconds=patient(20.0)).ping()

@@ -50,7 +50,7 @@ def key(run: Run, name: object) -> str:
 
 
 def flip(run: Run, client: Any) -> None:
-    """One bit in the frames of a segment."""
+    """Flip one bit in the frames of a segment."""
     name = key(run, f"seg:{first(run)}")
     data = bytearray(client.get(name))
     data[-5] ^= 16
