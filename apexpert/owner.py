@@ -3,7 +3,7 @@
 It holds the connection to Ray, so that the user's process never has one: several runs can be owned at once,
 and nothing that happens to a run's Ray happens to the user. It takes one request on its standard input,
 answers on its standard output, and stops the run when a line follows or the input ends, as it does when the
-user's process is gone.
+user's process is gone. Another process of this kind asks a run that is at work to scale or to stop.
 """
 
 import json
@@ -11,12 +11,13 @@ import sys
 import threading
 from typing import Any, TextIO
 
-from apexpert.errors import ApexpertError
+from apexpert.errors import ApexpertError, one_line
+from deploy.cli.main import described
 from deploy.cli.run.follow import follow
 from deploy.fleet import operations
 from deploy.fleet.client import RunClient
 from deploy.run.checks import check
-from deploy.run.config import from_json
+from deploy.run.config import from_json, hide_password
 from deploy.run.folder import RunFolder
 from deploy.run.preflight import preflight, with_urls_of_environment
 
@@ -40,9 +41,14 @@ def main() -> int:
     # Anything else printed, such as a warning about a shard, must not be taken for the answer.
     answers, sys.stdout = sys.stdout, sys.stderr
     try:
+        if "ask" in request:
+            _answer(answers, folder=_ask(**request), detached=True)
+            return 0
         folder, client = _started(request)
-    except ApexpertError as error:
-        _answer(answers, error=type(error).__name__, message=str(error))
+    except (ApexpertError, OSError) as error:
+        path = error.path if isinstance(error, ApexpertError) else None
+        message = hide_password(one_line(described(error, "run")[0]))
+        _answer(answers, error=type(error).__name__, message=message, path=path and str(path))
         return 1
     detach = folder.load_config().run.detach
     _answer(answers, folder=str(folder.path), detached=detach)
@@ -69,6 +75,15 @@ def _started(request: dict[str, Any]) -> tuple[RunFolder, RunClient]:
     folder = RunFolder.open(request.pop("folder"))
     # `resume` checks the configuration by itself.
     return folder, operations.resume(folder, **request)
+
+
+def _ask(ask: str, folder: str, **changes: Any) -> str:
+    run = RunFolder.open(folder)
+    if ask == "scale":
+        operations.scale(run, **changes)
+    else:
+        operations.stop(run)
+    return str(run.path)
 
 
 def _answer(answers: TextIO, **answer: Any) -> None:

@@ -103,18 +103,12 @@ class Run:
     ) -> None:
         """Ask for another number of actors, or for more shards, as `apexpert scale` does.
 
-        Raises ConfigError for what cannot be, FleetError when the run does not answer.
+        Raises ConfigError for what cannot be, RunError when the run is not at work, FleetError when it does
+        not answer.
         """
-        words = ["scale", str(self.path)]
-        words += [] if actors is None else ["--actors", str(actors)]
-        words += [] if shards is None else ["--shards", str(shards)]
-        # URLs may hold passwords: others can see a process's arguments, but not read this file.
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as urls:
-            if add_urls:
-                urls.write("\n".join(add_urls))
-                urls.flush()
-                words += ["--add-urls", f"@{urls.name}"]
-            _command(words)
+        changes = {"num_actors": actors, "num_shards": shards, "add_urls": add_urls}
+        # On standard input: URLs may hold passwords, and others can see a process's arguments.
+        _Owner({"ask": "scale", "folder": str(self.path), **changes}).wait()
 
     def stop(self) -> dict[str, Any]:
         """End the run cleanly, with a checkpoint, and wait for that; returns its last status.
@@ -125,7 +119,7 @@ class Run:
             self._owner.tell_to_stop()
             return self.wait()
         if self.status()["state"] not in FINAL_STATES:
-            _command(["stop", str(self.path)])
+            _Owner({"ask": "stop", "folder": str(self.path)}).wait()
         return self.status()
 
     def wait(
@@ -184,10 +178,10 @@ class Run:
 
 
 class _Owner:
-    """A process of apexpert.owner, and the run that it has started."""
+    """A process of apexpert.owner, which starts a run and owns it, or asks a run for something and ends."""
 
     def __init__(self, request: dict[str, Any]) -> None:
-        """Raises what the owner raised instead of starting the run."""
+        """Raises what the owner raised instead of doing what was requested, with the file that it named."""
         # A file: nobody reads while the run is at work, and a full pipe would block the owner.
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process is)
         self._process = subprocess.Popen(
@@ -215,13 +209,17 @@ class _Owner:
         if "error" in answer:
             self.tell_to_stop()
             self._process.wait()
-            raise ERRORS.get(answer["error"], FleetError)(answer["message"])
+            raise ERRORS.get(answer["error"], FleetError)(answer["message"], path=answer["path"])
         self.folder, self.detached = RunFolder(Path(answer["folder"])), bool(answer["detached"])
 
     @property
     def alive(self) -> bool:
         """Whether the process is at work."""
         return self._process.poll() is None
+
+    def wait(self) -> None:
+        """Wait until the process has ended."""
+        self._process.wait()
 
     def tell_to_stop(self) -> None:
         """Have the run stopped, without waiting."""
@@ -234,21 +232,6 @@ class _Owner:
         # The process writes at the same offset, which reading to the end puts back.
         self._errors.seek(0)
         return self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
-
-
-def _command(words: list[str]) -> None:
-    """Run `apexpert WORDS`; raises ConfigError or FleetError with its one line."""
-    done = subprocess.run(
-        [*PYTHON, "-m", "deploy.cli.main", *words],
-        env=_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        message = done.stderr.strip().rpartition("\n")[2].removeprefix("apexpert: ")
-        raise (ConfigError if done.returncode == 2 else FleetError)(message)
 
 
 def _environment() -> dict[str, str]:

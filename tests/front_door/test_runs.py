@@ -141,5 +141,18 @@ def test_a_finished_run_is_read_and_not_changed(trained: Trained, tmp_path: Path
         assert run.status() == terminal.status()
         assert run.metrics()["progress/env_steps"] >= SHORT["run"]["total_env_steps"]
         assert run.wait()["state"] == "finished"
-        with pytest.raises(ApexpertError, match="r is not running: finished"):
+        with pytest.raises(RunError, match="r is not running: finished") as caught:
             run.scale(2)
+        assert caught.value.path == run.path
+        with pytest.raises(ConfigError, match="--actors 0: must be 1 or more") as caught_flag:
+            run.scale(0)
+        assert caught_flag.value.flag == "--actors"
+
+
+def test_an_error_of_a_start_names_the_file(tmp_path: Path) -> None:
+    folder = RunFolder.create(catch_config(tmp_path, run__name="r"))
+    folder.config_path.write_text("{")
+    run = apexpert.open_run(str(folder.path))
+    with pytest.raises(RunError, match=r"config\.json: ") as caught:
+        run.resume()
+    assert caught.value.path == folder.config_path
