@@ -74,6 +74,7 @@ class ActorFleet:
         for slot in list(self._running):
             self._dismiss(slot, now)
         for _, handle, _ in self._leaving.values():
+            # One deadline for all of them, because they write at the same time.
             handle.wait(now + seconds - time.monotonic())
         # Poll once more: the answer of an actor's `run` holds its last episodes and counters.
         episodes = self._poll()
@@ -151,6 +152,7 @@ class ActorFleet:
         self._restarts.pop(slot, None)
 
     def _reap(self, now: float) -> None:
+        # A copy, because entries are taken out on the way.
         for slot, (incarnation, handle) in list(self._running.items()):
             if handle.end is None:
                 continue

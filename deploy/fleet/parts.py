@@ -48,6 +48,7 @@ class ShardAdditions:
         try:
             if parts.servers is None:
                 for url in urls:
+                    # A request may come twice, and each server is added once.
                     if url not in self._config.replay.urls:
                         with self._noted(with_shard(self._config, url)):
                             self._use(parts, url)
@@ -66,6 +67,7 @@ class ShardAdditions:
             self._save(config)
             yield
         except (ServerError, OSError):
+            # The same full disk, perhaps; the error that is on its way says more.
             with contextlib.suppress(OSError):
                 self._save(before)
             raise

@@ -35,6 +35,7 @@ class Restarts:
 
     def failed(self, now: float) -> None:
         """Record that the role has died."""
+        # A role that dies once an hour is not one that cannot start.
         if now - self._started > STEADY_SECONDS:
             self.failures = 0
             self._delays.reset()

@@ -23,6 +23,7 @@ def expert_shares(weights: Tensor) -> Tensor:
     """
     mass = _check(weights).sum(dim=(0, 1, 3))
     total = mass.sum()
+    # A batch whose tokens were all dropped has no mass, and no share of it.
     return mass / total if total > 0 else mass
 
 

@@ -14,6 +14,7 @@ def singular_values(matrices: Tensor) -> Tensor:
     if matrices.ndim < 2:
         raise ValueError(f"matrices have shape {tuple(matrices.shape)}, not (..., M, N)")
     wide = matrices.double()
+    # Both Gram matrices have the same eigenvalues, and the larger one zeros besides.
     if wide.shape[-2] > wide.shape[-1]:
         wide = wide.transpose(-1, -2)
     return singular_values_of_gram(wide @ wide.transpose(-1, -2))

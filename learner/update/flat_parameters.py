@@ -21,6 +21,7 @@ def views(network: nn.Module, flat: Tensor) -> list[Tensor]:
     """Return one view of `flat` per parameter, in the parameter's shape and memory format."""
     parameters = list(network.parameters())
     starts = _offsets(parameters)
+    # Not strict: one start is left over, the end of the last.
     return [flat.as_strided(p.shape, p.stride(), start) for p, start in zip(parameters, starts, strict=False)]
 
 
@@ -37,8 +38,10 @@ def pack(network: nn.Module) -> Tensor:
     """
     parameters = list(network.parameters())
     first = parameters[0]
+    # Zeros, not `empty`: the padding is part of every norm and step over the whole.
     flat = torch.zeros(_offsets(parameters)[-1], dtype=first.dtype, device=first.device)
     for parameter, view in zip(parameters, views(network, flat), strict=True):
         view.copy_(parameter.detach())
+        # `.data`: the parameter stays the object that modules and optimizer hold.
         parameter.data = view
     return flat

@@ -32,6 +32,7 @@ class ComputeCopy:
             self.network = copy.deepcopy(network).to(dtype)
             # Packed again, because `to` gave each parameter memory of its own.
             self._flat = pack(self.network)
+        # A list once, because walking the modules costs Python time in every update.
         self.parameters = list(self.network.parameters())
 
     @torch.no_grad()

@@ -103,5 +103,6 @@ NO_NOISE = UpdateNoise()
 def result_of(parts: list[SharePart]) -> UpdateResult:
     """The whole batch's result, the gradient's norm not known yet; waits for the device."""
     priorities, weighted, q_values = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    # Stacked, so that a GPU is waited for once and not once for each number.
     loss, q_mean = torch.stack([weighted.mean(), q_values.mean()]).tolist()
     return UpdateResult(priorities.cpu().numpy(), loss, q_mean, math.nan)

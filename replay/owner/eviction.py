@@ -64,6 +64,7 @@ class PendingDeletions:
     def note_eviction(self, shard_index: int, log_id: str, identity: SegmentIdentity) -> None:
         """Note an evicted segment for deletion, with the entries before it that are set aside."""
         unindexed = self._cursors[shard_index].unindexed
+        # Nothing else would ever delete entries that were set aside: they have no segment to evict.
         while log_id and unindexed and log_order(unindexed[0][0]) < log_order(log_id):
             self.note(shard_index, *unindexed.popleft())
         self.note(shard_index, log_id, identity)
@@ -98,6 +99,7 @@ class PendingDeletions:
 
     def _outcome(self, shard_index: int, leaving: list[Leaving]) -> Any:
         def note(answers: Sequence[Any] | None) -> None:
+            # By identity: an equal list may be of the log as it was before.
             if self._told.get(shard_index) is not leaving:  # discarded by `forget` meanwhile
                 return
             del self._told[shard_index]
@@ -105,6 +107,7 @@ class PendingDeletions:
             if refusals:
                 self._cursors[shard_index].warn(refusals[0])
             if refusals or answers is None:
+                # In front, so that they keep their order; repeating a deletion that was made is harmless.
                 self._waiting[shard_index] = leaving + self._waiting[shard_index]
 
         return note
@@ -145,6 +148,7 @@ class Eviction:
             shard_index
             for shard_index in shards
             if now - self._checked_at[shard_index] >= CHECK_SECONDS
+            # A second may be long: fast writers could fill the room above the mark in it.
             or self._bytes_since[shard_index] > self._maximum[shard_index] // 100
         }
 

@@ -101,6 +101,7 @@ class Indexer:
     @property
     def state(self) -> dict[str, Any]:
         """JSON-able: where the logs were read to, and what is still to be deleted."""
+        # `departures` is what older checkpoints call the deletions.
         return {"reader": self._reader.state, "departures": self.pending_deletions.state}
 
     def restore_positions(self, state: Mapping[str, Any]) -> None:
@@ -116,6 +117,7 @@ class Indexer:
         self.recovery.note_returned()
         polls = self._reader.poll(limit, self.recovery.live, memory=memory)
         changed = [shard_index for shard_index, poll in polls.items() if not poll.as_left]
+        # A poll of a log that has changed was read after an id of the old one: it may lack what comes before.
         for shard_index in changed:
             self.recovery.rewind(shard_index)
             del polls[shard_index]

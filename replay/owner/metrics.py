@@ -20,6 +20,7 @@ def metrics(
     `unread`.
     """
     table, read, ledger = recovery.table, recovery.reader.counters, recovery.reader.ledger
+    # Negative before the warm-up is over.
     earning = counters.inserted - config.min_size
     values = {
         "samples_per_insert": counters.sampled / earning if earning > 0 else 0.0,

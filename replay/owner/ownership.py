@@ -39,6 +39,7 @@ class Ownership:
     def take(self) -> dict[int, ShardUnavailable]:
         """Take all shards from any previous owner; return those that do not answer."""
         failures: dict[int, ShardUnavailable] = {}
+        # Nobody's epoch, so that there is a largest when no shard answers.
         epochs = [0]
         for shard in self._shards:
             try:

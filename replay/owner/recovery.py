@@ -84,6 +84,7 @@ class Recovery:
             # An old id may name another segment by now.
             self.table.log_ids[slot] = ""
         generations = self.table.slots["generation"][slots]
+        # With generations, because a slot may be given to another segment while the log is read.
         self._unconfirmed[shard_index] = dict(zip(slots.tolist(), generations.tolist(), strict=True))
 
     def resolve(self, polls: dict[int, Poll]) -> None:
@@ -96,6 +97,7 @@ class Recovery:
         for shard_index in self.park_failed():
             polls.pop(shard_index, None)
         for shard_index in self._returning & polls.keys():
+            # A log that changed is read from its head first: what it names is what the shard still holds.
             if polls[shard_index].as_left:
                 self._bring_back(shard_index)
         for shard_index in self._unconfirmed.keys() & polls.keys():
@@ -170,6 +172,7 @@ class Recovery:
         slots = [slot for slot in parked if not self._is_unconfirmed(slot, shard_index)]
         self.table.unpark([slot for slot in slots if len(self.table.blocks[slot])])
         unread = [slot for slot in slots if not len(self.table.blocks[slot])]
+        # Oldest first: older segments that are not read yet would make evicted ones look lost.
         unread.sort(key=self.table.slots["generation"].__getitem__)
         try:
             self._fill(shard_index, unread[:FILL_SEGMENTS])
@@ -198,6 +201,7 @@ class Recovery:
 
         A segment that this process has read was there after the checkpoint, and only this process evicts.
         """
+        # Without those in question: the oldest of them would count as there, and all of them as lost.
         there = np.setdiff1d(self.table.of_shard(shard_index), gone)
         generations = self.table.slots["generation"]
         log_goes_on = self.cursors[shard_index].position != LOG_START

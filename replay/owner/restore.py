@@ -53,6 +53,7 @@ def table_state(table: ItemTable) -> tuple[dict[str, Any], dict[str, NDArray[Any
     slots = table.in_order()
     rows = table.slots[slots]
     document = {
+        # The sum tree's shape depends on it, and with it which item a point of the mass falls on.
         "layout": _layout(table),
         "head": table.head,
         "next_generation": table.next_generation,
@@ -84,6 +85,7 @@ class Restoration:
         self._counters = counters
         self._document, self._masses = document, arrays["masses"]
         self._rows = _rows(arrays)
+        # Masses have no rows of their own: they are found by the item counts of all rows before.
         self._starts = np.cumsum([0, *self._rows["num_items"].tolist()])
         self._same_layout = document["layout"] == _layout(self._table)
         self._same_columns = document["layout"][-1] == self._table.n_step
@@ -99,6 +101,7 @@ class Restoration:
         table, document, rows = self._table, self._document, self._rows
         if table.num_segments:
             raise ValueError("a checkpoint can only be restored into a sampler that has ingested nothing")
+        # A table of the same layout holds them all, gaps included; only another one may be too small.
         skip = 0 if self._same_layout else _first_that_fits(table, rows)
         for i in range(skip):
             self._evict(i)
@@ -123,6 +126,7 @@ class Restoration:
     def _restore_some(self, chunk: range) -> None:
         data: dict[int, bytes | None] = {}
         for shard_index in range(len(self._recovery.cursors)):
+            # Parked shards are not asked: each request would wait for its time-out.
             own = [i for i in chunk if self._rows["shard"][i] == shard_index]
             if own and shard_index not in self._recovery.availability:
                 data.update(self._read(shard_index, own))
@@ -149,6 +153,7 @@ class Restoration:
             self._missing.append(i)
             self._gone.setdefault(int(row["shard"]), []).append(i)
         elif isinstance(found, SegmentError):
+            # It is there, so its shard has not evicted it: nothing to settle later.
             self._rejected.append(i)
             self._lose(i)
         else:
@@ -205,6 +210,7 @@ class Restoration:
     def _reserve(self, i: int, columns: int | None = None) -> int:
         row = self._rows[i].copy()
         if not self._same_layout:
+            # In another layout the old leaf is somewhere else, or nowhere.
             row["first_leaf"] = FREE
             row["num_steps"] = row["num_steps"] if columns is None else columns
         masses = np.asarray(self._masses[self._starts[i] : self._starts[i + 1]], np.float64)

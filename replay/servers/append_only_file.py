@@ -59,6 +59,7 @@ def mend(folder: Path) -> int:
 
 
 def _close_holes(path: Path) -> int:
+    # An empty file cannot be mapped.
     size = path.stat().st_size
     if not size:
         return 0

@@ -29,9 +29,11 @@ def rewrite_if_bloated(where: Path, user: str, slack: int) -> bool:
     with contextlib.suppress(OSError, ValueError, KeyError), _connection(where, user) as stream:
         stream.write(b"INFO\r\n")
         stream.flush()
+        # A bulk string, `$LENGTH`, ends with two bytes that the length does not count.
         info = _fields(stream.read(int(stream.readline()[1:]) + 2))
         if int(info["loading"]):
             return False
+        # Against the data alone: `used_memory` also counts buffers and the server itself.
         if int(info["aof_current_size"]) > FACTOR * int(info["used_memory_dataset"]) + slack:
             _ask_for_rewrite(stream)
         return True
@@ -53,6 +55,7 @@ def _connection(where: Path, user: str) -> Iterator[io.BufferedRWPair]:
         with connection.makefile("rwb") as stream:
             stream.write(f"AUTH {user}\r\n".encode())
             stream.flush()
+            # Read and not looked at: if the login failed, the next answer says so.
             stream.readline()
             yield stream
 

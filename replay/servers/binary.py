@@ -128,6 +128,7 @@ def _version(distribution: str) -> str:
 
 def _checked(path: str, source: str) -> ServerBinary:
     try:
+        # Absolute: the server is started in another folder.
         path = str(Path(shutil.which(path) or path).absolute())
         answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True)
         words = answer.stdout.split()

@@ -25,6 +25,7 @@ def with_room(write: Callable[[], T], seconds: float, should_stop: Callable[[], 
         try:
             return write()
         except OSError as error:
+            # A user's quota that is used up is a full disk to that user alone.
             is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             if not is_full or time.monotonic() - began >= seconds:
                 raise

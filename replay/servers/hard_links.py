@@ -34,6 +34,7 @@ def unshare(paths: Iterable[Path]) -> None:
 def is_own_lock(descriptor: int, path: Path) -> bool:
     """Whether a held lock is this path's alone; else the path now has a separate lock, still to be taken."""
     held = os.fstat(descriptor)
+    # The inode, because another process may have replaced the file between opening and locking it.
     if held.st_nlink == 1 and path.exists() and held.st_ino == path.stat().st_ino:
         return True
     unshare([path])
@@ -44,6 +45,7 @@ def _replace_by_a_copy(path: Path) -> None:
     own = path.with_name(f".{path.name}.own")
     own.unlink(missing_ok=True)  # left by a crash
     try:
+        # Readable by its user alone from the first byte: `copystat` comes only after the content.
         descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with path.open("rb") as shared, os.fdopen(descriptor, "wb") as file:
             shutil.copyfileobj(shared, file, COPIED_AT_ONCE)

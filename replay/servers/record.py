@@ -26,6 +26,7 @@ def whole_password(folder: Path) -> str:
     password.
     """
     path = folder / "password"
+    # A power loss may leave zeros or an empty file.
     if not path.exists() or not PASSWORD.fullmatch(path.read_bytes()):
         durable.replace(path, secrets.token_urlsafe(PASSWORD_BYTES).encode(), 0o600)
     return path.read_text()

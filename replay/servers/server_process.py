@@ -15,6 +15,7 @@ from replay.servers.append_only_rewrite import remove_leftovers
 
 PR_SET_PDEATHSIG = 1
 FIRST_LOOK_S = 0.25
+# -P leaves out the current folder, -S installed packages, of which it needs none.
 MENDER = [sys.executable, "-P", "-S", "-m", "replay.servers.append_only_file"]
 STABLE_S = 5.0
 """A server that lived this long is restarted at once; otherwise after a delay that doubles."""
@@ -66,6 +67,7 @@ class Server:
                 stdout=log,
                 stderr=log,
                 cwd=self.log.parent,
+                # The lock is free when the last process with this descriptor is gone.
                 pass_fds=[lock],
                 preexec_fn=die_with_guardian,
             )
@@ -75,6 +77,7 @@ class Server:
         if self.process is None or self.process.poll() is None:
             return False
         code, self.process = self.process.returncode, None
+        # What was mended has to be tried at once; what could not be mended waits like any other failure.
         if self.mends and not code:
             self.mends, self.start_at = False, time.monotonic()
             self.delays.reset()
@@ -91,6 +94,7 @@ class Server:
         if not self.told_to_stop:
             self.exits += 1
             self.reason = last_line(self.log)  # before the next start writes to the log
+            # The first exit costs no wait, however short the life was.
             if self.exits > 1 and now - self.started_at <= STABLE_S:
                 self.start_at += self.delays.next()
                 return

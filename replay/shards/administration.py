@@ -14,6 +14,7 @@ class ShardAdministration:
 
     def is_used(self) -> bool:
         """Whether the shard holds any data of a run of this name."""
+        # These keys are enough: whoever writes a segment writes its log as well.
         return bool(self._shard.call(lambda: self._shard.client.exists(*self._shard.run_keys)))
 
     def claim(self, folder_id: str) -> bool:
@@ -29,6 +30,7 @@ class ShardAdministration:
     def folder_id(self) -> str:
         """Return the id of the folder that the run here belongs to, empty if none is noted."""
         noted = self._shard.call(lambda: self._shard.client.get(self._shard.folder_key))
+        # Bytes that are not UTF-8 become an id that no folder has.
         return (noted or b"").decode(errors="replace")
 
     def memory(self) -> tuple[int, int]:

@@ -61,6 +61,7 @@ class ShardAvailability:
 
     def park(self, shard: Shard, error: ShardError) -> None:
         """Leave a shard alone until it answers, and probe it meanwhile."""
+        # Several calls notice the same failure: one probe, and one line in the log.
         if shard.index not in self._probes:
             logger.warning("%s; the others continue", error)
             self._probes[shard.index] = Probe(shard)

@@ -28,6 +28,7 @@ def connect_shards(
         except ShardUnavailable as error:
             silent[shard.index], own = error, {shard.address}
         for home in own:
+            # A shard has two names here, and must not be taken for another one.
             other = homes.setdefault(home, shard)
             if other is not shard:
                 both = f"{other.address} and {shard.address}"
@@ -46,4 +47,5 @@ def _server_id(shard: Shard) -> str:
         raise
     except ShardError:
         return shard.address
+    # Two databases of one server are two shards.
     return f"{run_id}/{shard.address.rpartition('/')[2]}" if run_id else shard.address

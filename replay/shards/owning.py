@@ -37,6 +37,7 @@ class ShardOwning:
         XDEL, and no MULTI, which a full Redis refuses.
         """
         keys = [self._shard.segment_key(identity) for _, identity in entries if identity is not None]
+        # Without an id there is a key alone to delete (`PendingDeletions.note`).
         log_ids = [log_id for log_id, _ in entries if log_id]
         unlinks = [("UNLINK", *part) for part in _parts(keys)]
         return pack(*unlinks, *[("XDEL", self._shard.log, *part) for part in _parts(log_ids)])
@@ -65,6 +66,7 @@ class ShardOwning:
                     return False
                 return True
 
+        # Ends: a repeat finds a later owner, or nobody writes in between.
         while not self._shard.call(note):
             pass
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from replay.segments.header import MAX_N_STEP, MAX_STEPS, SegmentHeader
 from replay.types import Segment, SegmentIdentity
 
+# Python's numbers have no end, and the arrays that these are added up in do.
 LARGEST_COUNT = 2**31
 LARGEST_TOTAL = 2**62
 LOG_START = "0-0"
@@ -74,8 +75,10 @@ def parse_entry(log_id: bytes, fields: dict[bytes, bytes] | None) -> LogEntry:
         steps = _parse_count(fields[b"s"], MAX_STEPS + MAX_N_STEP)
         size, total = _parse_count(fields[b"b"]), 0
         if b"t" in fields:
+            # Segments are numbered from 0, so there are seq + 1 up to this one; the bound itself is too much.
             most = min(MAX_STEPS * (identity.seq + 1) + 1, LARGEST_TOTAL)
             total = _parse_count(fields[b"t"], most)
+    # A name that is not UTF-8 is a ValueError, too.
     except (KeyError, ValueError):
         return LogEntry(log_id.decode(), None, 0, 0, 0)
     return LogEntry(log_id.decode(), identity, items, steps, size, total)
@@ -97,6 +100,7 @@ def parse_row(row: Sequence[object]) -> LogEntry:
     log_id, flat = row
     assert isinstance(log_id, bytes)
     pairs = flat if isinstance(flat, list) else []
+    # Not strict: a list of odd length is somebody else's, and no reason to end.
     return parse_entry(log_id, dict(zip(pairs[::2], pairs[1::2], strict=False)))
 
 
@@ -115,6 +119,7 @@ def parse_owner(value: bytes | None) -> Owner:
     """Parse an owner's note, `epoch:token`; epoch 0 if there is none, or it is not ours."""
     try:
         epoch, token = (value or b"").decode("ascii").split(":")
+        # By a pattern, because `int` also takes signs, blanks and underscores.
         return Owner(int(epoch), token) if re.fullmatch("[0-9]{1,18}", epoch) else Owner()
     except ValueError:
         return Owner()

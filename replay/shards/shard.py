@@ -97,6 +97,7 @@ class Shard:
 
     def read_log(self, after: str, count: int) -> list[LogEntry]:
         """Return up to `count` log entries after the id `after`, oldest first; never blocks."""
+        # The bracket leaves `after` itself out: a poll would otherwise bring its last entry back each time.
         rows = self.call(lambda: self.client.xrange(self.log, min="(" + after, count=count))
         return [parse_entry(*row) for row in rows]
 
@@ -109,6 +110,7 @@ class Shard:
 
         def add(pipe: Any, item: tuple[SegmentIdentity, int, int]) -> None:
             identity, start, end = item
+            # GETRANGE includes its last byte.
             pipe.getrange(self.segment_key(identity), start, end - 1)
 
         return [data or b"" for data in self.pipelined(ranges, add)]
@@ -174,6 +176,7 @@ class Shard:
             with self.client.pipeline(transaction=False) as pipe:
                 for item in items:
                     add(pipe, item)
+                # One key that somebody else wrote must not fail the answers of all others.
                 answers = pipe.execute(raise_on_error=False)
             for answer in answers:
                 if isinstance(answer, Exception) and not is_wrong_type(answer):
@@ -188,6 +191,7 @@ class Shard:
             height, width = stored["frame_shape"]
             counts = (int(stored[field]) for field in ("stack", "n_step", "num_actions"))
             return Signature((int(height), int(width)), *counts)
+        # Of any bytes: 1e999 is an infinite float without an int, and brackets may be nested without end.
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             raise ShardError(
                 f"{self}: the stored signature is unreadable: somebody else wrote {self.meta_key};"

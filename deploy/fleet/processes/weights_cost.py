@@ -56,6 +56,7 @@ def measure(parameters: NDArray[np.float32], seconds: float) -> tuple[float, flo
         publish()
         idle, asked, published = (_core_ms(turn, processes, seconds) for turn in (lambda: None, ask, publish))
         ray.kill(store)
+    # An idle Ray process has threads that work too: the pauses alone are not free.
     return asked - idle, published - idle
 
 

@@ -38,6 +38,7 @@ def die_with_parent() -> None:
 def command_is_gone() -> bool:
     """Whether the pipe from the command has been closed."""
     readable, _, _ = select.select([sys.stdin], [], [], 0)
+    # A closed pipe is readable and gives nothing; a live command never writes.
     return bool(readable) and not os.read(sys.stdin.fileno(), 1)
 
 
@@ -66,6 +67,7 @@ def finish(ray: subprocess.Popen[bytes], folder: Path) -> None:
         except subprocess.TimeoutExpired:
             ray.kill()
         shutil.rmtree(folder, ignore_errors=True)
+    # This kills the keeper as well, so it has to be the last line.
     os.killpg(0, signal.SIGKILL)
 
 

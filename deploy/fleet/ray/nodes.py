@@ -35,6 +35,7 @@ def address_for_others() -> str | None:
 def has_free_core(node_id: str | None) -> bool:
     """Whether Ray has a core to give away on node `node_id`, or on any node for None."""
     nodes = available_resources()
+    # Ray may leave out a resource of which nothing is free.
     return any(free.get("CPU", 0.0) >= 1 for node, free in nodes.items() if node_id in (None, node))
 
 
@@ -49,6 +50,7 @@ def learner_gpus(config: Config, node_id: str) -> float:
 
 def only_on(node_id: str) -> Any:
     """Return Ray's scheduling strategy for something that must run on node `node_id`."""
+    # Not soft: on another node, a socket or a file of this one would not be there.
     return ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
 
 
@@ -56,5 +58,6 @@ def reason(error: RayError) -> str:
     """Return in one line why a call on Ray failed: the error raised there, without Ray's text around it."""
     cause = error.cause if isinstance(error, RayTaskError) else None
     if cause is None:
+        # Ray's own messages may hold a whole remote traceback.
         return one_line(error)[:300]
     return f"{type(cause).__name__}: {' '.join(str(cause).split())}"[:300]

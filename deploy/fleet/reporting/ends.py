@@ -12,6 +12,7 @@ def end_reached(config: Config, seconds: float, greedy_return: float | None) -> 
     None while there are fewer.
     """
     hours, wanted = config.run.max_hours, config.run.until_return
+    # 0 is no limit of hours; without one, the return to reach is beyond every game (1e15).
     if hours and seconds >= hours * SECONDS_AN_HOUR:
         return f"--max-hours {hours:g} is reached"
     if greedy_return is not None and greedy_return >= wanted:

@@ -51,6 +51,7 @@ class Telemetry:
             self._known |= self._num_frames(self._known)
         self._seconds_before = self.before.get("progress/seconds", 0.0)
         self._started = time.monotonic()
+        # Counted by the supervisor alone: a learner's checkpoint does not know it.
         self._count = int(self.before.get("episode/count", 0))
         self._episodes = RecentEpisodes(before.get("episodes", []))
         self._notes: deque[str] = deque(maxlen=NOTES)
