@@ -1,6 +1,7 @@
 """Small checkpoints whose tensors and document tell which update they are of."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ import torch
 from learner.checkpoint import CheckpointStore
 
 
-def tensors(value: float) -> dict:
+def tensors(value: float) -> dict[str, Any]:
     return {
         "online/weight": torch.full((3, 4), value),
         "optimizer/step": torch.tensor(value),

@@ -1,15 +1,22 @@
 """Small networks, batches and whole runs of a learner for its diagnoses to look at."""
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from learner.batches import BatchSource
 from learner.checkpoint import CheckpointStore
-from learner.config import LearnerConfig
+from learner.config import LearnerConfig, ScalarLoss
 from learner.learner import Learner
 from learner.update.train_step import TrainStep
+from models.arrays import Weights
 from models.config import NetworkConfig
+from models.precision import Precision
+from replay.owner.restore import RestoreReport
+from replay.shards.shard import Shard
 from replay.types import Batch
 
 SHAPE = (2, 36, 36)
@@ -22,7 +29,7 @@ NETWORK = NetworkConfig(
     num_quantiles=4,
 )
 SIZE, UPDATES = 16, 6
-HEADS = {
+HEADS: dict[str, dict[str, Any]] = {
     "soft_moe": {},
     "top_k_moe": {"head": "top_k_moe", "importance_loss_weight": 0.1, "router_noise": 1.0},
     "dense": {"head": "dense", "values": "scalar", "dueling": False},
@@ -32,7 +39,7 @@ HEADS = {
 }
 
 
-def make_batch(rng, size=SIZE):
+def make_batch(rng: np.random.Generator, size: int = SIZE) -> Batch:
     return Batch(
         observation=rng.integers(0, 256, (size, *SHAPE), dtype=np.uint8),
         action=rng.integers(0, 3, size),
@@ -47,10 +54,12 @@ def make_batch(rng, size=SIZE):
     )
 
 
-def make_step(threads=1, precision="float32", loss="huber", **network):
+def make_step(
+    threads: int = 1, precision: Precision = "float32", loss: ScalarLoss = "huber", **network: Any
+) -> TrainStep:
     config = LearnerConfig(batch_size=SIZE, precision=precision, num_threads=threads, loss=loss)
-    network = dataclasses.replace(NETWORK, **network)
-    return TrainStep(network, config, num_actions=3, observation_shape=SHAPE, seed=4, device="cpu")
+    changed = dataclasses.replace(NETWORK, **network)
+    return TrainStep(changed, config, num_actions=3, observation_shape=SHAPE, seed=4, device="cpu")
 
 
 class MemorySampler:
@@ -58,39 +67,53 @@ class MemorySampler:
 
     has_nothing = False
 
-    def __init__(self, total):
+    def __init__(self, total: int) -> None:
         self.inserted, self.sampled, self.sum = total, 0, 0.0
-        self.batches = []
+        self.batches: list[Batch] = []
 
-    def ingest(self):
+    def ingest(self) -> int:
         return 0
 
-    def can_sample(self):
+    def can_sample(self) -> bool:
         return True
 
-    def sample(self):
+    def sample(self) -> Batch:
         self.sampled += SIZE
         batch = make_batch(np.random.default_rng([self.sampled, int(1e6 * self.sum)]))
         self.batches.append(batch)
         return batch
 
-    def update_priorities(self, leaf, generation, priorities):
-        self.sum += float(priorities.sum())
+    def update_priorities(self, leaf: ArrayLike, generation: ArrayLike, priorities: ArrayLike) -> None:
+        self.sum += float(np.asarray(priorities).sum())
 
-    def metrics(self):
+    def mark_dead(self, incarnations: set[tuple[int, int]]) -> None:
+        raise NotImplementedError("no actor writes here")
+
+    def add_shard(self, shard: Shard) -> None:
+        raise NotImplementedError("nothing here is on a shard")
+
+    def rebuild(self) -> int:
+        raise NotImplementedError("nothing is resumed here")
+
+    def restore(self, document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> RestoreReport:
+        raise NotImplementedError("nothing is resumed here")
+
+    def metrics(self) -> dict[str, float]:
         return {"replay/size": float(self.inserted)}
 
-    def state(self):
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         return {}, {"sum": np.array([self.sum])}
 
 
-def train(folder, period, **options):
+def train(
+    folder: Path, period: int, **options: Any
+) -> tuple[Learner, TrainStep, MemorySampler, list[Weights]]:
     """A learner's whole run of UPDATES updates."""
     folder.mkdir(exist_ok=True)
     train_step = make_step(**options)
     sampler = MemorySampler(10 + UPDATES)
     config = dataclasses.replace(train_step.config, update_period=1, diagnostics_period=period)
-    published = []
+    published: list[Weights] = []
     learner = Learner(
         config,
         train_step.online_network.config,

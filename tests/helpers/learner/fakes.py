@@ -1,17 +1,26 @@
 """A learner on a replay in memory and a train step that only counts."""
 
 import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from learner.batches import BatchSource
 from learner.checkpoint import CheckpointStore
 from learner.config import LearnerConfig
 from learner.learner import Learner
+from learner.update.train_step import TrainStep
+from learner.update.work import UpdateResult
+from models.arrays import Weights
 from models.config import NetworkConfig
 from replay.owner.restore import RestoreReport
+from replay.shards.shard import Shard
 from replay.types import Batch
 
 
@@ -20,26 +29,34 @@ class FakeSampler:
 
     has_nothing = False
 
-    def __init__(self, arrivals, *, min_size, samples_per_insert, batch_size, error_buffer):
+    def __init__(
+        self,
+        arrivals: Iterable[int],
+        *,
+        min_size: int,
+        samples_per_insert: float,
+        batch_size: int,
+        error_buffer: float,
+    ) -> None:
         self.arrivals = list(arrivals)
         self.min_size, self.spi, self.batch_size = min_size, samples_per_insert, batch_size
         self.error_buffer = error_buffer
         self.inserted = self.sampled = 0
         self.events: list[str] = []
-        self.updated: list[np.ndarray] = []
+        self.updated: list[NDArray[np.float32]] = []
         self.dead: set[tuple[int, int]] = set()
         self.report = RestoreReport(exact=True, dropped=0, items=0)
 
-    def ingest(self):
+    def ingest(self) -> int:
         added = self.arrivals.pop(0) if self.arrivals else 0
         self.inserted += added
         return added
 
-    def can_sample(self):
+    def can_sample(self) -> bool:
         after = self.inserted * self.spi - self.sampled - self.batch_size
         return self.inserted >= self.min_size and after >= self.min_size * self.spi - self.error_buffer
 
-    def sample(self):
+    def sample(self) -> Batch:
         assert self.can_sample()
         self.sampled += self.batch_size
         self.events.append("sample")
@@ -51,24 +68,28 @@ class FakeSampler:
             observation, zeros, ones, ones, observation, ones.astype(np.float64), ones, leaf, leaf, zeros
         )
 
-    def update_priorities(self, leaf, generation, priorities):
+    def update_priorities(self, leaf: ArrayLike, generation: ArrayLike, priorities: ArrayLike) -> None:
         self.events.append("priorities")
-        self.updated.append(priorities)
+        self.updated.append(np.asarray(priorities, np.float32))
 
-    def mark_dead(self, incarnations):
+    def mark_dead(self, incarnations: set[tuple[int, int]]) -> None:
         self.dead |= incarnations
 
-    def metrics(self):
+    def add_shard(self, shard: Shard) -> None:
+        raise NotImplementedError("nothing here is on a shard")
+
+    def metrics(self) -> dict[str, float]:
         return {"replay/size": float(self.inserted)}
 
-    def rebuild(self):
+    def rebuild(self) -> int:
         self.events.append("rebuild")
+        return 0
 
-    def state(self):
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         self.events.append("state")
         return {"sampled": self.sampled, "inserted": self.inserted}, {"masses": np.arange(3.0)}
 
-    def restore(self, document, arrays):
+    def restore(self, document: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> RestoreReport:
         self.sampled, self.inserted = document["sampled"], document["inserted"]
         assert np.array_equal(arrays["masses"], np.arange(3.0))
         return self.report
@@ -77,36 +98,38 @@ class FakeSampler:
 class FakeTrainStep:
     """Counts steps and copies; its only parameter is the number of steps."""
 
-    def __init__(self, *, losses=(), seconds=0.0, threads=1):
+    def __init__(self, *, losses: Iterable[float] = (), seconds: float = 0.0, threads: int = 1) -> None:
         self.observation_shape, self.num_actions = (1, 2, 2), 3
-        self.steps, self.copied_at, self.batches = 0, [], []
-        self.rates = []
+        self.steps = 0
+        self.copied_at: list[int] = []
+        self.batches: list[Batch] = []
+        self.rates: list[float] = []
         self.team = SimpleNamespace(num_threads=threads)
         self.optimizer = SimpleNamespace(set_learning_rate=self.rates.append)
         self._losses, self._seconds = list(losses), seconds
 
-    def step(self, batch, meanwhile):
+    def step(self, batch: Batch, meanwhile: Callable[[], Batch | None]) -> UpdateResult:
         meanwhile()
         self.steps += 1
         self.batches.append(batch)
         time.sleep(self._seconds)
         loss = self._losses.pop(0) if self._losses else 0.5
         priorities = np.full(len(batch.leaf), self.steps, np.float32)
-        return SimpleNamespace(priorities=priorities, loss=loss, q_mean=1.5, grad_norm=2.5)
+        return UpdateResult(priorities=priorities, loss=loss, q_mean=1.5, grad_norm=2.5)
 
-    def copy_target(self):
+    def copy_target(self) -> None:
         self.copied_at.append(self.steps)
 
-    def parameters(self):
+    def parameters(self) -> NDArray[np.float32]:
         return np.array([self.steps], np.float32)
 
-    def state(self):
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {"online/w": torch.tensor([float(self.steps)])}, {
             "steps": self.steps,
             "num_threads": self.team.num_threads,
         }
 
-    def restore(self, tensors, document):
+    def restore(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
         assert tensors["online/w"].item() == document["steps"]
         self.steps = document["steps"]
 
@@ -114,7 +137,17 @@ class FakeTrainStep:
 class Setup:
     """A learner on fakes: batch 8 every 4 items (2 samples an item), warm-up 20."""
 
-    def __init__(self, folder, arrivals, *, total, min_size=20, error_buffer=40.0, lockstep=False, **options):
+    def __init__(
+        self,
+        folder: Path,
+        arrivals: Iterable[int],
+        *,
+        total: int,
+        min_size: int = 20,
+        error_buffer: float = 40.0,
+        lockstep: bool = False,
+        **options: Any,
+    ) -> None:
         folder.mkdir(exist_ok=True)
         train = {key: options.pop(key) for key in ("losses", "seconds", "threads") if key in options}
         config = LearnerConfig(batch_size=8, update_period=4, **options)
@@ -122,7 +155,7 @@ class Setup:
             arrivals, min_size=min_size, samples_per_insert=2.0, batch_size=8, error_buffer=error_buffer
         )
         self.train_step = FakeTrainStep(**train)
-        self.published = []
+        self.published: list[Weights] = []
         self.store = CheckpointStore(folder / "checkpoints")
         self.learner = Learner(
             config,
@@ -130,16 +163,17 @@ class Setup:
             batches=BatchSource(
                 config, self.sampler, min_size=min_size, total_env_steps=total, lockstep=lockstep
             ),
-            train_step=self.train_step,
+            # A learner takes a TrainStep itself: of its fake mypy checks only the methods' own types.
+            train_step=cast(TrainStep, self.train_step),
             publish=self.publish,
             checkpoints=self.store,
             run_document={"name": "test"},
         )
 
-    def publish(self, weights):
+    def publish(self, weights: Weights) -> None:
         self.published.append(weights)
         self.sampler.events.append(f"publish {weights.version}")
 
 
-def never():
+def never() -> bool:
     return False

@@ -1,6 +1,7 @@
 """A small TrainStep and batches for it."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +14,12 @@ SHAPE = (2, 44, 44)
 NETWORK = NetworkConfig(encoder="nature", padding="valid", expert_hidden_units=16, num_atoms=11)
 
 
-def make_step(seed=0, network=NETWORK, **changes):
+def make_step(seed: int = 0, network: NetworkConfig = NETWORK, **changes: Any) -> TrainStep:
     config = LearnerConfig(**{"precision": "float32", **changes})
     return TrainStep(network, config, num_actions=3, observation_shape=SHAPE, seed=seed, device="cpu")
 
 
-def make_batch(seed=0, size=4, **changes):
+def make_batch(seed: int = 0, size: int = 4, **changes: Any) -> Batch:
     rng = np.random.default_rng(seed)
     batch = Batch(
         observation=rng.integers(0, 256, (size, *SHAPE), dtype=np.uint8),

@@ -2,10 +2,12 @@
 
 import copy
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from models.mixtures.experts import Experts
 from models.values.noisy import Noise
 
 
@@ -20,7 +22,7 @@ def randomise(layer: nn.Module, generator: torch.Generator) -> nn.Module:
 
 def expert_output(layer: nn.Module, expert: int, slot: Tensor, noise: Noise | None, sample: int) -> Tensor:
     """Compute one expert's output for one slot (D,) of one sample, by plain matrices."""
-    experts = layer.experts
+    experts = cast(Experts, layer.experts)
     weight, bias = experts.weight_in[expert], experts.bias_in[expert, 0]
     if noise is not None and noise.hidden is not None:
         noise_in, noise_out = (part[sample % len(part)].double() for part in noise.hidden)
@@ -42,8 +44,8 @@ def assert_same_gradients(
     actual, expected = run_fast(fast, inputs), run_exact(exact, exact_inputs)
     torch.testing.assert_close(actual, expected.float(), atol=1e-5, rtol=1e-4)
     direction = torch.randn(actual.shape, generator=torch.Generator().manual_seed(1))
-    (actual * direction).sum().backward()
-    (expected * direction.double()).sum().backward()
+    torch.autograd.backward((actual * direction).sum())
+    torch.autograd.backward((expected * direction.double()).sum())
     pairs = [("tokens", inputs, exact_inputs)]
     pairs += [(n, p, q) for (n, p), q in zip(fast.named_parameters(), exact.parameters(), strict=True)]
     for name, parameter, other in pairs:

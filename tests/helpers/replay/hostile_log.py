@@ -101,11 +101,12 @@ class HostileLog:
         if kind == "other version":
             self._commit(segment, of_version(2, data), "version")
             return
-        change: dict[str, Any] = {
+        changes: dict[str, dict[str, Any]] = {
             "other shape": {"frame_shape": (9, 5)},
             "smaller stack": {"stack": 2},
             "fewer actions": {"num_actions": 3},
-        }[kind]
+        }
+        change = changes[kind]
         theirs = replace(self.signature, **change)
         segment = replace(self._segment(theirs), identity=segment.identity)
         self._commit(segment, encode(segment, self.run, theirs), "signature")

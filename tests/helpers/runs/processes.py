@@ -51,7 +51,7 @@ def is_alive(which: int | psutil.Process) -> bool:
     """
     try:
         process = psutil.Process(which) if isinstance(which, int) else which
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

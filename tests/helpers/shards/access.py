@@ -21,7 +21,7 @@ def client_of(url: str = "", **options: Any) -> redis.Redis:
 def said(client: redis.Redis, command: str) -> str:
     """Return the server's objection to a command, "" when it does it."""
     try:
-        client.execute_command(*command.split(" "))
+        client.execute_command(*command.split(" "))  # type: ignore[no-untyped-call]
     except redis.RedisError as error:
         return str(error)
     return ""

@@ -190,7 +190,7 @@ class Scribe:
         actor: int = 0,
         retry_seconds: float = 0.4,
         pause: float = 0.0,
-        **chances: float,
+        **chances: Any,
     ) -> None:
         stream = random_stream(actor, steps, frame_shape=run.signature.frame_shape, **chances)
         self.segments: list[Segment] = run.record(stream, actor=actor)

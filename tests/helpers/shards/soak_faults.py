@@ -49,7 +49,8 @@ class Faults:
 
     def slow(self) -> None:
         """Let the server answer later than anybody waits."""
-        self._server().client.execute_command("CLIENT", "PAUSE", self.chance.randint(100, 1500))
+        pause = ("CLIENT", "PAUSE", self.chance.randint(100, 1500))
+        self._server().client.execute_command(*pause)  # type: ignore[no-untyped-call]
         self.go_on(1.0)
 
     def cut(self, server: FaultyServer | None = None) -> None:
@@ -73,8 +74,10 @@ class Faults:
         log = self._log(server)
         newest = server.client.xrevrange(log, count=1)
         if newest:
-            now, _ = log_order(newest[0][0].decode())
-            server.client.execute_command("XSETID", log, f"{now + AHEAD_MS}-0")
+            log_id = newest[0][0]
+            assert isinstance(log_id, bytes)
+            now, _ = log_order(log_id.decode())
+            server.client.execute_command("XSETID", log, f"{now + AHEAD_MS}-0")  # type: ignore[no-untyped-call]
         self.set_back.append(server)
         self.cut(server)
 
