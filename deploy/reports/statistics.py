@@ -10,7 +10,7 @@ from scipy import stats
 
 
 @dataclass(frozen=True)
-class Interval:
+class Estimate:
     """A statistic and its 95 % percentile-bootstrap interval.
 
     Where each resample gives the same, as of equal values or of a single one, there is no interval: one of no
@@ -32,10 +32,10 @@ class ScoreSummary:
     """Summary of whole episodes' returns; normalised fields are None for a game without human score."""
 
     episodes: int
-    mean: Interval
-    median: Interval
-    human_normalised_mean: Interval | None
-    human_normalised_median: Interval | None
+    mean: Estimate
+    median: Estimate
+    human_normalised_mean: Estimate | None
+    human_normalised_median: Estimate | None
 
 
 def score_key(game: str) -> str:
@@ -68,20 +68,20 @@ def summarise(returns: Sequence[float], game: str, *, seed: int = 0) -> ScoreSum
     return ScoreSummary(len(values), *raw, *(_human_normalised(interval, game) for interval in raw))
 
 
-def _human_normalised(interval: Interval, game: str) -> Interval | None:
+def _human_normalised(interval: Estimate, game: str) -> Estimate | None:
     """Return the interval on the normalised scale: normalising is linear."""
     value = human_normalised(interval.value, game)
     if value is None:
         return None
-    return Interval(value, *(human_normalised(bound, game) for bound in interval.bounds or ()))
+    return Estimate(value, *(human_normalised(bound, game) for bound in interval.bounds or ()))
 
 
-def _interval(values: np.ndarray, statistic: object, value: float, seed: int) -> Interval:
+def _interval(values: np.ndarray, statistic: object, value: float, seed: int) -> Estimate:
     if np.ptp(values) == 0.0:  # scipy would warn.
-        return Interval(value)
+        return Estimate(value)
     # A fixed seed, so that the same returns always give the same interval.
     found = stats.bootstrap(
         (values,), statistic, n_resamples=10_000, method="percentile", rng=np.random.default_rng(seed)
     )
     low, high = (float(bound) for bound in found.confidence_interval)
-    return Interval(value, low, high) if low < high else Interval(value)
+    return Estimate(value, low, high) if low < high else Estimate(value)
