@@ -16,8 +16,8 @@ from scipy.stats import norm
 
 from deploy.reports.seeds.published import FLOOR, published_curve
 from deploy.reports.statistics import human_normalised, human_scores
-from deploy.study import aggregates
-from deploy.study.aggregates import Scores, checked, estimate_of, resamples
+from deploy.study.statistics import aggregates
+from deploy.study.statistics.aggregates import Scores, checked, estimate_of, resamples
 
 SEEDS, GAMES = (3, 5, 10), (4, 20)
 STUDIES, REPETITIONS, MANY = 1_000, 1_000, 100_000

@@ -81,6 +81,9 @@ COMMANDS = {
         "study",
         "run a study: games x seeds x arms from one file, resumed where it stopped",
     ),
+    "report": Command(
+        "deploy.cli.study", "report", "write a study's report: one HTML page, CSV and LaTeX tables"
+    ),
     "bench": Command(
         "deploy.cli.bench",
         "bench",

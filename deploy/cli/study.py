@@ -1,4 +1,4 @@
-"""`apexpert study`: a question over games, seeds and arms, run after run."""
+"""`apexpert study` and `apexpert report`: a question over games, seeds and arms, and its answer."""
 
 import sys
 import time
@@ -13,6 +13,7 @@ from deploy.cli.errors import CommandFailed, UsageError
 from deploy.cli.parsing import parse
 from deploy.cli.run import summary
 from deploy.cli.run.follow import Interrupts
+from deploy.cli.run.targets import check_target
 from deploy.monitor.terminal import print_whole
 from deploy.run.preflight import preflight
 from deploy.study import capacity
@@ -130,4 +131,37 @@ def _list() -> int:
         table.add_row(name, StudyFile.read(name).question)
     print_whole(table)
     print("run one by: apexpert study NAME --size lite --dry-run")
+    return 0
+
+
+@dataclass(frozen=True)
+class ReportArguments:
+    """Write a study's report: one HTML page with figures, tables, curves, diagnostics and every run.
+
+      apexpert report runs/my-study
+
+    Beside it: results.csv (a row a run), curves.csv (a row a point) and tables.tex. A study that is at work
+    can be reported too.
+    """
+
+    study: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")]
+    """Name of the study's folder under --runs-dir, or its path."""
+    output: str = ""
+    """Folder for the report; empty takes the study's."""
+    runs_dir: str = "runs"
+    """Folder that holds the study's folder."""
+
+
+def report(argv: Sequence[str]) -> int:
+    """Write a study's report; return the exit code."""
+    arguments = parse(ReportArguments, argv, command="report")
+    from deploy.study.report.page import PAGE, write_report
+    from deploy.study.results import StudyResults
+
+    named = Path(arguments.runs_dir) / arguments.study
+    results = StudyResults.read(named if named.is_dir() else Path(arguments.study))
+    target = Path(arguments.output) if arguments.output else results.folder.path
+    check_target("--output", target / PAGE)
+    target.mkdir(parents=True, exist_ok=True)
+    print(write_report(results, target))
     return 0

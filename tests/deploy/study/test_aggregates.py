@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from deploy.study import aggregates
 from deploy.study.errors import ScoresError
+from deploy.study.statistics import aggregates
 
 FEW = {"repetitions": 20}
 few_examples = settings(max_examples=30, derandomize=True, deadline=None)

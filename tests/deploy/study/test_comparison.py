@@ -3,9 +3,9 @@ from itertools import product
 import numpy as np
 import pytest
 
-from deploy.study import aggregates
-from deploy.study.comparison import aggregate_table, paired_over_games, warnings_about
 from deploy.study.errors import ScoresError
+from deploy.study.statistics import aggregates
+from deploy.study.statistics.comparison import aggregate_table, paired_over_games, warnings_about
 
 GAMES = ("asterix", "boxing", "breakout", "pong", "qbert", "seaquest")
 NAN = np.nan

@@ -6,7 +6,14 @@ import pytest
 from deploy.run.config import Config, with_values
 from deploy.run.presets import APEX, DER, DOPAMINE_DQN, LAPTOP
 from deploy.study.errors import ProtocolError
-from deploy.study.protocol import Protocol, Row, by_protocol, one_protocol, protocol_of, score_matrices
+from deploy.study.statistics.protocol import (
+    Protocol,
+    Row,
+    by_protocol,
+    one_protocol,
+    protocol_of,
+    score_matrices,
+)
 
 EVALUATED = protocol_of(Config(), games="evaluation", checkpoint="final")
 

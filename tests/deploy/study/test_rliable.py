@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.study import aggregates
-from deploy.study.aggregates import checked, estimate_of, resample
+from deploy.study.statistics import aggregates
+from deploy.study.statistics.aggregates import checked, estimate_of, resample
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "rliable.json").read_text())
 CASES, TAUS = GOLDEN["cases"], GOLDEN["taus"]

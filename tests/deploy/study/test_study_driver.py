@@ -14,7 +14,7 @@ from deploy.study.errors import StudyError
 from deploy.study.file import StudyFile
 from deploy.study.folder import StudyFolder
 from deploy.study.plan import PlannedRun, plan
-from tests.deploy.study.test_study_file import ARMS, SIZES, STUDY, read
+from tests.helpers.runs.studies import ARMS, SIZES, STUDY, read
 
 
 class Played:

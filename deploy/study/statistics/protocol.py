@@ -8,8 +8,8 @@ import numpy as np
 
 from deploy.monitor.bands import GREEDY
 from deploy.run.config import Config
-from deploy.study.aggregates import Scores
 from deploy.study.errors import ProtocolError
+from deploy.study.statistics.aggregates import Scores
 
 Checkpoint = Literal["final", "best"]
 Games = Literal["training", "evaluation"]

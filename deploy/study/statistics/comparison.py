@@ -8,9 +8,9 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from deploy.reports.statistics import Estimate
-from deploy.study import aggregates
-from deploy.study.aggregates import REPETITIONS, Scores, checked, num_runs
 from deploy.study.errors import ScoresError
+from deploy.study.statistics import aggregates
+from deploy.study.statistics.aggregates import REPETITIONS, Scores, checked, num_runs
 
 SIGNIFICANT = 0.05
 FEW_SEEDS = 5

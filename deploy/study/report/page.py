@@ -1,0 +1,172 @@
+"""A study's report: one HTML page that needs nothing else, and its tables as CSV and LaTeX."""
+
+import base64
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from deploy.reports.curves.arms import draw_arms
+from deploy.reports.curves.run_curves import CurveError, read_run
+from deploy.reports.diagnostics_plot import draw_diagnostics
+from deploy.study.errors import ScoresError
+from deploy.study.file import EVALUATION
+from deploy.study.report import figures, tables
+from deploy.study.results import StudyResults, write_csv, write_rows
+from deploy.study.statistics.comparison import aggregate_table
+from deploy.study.statistics.protocol import Row, by_protocol, protocol_of, score_matrices
+
+PAGE, RUNS, CURVES, LATEX = "report.html", "results.csv", "curves.csv", "tables.tex"
+MOST_VIDEO_BYTES = 8 * 2**20
+"""Of all videos together: a page of more is slow to open."""
+MOST_DIAGNOSED = 6
+"""Games of which the diagnostics are drawn, one run of each arm."""
+
+
+def write_report(results: StudyResults, target: Path) -> Path:
+    """Write the page, CSV and LaTeX into the folder `target`; return the page's path. Raises OSError."""
+    groups, nothing = _groups(results)
+    by_game = tables.by_game(results)
+    with tempfile.TemporaryDirectory() as scratch:
+        page = _template().render(
+            study=results.study,
+            record=results.folder.record,
+            text=results.study.text.decode(),
+            summary=_summary(results),
+            settings=tables.settings(results),
+            by_game=by_game,
+            groups=[_shown(group, Path(scratch)) for group in groups],
+            nothing=nothing,
+            curves=list(_curves(results, Path(scratch))),
+            diagnostics=list(_diagnostics(results, Path(scratch))),
+            videos=list(_videos(results)),
+            runs=tables.runs(results),
+        )
+    (target / PAGE).write_text(page, encoding="utf-8")
+    write_csv(results, target / RUNS)
+    write_rows(target / CURVES, ("arm", "game", "seed", "frames", "return"), _points(results))
+    captions = [("Scores by game", by_game)]
+    for group in groups:
+        captions += [("Aggregates", tables.aggregates(group["table"]))]
+        captions += [("Comparisons", tables.comparisons(group["table"]))]
+    (target / LATEX).write_text(tables.latex(captions), encoding="utf-8")
+    return target / PAGE
+
+
+def _template() -> jinja2.Template:
+    text = resources.files("deploy.study.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    # What is put into the page is text: names and errors come from outside.
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(text)
+
+
+def _summary(results: StudyResults) -> str:
+    counts = Counter(run.state for run in results.runs)
+    hours = sum(run.hours for run in results.runs)
+    words = [f"{count} {state}" for state, count in counts.items()]
+    return f"{len(results.runs)} runs: {', '.join(words)}; {hours:.1f} hours in all."
+
+
+def _groups(results: StudyResults) -> tuple[list[dict[str, Any]], str]:
+    """Return the aggregates of each protocol, and why there are none where there are none."""
+    games = "evaluation" if results.study.primary_metric == EVALUATION else "training"
+    rows = [
+        Row(
+            run.planned.arm,
+            run.planned.game,
+            run.planned.seed,
+            run.normalised,
+            protocol_of(run.planned.config, games=games, checkpoint="final"),
+            run.planned.name,
+        )
+        for run in results.runs
+        if run.normalised is not None
+    ]
+    groups, why = [], "No run has finished yet whose game has a random and a human score."
+    for protocol, own in by_protocol(rows).items():
+        # Arms are compared over the games that all of them have played.
+        played = [{row.game for row in own if row.arm == arm} for arm in {row.arm for row in own}]
+        common = set.intersection(*played)
+        try:
+            names, matrices = score_matrices([row for row in own if row.game in common])
+            table = aggregate_table(matrices, names)
+        except (ScoresError, ValueError) as error:
+            why = f"Nothing is compared: {error}."
+            continue
+        groups.append({"protocol": str(protocol), "games": names, "table": table, "warnings": table.warnings})
+    return groups, why
+
+
+def _shown(group: dict[str, Any], scratch: Path) -> dict[str, Any]:
+    table = group["table"]
+    return group | {
+        "aggregates": tables.aggregates(table),
+        "comparisons": tables.comparisons(table),
+        "aggregates_picture": _encoded(figures.draw_aggregates(table, scratch / "aggregates.png")),
+        "profiles_picture": _encoded(figures.draw_profiles(table, scratch / "profiles.png")),
+    }
+
+
+def _curves(results: StudyResults, scratch: Path) -> Iterator[tuple[str, str]]:
+    arms: dict[str, list[Path]] = {}
+    for run in results.runs:
+        if _has_curve(run.path):
+            arms.setdefault(run.planned.arm, []).append(run.path)
+    if not arms:
+        return
+    for against, caption in (("frames", "Return against frames"), ("hours", "Return against hours")):
+        try:
+            yield _encoded(draw_arms(arms, scratch / f"{against}.png", against=against)), caption  # type: ignore[arg-type]
+        except CurveError:
+            # Runs that have only begun may have no kind of episodes in common.
+            continue
+
+
+def _has_curve(path: Path) -> bool:
+    try:
+        return bool(read_run(path).curves)
+    except (CurveError, OSError):
+        return False
+
+
+def _points(results: StudyResults) -> Iterator[tuple[Any, ...]]:
+    """Yield every point of every run's first curve: that of its nearly greedy episodes, where it has one."""
+    for run in results.runs:
+        if _has_curve(run.path):
+            curve = read_run(run.path).curves[0]
+            for millions, value in zip(curve.frames, curve.returns, strict=True):
+                planned = run.planned
+                yield planned.arm, planned.game, planned.seed, round(millions * 1e6), value
+
+
+def _diagnostics(results: StudyResults, scratch: Path) -> Iterator[tuple[str, str]]:
+    for game in results.games[:MOST_DIAGNOSED]:
+        seed = results.seeds[0]
+        own = [run.path for run in results.runs if (run.planned.game, run.planned.seed) == (game, seed)]
+        drawn = []
+        for path in own:
+            try:
+                draw_diagnostics([path], scratch / "trial.png")
+                drawn.append(path)
+            except (CurveError, OSError):
+                continue
+        if drawn:
+            picture = draw_diagnostics(drawn, scratch / "diagnostics.png")
+            yield _encoded(picture), f"{game}, seed {seed}: diagnostics over training"
+
+
+def _videos(results: StudyResults) -> Iterator[tuple[str, str]]:
+    room = MOST_VIDEO_BYTES
+    for run in results.runs:
+        for video in sorted((run.path / "videos").glob("*.mp4"))[-1:]:
+            if (room := room - video.stat().st_size) < 0:
+                return
+            yield _encoded(video), f"{run.planned.name}: {video.stem}"
+
+
+def _encoded(file: Path) -> str:
+    return base64.b64encode(file.read_bytes()).decode()

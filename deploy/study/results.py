@@ -1,0 +1,149 @@
+"""What came out of a study: a row for every run that it asks for, also for those that failed."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deploy.monitor.bands import GREEDY, RETURN
+from deploy.reports.statistics import human_normalised
+from deploy.run.errors import RunError
+from deploy.run.status import read_status
+from deploy.study.driver import WAITING
+from deploy.study.errors import StudyError
+from deploy.study.file import EVALUATION, StudyFile
+from deploy.study.folder import FILE, RECORD, StudyFolder
+from deploy.study.plan import PlannedRun, plan
+
+EVALUATED = "evaluation/return_mean"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A run of a study; `score` is the study's primary metric, None before the run has finished."""
+
+    planned: PlannedRun
+    state: str
+    message: str
+    path: Path
+    score: float | None
+    normalised: float | None
+    """(score - random) / (human - random); None also for a game without a tabulated human score."""
+    env_steps: int
+    hours: float
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A study with the results of all its runs."""
+
+    folder: StudyFolder
+    study: StudyFile
+    runs: tuple[RunResult, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> "StudyResults":
+        """Read a study's folder; raise StudyError for one that is none, or whose copy of the file is broken."""
+        if not (path / RECORD).is_file():
+            raise StudyError(f"{path}: is no study's folder; it has no {RECORD}", path=path)
+        folder = StudyFolder(path)
+        study = StudyFile.read(str(path / FILE))
+        planned = plan(study, study.size(folder.record["size"]), folder.path)
+        return cls(folder, study, tuple(_result(folder, study, run) for run in planned))
+
+    @property
+    def arms(self) -> list[str]:
+        """The arms, in the order of the file."""
+        return list(dict.fromkeys(run.planned.arm for run in self.runs))
+
+    @property
+    def games(self) -> list[str]:
+        """The games, in the order of the file."""
+        return list(dict.fromkeys(run.planned.game for run in self.runs))
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, in the order of the file."""
+        return list(dict.fromkeys(run.planned.seed for run in self.runs))
+
+    def scores(self, arm: str, games: Sequence[str], *, normalised: bool) -> NDArray[np.float64]:
+        """Return an arm's scores, float64 (S, G); NaN for a run without one. Seeds without any are left out."""
+        table = np.full((len(self.seeds), len(games)), np.nan)
+        for run in self.runs:
+            value = run.normalised if normalised else run.score
+            if run.planned.arm == arm and run.planned.game in games and value is not None:
+                table[self.seeds.index(run.planned.seed), list(games).index(run.planned.game)] = value
+        return table[~np.isnan(table).all(axis=1)]
+
+    def games_with_scores(self, *, normalised: bool) -> list[str]:
+        """Return the games in which every arm has a score: only these are compared."""
+        return [
+            game
+            for game in self.games
+            if all(self.scores(arm, [game], normalised=normalised).size for arm in self.arms)
+        ]
+
+
+def _result(folder: StudyFolder, study: StudyFile, planned: PlannedRun) -> RunResult:
+    run, noted = folder.run(planned), folder.started(planned)
+    status: dict[str, Any] = {"state": "failed" if noted.get("error") else WAITING}
+    status |= {"message": noted.get("error", "")}
+    if run is not None:
+        try:
+            status = read_status(run)
+        except RunError as error:
+            status = {"state": "failed", "message": str(error)}
+    metrics, score = status.get("metrics", {}), None
+    if status["state"] == "finished":
+        wanted = EVALUATED if study.primary_metric == EVALUATION else GREEDY.metric
+        # A run that never became greedy has only the return of all its episodes.
+        score = metrics.get(wanted, None if study.primary_metric == EVALUATION else metrics.get(RETURN))
+    return RunResult(
+        planned,
+        str(status["state"]),
+        str(status.get("message") or ""),
+        folder.path / planned.name,
+        score,
+        None if score is None else human_normalised(score, planned.game),
+        int(metrics.get("progress/env_steps", 0)),
+        metrics.get("progress/seconds", 0.0) / 3600,
+    )
+
+
+COLUMNS = (
+    "arm",
+    "game",
+    "seed",
+    "state",
+    "score",
+    "human_normalised",
+    "env_steps",
+    "hours",
+    "message",
+    "run",
+)
+
+
+def write_csv(results: StudyResults, target: Path) -> None:
+    """Write a row for each run; an unknown number is an empty cell."""
+    write_rows(
+        target,
+        COLUMNS,
+        (
+            (r.planned.arm, r.planned.game, r.planned.seed, r.state, r.score, r.normalised, r.env_steps,
+             round(r.hours, 4), r.message, r.path.name)
+            for r in results.runs
+        ),
+    )  # fmt: skip
+
+
+def write_rows(target: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows as CSV, with a header."""
+    with target.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)

@@ -1,0 +1,1 @@
+"""Statistics over games and seeds: aggregates, comparisons, and the protocol that scores belong to."""
