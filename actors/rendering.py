@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from ale_py import ALEInterface, LoggerMode, roms
@@ -14,8 +14,20 @@ from actors.config import EnvironmentConfig
 from actors.environments import StepResult, normalise_game
 from apexpert.errors import ApexpertError
 
-Recorder = Callable[[NDArray[np.uint8]], None]
-"""Takes one picture: uint8 grey (H, W) or RGB (H, W, 3)."""
+
+class Scene(NamedTuple):
+    """What a viewer sees after one env step of an episode."""
+
+    picture: NDArray[np.uint8]
+    """Grey (H, W) or RGB (H, W, 3)."""
+    env_step: int
+    """Env steps of the episode so far, without no-ops at its start, as in its length."""
+    return_: float
+    """Sum of the raw rewards so far."""
+
+
+Recorder = Callable[[Scene], None]
+"""Takes one scene."""
 
 
 class NoWindow(ApexpertError):
@@ -98,17 +110,18 @@ NOOP = 0
 """The first action of every game."""
 
 
-def _nowhere(_picture: NDArray[np.uint8]) -> None:
-    """Discard the picture."""
+def _nowhere(_scene: Scene) -> None:
+    """Discard the scene."""
 
 
 class EpisodeRecording:
-    """Passes the pictures of slot 0's first episode to a recorder, or shows them in a window, or neither."""
+    """Passes the scenes of slot 0's first episode to a recorder, or shows them in a window, or neither."""
 
     def __init__(
         self, recorder: Recorder | None, config: EnvironmentConfig, seed: int, *, window: bool = False
     ) -> None:
         self._recorder = recorder or (_nowhere if window else None)
+        self._env_steps, self._return = 0, 0.0
         self._view: View = FrameView()
         if self._recorder and not config.env:
             self._view = ColourView(config, seed, window=window)
@@ -116,11 +129,15 @@ class EpisodeRecording:
     def begin(self, first_frames: NDArray[np.uint8]) -> None:
         """Record the reset of the environments, slot 0 with the seed of this recording."""
         if self._recorder:
-            self._recorder(self._view.begin(first_frames))
+            self._recorder(Scene(self._view.begin(first_frames), 0, 0.0))
 
     def step(self, action: int, result: StepResult) -> None:
         """Record that slot 0 took `action`, or a no-op at the start of the episode."""
         if self._recorder:
-            self._recorder(self._view.step(action if result.valid[0] else NOOP, result))
+            picture = self._view.step(action if result.valid[0] else NOOP, result)
+            # Counted as the episode's length and return are (actors/episodes.py).
+            self._env_steps = self._env_steps + 1 if result.valid[0] else 0
+            self._return = self._return + float(result.rewards[0]) if result.valid[0] else 0.0
+            self._recorder(Scene(picture, self._env_steps, self._return))
             if result.terminated[0] or result.truncated[0]:
                 self._recorder = None

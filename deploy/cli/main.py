@@ -48,7 +48,7 @@ COMMANDS = {
         "deploy.cli.network.look", "evaluate", "play full games with a run's newest checkpoint (--video)"
     ),
     "plot": Command(
-        "deploy.cli.network.look",
+        "deploy.cli.network.plot",
         "plot",
         "draw the learning curves of runs (--diagnostics: what explains them)",
     ),

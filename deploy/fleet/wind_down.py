@@ -66,7 +66,8 @@ def attempt(step: Callable[[], Any]) -> None:
 def draw_curve(folder: RunFolder) -> None:
     """Draw the learning curve of a run that has no command which would."""
     # Imported here, because matplotlib would delay every start.
-    from deploy.reports.curves import CurveError, draw_learning_curve
+    from deploy.reports.curves.run_curves import CurveError
+    from deploy.reports.curves.single_runs import draw_learning_curve
 
     try:
         draw_learning_curve(folder.path)

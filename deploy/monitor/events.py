@@ -62,16 +62,21 @@ class Events:
         self._writer.close()
 
 
-def correlation_image(kernel: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Draw a kernel (B, B) as an image (8 B, 8 B, 3): cosines, from blue (-1) over white (0) to red (1).
+def cosines(kernel: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return a kernel (B, B) as the cosines (B, B), -1 to 1, between what its entries are inner products of.
 
     Gradient covariances are drawn like this in Lyle et al., 2022 (arXiv 2206.02126) and later work. A sample
-    whose own entry is not positive has white rows.
+    whose own entry is not positive has rows of 0.
     """
     lengths = np.sqrt(np.maximum(np.diagonal(kernel), 0.0, dtype=np.float64))
     products = np.outer(lengths, lengths)
-    cosines = np.divide(kernel, products, out=np.zeros_like(products), where=products > 0)
-    against, along = np.clip(-cosines, 0.0, 1.0), np.clip(cosines, 0.0, 1.0)
+    return np.divide(kernel, products, out=np.zeros_like(products), where=products > 0)
+
+
+def correlation_image(kernel: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Draw a kernel (B, B) as an image (8 B, 8 B, 3): cosines, from blue (-1) over white (0) to red (1)."""
+    found = cosines(kernel)
+    against, along = np.clip(-found, 0.0, 1.0), np.clip(found, 0.0, 1.0)
     colours = np.stack([1.0 - against, 1.0 - against - along, 1.0 - along], axis=2)
     pixels = np.rint(255 * colours).astype(np.uint8)
     return pixels.repeat(CELL_PIXELS, axis=0).repeat(CELL_PIXELS, axis=1)

@@ -1,55 +1,84 @@
 """Draws the diagnostics of runs over training as one picture."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
 
+from deploy.monitor.events import cosines
 from deploy.monitor.metrics import read_metrics
-from deploy.reports.curves import CurveError
+from deploy.reports.curves.run_curves import CurveError
 from deploy.run.folder import METRICS
 from learner.diagnostics.files import array_files, read_arrays
 
 PREFIX = "diagnostics/"
 UPDATE, X = "diagnostics/update", "diagnostics/env_steps"
-PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("dormant share (tau 0.025)", ("dormant_share/",)),
-    ("feature norm", ("reference/feature_norm",)),
-    ("srank of the features", ("srank", "reference/srank_0.01")),
-    ("rank of the empirical NTK", ("entk_rank",)),
-    ("combine share by expert", ("combine_share/",)),
-    ("dispatch share by expert", ("dispatch_share/",)),
-    ("entropy of dispatch and combine", ("dispatch_entropy", "combine_entropy")),
-    ("gradient norm by expert", ("expert_grad_norm/",)),
-    ("parameter norm", ("parameter_norm/",)),
-    ("update norm", ("update_norm/",)),
-    ("TD error", ("td_error_",)),
+ACROSS = 4
+ROUNDING = 1e-4
+"""Values that differ by less than this share of their size are one value and rounding."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One group of diagnostics in axes of its own."""
+
+    title: str
+    names: tuple[str, ...]
+    """Names below `diagnostics/`; a name that ends in / or _ stands for all that begin with it."""
+    scale: Literal["share", "from zero", "free"] = "from zero"
+    """Of the vertical axis: from 0 to 1, from 0 to above the largest value, or as the values are."""
+
+
+PANELS = (
+    Panel("dormant share (tau 0.025)", ("dormant_share/",), "share"),
+    Panel("norm of the features' variances\n(feature_norm of the paper's code)", ("reference/feature_norm",)),
+    Panel("srank of the features (up to 32 states)", ("srank",)),
+    Panel("srank of the features (up to 512 states)", ("srank_wide", "srank_centred")),
+    Panel(
+        "singular values above 1 % of the largest\n(srank_0.01 of the paper's code)",
+        ("reference/srank_0.01",),
+    ),
+    Panel("srank of the empirical NTK", ("entk_rank",)),
+    Panel("combine share by expert", ("combine_share/",), "share"),
+    Panel("dispatch share by expert", ("dispatch_share/",), "share"),
+    Panel("entropy of dispatch and combine", ("dispatch_entropy", "combine_entropy"), "share"),
+    Panel("gradient norm by expert", ("expert_grad_norm/",)),
+    Panel("parameter norm", ("parameter_norm/",)),
+    Panel("update norm", ("update_norm/",)),
+    Panel("TD error", ("td_error_",), "free"),
 )
-"""Title and names below `diagnostics/`; a name that ends in / or _ stands for all that begin with it."""
 STYLES = ("-", "--", ":", "-.")
+
+Runs = Sequence[tuple[Path, list[dict[str, float]]]]
+"""Run folders with their diagnoses."""
 
 
 def draw_diagnostics(run_paths: Sequence[Path], target: Path) -> Path:
-    """Draw every group of diagnostics of the runs, and the first run's newest NTK; CurveError without any."""
+    """Draw every group of diagnostics of the runs, and each run's newest NTK; CurveError without any."""
     runs = [(path, _records(path)) for path in run_paths]
-    across, down = 4, -(-(len(PANELS) + 1) // 4)
-    figure, grid = plt.subplots(down, across, figsize=(5 * across, 3.6 * down), layout="constrained")
-    axes = list(itertools.chain.from_iterable(grid))
-    for axis, (title, names) in zip(axes, PANELS, strict=False):
-        _draw_panel(axis, title, names, runs)
-    _draw_kernel(axes[len(PANELS)], run_paths[0])
-    for axis in axes[len(PANELS) + 1 :]:
+    kernels = [(path, *found) for path, _ in runs if (found := _newest_kernel(path)) is not None]
+    down = -(-(len(PANELS) + len(kernels)) // ACROSS)
+    figure, grid = plt.subplots(down, ACROSS, figsize=(4.6 * ACROSS, 3.5 * down), layout="constrained")
+    axes: Iterator[Any] = iter(list(itertools.chain.from_iterable(grid)))
+    for panel in PANELS:
+        _draw_panel(next(axes), panel, runs)
+    for path, update, kernel in kernels:
+        _draw_kernel(next(axes), path.name, update, kernel)
+    for axis in axes:
         axis.set_axis_off()
-    labels = [path.name for path, _ in runs]
-    if len(labels) > 1:
-        labels = [f"{STYLES[i % 4]} {label}" for i, label in enumerate(labels)]
-    figure.suptitle("   ".join(labels), fontsize=11)
-    figure.savefig(target, dpi=100)
+    handles = [
+        Line2D([], [], color="black", linestyle=STYLES[index % len(STYLES)], label=path.name)
+        for index, (path, _) in enumerate(runs)
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=11, frameon=False)
+    figure.savefig(target, dpi=80)
     plt.close(figure)
     return target
 
@@ -65,28 +94,43 @@ def _records(run_path: Path) -> list[dict[str, float]]:
     return [found[update] for update in sorted(found)]
 
 
-def _draw_panel(
-    axis: Any, title: str, names: tuple[str, ...], runs: Sequence[tuple[Path, list[dict[str, float]]]]
-) -> None:
-    """Draw one group: a colour for each of its metrics, a line style for each run."""
-    for index, (_, records) in enumerate(runs):
-        shown = [name for name in records[-1] if belongs(name, names)]
-        for colour, name in enumerate(shown):
+def _draw_panel(axis: Any, panel: Panel, runs: Runs) -> None:
+    """Draw one group: a colour for each of its metrics, whichever runs have it, a line style for each run."""
+    found = dict.fromkeys(name for _, records in runs for name in records[-1] if belongs(name, panel.names))
+    # Past the decimal colours begin again: a line is then told by its place in the legend.
+    colours = {name: f"C{place % 10}" for place, name in enumerate(sorted(found))}
+    for (_, records), style in zip(runs, itertools.cycle(STYLES), strict=False):
+        for name, colour in colours.items():
             points = [(r[X] / 1e3, r[name]) for r in records if name in r]
-            axis.plot(
-                *zip(*points, strict=True),
-                STYLES[index % len(STYLES)],
-                marker="." if len(points) < 40 else None,
-                color=f"C{colour % 10}",
-                label=_short(name) if index == 0 and len(shown) > 1 else None,
-            )
-    axis.set_title(title, fontsize=10)
-    axis.set_xlabel("env steps (thousands)", fontsize=8)
+            if points:
+                marker = "." if len(points) < 40 else None
+                steps, values = zip(*points, strict=True)
+                axis.plot(steps, without_rounding(values), style, marker=marker, color=colour)
+    axis.set_title(panel.title, fontsize=10)
+    if not colours:
+        axis.set_axis_off()
+        axis.text(0.5, 0.5, "none in these networks", ha="center", transform=axis.transAxes, color="gray")
+        return
+    axis.set_xlabel("env steps (thousands)", fontsize=9)
+    axis.set_xlim(left=0.0)
+    axis.ticklabel_format(axis="y", useOffset=False)
+    if panel.scale == "share":
+        # A little more than 0 to 1: half of a line at an end would be hidden.
+        axis.set_ylim(-0.03, 1.03)
+    elif panel.scale == "from zero":
+        axis.set_ylim(0.0, 1.08 * axis.dataLim.y1 or 1.0)
     axis.grid(alpha=0.3)
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=7, ncols=2)
-    if not axis.lines:
-        axis.text(0.5, 0.5, "none in this network", ha="center", transform=axis.transAxes, color="gray")
+    if len(colours) > 1:
+        handles = [Line2D([], [], color=colour, label=_short(name)) for name, colour in colours.items()]
+        # Below the axes: inside them it would cover lines.
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2), "frameon": False}
+        axis.legend(handles=handles, fontsize=9, ncols=3, columnspacing=1.0, handlelength=1.3, **place)
+
+
+def without_rounding(values: Sequence[float]) -> Sequence[float]:
+    """Return the values, all replaced by their middle where they differ by rounding alone."""
+    low, high = min(values), max(values)
+    return [(low + high) / 2] * len(values) if high - low <= ROUNDING * max(abs(low), abs(high)) else values
 
 
 def belongs(metric: str, names: tuple[str, ...]) -> bool:
@@ -96,21 +140,27 @@ def belongs(metric: str, names: tuple[str, ...]) -> bool:
 
 
 def _short(metric: str) -> str:
-    name = metric.removeprefix(PREFIX)
-    return name.partition("/")[2] or name
+    group, slash, name = metric.removeprefix(PREFIX).partition("/")
+    if not slash:
+        return group
+    return f"expert {int(name) + 1}" if name.isdecimal() else name
 
 
-def _draw_kernel(axis: Any, run_path: Path) -> None:
-    """Draw the newest empirical NTK, scaled by its largest entry."""
-    files = array_files(run_path)
-    update = int(files[-1].stem.partition("-")[2]) if files else 0
-    kernel = read_arrays(run_path, update).get("entk") if files else None
-    if kernel is None or not kernel.size:
-        axis.set_axis_off()
-        return
-    scale = abs(kernel).max() or 1.0
-    # Symmetric limits, so that 0 is white, as in TensorBoard's picture (docs/diagnostics.md).
-    axis.imshow(kernel / scale, cmap="RdBu_r", vmin=-1, vmax=1)
-    axis.set_title(f"{run_path.name}: empirical NTK at update {update:,}", fontsize=9)
-    axis.set_xticks([])
-    axis.set_yticks([])
+def _newest_kernel(run_path: Path) -> tuple[int, Any] | None:
+    """Return the newest empirical NTK of a run with its update; None without any."""
+    for file in reversed(array_files(run_path)):
+        update = int(file.stem.partition("-")[2])
+        kernel = read_arrays(run_path, update).get("entk")
+        if kernel is not None and kernel.size:
+            return update, kernel
+    return None
+
+
+def _draw_kernel(axis: Any, name: str, update: int, kernel: Any) -> None:
+    """Draw an empirical NTK as cosines, as TensorBoard has it (docs/diagnostics.md)."""
+    image = axis.imshow(cosines(kernel), cmap="RdBu_r", vmin=-1, vmax=1)
+    axis.set_title(f"{name}: empirical NTK at update {update:,}", fontsize=10)
+    axis.set_xlabel("sample", fontsize=9)
+    axis.set_ylabel("sample", fontsize=9)
+    bar = axis.figure.colorbar(image, ax=axis)
+    bar.set_label("cosine of their gradients", fontsize=9)

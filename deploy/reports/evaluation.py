@@ -1,6 +1,7 @@
 """Evaluates a checkpoint: full games, scored raw and human-normalised, with an optional video."""
 
 import contextlib
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +92,9 @@ def evaluate_checkpoint(
     if without:
         # Use other games than those that are scored.
         ablate(policy, without, config, seed + 1, should_stop)
+    played_by = f"{config.run.name}, update {checkpoint.update:,}" + (
+        f", without {without}" if without else ""
+    )
     # One picture is recorded per env step; the video shows the game at its own speed.
     fps = ATARI_FRAMES_PER_SECOND / config.environment.frame_skip
     with VideoWriter(video, fps=fps) if video else contextlib.nullcontext() as writer:
@@ -99,7 +103,7 @@ def evaluate_checkpoint(
             policy,
             episodes=episodes,
             seed=seed,
-            recorder=writer.add if writer else None,
+            recorder=functools.partial(writer.add_scene, checkpoint=played_by) if writer else None,
             progress=progress,
             should_stop=should_stop,
         )

@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from deploy.reports.curves import draw_scores
+from deploy.reports.curves.published_bands import draw_scores
 from deploy.run.config import Config
 
 

@@ -10,6 +10,9 @@ import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.rendering import Scene
+from deploy.reports.captions import enlarged, with_lines
+
 SMALLEST_SIDE = 320
 
 
@@ -31,15 +34,16 @@ class VideoWriter:
         """Append one frame; does nothing after a failure."""
         if self.failure:
             return
-        factor = max(1, -(-SMALLEST_SIDE // min(frame.shape[:2])))
-        image = frame.repeat(factor, axis=0).repeat(factor, axis=1)
-        if image.ndim == 2:
-            image = np.stack([image] * 3, axis=-1)
         try:
-            self._writer.append_data(image)
+            self._writer.append_data(enlarged(frame, SMALLEST_SIDE))
         except OSError:
             self._fail()
         self._has_frames = True
+
+    def add_scene(self, scene: Scene, checkpoint: str) -> None:
+        """Append a scene of a game with its step, its return so far and the name of what plays above it."""
+        where = f"step {scene.env_step:,}  return {scene.return_:,.6g}"
+        self.add(with_lines([checkpoint, where], enlarged(scene.picture, SMALLEST_SIDE)))
 
     def close(self) -> None:
         """Finish the file; afterwards `failure` is empty if the file is complete."""

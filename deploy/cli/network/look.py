@@ -1,18 +1,16 @@
-"""`apexpert evaluate` and `apexpert plot`."""
+"""`apexpert evaluate`."""
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Any, Literal
 
 from deploy.cli.errors import CommandFailed
 from deploy.cli.parsing import parse
 from deploy.cli.run.follow import Interrupts
-from deploy.cli.run.targets import PICTURES, check_target, file_target
+from deploy.cli.run.targets import check_target
 from deploy.networks.trained import Trained, TrainedName, open_trained
 from deploy.run.config import ConfigError, with_values
 from deploy.run.folder import RunFolder
@@ -52,24 +50,6 @@ class EvaluateArguments:
     """Folder for report and video; empty takes the run's, or the current one for a model."""
     json: bool = False
     """Print the report as JSON."""
-    runs_dir: str = "runs"
-    """Folder that holds the runs' folders."""
-
-
-@dataclass(frozen=True)
-class PlotArguments:
-    """Draw the learning curves of runs as one PNG, beside the published ones of the same game.
-
-    With --diagnostics: dormant neurons, ranks, expert shares, entropies, norms and TD errors over training.
-    """
-
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
-    """Names of runs under --runs-dir, or paths of their folders."""
-    diagnostics: bool = False
-    """Draw the diagnostics instead of the learning curves."""
-    output: str = ""
-    """File to write (.png, .pdf or .svg), or its folder; empty writes learning_curve.png or diagnostics.png
-    into the first run's folder."""
     runs_dir: str = "runs"
     """Folder that holds the runs' folders."""
 
@@ -150,26 +130,6 @@ def _keep_report(folder: RunFolder, name: str, report: "EvaluationReport", *, as
     if not as_json:
         print(f"  report  {folder.path / name}")
     return ""
-
-
-def plot(argv: Sequence[str]) -> int:
-    """Draw learning curves; return the exit code."""
-    arguments = parse(PlotArguments, argv, command="plot")
-    if not arguments.runs:
-        raise ConfigError("RUN is missing: name one run or more (see apexpert plot --help)")
-    folders = [RunFolder.open(name, arguments.runs_dir) for name in arguments.runs]
-    name = "diagnostics.png" if arguments.diagnostics else "learning_curve.png"
-    target = file_target("--output", arguments.output, folders[0].path / name, PICTURES)
-    from deploy.reports.curves import CurveError, draw_curves
-    from deploy.reports.diagnostics_plot import draw_diagnostics
-
-    draw = draw_diagnostics if arguments.diagnostics else draw_curves
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        print(draw([folder.path for folder in folders], target))
-    except (CurveError, OSError, ValueError) as error:
-        raise CommandFailed(f"{target.name}: {error}") from None
-    return 0
 
 
 def print_episode(episode: "Episode") -> None:

@@ -1,6 +1,7 @@
 """`apexpert play`: watch a trained network play."""
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -87,6 +88,7 @@ def _play(trained: Trained, arguments: PlayArguments, video: Path | None) -> str
     print(f"{trained.name}: {config.game_name}, {where}; Ctrl-C ends it", file=sys.stderr)
     fps = ATARI_FRAMES_PER_SECOND / config.environment.frame_skip
     policy = policy_of(config, trained.checkpoint)
+    played_by = f"{trained.name}, update {trained.checkpoint.update:,}"
     with (
         Interrupts() as interrupts,
         VideoWriter(video, fps=fps) if video else contextlib.nullcontext() as film,
@@ -98,7 +100,7 @@ def _play(trained: Trained, arguments: PlayArguments, video: Path | None) -> str
                 policy,
                 episodes=1,
                 seed=arguments.seed + game,
-                recorder=film.add if film else None,
+                recorder=functools.partial(film.add_scene, checkpoint=played_by) if film else None,
                 window=film is None,
                 progress=print_episode,
                 should_stop=lambda: interrupts.count > 0,

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,10 @@ from deploy.run.config import Config, ConfigError
 from models.config import MOE_HEADS, is_imported
 
 if TYPE_CHECKING:
-    from deploy.reports.experts.attention_pictures import Moment
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from deploy.reports.experts.heat import Moment
     from learner.checkpoint import Checkpoint
 
 
@@ -26,8 +29,9 @@ class ShowArguments:
 
     Writes a sheet of frames (PNG) and the whole game (mp4) into the run's videos/ folder. A Soft MoE's maps
     are its dispatch weights, a Top-k MoE's the router's probabilities, and for tokens without a place on the
-    screen the gradient of the value with respect to the pixels, through each expert. The brightest place is
-    each map's largest weight, and `peak` is that weight over the mean weight.
+    screen the gradient of the value with respect to the pixels, through each expert. Colours are weights over
+    uniform, on one scale in every picture: white is 1, red is more, blue is less. `peak` is the largest, and
+    `uniform` says that no weight is more than 5 % from it.
     """
 
     run: TrainedName
@@ -69,7 +73,7 @@ def show(argv: Sequence[str]) -> int:
         how = "what each expert's part in the value depends on, by gradients"
         print(f"{network.tokens} tokens have no place on the screen: {how}", file=sys.stderr)
     try:
-        title = f"{trained.name}, update {checkpoint.update:,}"
+        title = f"{config.game_name}: {trained.name}, update {checkpoint.update:,}"
         failure = _draw(config, checkpoint, arguments, target, title)
     except OSError as error:
         raise CommandFailed(f"{error.filename or target.parent}: {error.strerror or error}") from None
@@ -82,44 +86,51 @@ def _draw(
     config: Config, checkpoint: "Checkpoint", arguments: ShowArguments, target: Path, title: str
 ) -> str:
     """Play, write and print the files; return why there is no video, empty if there is or none was wanted."""
-    from deploy.reports.experts.attention_pictures import draw_sheet
+    from deploy.reports.contact_sheet import action_names
+    from deploy.reports.experts.film import FilmFrames
+    from deploy.reports.experts.sheet import draw_sheet
 
+    names = action_names(config.environment, int(checkpoint.document["num_actions"]))
     sheet, video = (target.with_name(target.name + kind) for kind in (".png", ".mp4"))
-    moments, failure = _play(config, checkpoint, arguments, video if arguments.video else None)
+    frame_of = FilmFrames(title, names)
+    moments, failure = _play(config, checkpoint, arguments, video if arguments.video else None, frame_of)
     if not moments:
         raise CommandFailed("the game was interrupted before its first step")
     rows = min(arguments.frames, len(moments))
     # From the first moment to the last; a single row shows the first.
     chosen = [moments[index * (len(moments) - 1) // max(rows - 1, 1)] for index in range(rows)]
     sheet.parent.mkdir(parents=True, exist_ok=True)
-    print(draw_sheet(chosen, title, sheet))
+    print(draw_sheet(chosen, title, names, sheet))
     if arguments.video and not failure:
         print(video)
     return failure
 
 
 def _play(
-    config: Config, checkpoint: "Checkpoint", arguments: ShowArguments, video: Path | None
+    config: Config,
+    checkpoint: "Checkpoint",
+    arguments: ShowArguments,
+    video: Path | None,
+    frame_of: "Callable[[Moment], NDArray[np.uint8]]",
 ) -> "tuple[list[Moment], str]":
     """Play one game: return moments spread over it and why there is no video, which records all of it."""
     from deploy.networks.policy import network_of, policy_of
     from deploy.reports.evaluation import ATARI_FRAMES_PER_SECOND
-    from deploy.reports.experts.attention_pictures import FilmFrames, Moment
     from deploy.reports.experts.watcher import Moments, Watcher
     from deploy.reports.games import play_games
     from deploy.reports.video import VideoWriter
 
     fps = ATARI_FRAMES_PER_SECOND / config.environment.frame_skip
-    moments, frame_of = Moments(at_least=4 * arguments.frames), FilmFrames()
+    moments = Moments(at_least=4 * arguments.frames)
     with (
         Interrupts() as interrupts,
         VideoWriter(video, fps=fps) if video else contextlib.nullcontext() as film,
     ):
 
-        def watch(moment: Moment) -> None:
+        def watch(moment: "Moment") -> None:
             moments.add(moment)
             if film is not None:
-                film.add(frame_of(moment.picture, moment.attention))
+                film.add(frame_of(moment))
 
         watcher = Watcher(policy_of(config, checkpoint), network_of(checkpoint), watch)
         play_games(

@@ -259,7 +259,8 @@ def _report(status: Mapping[str, Any], folder: RunFolder, *, asked: bool) -> int
 
 def learning_curve(folder: RunFolder) -> str:
     """Return the path of the learning curve that was drawn, or why there is none."""
-    from deploy.reports.curves import CurveError, draw_learning_curve
+    from deploy.reports.curves.run_curves import CurveError
+    from deploy.reports.curves.single_runs import draw_learning_curve
 
     try:
         return str(draw_learning_curve(folder.path))

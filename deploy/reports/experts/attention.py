@@ -24,6 +24,9 @@ from models.q_network import QNetwork
 
 CELLS = 12
 """Rows and columns of a gradient's map: 7 pixels each of the usual 84."""
+PARTS = "parts of the screen: the tokens have no place on it"
+UNIFORM = 0.05
+"""An expert looks at everything alike where no weight is further than this from uniform, as a share."""
 
 
 class NothingToShow(ApexpertError, ValueError):
@@ -40,13 +43,29 @@ class Maps:
     """(rows + 1,) where rows of tokens meet, from 0 (the screen's upper edge) to 1 (its lower edge)."""
     column_edges: NDArray[np.float64]
     """(columns + 1,) the same from left to right."""
+    quantity: str
+    """What the weights are, for labels: `dispatch weight` and the like."""
+    cells: str
+    """What the places of the weights are, for labels: `tokens` and the like."""
 
     @property
-    def peaks(self) -> NDArray[np.float32]:
-        """(E,) each expert's largest weight over its mean: 1 looks everywhere, T at one of T places."""
-        flat = self.weights.reshape(len(self.weights), -1)
-        peaks: NDArray[np.float32] = flat.max(axis=1) / np.maximum(flat.mean(axis=1), 1e-12)
-        return peaks
+    def over_uniform(self) -> NDArray[np.float32]:
+        """(E, rows, columns) weights over the mean of their map: 1 everywhere for an expert that looks at
+        everything alike, T at the one of T places that another looks at. NaN for a map of zeros alone.
+        """
+        means = self.weights.mean(axis=(1, 2), keepdims=True)
+        nothing = np.full_like(self.weights, np.nan)
+        ratios: NDArray[np.float32] = np.divide(self.weights, means, out=nothing, where=means > 0)
+        return ratios
+
+    def in_words(self, expert: int) -> str:
+        """Return how an expert looks: `uniform`, `peak x3.1` (times uniform), or that its map is zeros."""
+        ratios = self.over_uniform[expert]
+        if np.isnan(ratios).any():
+            return f"no {self.quantity}"
+        if abs(ratios - 1.0).max() <= UNIFORM:
+            return "uniform"
+        return f"peak x{ratios.max():.1f}"
 
 
 @dataclass(frozen=True)
@@ -56,26 +75,32 @@ class Attention:
     shares: NDArray[np.float32]
     """(E,) each expert's share of the combined tokens; they sum to 1."""
     maps: Maps
+    q_values: NDArray[np.float32]
+    """(A,) the network's values of the actions."""
 
 
 def attention_of(network: QNetwork, observation: NDArray[np.uint8]) -> Attention:
     """Return maps for one observation (K, H, W), noise off; NothingToShow for a network without experts."""
     with torch.inference_mode():
-        moe = network(torch.from_numpy(observation[None])).moe
+        output = network(torch.from_numpy(observation[None]))
+    moe = output.moe
     if moe is None:
         raise NothingToShow(f"a {network.config.head} head has no experts to show")
     mass = moe.combine_weights[0].float().sum(dim=(0, 2))
     # The total is T for a Soft MoE and at most T for a Top-k MoE, hence the division.
     shares = (mass / mass.sum().clamp_min(1e-12)).numpy()
     grid = network.tokenizer.grid
+    q_values = output.q_values[0].float().numpy()
     if grid is None:
         # Outside inference mode, in which nothing has a gradient.
-        return Attention(shares, gradient_maps(network, observation))
+        return Attention(shares, gradient_maps(network, observation), q_values)
     is_routed = moe.router_logits is not None
     weights = moe.router_probabilities if is_routed else moe.dispatch_weights.mean(dim=3)
     # Tokens lie row by row, so T splits into the grid's rows and columns.
     maps = weights[0].float().T.reshape(-1, *grid).numpy()
-    return Attention(shares, Maps(maps, token_edges(network, 0), token_edges(network, 1)))
+    quantity = "router probability" if is_routed else "dispatch weight"
+    edges = token_edges(network, 0), token_edges(network, 1)
+    return Attention(shares, Maps(maps, *edges, quantity, "tokens"), q_values)
 
 
 def gradient_maps(network: QNetwork, observation: NDArray[np.uint8]) -> Maps:
@@ -100,7 +125,7 @@ def gradient_maps(network: QNetwork, observation: NDArray[np.uint8]) -> Maps:
     ]
     weights = functional.adaptive_avg_pool2d(torch.cat(pixels), CELLS).float().numpy()
     edges = np.linspace(0.0, 1.0, CELLS + 1)
-    return Maps(weights, edges, edges)
+    return Maps(weights, edges, edges, "gradient", PARTS)
 
 
 def token_edges(network: QNetwork, axis: int) -> NDArray[np.float64]:

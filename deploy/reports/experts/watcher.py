@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.policy import Actions, Policy
+from actors.rendering import Scene
 from deploy.reports.experts.attention import attention_of
-from deploy.reports.experts.attention_pictures import Moment
+from deploy.reports.experts.heat import Moment
 from models.q_network import QNetwork
 
 
@@ -30,19 +31,19 @@ class Moments:
 
 
 class Watcher:
-    """A policy for one environment that, before each choice, shows what the experts look at.
+    """A policy for one environment that, with each choice, shows what the experts look at.
 
-    Pass `record` as the recorder of the game it plays: each picture belongs to the next observation.
+    Pass `record` as the recorder of the game it plays: each scene belongs to the next observation.
     """
 
     def __init__(self, policy: Policy, network: QNetwork, watch: Callable[[Moment], object]) -> None:
         self._policy, self._network, self._watch = policy, network, watch
-        self._picture: NDArray[np.uint8] | None = None
+        self._scene: Scene | None = None
         self.env_steps = 0
 
-    def record(self, picture: NDArray[np.uint8]) -> None:
-        """Store the picture of the state to be acted on next."""
-        self._picture = picture
+    def record(self, scene: Scene) -> None:
+        """Store the scene to be acted on next."""
+        self._scene = scene
 
     def act(
         self,
@@ -53,8 +54,10 @@ class Watcher:
         values: bool,
     ) -> Actions:
         """Act like `Policy.act`, on (1, K, H, W)."""
-        if self._picture is not None:
+        actions = self._policy.act(observations, epsilon, noise=noise, values=values)
+        if self._scene is not None:
             attention = attention_of(self._network, observations[0])
-            self._watch(Moment(self.env_steps, self._picture, attention))
+            picture, env_step, return_ = self._scene
+            self._watch(Moment(env_step, return_, picture, attention, int(actions.action[0])))
         self.env_steps += 1
-        return self._policy.act(observations, epsilon, noise=noise, values=values)
+        return actions

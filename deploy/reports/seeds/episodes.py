@@ -27,6 +27,8 @@ class EpisodeRecord(NamedTuple):
     length: int
     leg: int
     """Which start of the run it was played in, 0 for the first."""
+    epsilon: float | None = None
+    """Of its last step; None where an older version has not recorded it."""
 
 
 class CutEpisodes(NamedTuple):
@@ -82,7 +84,11 @@ def read_episodes(path: Path) -> list[EpisodeRecord]:
         try:
             found.append(
                 EpisodeRecord(
-                    int(line["env_steps"]), float(line["return"]), int(line["length"]), int(line["leg"])
+                    int(line["env_steps"]),
+                    float(line["return"]),
+                    int(line["length"]),
+                    int(line["leg"]),
+                    line.get("epsilon"),
                 )
             )
         except (KeyError, TypeError, ValueError):

@@ -1,0 +1,1 @@
+"""Learning curves of runs: one panel a game, beside published seeds, against frames or hours."""
