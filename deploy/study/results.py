@@ -47,7 +47,7 @@ class StudyResults:
 
     @classmethod
     def read(cls, path: Path) -> "StudyResults":
-        """Read a study's folder; raise StudyError for one that is none, or whose copy of the file is broken."""
+        """Read a study's folder; raise StudyError for one that is none, or whose file is broken."""
         if not (path / RECORD).is_file():
             raise StudyError(f"{path}: is no study's folder; it has no {RECORD}", path=path)
         folder = StudyFolder(path)
@@ -71,7 +71,7 @@ class StudyResults:
         return list(dict.fromkeys(run.planned.seed for run in self.runs))
 
     def scores(self, arm: str, games: Sequence[str], *, normalised: bool) -> NDArray[np.float64]:
-        """Return an arm's scores, float64 (S, G); NaN for a run without one. Seeds without any are left out."""
+        """Return an arm's scores, float64 (S, G), NaN for a run without one, without seeds that have none."""
         table = np.full((len(self.seeds), len(games)), np.nan)
         for run in self.runs:
             value = run.normalised if normalised else run.score

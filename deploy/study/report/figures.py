@@ -49,10 +49,9 @@ def draw_profiles(table: AggregateTable, target: Path) -> Path:
     for number, (arm, summary) in enumerate(table.arms.items()):
         shares = [estimate.value for estimate in summary.profile]
         bounds = [estimate.bounds or [estimate.value] * 2 for estimate in summary.profile]
+        low, high = zip(*bounds, strict=True)
         axes.plot(table.taus, shares, color=f"C{number % 10}", label=arm)
-        axes.fill_between(
-            table.taus, *zip(*bounds, strict=True), color=f"C{number % 10}", alpha=0.2, linewidth=0
-        )
+        axes.fill_between(table.taus, low, high, color=f"C{number % 10}", alpha=0.2, linewidth=0)
     axes.set_xlabel("human-normalised score")
     axes.set_ylabel("share of runs above it")
     axes.set_ylim(-0.02, 1.02)

@@ -11,14 +11,14 @@ from typing import Any
 import jinja2
 
 from deploy.reports.curves.arms import draw_arms
-from deploy.reports.curves.run_curves import CurveError, read_run
+from deploy.reports.curves.run_curves import Against, CurveError, read_run
 from deploy.reports.diagnostics_plot import draw_diagnostics
 from deploy.study.errors import ScoresError
 from deploy.study.file import EVALUATION
 from deploy.study.report import figures, tables
 from deploy.study.results import StudyResults, write_csv, write_rows
 from deploy.study.statistics.comparison import aggregate_table
-from deploy.study.statistics.protocol import Row, by_protocol, protocol_of, score_matrices
+from deploy.study.statistics.protocol import Games, Row, by_protocol, protocol_of, score_matrices
 
 PAGE, RUNS, CURVES, LATEX = "report.html", "results.csv", "curves.csv", "tables.tex"
 MOST_VIDEO_BYTES = 8 * 2**20
@@ -73,7 +73,7 @@ def _summary(results: StudyResults) -> str:
 
 def _groups(results: StudyResults) -> tuple[list[dict[str, Any]], str]:
     """Return the aggregates of each protocol, and why there are none where there are none."""
-    games = "evaluation" if results.study.primary_metric == EVALUATION else "training"
+    games: Games = "evaluation" if results.study.primary_metric == EVALUATION else "training"
     rows = [
         Row(
             run.planned.arm,
@@ -118,9 +118,11 @@ def _curves(results: StudyResults, scratch: Path) -> Iterator[tuple[str, str]]:
             arms.setdefault(run.planned.arm, []).append(run.path)
     if not arms:
         return
-    for against, caption in (("frames", "Return against frames"), ("hours", "Return against hours")):
+    axes: tuple[Against, ...] = ("frames", "hours")
+    for against in axes:
         try:
-            yield _encoded(draw_arms(arms, scratch / f"{against}.png", against=against)), caption  # type: ignore[arg-type]
+            picture = draw_arms(arms, scratch / f"{against}.png", against=against)
+            yield _encoded(picture), f"Return against {against}"
         except CurveError:
             # Runs that have only begun may have no kind of episodes in common.
             continue

@@ -15,8 +15,9 @@ from deploy.study.statistics.aggregates import REPETITIONS, Scores, checked, num
 SIGNIFICANT = 0.05
 FEW_SEEDS = 5
 TOO_NARROW = (
-    "with fewer than 5 the 95 % intervals are too narrow (over 20 simulated games that of an interquartile"
-    " mean lies wholly to one side of the true value in 16 % of studies with 3 seeds, 11 % with 5, 6 % with 10)."
+    "with fewer than 5 the 95 % intervals are too narrow (over 20 simulated games that of an"
+    " interquartile mean lies wholly to one side of the true value in 16 % of studies with 3 seeds, 11 %"
+    " with 5, 6 % with 10)."
 )
 """Measured by benchmarks/coverage.py, see docs/statistics.md; 5 % if intervals were exact."""
 FEW_GAMES = 6
