@@ -1,15 +1,18 @@
 """Tables of a study's report, as rows of text, and as LaTeX."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from deploy.reports.statistics import Estimate
-from deploy.run.config import flag_of, leaves
+from deploy.run.config import flag_of, leaves, with_values
+from deploy.study.plan import words_of
 from deploy.study.results import StudyResults
 from deploy.study.statistics.comparison import AggregateTable
 
+ANYWHERE = {"run__runs_dir": "runs", "run__detach": False, "run__ray_address": ""}
 NOT_OF_AN_ARM = ("run.name", "run.seed", "environment.game", "environment.env")
 
 
@@ -91,7 +94,10 @@ def runs(results: StudyResults) -> TextTable:
     rows = []
     for run in results.runs:
         score = "-" if run.score is None else f"{run.score:,.2f}"
-        command = "apexpert train " + " ".join(run.planned.words)
+        anywhere = with_values(
+            run.planned.config, run__runs_dir="runs", run__detach=False, run__ray_address=""
+        )
+        command = "apexpert train " + shlex.join(words_of(anywhere))
         cells = (run.planned.name, run.state, f"{run.env_steps:,}", f"{run.hours:.2f}", score)
         rows.append((*cells, run.message, command))
     return TextTable(("run", "state", "env steps", "hours", "score", "", "command"), tuple(rows))
