@@ -22,13 +22,14 @@ def preset(name: str = presets.DEFAULT, /, **changes: Any) -> Config:
 
 def with_changes(config: Config, /, **changes: Any) -> Config:
     """`config` with some fields changed, named as in `preset`. Raises ConfigError."""
-    document = to_json(config)
+    document, given = to_json(config), set()
     for name, value in changes.items():
         section, field = _place(name)
         # A list, because `from_json` expects what JSON gives.
         document[section][field] = list(value) if isinstance(value, tuple) else value
+        given.add(f"{section}.{field}")
     # A preset's options that do not fit the head or the values asked for give way (decision 0025).
-    changed = presets.fitted(from_json(document))
+    changed = presets.fitted(from_json(document), config, given)
     changed = with_values(changed, replay__urls=named_urls(changed.replay.urls))
     check(changed)
     return changed

@@ -37,6 +37,12 @@ def explained(error: BaseException, module: str = "") -> str:
     return line + place + _hidden_by_ours(missing or module)
 
 
+def search_ours_first() -> None:
+    """Let no folder of PYTHONPATH, nor the current one, come before ours."""
+    if sys.path[:1] != [str(ROOT)]:
+        sys.path.insert(0, str(ROOT))
+
+
 @functools.cache
 def check_packages() -> None:
     """Raise HiddenPackage if Python finds a package of ours elsewhere, as beside the script that it runs."""
@@ -77,4 +83,5 @@ def _is_users(file: str) -> bool:
     path = Path(file).resolve()
     libraries = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")}
     ours = {ROOT / package for package in PACKAGES}
-    return not file.startswith("<") and not (ours | libraries) & set(path.parents)
+    # A compiled extension names files that are not there, such as numpy/random/mtrand.pyx.
+    return path.is_file() and not (ours | libraries) & set(path.parents)

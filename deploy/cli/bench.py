@@ -11,6 +11,7 @@ import tyro
 from deploy.cli.errors import CommandFailed, UsageError
 from deploy.cli.parsing import as_typed
 from deploy.cli.run import summary
+from deploy.cli.run.idle_flags import print_idle
 from deploy.cli.run.train import TrainArguments, config_of, parse_config
 from deploy.run.checks import without_passwords
 from deploy.run.config import Config, ConfigError, from_json, to_json
@@ -76,7 +77,10 @@ def bench(argv: Sequence[str]) -> int:
     what, rest = _what(argv)
     arguments, config = configure(rest)
     measure = _benchmark(what, arguments.bench)
-    result = measure(config)
+    try:
+        result = measure(config)
+    except ConfigError as error:
+        raise ConfigError(as_typed(str(error), argv)) from None
     # Show what was measured: a benchmark changes the configuration, for example shortens the warm-up.
     measured = without_passwords(from_json(result["config"]))
     if arguments.bench.json:
@@ -100,9 +104,11 @@ def configure(argv: Sequence[str]) -> tuple[BenchArguments, Config]:
             raise ConfigError(f"--parts must be of {', '.join(REPLAY_PARTS)}")
         if options.items and options.items < LEAST_ITEMS:
             raise ConfigError(f"--items must be {LEAST_ITEMS} or more, or 0")
-        return arguments, with_checked_environment(config_of(arguments))
+        config = with_checked_environment(config_of(arguments))
     except (ConfigError, UsageError) as error:
         raise type(error)(as_typed(str(error), argv)) from None
+    print_idle(config, argv)
+    return arguments, config
 
 
 def _what(argv: Sequence[str]) -> tuple[str, Sequence[str]]:

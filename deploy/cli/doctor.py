@@ -219,6 +219,8 @@ def disk(runs_dir: Path) -> Finding:
     folder = RunFolder(runs_dir).path
     # A folder that does not exist yet will be made in its nearest parent that does.
     existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        return Finding("fail", "disk", f"{existing} is not a folder", "choose another --runs-dir")
     free = shutil.disk_usage(existing).free
     found = f"{gigabytes(free)} free in {existing}"
     if not os.access(existing, os.W_OK):

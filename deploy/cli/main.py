@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import NamedTuple
 
+from apexpert.users_code import search_ours_first
 from deploy.cli.output import open_closed_streams, unfailing
-from deploy.run import import_path
 
 
 class Command(NamedTuple):
@@ -143,9 +143,10 @@ def help_text() -> str:
 
 def run_command(name: str, argv: Sequence[str]) -> int:
     """Run one subcommand; expected errors become one line on stderr and their exit code."""
-    # Before anything of ours is imported: PYTHONPATH may name a folder with a `models` of its own.
-    import_path.search_ours_first()
+    # Before more of ours is imported: PYTHONPATH may name a folder with a `models` of its own.
+    search_ours_first()
     from deploy.cli.errors import TRACEBACK
+    from deploy.cli.parsing import fields_for_flags
     from deploy.run.checks import near_matches
 
     if name not in COMMANDS:
@@ -156,7 +157,10 @@ def run_command(name: str, argv: Sequence[str]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if TRACEBACK in argv:
             print_traceback(error)
-        return fail(*described(error, name))
+        line, code = described(error, name)
+        module = sys.modules.get(COMMANDS[name].module)
+        kind = getattr(module, f"{name.capitalize()}Arguments", None)
+        return fail(fields_for_flags(line, kind) if kind else line, code)
 
 
 def described(error: BaseException, name: str) -> tuple[str, int]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 
 from deploy.cli.errors import TRACEBACK, UsageError
-from deploy.run.config import describe_type
+from deploy.run.config import describe_type, flag_of, leaf_types
 
 T = TypeVar("T")
 
@@ -72,12 +72,30 @@ def expand_short(argv: Sequence[str]) -> list[str]:
 
 def as_typed(message: str, argv: Sequence[str]) -> str:
     """Return `message` with flags named as in `argv`, where the short form was typed."""
-    typed = {_hyphens(token.partition("=")[0]) for token in argv}
+    typed = flag_names(argv)
     for short, full in SHORT_FLAGS.items():
         if short in typed and full not in typed:
             # The whole flag: --network.encoder also begins --network.encoder-width-scale.
             message = re.sub(rf"{re.escape(full)}(?![\w-])", short, message)
     return message
+
+
+def fields_for_flags(line: str, kind: Any) -> str:
+    """Return the line with `network.head` in place of `--network.head`, where a command has no such flag.
+
+    `kind`: the command's arguments. What it finds wrong in a saved configuration is a field there.
+    """
+    fields = {flag_of(path): path for path in leaf_types() if not path.startswith("run.")}
+    for flag in fields.keys() - flags_of(kind).keys():
+        line = line.replace(f"{fields[flag]} ({flag})", fields[flag])
+        # The whole flag, unless the line says which command has it.
+        line = re.sub(rf"(?<!apexpert train )(?<![\w-]){re.escape(flag)}(?![\w-])", fields[flag], line)
+    return line
+
+
+def flag_names(argv: Sequence[str]) -> set[str]:
+    """Return the words of `argv` that may be flags, without their values."""
+    return {_hyphens(token.partition("=")[0]) for token in argv}
 
 
 def flag_value(argv: Sequence[str], flag: str) -> str | None:
@@ -131,16 +149,23 @@ def _unknown(token: str, flags: dict[str, Any], argv: Sequence[str], prog: str) 
     """Return one line about a token that belongs to no flag."""
     if token.startswith("-"):
         name = _hyphens(token.partition("=")[0])
+        if name in flags and "--" in argv:
+            return f"{name}: a flag, but -- before it ends them; leave -- out"
         renamed = RENAMED.get(name, "")
         if renamed.partition(" ")[0] in flags:
             return f"{name}: unknown flag; it is {renamed} now"
         return f"{name}: unknown flag{_flags_meant(name, flags)} (all flags: {prog} --help)"
+    if switch := next((word[: -len(token) - 1] for word in argv if word.endswith(f"={token}")), ""):
+        return _no_value(switch, token)
     before = argv[argv.index(token) - 1] if token in argv and argv.index(token) > 0 else ""
     if flags.get(_hyphens(before)) is bool:
-        off = before.replace("--", "--no-") if "." not in before else before.replace(".", ".no-", 1)
-        return f"{before}: takes no value ({token!r}); {off} turns it off"
+        return _no_value(before, token)
     after = f" after {before}" if before else ""
     return f"{token!r}{after}: unexpected; every option begins with -- (see {prog} --help)"
+
+
+def _no_value(switch: str, value: str) -> str:
+    return f"{switch}: takes no value ({value!r}); {off(switch)} turns it off"
 
 
 def _flags_meant(name: str, flags: Iterable[str]) -> str:
@@ -151,6 +176,11 @@ def _flags_meant(name: str, flags: Iterable[str]) -> str:
     full |= {short: flag for short, flag in SHORT_FLAGS.items() if flag in full}
     near = difflib.get_close_matches(name, full, n=1, cutoff=0.6)
     return f"; did you mean {full[near[0]]}?" if near else ""
+
+
+def off(flag: str) -> str:
+    """Return the form of a switch that turns it off: `--replay.no-prioritized`, `--no-lockstep`."""
+    return flag.replace(".", ".no-", 1) if "." in flag else flag.replace("--", "--no-")
 
 
 def _hyphens(name: str) -> str:

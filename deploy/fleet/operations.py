@@ -10,7 +10,7 @@ from deploy.fleet.client import RunClient, connect, end_leftovers, launch
 from deploy.fleet.errors import FleetError, WrongFlag
 from deploy.replays.ownership import claim_added, claim_new, claim_resumed, release_new
 from deploy.run.checks import check
-from deploy.run.config import Config, ConfigError, with_shard, with_values
+from deploy.run.config import Config, ConfigError, saved_in, with_shard, with_values
 from deploy.run.errors import RunError
 from deploy.run.folder import STATUS, RunFolder
 from deploy.run.preflight import check_urls, named_urls, preflight, with_urls_of_today
@@ -20,6 +20,8 @@ from replay.errors import ReplayError
 
 STOP_SECONDS = 300.0
 ENV_STEPS = "progress/env_steps"
+RESUME_FLAGS = frozenset({"--total-env-steps", "--max-hours", "--until-return", "--ray-address"})
+"""Flags of `apexpert resume` by which it replaces saved values."""
 
 
 def create(config: Config) -> RunFolder:
@@ -72,7 +74,9 @@ def resume(
             folder.unshare()
             before = folder.load_config()
             config = _with_new_end(folder, before, total_env_steps, max_hours, until_return)
-            config = _resumed_config(config, folder, num_actors, ray_address, detach)
+            own_flags = RESUME_FLAGS | ({"--actors.num-actors"} if num_actors else set())
+            with saved_in(folder.config_path, own_flags):
+                config = _resumed_config(config, folder, num_actors, ray_address, detach)
             identity = folder.drawn_identity()
             # Claim before the identity is written: a refused folder may be the original after all, on a
             # file system that was mounted anew (decision 0019).
@@ -87,7 +91,8 @@ def resume(
         except BaseException as error:
             folder.save_config(before)
             if isinstance(error, WrongFlag):
-                raise ConfigError(str(error)) from None
+                with saved_in(folder.config_path, RESUME_FLAGS):
+                    raise ConfigError(str(error)) from None
             raise
 
 
@@ -149,7 +154,8 @@ def scale(
     """
     config = folder.load_config()
     _check_scale(folder, config, num_actors, num_shards, add_urls)
-    wanted, added = _with_more_shards(config, num_shards, add_urls)
+    with saved_in(folder.config_path, {"--shards", "--add-urls"}):
+        wanted, added = _with_more_shards(config, num_shards, add_urls)
     check_not_renamed(folder)
     check_live(folder)
     asked = []
@@ -194,6 +200,8 @@ def _with_more_shards(
         if shards <= replay.shards:
             raise ConfigError(f"--shards {shards}: must be more than the {replay.shards} that the run has")
         config = with_values(config, replay__shards=shards)
+        with _naming("--shards", "--replay.shards"):
+            check(config)
     added: tuple[str, ...] = ()
     if add_urls:
         if not replay.urls:
@@ -281,9 +289,9 @@ def naming_the_log(folder: RunFolder, *, launches: bool = False) -> Iterator[Non
 
 
 @contextlib.contextmanager
-def _naming(flag: str) -> Iterator[None]:
-    """Make errors about the shards name the flag that gave their URLs."""
+def _naming(flag: str, setting: str = "--replay.urls") -> Iterator[None]:
+    """Make errors about a setting name the flag that gave it, instead of the flag of `train`."""
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(str(error).replace("--replay.urls", flag)) from None
+        raise ConfigError(str(error).replace(setting, flag)) from None

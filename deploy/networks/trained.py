@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from deploy.run.checks import near_matches
-from deploy.run.config import Config, ConfigError
+from deploy.run.config import Config, ConfigError, saved_in
 from deploy.run.folder import RunFolder
 from deploy.run.preflight import with_checked_environment
 
@@ -51,7 +51,8 @@ def open_trained(name: str, runs_dir: str, *, best: bool) -> Trained:
 
     if not name.startswith(BUNDLED) and not name.endswith(SUFFIX):
         folder = RunFolder.open(name, runs_dir)
-        config = with_checked_environment(folder.load_config())
+        with saved_in(folder.config_path):
+            config = with_checked_environment(folder.load_config())
         return Trained(folder.name, config, load_checkpoint(folder, best=best), folder)
     if best:
         raise ConfigError(f"--best: {name} is one network; only a run has a best one")
@@ -63,7 +64,9 @@ def open_trained(name: str, runs_dir: str, *, best: bool) -> Trained:
             raise ConfigError(f"{name}: no model of that name{near_matches(wanted, known) or there}")
         path = known[wanted]
     model = load_model(path)
-    return Trained(path.stem, with_checked_environment(model.config), model.checkpoint, None)
+    with saved_in(path):
+        config = with_checked_environment(model.config)
+    return Trained(path.stem, config, model.checkpoint, None)
 
 
 def load_checkpoint(folder: RunFolder, *, best: bool) -> "Checkpoint":

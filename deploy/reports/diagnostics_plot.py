@@ -89,7 +89,7 @@ def _records(run_path: Path) -> list[dict[str, float]]:
     found = {r[UPDATE]: r for r in read_metrics(run_path / METRICS) if UPDATE in r}
     if not found:
         raise CurveError(
-            f"{run_path.name} has no diagnostics yet (--learner.diagnostics-period is their period)"
+            f"{run_path.name} has no diagnostics yet (apexpert train --learner.diagnostics-period)"
         )
     return [found[update] for update in sorted(found)]
 

@@ -18,14 +18,19 @@ URL_SCHEMES = ("redis://", "rediss://", "unix://")
 
 def check(config: Config) -> None:
     """Raise ConfigError, one line naming the flag, unless `config` can run. Touches nothing else."""
-    limits = leaf_limits()
     for path, value in leaves(config).items():
         # Infinity is within every lower limit, so the limits alone would let it pass.
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{flag_of(path)} {value}: must be a finite number")
-        _require(fits(value, limits[path]), path, value, f"must be {allowed(limits[path])}")
+        check_limits(path, value)
     for complaint in (_network, _arm, _replay, _limiter, _shards, _fleet):
         complaint(config)
+
+
+def check_limits(path: str, value: Any) -> None:
+    """Raise ConfigError, naming the field's flag, unless `value` is within the limits of the field `path`."""
+    limits = leaf_limits()[path]
+    _require(fits(value, limits), path, value, f"must be {allowed(limits)}")
 
 
 def near_matches(word: str, known: Iterable[str], most: int = 3) -> str:
@@ -192,6 +197,9 @@ def _shards(config: Config) -> None:
         _require(url.startswith(URL_SCHEMES), "replay.urls", hide_password(url), sentence)
         if any(character.isspace() for character in url):
             raise ConfigError("--replay.urls: a URL holds a space; in a password it is written %20")
+        database = "" if url.startswith("unix://") else _after_host(url)
+        sentence = "must end in a database's number, such as /0, or in none"
+        _require(database.isdigit() or not database, "replay.urls", hide_password(url), sentence)
     if len(set(urls)) < len(urls):
         raise ConfigError("--replay.urls: names one shard twice; every shard must be a Redis of its own")
     # The number of shards is the number of URLs; another number that was asked for contradicts it.
@@ -210,6 +218,11 @@ def _shards(config: Config) -> None:
             "--replay.urls: unix:// sockets reach one machine only;"
             " with --ray-address give redis:// or rediss:// URLs"
         )
+
+
+def _after_host(url: str) -> str:
+    """Return what follows user, host and port in a URL, without its options; passwords may hold a slash."""
+    return url.partition("://")[2].partition("?")[0].rpartition("@")[2].partition("/")[2].strip("/")
 
 
 def _fleet(config: Config) -> None:

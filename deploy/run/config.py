@@ -4,11 +4,14 @@ Every field is a flag: `replay.segment_steps` is `--replay.segment-steps`; field
 (`--total-env-steps`). The tree is saved with the run as JSON and read back under a schema check.
 """
 
+import contextlib
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -115,6 +118,7 @@ def leaves(config: Config) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def leaf_limits() -> dict[str, tuple[Any, ...]]:
     """Every field as `section.name` -> markers of what it may be (apexpert/limits.py), none for most."""
     return {
@@ -206,6 +210,20 @@ def _check_keys(document: Any, known: Mapping[str, Any], where: str) -> None:
     for key in document:
         if key not in known:
             raise ConfigError(f"{where}: unknown field {key!r}; known are {', '.join(known)}")
+
+
+@contextlib.contextmanager
+def saved_in(path: Path, flags: Container[str] = ()) -> Iterator[None]:
+    """Make a ConfigError about a saved configuration name the file that it is saved in.
+
+    `flags`: those by which the command replaces saved values; an error about one of them stays as it is.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        if error.flag is None or error.flag in flags:
+            raise
+        raise ConfigError(f"{path}: {error}", path=path) from None
 
 
 def hide_password(text: str) -> str:

@@ -33,12 +33,6 @@ def search_also(folders: Iterable[str]) -> None:
     sys.path += [folder for folder in dict.fromkeys(folders) if folder not in sys.path]
 
 
-def search_ours_first() -> None:
-    """Let no folder of PYTHONPATH come before ours."""
-    if sys.path[:1] != [ROOT]:
-        sys.path.insert(0, ROOT)
-
-
 def python_path() -> str:
     """Return PYTHONPATH for processes that import our packages: ours, then its previous value."""
     return os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))

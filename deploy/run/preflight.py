@@ -90,11 +90,14 @@ def with_urls_of_today(config: Config) -> Config:
 
 def urls_of_environment() -> tuple[str, ...]:
     """Return the shards of $APEXPERT_REDIS_URLS; empty if it is not set."""
-    return named_urls(os.environ.get(URLS_VARIABLE, "").split())
+    return named_urls(os.environ.get(URLS_VARIABLE, "").split(), f"${URLS_VARIABLE}")
 
 
-def named_urls(words: Iterable[str]) -> tuple[str, ...]:
-    """Return URLs as they are, and for each `@FILE` its URLs, one per line; ConfigError if it has none."""
+def named_urls(words: Iterable[str], name: str = "--replay.urls") -> tuple[str, ...]:
+    """Return URLs as they are, and for each `@FILE` its URLs, one per line.
+
+    Raises ConfigError, which begins with the `name` of what gave the words, for a file that has none.
+    """
     urls: list[str] = []
     for word in words:
         if not word.startswith("@"):
@@ -104,9 +107,9 @@ def named_urls(words: Iterable[str]) -> tuple[str, ...]:
             lines = Path(word[1:]).expanduser().read_text(encoding="utf-8").split()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "not a text file"
-            raise ConfigError(f"--replay.urls {word}: {reason}") from None
+            raise ConfigError(f"{name} {word}: {reason}") from None
         if not lines:
-            raise ConfigError(f"--replay.urls {word}: no URLs in it; there must be one a line")
+            raise ConfigError(f"{name} {word}: no URLs in it; there must be one a line")
         urls += lines
     return tuple(urls)
 
@@ -125,13 +128,13 @@ def check_device(config: Config) -> None:
 def check_ray_address(address: str) -> None:
     """Raise ConfigError unless something listens at a `host:port`; Ray itself would try for minutes."""
     host, colon, port = address.rpartition(":")
-    if not colon:
+    if not (colon and port.isdigit()):
         if address not in ("", "auto"):
             raise ConfigError(f"--ray-address {address}: must be host:port or auto, or empty for a local Ray")
         return
     try:
         socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, OverflowError) as error:
         raise ConfigError(f"--ray-address {address}: nothing answers there ({error})") from None
 
 

@@ -4,11 +4,12 @@ Each is written as its difference from another one; docs/presets.md lists the so
 deviations. Fields that no preset names have the defaults of their dataclass.
 """
 
+from collections.abc import Container
 from typing import Any
 
 from actors.config import ActorConfig, EnvironmentConfig, ExplorationConfig
 from deploy.run.checks import ONLY_WITH_HEADS, near_matches
-from deploy.run.config import Config, ConfigError, RunConfig, with_values
+from deploy.run.config import Config, ConfigError, RunConfig, leaves, with_values
 from learner.config import LearnerConfig
 from models.config import NetworkConfig
 from replay.config import ReplayConfig
@@ -215,44 +216,39 @@ PRESETS: dict[str, Config] = {
 }  # fmt: skip
 
 
-def fitted(config: Config) -> Config:
+def fitted(config: Config, base: Config | None = None, given: Container[str] = ()) -> Config:
     """Reset the preset's own options that do not fit the head or the values that were asked for.
 
     With this, `--network.head dense` is the preset with a dense head, whatever its mixture looks like.
+    `base`: what `config` was made of, its preset by default. `given`: fields, such as `learner.loss`, that
+    were asked for; they stay even with the preset's value, so that one that does not fit is refused.
     """
     if config.run.preset not in PRESETS:  # Made in Python, from its dataclasses.
         return config
-    network, preset = config.network, PRESETS[config.run.preset].network
-    default = NetworkConfig()
-    if network.values != preset.values:
-        config = _with_losses_for(network.values, config)
-    if preset.noisy and not network.noisy:
-        config = _with_epsilon(config)
-    foreign = [
-        name
-        for name, heads in ONLY_WITH_HEADS.items()
-        if network.head != preset.head and network.head not in heads
-        if getattr(network, name) == getattr(preset, name) != getattr(default, name)
-    ]
-    return with_values(config, **{f"network__{name}": getattr(default, name) for name in foreign})
-
-
-def _with_losses_for(values: str, config: Config) -> Config:
-    own, preset, default = config.learner, PRESETS[config.run.preset].learner, LearnerConfig()
-    if own.loss == preset.loss != default.loss and values != "scalar":
-        config = with_values(config, learner__loss=default.loss)
-    return config
-
-
-def _with_epsilon(config: Config) -> Config:
-    """Explore as the presets without noise do, where the preset leaves exploration to its noise."""
-    own, preset = config.exploration, PRESETS[config.run.preset].exploration
-    silent = {
-        f"exploration__{name}": getattr(DOPAMINE_RAINBOW.exploration, name)
-        for name in ("epsilon_start", "epsilon_end")
-        if getattr(own, name) == getattr(preset, name) == 0.0
+    preset = PRESETS[config.run.preset]
+    own, presets_own = leaves(config), leaves(preset)
+    reset = {
+        path.replace(".", "__"): value
+        for path, value in _replacements(config.network, (base or preset).network).items()
+        if path not in given and own[path] == presets_own[path]
     }
-    return with_values(config, **silent)
+    return with_values(config, **reset)
+
+
+def _replacements(asked: NetworkConfig, before: NetworkConfig) -> dict[str, Any]:
+    """Return the value to take for each field that the network `asked` has no use for, and `before` had."""
+    found: dict[str, Any] = {}
+    if asked.values not in (before.values, "scalar"):
+        found["learner.loss"] = LearnerConfig().loss
+    if before.noisy and not asked.noisy:
+        # Explore as the presets without noise do, where the preset leaves exploration to its noise.
+        explores = DOPAMINE_RAINBOW.exploration
+        found["exploration.epsilon_start"] = explores.epsilon_start
+        found["exploration.epsilon_end"] = explores.epsilon_end
+    if asked.head != before.head:
+        foreign = [name for name, heads in ONLY_WITH_HEADS.items() if asked.head not in heads]
+        found |= {f"network.{name}": getattr(NetworkConfig(), name) for name in foreign}
+    return found
 
 
 def get_preset(name: str) -> Config:

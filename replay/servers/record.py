@@ -53,7 +53,7 @@ class ServerRecord:
             raise ServerError(f"{self._folder}: {does_not_load(writer, server)}")
         held = int(self._read().get("shards", 0))
         if held > shards:
-            raise ServerError(f"{self._folder} holds {held} shards; --replay.shards is {shards}")
+            raise ServerError(f"{self._folder} holds {held} shards; the run has replay.shards {shards}")
 
     def write(self, **values: Any) -> None:
         """Note which server writes from now on (`version`, `kind`), or how many `shards` there are."""

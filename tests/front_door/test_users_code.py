@@ -1,9 +1,12 @@
 """Folders of the user's own with the names of our packages: one line says which hides which."""
 
+import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import numpy
 import pytest
 
 from apexpert.users_code import PACKAGES, ROOT, explained
@@ -25,6 +28,26 @@ def test_a_script_beside_a_folder_of_that_name_is_told_which_hides_which(name: s
     )
     line = f"{tmp_path / name} hides the package '{name}' of Apexpert in {ROOT}: give yours another name"
     assert done.stderr.splitlines()[-1].endswith(f"HiddenPackage: {line}")
+
+
+def test_the_command_runs_with_folders_of_all_those_names_before_ours(tmp_path: Path) -> None:
+    for name in PACKAGES[1:]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('not ours')\n")
+    # As the installed script does, which searches PYTHONPATH and not the current folder.
+    module, function = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"][
+        "apexpert"
+    ].split(":")
+    script = f"import sys\nfrom {module} import {function}\nsys.exit({function}())"
+    for words in (["-P", "-c", script], ["-m", "apexpert"]):
+        done = subprocess.run(
+            [sys.executable, *words, "list"],
+            cwd=tmp_path,
+            env={"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "no runs under runs\n", "")
 
 
 def test_a_folder_without_modules_hides_nothing(tmp_path: Path) -> None:
@@ -50,3 +73,9 @@ def test_a_module_that_is_nowhere_is_hidden_by_nothing() -> None:
     with pytest.raises(ImportError) as caught:
         exec("import no_such_module")
     assert "hides" not in explained(caught.value)
+
+
+def test_the_source_of_a_compiled_library_is_no_file_of_the_users() -> None:
+    with pytest.raises(ValueError, match="non-negative") as caught:
+        numpy.random.default_rng(-1)
+    assert explained(caught.value).endswith(f"({__file__}, line {caught.tb.tb_lineno})")

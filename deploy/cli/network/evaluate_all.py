@@ -54,7 +54,9 @@ def _kept(trained: Trained, folder: RunFolder) -> Iterator["Checkpoint"]:
 
     files = kept_networks(folder)
     if not files:
-        raise ConfigError(f"--all: {folder.name} has kept no network; --learner.keep-every N keeps them")
+        raise ConfigError(
+            f"--all: {folder.name} has kept no network: apexpert train --learner.keep-every N does"
+        )
     # A resume may have gone back: networks beyond the newest checkpoint are of a part that is gone.
     for path in files:
         if number_of_file(path) < trained.checkpoint.update:

@@ -12,6 +12,7 @@ from deploy.cli.parsing import parse
 from deploy.cli.run.follow import Interrupts
 from deploy.cli.run.targets import check_target
 from deploy.networks.trained import Trained, TrainedName, open_trained
+from deploy.run.checks import check_limits
 from deploy.run.config import ConfigError, with_values
 from deploy.run.folder import RunFolder
 
@@ -61,6 +62,7 @@ def evaluate(argv: Sequence[str]) -> int:
         raise ConfigError(
             f"--episodes {arguments.episodes}: must be 1 or more, or 0 for the run's own number"
         )
+    check_limits("run.seed", arguments.seed)
     if arguments.all:
         from deploy.cli.network.evaluate_all import evaluate_all
 

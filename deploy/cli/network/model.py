@@ -10,6 +10,7 @@ import tyro
 
 from deploy.cli.errors import UsageError
 from deploy.cli.parsing import as_typed
+from deploy.cli.run.idle_flags import print_idle
 from deploy.cli.run.train import TrainArguments, config_of, parse_config
 from deploy.run.config import Config, ConfigError
 from deploy.run.preflight import with_checked_environment
@@ -48,6 +49,7 @@ def model(argv: Sequence[str]) -> int:
         config = with_checked_environment(config_of(arguments))
     except (ConfigError, UsageError) as error:
         raise type(error)(as_typed(str(error), argv)) from None
+    print_idle(config, argv)
     summary = summary_of(config)
     if arguments.model.json:
         print(

@@ -14,6 +14,7 @@ from deploy.cli.parsing import parse
 from deploy.cli.run.follow import Interrupts
 from deploy.cli.run.targets import file_target
 from deploy.networks.trained import Trained, TrainedName, open_trained
+from deploy.run.checks import check_limits
 from deploy.run.config import ConfigError
 
 VIDEOS = (".mp4", ".mkv", ".mov")
@@ -49,6 +50,7 @@ def play(argv: Sequence[str]) -> int:
     arguments = parse(PlayArguments, argv, command="play")
     if arguments.episodes < 1:
         raise ConfigError(f"--episodes {arguments.episodes}: must be 1 or more")
+    check_limits("run.seed", arguments.seed)
     trained = open_trained(arguments.run, arguments.runs_dir, best=arguments.best)
     from actors.rendering import NoWindow
 

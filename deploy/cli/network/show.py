@@ -12,6 +12,7 @@ from deploy.cli.parsing import parse
 from deploy.cli.run.follow import Interrupts
 from deploy.cli.run.targets import check_target
 from deploy.networks.trained import TrainedName, open_trained
+from deploy.run.checks import check_limits
 from deploy.run.config import Config, ConfigError
 from models.config import MOE_HEADS, is_imported
 
@@ -58,6 +59,7 @@ def show(argv: Sequence[str]) -> int:
     arguments = parse(ShowArguments, argv, command="show")
     if arguments.frames < 1 or arguments.steps < 0:
         raise ConfigError("--frames must be 1 or more and --steps 0 or more")
+    check_limits("run.seed", arguments.seed)
     trained = open_trained(arguments.run, arguments.runs_dir, best=arguments.best)
     config, checkpoint = trained.config, trained.checkpoint
     network = config.network

@@ -19,6 +19,7 @@ from deploy.cli.run.control import RunName
 from deploy.cli.run.targets import file_target
 from deploy.monitor.terminal import terminal
 from deploy.replays.source import Source, opened
+from deploy.run.checks import check_limits
 from deploy.run.config import ConfigError
 from deploy.run.errors import RunBusy
 from deploy.run.preflight import named_urls
@@ -108,6 +109,7 @@ def _check(arguments: ReplayArguments) -> str:
         raise ConfigError("--yes: goes with --delete only")
     if arguments.num_frames < 1:
         raise ConfigError(f"--num-frames {arguments.num_frames}: must be 1 or more")
+    check_limits("run.seed", arguments.seed)
     return asked[0] if asked else ""
 
 

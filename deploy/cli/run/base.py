@@ -49,7 +49,8 @@ def base_of(full: Sequence[str], default: Callable[[], Config]) -> Config:
         base = presets.get_preset(preset if preset or file is None else file.preset)
     else:
         base = default()
-    return file.over(base) if file else base
+    # What the file leaves out and does not fit its head or values gives way, as with flags.
+    return presets.fitted(file.over(base), base, file.fields) if file else base
 
 
 def _given(full: Sequence[str], flag: str, allowed: str) -> str:

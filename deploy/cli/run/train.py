@@ -11,11 +11,12 @@ import tyro
 
 from deploy.cli.errors import CommandFailed, UsageError
 from deploy.cli.output import is_lost, why_lost, wrap
-from deploy.cli.parsing import as_typed, expand_short, parse
+from deploy.cli.parsing import as_typed, expand_short, fields_for_flags, parse
 from deploy.cli.run import summary
 from deploy.cli.run.base import BaseOptions, base_of
 from deploy.cli.run.config_file import to_toml
 from deploy.cli.run.follow import FORCED_CODE, Forced, Interrupts, RunClient, follow
+from deploy.cli.run.idle_flags import given_fields, print_idle
 from deploy.cli.run.section_help import print_help
 from deploy.run import presets
 from deploy.run.checks import check
@@ -75,6 +76,7 @@ def train(argv: Sequence[str]) -> int:
     """Start a new run and, unless detached, stay with it until it ends; return the exit code."""
     try:
         config = configure(argv)
+        print_idle(config, argv)
         from deploy.fleet import operations  # Ray takes a second: mistakes are reported before.
 
         folder = operations.create(config)
@@ -103,7 +105,7 @@ def resume(argv: Sequence[str]) -> int:
 
         def announce(_: Config) -> None:
             """Say what is about to start; until then Ctrl-C ends the command at once."""
-            _announce(folder)
+            _announce(folder, ResumeArguments)
             expects.append(_expectation(folder))
             stack.enter_context(interrupts)
 
@@ -144,9 +146,15 @@ def parse_config(kind: type[T], argv: Sequence[str], *, command: str, default: C
     base = kind(**_sections(base_of(full, default)))
     print_help(base, full, command)
     arguments = parse(kind, full, command=command, default=base)
+    given = given_fields(full)
+    # An unset variable in a shell, say. Over a run with servers of its own it asks for embedded ones.
+    if "replay.urls" in given and not (arguments.replay.urls or base.replay.urls):
+        raise UsageError("--replay.urls: needs a value; name one server or more, or leave the flag out")
+    fitting = presets.fitted(Config(**_sections(arguments)), base, given)
+    arguments = dataclasses.replace(arguments, **_sections(fitting))
     if arguments.base.print_config:
         config_of(arguments)  # Checked, but printed as typed: without the passwords in a file of URLs.
-        print(to_toml(presets.fitted(Config(**_sections(arguments)))), end="")
+        print(to_toml(fitting), end="")
         raise SystemExit(0)
     return arguments
 
@@ -154,7 +162,7 @@ def parse_config(kind: type[T], argv: Sequence[str], *, command: str, default: C
 def config_of(arguments: TrainArguments) -> Config:
     """Return the plain configuration in `arguments`, checked; raise ConfigError."""
     # Without what `bench` and `model` add to the arguments, which is no part of a run.
-    config = presets.fitted(Config(**_sections(arguments)))
+    config = Config(**_sections(arguments))
     config = with_values(config, replay__urls=named_urls(config.replay.urls))
     check(config)
     return config
@@ -164,7 +172,8 @@ def _sections(config: Config) -> dict[str, Any]:
     return {part.name: getattr(config, part.name) for part in dataclasses.fields(Config)}
 
 
-def _announce(folder: RunFolder) -> None:
+def _announce(folder: RunFolder, kind: type = TrainArguments) -> None:
+    """Print what is about to start, for the command with arguments `kind`."""
     config = folder.load_config()
     print(f"run {folder.name}: {config.game_name}, {config.run.total_env_steps:,} env steps, {folder.path}")
     for line in summary.config_lines(config):
@@ -173,6 +182,8 @@ def _announce(folder: RunFolder) -> None:
     notes.append(summary.disk_line(config, folder.path))
     # On a cluster actors are anywhere, and the cores of this machine say nothing.
     notes.append("" if config.run.ray_address else summary.crowding(config.actors.num_actors))
+    # A setting is lowered by a flag of `train`; afterwards it is in the run's config.json.
+    notes = [fields_for_flags(note, kind) for note in notes]
     print("\n".join(line for note in notes for line in wrap(note, rest="  ")))
     where = f"on the Ray at {config.run.ray_address}" if config.run.ray_address else "and its Ray"
     print(f"starting the run's supervisor {where} ...", flush=True)

@@ -91,6 +91,11 @@ def test_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: float
     assert doctor.disk(tmp_path / "runs").level == level
 
 
+def test_a_file_where_the_runs_should_be(tmp_path: Path) -> None:
+    (tmp_path / "runs").touch()
+    assert doctor.disk(tmp_path / "runs").found == f"{tmp_path / 'runs'} is not a folder"
+
+
 @pytest.mark.parametrize(("limit", "level"), [(128, "fail"), (1024, "warn"), (65536, "ok")])
 def test_open_files(monkeypatch: pytest.MonkeyPatch, limit: int, level: str) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))

@@ -128,7 +128,7 @@ def test_an_evaluation_of_all_that_is_interrupted_keeps_what_is_done(
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        ((), "--all: seen has kept no network; --learner.keep-every N keeps them"),
+        ((), "--all: seen has kept no network: apexpert train --learner.keep-every N does"),
         (("--video",), "--video: is not for --all"),
         (("--best",), "--best: is not for --all"),
         (("--without", "mixture"), "--without: is not for --all"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.run.checks import check
 from deploy.run.config import Config, ConfigError, with_values
 from deploy.run.folder import RunFolder
 from deploy.run.preflight import URLS_VARIABLE, named_urls, urls_of_environment, with_urls_of_today
@@ -85,3 +86,8 @@ def test_urls_are_kept_until_the_config_without_them_is_written(
     assert folder.load_config() == secret
     folder.save_config(plain)
     assert folder.load_config() == plain
+
+
+@pytest.mark.parametrize("url", [ONE, TWO, "redis://:a/b@h:1/3", "redis://[::1]:1", "unix:///a/b.sock?db=1"])
+def test_urls_without_a_database_or_with_its_number_are_taken(url: str) -> None:
+    check(with_values(Config(), replay__urls=(url,)))

@@ -178,7 +178,7 @@ def test_scale_and_stop_reach_the_run(launched: Any, capsys: pytest.CaptureFixtu
     code, out, _ = run_line(capsys, "scale", "r", "--actors", "3")
     assert code == 0
     assert "3 actors asked for" in out
-    assert "--replay.shards 65: must be 1 to 64" in run_line(capsys, "scale", "r", "--shards", "65")[2]
+    assert "apexpert: --shards 65: must be 1 to 64\n" in run_line(capsys, "scale", "r", "--shards", "65")[2]
     code, out, _ = run_line(capsys, "scale", "r", "--actors", "4", "--shards", "5")
     assert "4 actors and 5 shards asked for" in out
     stop = run.stop
