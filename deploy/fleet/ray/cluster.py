@@ -36,6 +36,9 @@ OBJECT_STORE_BYTES = 256 * 1024**2
 LOGICAL_CPUS = MOST_ACTORS + 16
 """More than any machine has, so that `apexpert scale` is never refused on a Ray of our own."""
 START_SECONDS, START_ATTEMPTS = 90.0, 3
+ANSWER_SECONDS = 90.0
+"""Time for a Ray of the user's to answer."""
+PROBE = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 NO_TASK_EVENTS = {"RAY_task_events_report_interval_ms": "0"}
 """Nobody reads them, and a process that leaves a vanished Ray would try for 5 s to deliver them."""
 # Below its folder Ray makes sockets with 68 characters; the system's limit for a socket's path is 107.
@@ -209,6 +212,8 @@ def connect(address: str, local: LocalRay | None = None) -> None:
         _use_token(Path(local.folder) / "token")
         # The log tells the run's end.
         private.silence()
+    else:
+        check_answers(address)
     try:
         loopback = private.loopback() if local is not None else contextlib.nullcontext()
         # Ray's workers search the driver's current folder first, so make it ours for a moment.
@@ -218,6 +223,28 @@ def connect(address: str, local: LocalRay | None = None) -> None:
         if local is not None:
             raise FleetError(f"the Ray of this run does not answer at {address}") from error
         raise WrongFlag(f"--ray-address: no Ray answers at {address}") from error
+
+
+def check_answers(address: str) -> None:
+    """Raise WrongFlag unless a Ray at `address` lets us in within 90 s.
+
+    Ray itself tries for minutes, as at an own Ray of another run, which `auto` finds as well and which wants a
+    token. So another process asks first, which can be ended.
+    """
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-P", "-c", PROBE, address],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=ANSWER_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        why = f"no Ray there lets us in within {ANSWER_SECONDS:g} s; is it another run's own, or none?"
+        raise WrongFlag(f"--ray-address {address}: {why}") from None
+    if asked.returncode:
+        raise WrongFlag(f"--ray-address: no Ray answers at {address}")
 
 
 def _use_token(token: Path) -> None:
