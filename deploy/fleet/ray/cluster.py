@@ -228,8 +228,8 @@ def connect(address: str, local: LocalRay | None = None) -> None:
 def check_answers(address: str) -> None:
     """Raise WrongFlag unless a Ray at `address` lets us in within 90 s.
 
-    Ray itself tries for minutes, as at an own Ray of another run, which `auto` finds as well and which wants a
-    token. So another process asks first, which can be ended.
+    Ray itself tries for minutes, as at the private Ray of another run, which wants a token and which `auto`
+    finds as well. So another process asks first, which can be ended.
     """
     try:
         asked = subprocess.run(
