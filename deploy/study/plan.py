@@ -55,7 +55,8 @@ def _configured(study: StudyFile, size: Size, arm: str) -> Config:
         fields = merged(last, fields)
     try:
         base = presets.get_preset(fields.get("run", {}).get("preset", presets.DEFAULT))
-        config = presets.fitted(overlaid(base, fields))
+        given = {f"{section}.{name}" for section, values in fields.items() for name in values}
+        config = presets.fitted(overlaid(base, fields), base, given)
         check(config)
         return config
     except ConfigError as error:
