@@ -76,16 +76,16 @@ class Actor:
         seeds = environment_seeds(seed, slot, incarnation, num_envs)
         self._environment = make_environment(environment, num_envs, seeds)
         frame_shape, num_actions = self._environment.frame_shape, self._environment.num_actions
+        signature = Signature(frame_shape, environment.stack, replay.n_step, num_actions)
         self._policy = Policy(
             network,
-            observation_shape=(environment.stack, *frame_shape),
+            observation_shape=signature.observation_shape,
             num_actions=num_actions,
             precision=config.precision,
             seed=_policy_seed(seed, slot, incarnation),
         )
         self._epsilons = Epsilons(exploration, slot=slot, num_envs=num_envs, warm_up_steps=replay.min_size)
         self._stacks = FrameStacks(num_envs, environment.stack, frame_shape)
-        signature = Signature(frame_shape, environment.stack, replay.n_step, num_actions)
         self._builders = _make_builders(config, replay, signature, slot=slot, incarnation=incarnation)
         self._life_loss_terminates = replay.life_loss_terminates
         self._tracker = EpisodeTracker(num_envs)

@@ -17,20 +17,22 @@ class EnvironmentConfig:
     game: str = "pong"
     """Atari game by its ROM name (`ms_pacman`); `MsPacman` and `ms-pacman` are accepted too."""
     env: str = ""
-    """A vector environment other than Atari: a Gymnasium id or `module:callable`, with uint8 images, which
-    are converted to grey. Nothing is resized: their size must be one that the encoder accepts."""
+    """An environment other than Atari: minatar:GAME (`pip install minatar`), a Gymnasium id or
+    `module:callable`, with images of uint8 or planes of bool. Colour becomes grey, any other number of
+    channels is kept. Nothing is resized: the size must be one that the encoder accepts."""
     repeat_action_probability: Annotated[float, Interval(ge=0, lt=1)] = 0.25
-    """Sticky actions (Machado et al., 2018)."""
+    """Sticky actions (Machado et al., 2018), in Atari and MinAtar."""
     frame_skip: Annotated[int, Gt(0)] = 4
     """Emulator frames per env step; the last two are max-pooled (Atari games only: any other environment
     skips frames itself, or none, and an env step counts as one frame)."""
     max_frames_per_episode: Annotated[int, Gt(0)] = 108_000
-    """Time limit of an episode in emulator frames (30 minutes); reaching it truncates the episode."""
+    """Time limit of an episode in emulator frames (30 minutes); reaching it truncates the episode (Atari and
+    MinAtar: any other environment has its own limit, or none)."""
     noop_max: Annotated[int, Ge(0)] = 0
     """Maximum number of random no-ops at the start of an episode; each is an env step and none is a
     transition (Atari games only)."""
     full_action_space: bool = False
-    """Use all 18 actions instead of the game's minimal set."""
+    """Use all 18 actions (MinAtar: 6) instead of the game's minimal set."""
     frame_height: Annotated[int, Ge(16)] = 84
     """Height of a frame in pixels."""
     frame_width: Annotated[int, Ge(16)] = 84

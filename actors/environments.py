@@ -1,4 +1,4 @@
-"""Makes environments behind one small interface: Atari, Gymnasium ids and `module:callable`."""
+"""Makes environments behind one small interface: Atari, MinAtar, Gymnasium ids and `module:callable`."""
 
 import contextlib
 import importlib
@@ -10,9 +10,11 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from actors.atari import AtariEnvironment, list_games, normalise_game
 from actors.config import EnvironmentConfig
+from actors.games.atari import AtariEnvironment, list_games, normalise_game
+from actors.games.minatar import MinAtarEnvironment, is_minatar
 from actors.vector_environment import (
+    ON,
     EnvironmentFailed,
     EnvironmentSetupError,
     EnvironmentSpec,
@@ -21,6 +23,7 @@ from actors.vector_environment import (
 )
 from apexpert.errors import ApexpertError
 from apexpert.users_code import explained
+from replay.types import FrameShape
 
 __all__ = [
     "EnvironmentFailed",
@@ -52,6 +55,8 @@ def make_environment(config: EnvironmentConfig, num_envs: int, seeds: NDArray[np
     """
     if seeds.shape != (num_envs,):
         raise ValueError(f"one seed an environment: {num_envs} environments, seeds of shape {seeds.shape}")
+    if is_minatar(config.env):
+        return MinAtarEnvironment(config, num_envs, seeds)
     if config.env:
         return GymnasiumEnvironment(config.env, num_envs, seeds)
     return AtariEnvironment(config, num_envs, seeds)
@@ -71,9 +76,10 @@ LUMA = np.array([0.299, 0.587, 0.114])
 
 
 class GymnasiumEnvironment:
-    """A Gymnasium vector environment with uint8 frames (H, W), (H, W, 1) or (H, W, 3) and discrete actions.
+    """A Gymnasium vector environment with frames (H, W) or (H, W, C) of uint8 or bool, and discrete actions.
 
-    Colour becomes grey.
+    Colour, uint8 of 3 channels, becomes grey. Any other channels are kept, as planes before the sides:
+    (C, H, W). Zeros and ones become 0 and 255.
 
     `name` is a Gymnasium id (also `module:Id-v0`), or `module:callable`, where `callable(num_envs)` gives a
     `gymnasium.vector.VectorEnv` that resets itself on the next step and takes one seed an environment.
@@ -83,7 +89,9 @@ class GymnasiumEnvironment:
         self._name = name
         with _telling(EnvironmentSetupError, f"--environment.env {name!r} cannot be made", name):
             self._env = _make_vector_env(name, num_envs)
-            self.frame_shape, actions = _checked_spaces(name, self._env)
+            space, actions = _checked_spaces(name, self._env)
+            self.frame_shape = _frame_shape(space)
+            self._is_colour, self._is_binary = _is_colour(space), bool(space.high.max() <= 1)
             self._first_action, self.num_actions = int(actions.start), int(actions.n)
         self._seeds = [int(seed) for seed in seeds]
         self._ended = np.zeros(num_envs, bool)
@@ -91,7 +99,7 @@ class GymnasiumEnvironment:
         self.num_envs = num_envs
 
     def reset(self) -> NDArray[np.uint8]:
-        """(E, H, W) first frames of new episodes, seeded."""
+        """(E, *frame_shape) first frames of new episodes, seeded."""
         with self._playing("reset"):
             observations, info = self._env.reset(seed=self._seeds)  # type: ignore[arg-type]
         self._ended[:] = False
@@ -124,10 +132,14 @@ class GymnasiumEnvironment:
         return _telling(EnvironmentFailed, f"--environment.env {self._name!r} fails in {method}")
 
     def _frames(self, observations: Any) -> NDArray[np.uint8]:
-        if np.ndim(observations) == 4 and np.shape(observations)[3] == 3:
-            return np.rint(np.asarray(observations) @ LUMA).astype(np.uint8)
+        images = np.asarray(observations)
+        if self._is_colour:
+            return np.rint(images @ LUMA).astype(np.uint8)
+        if len(self.frame_shape) == 3:
+            images = images.transpose(0, 3, 1, 2)
         # A copy: vector environments may write the next observations into the same array.
-        return np.array(observations, np.uint8).reshape(self.num_envs, *self.frame_shape)
+        frames = np.array(images, np.uint8, order="C").reshape(self.num_envs, *self.frame_shape)
+        return frames * ON if self._is_binary else frames
 
 
 def _lives(info: dict[str, Any]) -> NDArray[Any] | None:
@@ -169,17 +181,20 @@ def _make_vector_env(name: str, num_envs: int) -> VectorEnv:
     return env
 
 
-def _checked_spaces(name: str, env: VectorEnv) -> tuple[tuple[int, int], gymnasium.spaces.Discrete]:
-    """Return (H, W) of the frames and the actions.
+def _checked_spaces(name: str, env: VectorEnv) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Discrete]:
+    """Return the spaces of frames and actions.
 
     Raises EnvironmentSetupError unless frames, actions and resets are such as actors can use.
     """
     space, actions = env.single_observation_space, env.single_action_space
-    shape = space.shape or ()
-    if space.dtype != np.uint8 or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))):
+    if (
+        not isinstance(space, gymnasium.spaces.Box)
+        or len(space.shape) not in (2, 3)
+        or space.dtype not in (np.uint8, np.bool_)
+    ):
         raise EnvironmentSetupError(
-            f"--environment.env {name!r} gives {space.dtype} observations of shape {shape}; "
-            "frames must be uint8 of shape (H, W), (H, W, 1) or (H, W, 3)"
+            f"--environment.env {name!r} gives {space.dtype} observations of shape {space.shape}; "
+            "frames must be uint8 or bool of shape (H, W) or (H, W, channels)"
         )
     if not isinstance(actions, gymnasium.spaces.Discrete):
         raise EnvironmentSetupError(
@@ -188,4 +203,14 @@ def _checked_spaces(name: str, env: VectorEnv) -> tuple[tuple[int, int], gymnasi
     # SAME_STEP replaces an episode's last frame, and DISABLED never resets.
     if env.metadata.get("autoreset_mode") != AutoresetMode.NEXT_STEP:
         raise EnvironmentSetupError(f"--environment.env {name!r} must declare autoreset_mode NEXT_STEP")
-    return (int(shape[0]), int(shape[1])), actions
+    return space, actions
+
+
+def _is_colour(space: gymnasium.spaces.Box) -> bool:
+    return space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[2] == 3
+
+
+def _frame_shape(space: gymnasium.spaces.Box) -> FrameShape:
+    """(H, W) of grey and coloured frames, else (C, H, W)."""
+    height, width, *channels = map(int, space.shape)
+    return (height, width) if _is_colour(space) or channels in ([], [1]) else (*channels, height, width)

@@ -59,9 +59,10 @@ def evaluate(
 
     With `life_loss_terminates` the frame stack is cleared after a lost life, as it is in training.
     `recorder` receives one scene per env step of environment 0 in its first episode, its picture RGB
-    (210, 160, 3) for Atari games, else the grey frame (H, W). `window` shows the same episode of an Atari
-    game while it is played, at the game's own speed, or raises NoWindow. `progress` receives each episode as
-    it ends. When told to stop, returns the episodes that have ended. Raises EnvironmentSetupError.
+    (210, 160, 3) for Atari games, else the frame as `actors.rendering.picture_of` shows it. `window` shows
+    the same episode of an Atari game while it is played, at the game's own speed, or raises NoWindow.
+    `progress` receives each episode as it ends. When told to stop, returns the episodes that have ended.
+    Raises EnvironmentSetupError.
     """
     finished: list[Episode] = []
     remaining = episode_quotas(episodes, min(num_envs, episodes))

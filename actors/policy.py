@@ -10,6 +10,7 @@ from models.arrays import Weights, load
 from models.config import NetworkConfig
 from models.precision import Precision, choose_dtype
 from models.q_network import QNetwork, build_network
+from replay.types import FrameShape, stacked_shape
 
 
 @dataclass(frozen=True)
@@ -27,21 +28,23 @@ class Actions:
 class FrameStacks:
     """Rolling frame stacks of E environments; frames before an episode's first are zeros."""
 
-    def __init__(self, num_envs: int, stack: int, frame_shape: tuple[int, int]) -> None:
+    def __init__(self, num_envs: int, stack: int, frame_shape: FrameShape) -> None:
         self._stacks = np.zeros((num_envs, stack, *frame_shape), np.uint8)
+        # The same memory, with the planes of a stack's frames after each other.
+        self._observations = self._stacks.reshape(num_envs, *stacked_shape(frame_shape, stack))
 
     @property
     def observations(self) -> NDArray[np.uint8]:
         """(E, K, H, W), oldest frame first; overwritten by the next `reset` or `push`."""
-        return self._stacks
+        return self._observations
 
     def reset(self, frames: NDArray[np.uint8]) -> None:
-        """Begin an episode in all environments with (E, H, W) first frames."""
+        """Begin an episode in all environments with (E, *frame_shape) first frames."""
         self._stacks[:] = 0
         self._stacks[:, -1] = frames
 
     def push(self, frames: NDArray[np.uint8], goes_on: NDArray[np.bool_]) -> None:
-        """Add the (E, H, W) newest frames; where `goes_on` (E,) is False they begin a new episode."""
+        """Add the (E, *frame_shape) newest frames; where `goes_on` (E,) is False they begin a new episode."""
         # NumPy assigns overlapping slices as if the source were copied first.
         self._stacks[:, :-1] = self._stacks[:, 1:]
         # Cleared before the newest frame goes in: that frame is the new episode's first.

@@ -1,5 +1,6 @@
 """Pictures of a game for viewers: a second emulator in colour beside the one that plays."""
 
+import colorsys
 import os
 import sys
 from collections.abc import Callable
@@ -48,12 +49,26 @@ class FrameView:
     """Shows the frames that the network sees."""
 
     def begin(self, first_frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the grey frame (H, W)."""
-        return first_frames[0]
+        """Return the frame as `picture_of` shows it."""
+        return picture_of(first_frames[0])
 
     def step(self, action: int, result: StepResult) -> NDArray[np.uint8]:
-        """Return the grey frame (H, W)."""
-        return result.frames[0]
+        """Return the frame as `picture_of` shows it."""
+        return picture_of(result.frames[0])
+
+
+def picture_of(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a grey frame (H, W) as it is, and one of C planes (C, H, W) as RGB (H, W, 3).
+
+    Each plane has a colour of its own, as bright as its values; a later plane hides those before it.
+    """
+    if frame.ndim == 2:
+        return frame
+    picture = np.zeros((*frame.shape[1:], 3), np.float64)
+    for place, plane in enumerate(frame):
+        colour = colorsys.hsv_to_rgb(place / len(frame), 0.7, 1.0)
+        picture = np.where(plane[..., None] > 0, plane[..., None] * np.array(colour), picture)
+    return np.rint(picture).astype(np.uint8)
 
 
 class ColourView:

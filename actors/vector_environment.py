@@ -12,6 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apexpert.errors import ApexpertError
+from replay.types import FrameShape, stacked_shape
+
+ON = np.uint8(255)
+"""Where a plane of zeros and ones has a one: the network divides by 255."""
 
 
 class EnvironmentSetupError(ApexpertError):
@@ -27,7 +31,8 @@ class StepResult:
     """Answers of E environments to one action each."""
 
     frames: NDArray[np.uint8]
-    """(E, H, W) newest single frame; the true last one of an episode that just ended."""
+    """(E, *frame_shape), which is (H, W), or (C, H, W) of C planes: newest single frame; the true last one of
+    an episode that just ended."""
     rewards: NDArray[np.float32]
     """(E,) raw."""
     terminated: NDArray[np.bool_]
@@ -43,8 +48,12 @@ class StepResult:
 class EnvironmentSpec(NamedTuple):
     """Facts about an environment that the network and the replay need."""
 
-    frame_shape: tuple[int, int]
+    frame_shape: FrameShape
     num_actions: int
+
+    def observation_shape(self, stack: int) -> tuple[int, int, int]:
+        """(K, H, W) of `stack` frames."""
+        return stacked_shape(self.frame_shape, stack)
 
 
 class VectorEnvironment(Protocol):
@@ -52,10 +61,10 @@ class VectorEnvironment(Protocol):
 
     num_envs: int
     num_actions: int
-    frame_shape: tuple[int, int]
+    frame_shape: FrameShape
 
     def reset(self) -> NDArray[np.uint8]:
-        """Start all episodes with the seeds given at construction; (E, H, W) first frames."""
+        """Start all episodes with the seeds given at construction; (E, *frame_shape) first frames."""
 
     def step(self, actions: NDArray[np.int64]) -> StepResult:
         """Apply (E,) actions; those of environments that are about to reset are ignored."""

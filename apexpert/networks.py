@@ -50,7 +50,7 @@ class LoadedPolicy:
 
     @property
     def observation_shape(self) -> tuple[int, int, int]:
-        """(K, H, W): the newest K grey frames, oldest first."""
+        """(K, H, W): the planes of the newest frames, oldest frame first; one plane of each grey frame."""
         return self._policy.observation_shape
 
     @property

@@ -19,7 +19,7 @@ from replay.segments.builder import SegmentBuilder
 from replay.servers.embedded import EmbeddedServers
 from replay.shards.connect import connect_shards
 from replay.shards.shard import Shard
-from replay.types import Batch, Segment, Signature
+from replay.types import Batch, FrameShape, Segment, Signature
 from replay.writer import Writer
 
 __all__ = ["ReplaySampler", "ReplayWriter", "serve_replay"]
@@ -56,7 +56,7 @@ class ReplayWriter:
         self,
         urls: Sequence[str],
         *,
-        frame_shape: tuple[int, int],
+        frame_shape: FrameShape,
         num_actions: int,
         writer: int = 0,
         incarnation: int = 0,
@@ -102,7 +102,7 @@ class ReplayWriter:
             self.close()
 
     def reset(self, frame: NDArray[np.uint8]) -> None:
-        """Begin an episode with its first frame, uint8 (H, W)."""
+        """Begin an episode with its first frame, uint8 of `frame_shape`."""
         self._builder.reset(frame)
 
     def append(
@@ -151,7 +151,7 @@ class ReplaySampler:
         self,
         urls: Sequence[str],
         *,
-        frame_shape: tuple[int, int],
+        frame_shape: FrameShape,
         num_actions: int,
         batch_size: int,
         samples_per_insert: float,

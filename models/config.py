@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from apexpert.limits import Ge, Gt, InWords
 
-ENCODERS = ("impala", "nature")
+ENCODERS = ("impala", "nature", "minatar")
 MOE_HEADS = ("soft_moe", "top_k_moe")
 HEADS = (*MOE_HEADS, "dense", "pooled")
 
@@ -29,7 +29,8 @@ class NetworkConfig:
     """
 
     encoder: str = "impala"
-    """Convolutions: impala (Espeholt et al., 2018), nature (Mnih et al., 2015) or module:callable."""
+    """Convolutions: impala (Espeholt et al., 2018), nature (Mnih et al., 2015), minatar (one of 16 filters;
+    Young and Tian, 2019) or module:callable."""
     padding: Literal["same", "valid"] = "same"
     """Padding of the convolutions; 84x84 frames give 11x11 positions with `same`, 7x7 with `valid`."""
     encoder_width_scale: Annotated[float, Ge(1 / 16), InWords(ONE_CHANNEL)] = 1.0

@@ -8,7 +8,9 @@ NATURE_LAYERS = ((8, 4), (4, 2), (3, 1))
 """(kernel, stride) of the Nature encoder's convolutions."""
 IMPALA_LAYERS = ((3, 1), (3, 2)) * 3
 """(kernel, stride) of each Impala stack's first convolution and pooling; residual blocks keep the size."""
-LAYERS = {"nature": NATURE_LAYERS, "impala": IMPALA_LAYERS}
+MINATAR_LAYERS = ((3, 1),)
+"""(kernel, stride) of the one convolution of Young and Tian, 2019."""
+LAYERS = {"nature": NATURE_LAYERS, "impala": IMPALA_LAYERS, "minatar": MINATAR_LAYERS}
 
 
 def output_size(size: int, kernel: int, stride: int, padding: Padding) -> int:
@@ -29,7 +31,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def positions(encoder: str, size: int, padding: Padding) -> int:
-    """Return the feature map's positions along an axis of `size` pixels; `encoder` is impala or nature."""
+    """Return the feature map's positions along an axis of `size` pixels; `encoder` is one of LAYERS."""
     for kernel, stride in LAYERS[encoder]:
         size = output_size(size, kernel, stride, padding)
     return size

@@ -10,7 +10,7 @@ from models.config import NetworkConfig, is_imported
 from models.encoders.build import build_encoder
 from models.encoders.impala import ImpalaEncoder
 from models.encoders.imported import ImportedEncoder
-from models.encoders.nature import NatureEncoder
+from models.encoders.plain import PlainEncoder
 from models.mixtures.head_output import HeadOutput
 from models.mixtures.heads import build_head
 from models.mixtures.output import MoEOutput
@@ -107,12 +107,12 @@ class QNetwork(nn.Module):
         weight = self.output.linear.weight
         device = weight.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        # On a CPU, widening one frame at a time into its place takes 0.56 of the time of widening the
+        # On a CPU, widening one plane at a time into its place takes 0.56 of the time of widening the
         # whole stack and then moving it, and 0.37 of one `to` (float32, 32 stacks of 4 frames, cold).
-        batch, stack, height, width = observation.shape
-        image = observation.new_empty((batch, height, width, stack), dtype=dtype)
-        for frame in range(stack):
-            image[..., frame] = observation[:, frame]
+        batch, planes, height, width = observation.shape
+        image = observation.new_empty((batch, height, width, planes), dtype=dtype)
+        for plane in range(planes):
+            image[..., plane] = observation[:, plane]
         # (B, H, W, K) in memory, so that the view (B, K, H, W) is channels-last.
         return image.permute(0, 3, 1, 2)
 
@@ -147,7 +147,7 @@ class QNetwork(nn.Module):
 
 def _build_encoder(
     config: NetworkConfig, observation_shape: tuple[int, int, int], generator: torch.Generator
-) -> ImpalaEncoder | NatureEncoder | ImportedEncoder:
+) -> ImpalaEncoder | PlainEncoder | ImportedEncoder:
     if is_imported(config.encoder):
         return ImportedEncoder(config, observation_shape, generator)
     how = (config.encoder_width_scale, config.initializer, config.centered_kernels)
@@ -164,7 +164,7 @@ def build_network(
 ) -> QNetwork:
     """Return a float32, channels-last network on the CPU, initialised from `generator` or `seed` (None: 0).
 
-    `observation_shape` is (stack, height, width). Equal seeds give equal networks.
+    `observation_shape` is (K, H, W), K the planes of all stacked frames. Equal seeds give equal networks.
     """
     if generator is None:
         generator = torch.Generator().manual_seed(0 if seed is None else seed)

@@ -1,10 +1,20 @@
 """The data that replay moves: identities, signatures, segments and batches."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+FrameShape = tuple[int, ...]
+"""(H, W) of a frame with one plane, or (C, H, W) of a frame with C planes (decision 0035)."""
+
+
+def stacked_shape(frame_shape: FrameShape, stack: int) -> tuple[int, int, int]:
+    """Return (K, H, W) of an observation: the planes of `stack` frames, oldest frame first."""
+    *channels, height, width = frame_shape
+    return stack * math.prod(channels), height, width
 
 
 class SegmentIdentity(NamedTuple):
@@ -50,10 +60,36 @@ class Signature:
     A reader may ask for a smaller `stack` or `n_step` than the data has, never for a larger one.
     """
 
-    frame_shape: tuple[int, int]
+    frame_shape: FrameShape
     stack: int
     n_step: int
     num_actions: int
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame."""
+        return math.prod(self.frame_shape)
+
+    @property
+    def observation_shape(self) -> tuple[int, int, int]:
+        """(K, H, W), see `stacked_shape`."""
+        return stacked_shape(self.frame_shape, self.stack)
+
+    @classmethod
+    def of_document(cls, document: Any) -> Self:
+        """Return the signature of what `dataclasses.asdict` made of one, as JSON stores it.
+
+        Raises ValueError, TypeError, KeyError or OverflowError on anything else.
+        """
+        shape = tuple(int(side) for side in document["frame_shape"])
+        if not is_frame_shape(shape):
+            raise ValueError(f"not the shape of a frame: {shape}")
+        return cls(shape, *(int(document[name]) for name in ("stack", "n_step", "num_actions")))
+
+
+def is_frame_shape(shape: FrameShape) -> bool:
+    """Whether frames may have this shape: two or three sides, each 1 or more."""
+    return len(shape) in (2, 3) and min(shape) > 0
 
 
 @dataclass(frozen=True)
@@ -75,7 +111,7 @@ class Segment:
     lead: int
     """Real frames before the first item's newest frame: min(stack - 1, first_step)."""
     frames: NDArray[np.uint8]
-    """(lead + num_steps + 1, height, width): the last is the newest frame after the last column's step."""
+    """(lead + num_steps + 1, *frame_shape): the last is the newest frame after the last column's step."""
     actions: NDArray[np.int32]
     """(num_steps,)"""
     rewards: NDArray[np.float32]
@@ -104,7 +140,7 @@ class Batch:
     """
 
     observation: NDArray[np.uint8]
-    """(B, stack, height, width)"""
+    """(B, K, H, W): K planes, those of all frames of the stack, oldest frame first."""
     action: NDArray[np.int64]
     """(B,)"""
     reward: NDArray[np.float32]
@@ -112,7 +148,7 @@ class Batch:
     discount: NDArray[np.float32]
     """(B,)"""
     next_observation: NDArray[np.uint8]
-    """(B, stack, height, width)"""
+    """(B, K, H, W)"""
     probability: NDArray[np.float64]
     """(B,) probability of being drawn, over all shards."""
     importance_weight: NDArray[np.float32]

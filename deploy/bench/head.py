@@ -138,7 +138,7 @@ def _without_standard_error() -> Iterator[None]:
 def _parts(config: Config, device: torch.device, dtype: torch.dtype) -> dict[str, Part]:
     """Return the head on a feature map, and the network that made the map, with one draw of noise."""
     spec = describe_environment(config.environment)
-    shape = (config.environment.stack, *spec.frame_shape)
+    shape = spec.observation_shape(config.environment.stack)
     network = build_network(config.network, spec.num_actions, observation_shape=shape).to(device, dtype)
     random = torch.Generator(device).manual_seed(config.run.seed)
     size = (config.learner.batch_size, *shape)

@@ -92,7 +92,7 @@ def forward_states_per_s(config: Config, *, seconds: float) -> float:
     num_envs = config.actors.envs_per_actor
     spec = describe_environment(config.environment)
     policy = make_policy(config, spec)
-    shape = (num_envs, config.environment.stack, *spec.frame_shape)
+    shape = (num_envs, *spec.observation_shape(config.environment.stack))
     observations = np.random.default_rng(config.run.seed).integers(0, 256, shape, dtype=np.uint8)
     with threads(1):
         return num_envs * calls_per_s(lambda: policy.act(observations, 0.0), seconds)
@@ -104,7 +104,7 @@ def make_train_step(config: Config, spec: EnvironmentSpec) -> TrainStep:
         config.network,
         config.learner,
         num_actions=spec.num_actions,
-        observation_shape=(config.environment.stack, *spec.frame_shape),
+        observation_shape=spec.observation_shape(config.environment.stack),
         seed=config.run.seed,
     )
 
@@ -113,7 +113,7 @@ def make_policy(config: Config, spec: EnvironmentSpec) -> Policy:
     """Return the policy that an actor with this configuration would have."""
     return Policy(
         config.network,
-        observation_shape=(config.environment.stack, *spec.frame_shape),
+        observation_shape=spec.observation_shape(config.environment.stack),
         num_actions=spec.num_actions,
         precision=config.actors.precision,
         seed=config.run.seed,
@@ -123,7 +123,7 @@ def make_policy(config: Config, spec: EnvironmentSpec) -> Policy:
 def random_batch(config: Config, spec: EnvironmentSpec, rng: np.random.Generator) -> Batch:
     """Return a batch of random frames, actions, rewards in {-1, 0, 1} and equal importance weights."""
     size = config.learner.batch_size
-    shape = (size, config.environment.stack, *spec.frame_shape)
+    shape = (size, *spec.observation_shape(config.environment.stack))
     return Batch(
         observation=rng.integers(0, 256, shape, dtype=np.uint8),
         action=rng.integers(0, spec.num_actions, size),

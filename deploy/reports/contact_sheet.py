@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from actors.config import EnvironmentConfig
 from actors.environments import normalise_game
+from actors.rendering import picture_of
 from replay.tools.preview import DrawnTransition
 
 COLUMNS = 4
@@ -73,7 +74,8 @@ def _draw(axes: Axes, transition: DrawnTransition, names: Sequence[str]) -> None
 
 
 def _strip(transition: DrawnTransition) -> NDArray[np.uint8]:
-    """Return the three frames side by side (height, 3 * width + gaps)."""
-    observation, later = transition.observation, transition.next_observation
-    gap = np.full((observation.shape[1], GAP), 255, np.uint8)
-    return np.hstack([observation[0], gap, observation[-1], gap, gap, later[-1]])
+    """Return the three frames side by side (height, 3 * width + gaps), grey or RGB."""
+    frames = (transition.observation[0], transition.observation[-1], transition.next_observation[-1])
+    oldest, newest, later = map(picture_of, frames)
+    gap = np.full((oldest.shape[0], GAP, *oldest.shape[2:]), 255, np.uint8)
+    return np.hstack([oldest, gap, newest, gap, gap, later])

@@ -12,6 +12,7 @@ from apexpert.limits import allowed, fits
 from deploy.run.config import Config, ConfigError, flag_of, hide_password, leaf_limits, leaves, with_values
 from models.config import ENCODERS, HEADS, MOE_HEADS, NetworkConfig, is_imported
 from models.geometry import LAYERS, smallest_image
+from replay.types import FrameShape
 
 URL_SCHEMES = ("redis://", "rediss://", "unix://")
 
@@ -48,21 +49,21 @@ def smallest_error_buffer(config: Config) -> float:
     return (config.learner.batch_size + config.samples_per_insert * (config.replay.segment_steps + 1)) / 2
 
 
-def check_frame_shape(config: Config, frame_shape: tuple[int, int]) -> None:
-    """Raise ConfigError when frames of (height, width) pixels leave the encoder nothing to look at."""
+def check_frame_shape(config: Config, frame_shape: FrameShape) -> None:
+    """Raise ConfigError when the two sides of a frame leave the encoder nothing to look at."""
     network, environment = config.network, config.environment
     if network.encoder not in LAYERS:
         # A user's own encoder shows its needs only when it is built (`check_own_network`).
         return
+    height, width = frame_shape[-2:]
     patch = network.patch_size if network.tokens == "per_patch" else 1
     smallest = smallest_image(network.encoder, network.padding, patch)
-    if min(frame_shape) >= smallest:
+    if min(height, width) >= smallest:
         return
-    height, width = frame_shape
     side = "environment.frame_height" if height < smallest else "environment.frame_width"
     flag = f"--environment.env {environment.env!r}" if environment.env else flag_of(side)
     # Without patches these frames would do: then the patch size is what to change.
-    if min(frame_shape) >= smallest_image(network.encoder, network.padding):
+    if min(height, width) >= smallest_image(network.encoder, network.padding):
         flag = f"{flag_of('network.patch_size')} {patch}"
     raise ConfigError(
         f"{flag}: frames are {height}x{width}, and both sides must be {smallest} or more with"

@@ -47,20 +47,19 @@ def with_checked_environment(config: Config) -> Config:
         hint = "" if "did you mean" in str(error) or config.environment.env else GAMES_HINT
         raise ConfigError(f"{error}{hint}") from None
     check_frame_shape(config, spec.frame_shape)
-    check_own_network(config, spec.frame_shape)
+    check_own_network(config, spec.observation_shape(config.environment.stack))
     return config
 
 
-def check_own_network(config: Config, frame_shape: tuple[int, int]) -> None:
+def check_own_network(config: Config, observation_shape: tuple[int, int, int]) -> None:
     """Raise ConfigError if the user's own encoder or head cannot be made or does not fit the frames."""
     if not (is_imported(config.network.encoder) or is_imported(config.network.head)):
         return
     from models.q_network import build_network
 
-    shape = (config.environment.stack, *frame_shape)
     # One action will do: neither encoder nor head depends on their number.
     try:
-        build_network(config.network, num_actions=1, observation_shape=shape)
+        build_network(config.network, num_actions=1, observation_shape=observation_shape)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 

@@ -206,12 +206,42 @@ LAPTOP = _preset(
     learner__checkpoint_period=5_000,
     learner__diagnostics_period=2_500,
 )
+MINATAR_DQN = _preset(
+    "minatar-dqn",
+    DOPAMINE_DQN,
+    run__total_env_steps=5_000_000,
+    environment__env="minatar:breakout",
+    environment__repeat_action_probability=0.1,
+    environment__full_action_space=True,
+    environment__stack=1,
+    network__encoder="minatar",
+    network__padding="valid",
+    network__dense_hidden_units=128,
+    replay__min_size=5_000,
+    replay__capacity=100_000,
+    replay__reward_clip=0.0,
+    replay__segment_steps=16,
+    replay__shards=1,
+    exploration__epsilon_end=0.1,
+    exploration__epsilon_decay_steps=100_000,
+    actors__weights_poll_steps=5,
+    actors__precision="float32",
+    learner__loss="huber",
+    learner__update_period=1,
+    learner__target_update_period=1_000,
+    learner__learning_rate=2.5e-4,
+    learner__adam_eps=3.125e-4,
+    learner__publish_period=40,
+    learner__checkpoint_period=50_000,
+    learner__diagnostics_period=50_000,
+    learner__precision="float32",
+)
 
 PRESETS: dict[str, Config] = {
     config.run.preset: config
     for config in (
         PAPER_RAINBOW, PAPER_DQN, PAPER_DQN_NATURE, DER, APEX, LAPTOP,
-        DOPAMINE_DQN, DOPAMINE_C51, DOPAMINE_RAINBOW, DOPAMINE_QR_DQN,
+        DOPAMINE_DQN, DOPAMINE_C51, DOPAMINE_RAINBOW, DOPAMINE_QR_DQN, MINATAR_DQN,
     )
 }  # fmt: skip
 
@@ -222,9 +252,11 @@ def fitted(config: Config, base: Config | None = None, given: Container[str] = (
     With this, `--network.head dense` is the preset with a dense head, whatever its mixture looks like.
     `base`: what `config` was made of, its preset by default. `given`: fields, such as `learner.loss`, that
     were asked for; they stay even with the preset's value, so that one that does not fit is refused.
+    Raises ConfigError for an Atari game with a preset that plays none.
     """
     if config.run.preset not in PRESETS:  # Made in Python, from its dataclasses.
         return config
+    _expect_no_other_game(config)
     preset = PRESETS[config.run.preset]
     own, presets_own = leaves(config), leaves(preset)
     reset = {
@@ -233,6 +265,17 @@ def fitted(config: Config, base: Config | None = None, given: Container[str] = (
         if path not in given and own[path] == presets_own[path]
     }
     return with_values(config, **reset)
+
+
+def _expect_no_other_game(config: Config) -> None:
+    """Raise ConfigError for an Atari game beside the environment that the preset names instead of one."""
+    own, preset = config.environment, PRESETS[config.run.preset].environment
+    # `make train` names a game with any preset: the default one stands for none that was asked for.
+    if preset.env and own.env == preset.env and own.game.lower() != preset.game:
+        raise ConfigError(
+            f"--environment.game {own.game}: is for Atari, and --preset {config.run.preset} plays"
+            f" {preset.env}; another game is --env, such as minatar:asterix"
+        )
 
 
 def _replacements(asked: NetworkConfig, before: NetworkConfig) -> dict[str, Any]:

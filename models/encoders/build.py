@@ -4,12 +4,13 @@ import torch
 
 from models.config import Initializer
 from models.encoders.impala import ImpalaEncoder
-from models.encoders.nature import NatureEncoder
+from models.encoders.plain import MinAtarEncoder, NatureEncoder, PlainEncoder
 from models.geometry import Padding
 
-ENCODER_CLASSES: dict[str, type[ImpalaEncoder] | type[NatureEncoder]] = {
+ENCODER_CLASSES: dict[str, type[ImpalaEncoder] | type[PlainEncoder]] = {
     "impala": ImpalaEncoder,
     "nature": NatureEncoder,
+    "minatar": MinAtarEncoder,
 }
 
 
@@ -21,8 +22,8 @@ def build_encoder(
     width_scale: float = 1.0,
     initializer: Initializer = "xavier",
     centered: bool = False,
-) -> ImpalaEncoder | NatureEncoder:
-    """Build the encoder called `name` for images of `in_channels` stacked frames; ValueError if unknown."""
+) -> ImpalaEncoder | PlainEncoder:
+    """Build the encoder called `name` for images of `in_channels` planes; ValueError if unknown."""
     if name not in ENCODER_CLASSES:
         raise ValueError(f"encoder {name!r}: must be one of {', '.join(ENCODER_CLASSES)} or module:callable")
     return ENCODER_CLASSES[name](in_channels, padding, generator, width_scale, initializer, centered)

@@ -68,7 +68,7 @@ class BlockReader:
     ) -> None:
         """Write P observations to `out[places]`, each given by its segment's slot and its newest frame there.
 
-        `out` is contiguous, (N, stack, H, W). Raises SegmentsGone; some observations may then be
+        `out` is contiguous, (N, stack, *shape). Raises SegmentsGone; some observations may then be
         written.
         """
         unique, segment = np.unique(slots, return_inverse=True)

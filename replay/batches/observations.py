@@ -39,7 +39,7 @@ class Places(NamedTuple):
 
 
 class Observations(NamedTuple):
-    """Frames of B transitions, each (B, K, H, W)."""
+    """Planes of B transitions, each (B, K, H, W)."""
 
     observation: NDArray[np.uint8]
     next_observation: NDArray[np.uint8]
@@ -53,7 +53,7 @@ class FrameReader:
     ) -> None:
         self._table = table
         self._store = store
-        self._stack, self._frame_shape = signature.stack, signature.frame_shape
+        self._signature = signature
         self._blocks = BlockReader(table, cursors, signature.stack)
         self._buffers = BufferPool()
         self.misses = 0
@@ -65,19 +65,22 @@ class FrameReader:
         rows = self._store.rows(self._table.slots["generation"][unique].tolist())
         missed = np.array([found is None for found in rows])[inverse]
         num_missed = int(np.count_nonzero(missed))
-        whole = self._buffers.take((2, len(missed), self._stack, *self._frame_shape))
+        frames_of_one = (self._signature.stack, *self._signature.frame_shape)
+        whole = self._buffers.take((2, len(missed), *frames_of_one))
+        # The same memory, with the planes of a stack's frames after each other.
+        planes = whole.reshape(2, len(missed), *self._signature.observation_shape)
         if not num_missed:
             self._from_store(whole, rows, inverse, places)
-            return Observations(whole[0], whole[1])
+            return Observations(planes[0], planes[1])
         if num_missed < len(missed):
             # A mask selects a copy, not a view, so these frames go through a buffer.
-            held = np.empty((2, len(missed) - num_missed, self._stack, *self._frame_shape), np.uint8)
+            held = np.empty((2, len(missed) - num_missed, *frames_of_one), np.uint8)
             self._from_store(held, rows, inverse[~missed], places.take(~missed))
             whole[:, ~missed] = held
         self._from_redis(whole, np.flatnonzero(missed), places.take(missed))
         # Counted last: items whose segments are gone are drawn again.
         self.misses += num_missed
-        return Observations(whole[0], whole[1])
+        return Observations(planes[0], planes[1])
 
     def close(self) -> None:
         """End the threads that read from Redis."""
@@ -90,17 +93,17 @@ class FrameReader:
         inverse: NDArray[np.int64],
         places: Places,
     ) -> None:
-        """Gather both observations (2, B, K, H, W) of items in the store; their rows are `rows[inverse]`."""
+        """Gather the frames (2, B, S, *shape) of items in the store; their rows are `rows[inverse]`."""
         none = np.empty(0, np.int64)
         held = [none if found is None else found for found in rows]
         first = np.cumsum([0, *map(len, held)])[inverse]
         newest = np.concatenate([places.newest, places.newest + places.steps])
         # Both observations of an item lie in the same segment, so `first` serves them both.
-        stacks = stack_rows(np.concatenate(held), np.tile(first, 2), newest, self._stack)
+        stacks = stack_rows(np.concatenate(held), np.tile(first, 2), newest, self._signature.stack)
         self._store.gather(stacks, whole.reshape(-1, *whole.shape[2:]))
 
     def _from_redis(self, whole: NDArray[np.uint8], items: NDArray[np.int64], places: Places) -> None:
-        """Read both observations of some items into their places in `whole` (2, B, K, H, W)."""
+        """Read both observations of some items into their places in `whole` (2, B, S, *shape)."""
         self._blocks.fill(
             whole.reshape(-1, *whole.shape[2:]),
             np.concatenate([items, items + whole.shape[1]]),

@@ -1,5 +1,6 @@
 """The frame store: decoded frames of segments, from which observations are gathered."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from typing import Protocol
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from replay.config import ReplayConfig
+from replay.types import FrameShape
 
 ZERO_ROW = 0
 """The row of the all-zero frame, which stands for the frames before the first of an episode."""
@@ -16,8 +18,8 @@ ZERO_ROW = 0
 class FrameStore(Protocol):
     """Where the sampler keeps decoded frames: in host memory or a GPU's.
 
-    A key names the frames of one segment. A store may forget any key at any time; the sampler then
-    reads these frames from Redis.
+    A key names the frames of one segment, all of one shape, (H, W) or (C, H, W). A store may forget any
+    key at any time; the sampler then reads these frames from Redis.
     """
 
     @property
@@ -26,7 +28,7 @@ class FrameStore(Protocol):
         ...
 
     def put(self, key: Hashable, frames: NDArray[np.uint8]) -> None:
-        """Store frames (F, H, W) under a new key, if they fit; other keys may be forgotten to make room."""
+        """Store frames (F, *shape) under a new key, if they fit; other keys may be forgotten to make room."""
         ...
 
     def rows(self, keys: Sequence[Hashable]) -> list[NDArray[np.int64] | None]:
@@ -41,7 +43,7 @@ class FrameStore(Protocol):
         ...
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """Return the frames of rows (B, K) as (B, K, H, W), in `out` if given; row 0 is the zero frame."""
+        """Return the frames of rows (B, S) as (B, S, *shape), in `out` if given; row 0 is the zero frame."""
         ...
 
 
@@ -53,8 +55,8 @@ class HostFrameStore:
     store then holds nothing.
     """
 
-    def __init__(self, frame_shape: tuple[int, int], max_bytes: int) -> None:
-        self._frame_bytes = frame_shape[0] * frame_shape[1]
+    def __init__(self, frame_shape: FrameShape, max_bytes: int) -> None:
+        self._frame_bytes = math.prod(frame_shape)
         self._num_rows = max_bytes // self._frame_bytes
         try:
             self._buffer = np.empty((self._num_rows + 1, *frame_shape), np.uint8)
@@ -77,7 +79,7 @@ class HostFrameStore:
         return len(self._rows)
 
     def put(self, key: Hashable, frames: NDArray[np.uint8]) -> None:
-        """Store frames (F, H, W) under a key, dropping the least recently used segments to make room.
+        """Store frames (F, *shape) under a key, dropping the least recently used segments to make room.
 
         More frames than the store has rows are not stored.
         """
@@ -110,7 +112,7 @@ class HostFrameStore:
             self._num_free += len(rows)
 
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
-        """Return the frames of rows (B, K) as (B, K, H, W), in `out` if given; row 0 is the zero frame.
+        """Return the frames of rows (B, S) as (B, S, *shape), in `out` if given; row 0 is the zero frame.
 
         Raises IndexError outside the store.
         """
@@ -139,11 +141,10 @@ class HostFrameStore:
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
-def host_store(config: ReplayConfig, frame_shape: tuple[int, int], stack: int) -> HostFrameStore:
+def host_store(config: ReplayConfig, frame_shape: FrameShape, stack: int) -> HostFrameStore:
     """Return a store within the configured bytes, no larger than all frames it could ever be given."""
-    height, width = frame_shape
     # Frames of a full segment: stack - 1 before it, one a column, and the last next frame.
     a_segment = config.segment_steps + config.n_step + stack - 1
     segments = -(-config.capacity // config.segment_steps) + 1
-    most = segments * a_segment * height * width
-    return HostFrameStore((height, width), min(config.frame_store_bytes, most))
+    most = segments * a_segment * math.prod(frame_shape)
+    return HostFrameStore(frame_shape, min(config.frame_store_bytes, most))

@@ -139,14 +139,14 @@ class LogReader:
 
     def _within_memory(self, entries: list[LogEntry]) -> list[LogEntry]:
         """Return the first entries that fit into memory by their claimed sizes, which `_decode` checks."""
-        pixels = self._signature.frame_shape[0] * self._signature.frame_shape[1]
+        frame_bytes = self._signature.frame_bytes
         encoded = decoded = 0
         for place, entry in enumerate(entries):
             if self.is_taken(entry):
                 continue  # not fetched
             # A larger claim is cut to this size when the segment is fetched.
             encoded += min(entry.num_bytes, self._most_bytes)
-            decoded += (self._signature.stack + entry.num_steps) * pixels
+            decoded += (self._signature.stack + entry.num_steps) * frame_bytes
             if place and (encoded > POLL_BYTES or decoded > POLL_FRAMES_BYTES):
                 return entries[:place]
         return entries

@@ -74,7 +74,7 @@ class SegmentBuilder:
         return len(self._steps) + sum(segment.num_items for segment in self._ready)
 
     def reset(self, frame: NDArray[np.uint8], q_max: float | None = None) -> None:
-        """Begin an episode with its first frame, uint8 (H, W), which is copied.
+        """Begin an episode with its first frame, uint8 of the signature's shape, which is copied.
 
         Steps still open (of an episode that ended by a time limit, or was abandoned) form a
         segment, which the next call of `add` or `drain` returns. `q_max` is max Q of the last
@@ -105,7 +105,7 @@ class SegmentBuilder:
     ) -> list[Segment]:
         """Add one env step; return the segments that it completes, mostly none.
 
-        `reward` is raw. `next_frame`, uint8 (H, W), is copied; it is the newest frame after the
+        `reward` is raw. `next_frame`, uint8, is copied; it is the newest frame after the
         step, at an episode's end its true last frame. `q_taken` = Q(s, a) and `q_max` = max Q(s)
         belong to the observation acted upon, and are required with a `priority_rule`. Raises
         ValueError for a reward that is not finite, for a frame of another shape, and for a step

@@ -36,7 +36,7 @@ def encode(segment: Segment, run: str, signature: Signature) -> bytes:
     """
     _check_segment(segment, signature)
     pixels = np.ascontiguousarray(segment.frames).reshape(-1).data
-    step = BLOCK_FRAMES * signature.frame_shape[0] * signature.frame_shape[1]
+    step = BLOCK_FRAMES * signature.frame_bytes
     # Without the decompressed size in front, which the header's counts give.
     blocks = [
         lz4.block.compress(pixels[start : start + step], store_size=False)
@@ -75,7 +75,7 @@ def signature_mismatch(data: Signature, reader: Signature) -> str | None:
     if data.frame_shape != reader.frame_shape:
         return (
             f"the data has frames of {data.frame_shape}, {reader.frame_shape} are asked for:"
-            " keep the frame height and width that it began with, or start a new run (another --name)"
+            " keep the game and the size of frames that it began with, or start a new run (another --name)"
         )
     if data.num_actions != reader.num_actions:
         return (

@@ -14,6 +14,7 @@ against the bytes received.
 """
 
 import itertools
+import math
 import struct
 import zlib
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from replay.errors import CorruptSegment, ForeignSegment
 from replay.segments.blocks import CRC, NUM_BYTES, START, STOP
 from replay.segments.columns import fault_of
-from replay.types import Segment, SegmentIdentity, Signature
+from replay.types import FrameShape, Segment, SegmentIdentity, Signature, is_frame_shape
 
 MAGIC: Final = b"APXS"
 FORMAT_VERSION: Final = 1
@@ -92,10 +93,10 @@ class SegmentHeader:
         return int(self.blocks[-1, STOP])
 
 
-def most_bytes(frame_shape: tuple[int, int]) -> int:
+def most_bytes(frame_shape: FrameShape) -> int:
     """Return a number of bytes larger than any encoded segment with frames of this shape."""
     steps = MAX_STEPS + MAX_N_STEP
-    frames_bytes = (MAX_STACK + steps) * frame_shape[0] * frame_shape[1]
+    frames_bytes = (MAX_STACK + steps) * math.prod(frame_shape)
     # lz4 expands an incompressible block by a 255th and a few bytes.
     return PREFIX.size + MAX_HEADER_BYTES + (BYTES_PER_STEP + 4) * steps + frames_bytes * 9 // 8
 
@@ -224,11 +225,14 @@ class _Reader:
         return [_in_range(value, name, 0, high) for value in values]
 
     def _signature(self) -> Signature:
-        height, width = self._integers("frame_shape", 2, MAX_SIDE)
-        if height * width == 0:
+        sides = self._fields["frame_shape"]
+        # Two sides, or three of frames with several planes.
+        length = 3 if isinstance(sides, list) and len(sides) == 3 else 2
+        frame_shape = tuple(self._integers("frame_shape", length, MAX_SIDE))
+        if not is_frame_shape(frame_shape):
             raise CorruptSegment("frames without pixels")
         return Signature(
-            frame_shape=(height, width),
+            frame_shape=frame_shape,
             stack=self._integer("stack", 1, MAX_STACK),
             n_step=self._integer("n_step", 1, MAX_N_STEP),
             num_actions=self._integer("num_actions", 1, 1 << 31),  # actions are int32
@@ -240,13 +244,13 @@ class _Reader:
         first_step = self._integer("first_step")
         real = min(signature.stack - 1, first_step)
         lead = self._integer("lead", real, real)
-        if (lead + num_steps + 1) * signature.frame_shape[0] * signature.frame_shape[1] > MAX_FRAMES_BYTES:
+        if (lead + num_steps + 1) * signature.frame_bytes > MAX_FRAMES_BYTES:
             raise CorruptSegment(f"frames would take more than {MAX_FRAMES_BYTES} bytes")
         return {"num_items": num_items, "num_steps": num_steps, "first_step": first_step, "lead": lead}
 
     def _blocks(self, signature: Signature, num_frames: int, start: int) -> NDArray[np.int64]:
         num_blocks = -(-num_frames // BLOCK_FRAMES)
-        frame_bytes = signature.frame_shape[0] * signature.frame_shape[1]
+        frame_bytes = signature.frame_bytes
         blocks = np.empty((num_blocks, 4), np.int64)
         sizes = self._integers("block_sizes", num_blocks, MAX_FRAMES_BYTES)
         blocks[:, STOP] = list(itertools.accumulate(sizes, initial=start))[1:]

@@ -187,10 +187,7 @@ class Shard:
 
     def _parse_signature(self, encoded: bytes) -> Signature:
         try:
-            stored = json.loads(encoded)
-            height, width = stored["frame_shape"]
-            counts = (int(stored[field]) for field in ("stack", "n_step", "num_actions"))
-            return Signature((int(height), int(width)), *counts)
+            return Signature.of_document(json.loads(encoded))
         # Of any bytes: 1e999 is an infinite float without an int, and brackets may be nested without end.
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             raise ShardError(

@@ -281,7 +281,4 @@ def _entry(line: bytes) -> LogEntry:
 
 
 def _signature(document: dict[str, Any] | None) -> Signature | None:
-    if document is None:
-        return None
-    height, width = document["frame_shape"]
-    return Signature(**(document | {"frame_shape": (int(height), int(width))}))
+    return None if document is None else Signature.of_document(document)

@@ -27,9 +27,9 @@ class DrawnTransition:
     step: int
     """Steps of its episode before it."""
     observation: NDArray[np.uint8]
-    """(stack, height, width)"""
+    """(stack, *frame_shape): its frames."""
     next_observation: NDArray[np.uint8]
-    """(stack, height, width)"""
+    """(stack, *frame_shape): its frames."""
     action: int
     reward: float
     """The n-step return."""
@@ -131,7 +131,7 @@ def _transition(
 
 
 def _stacked(segment: Segment, newest: NDArray[np.int64], stack: int) -> NDArray[np.uint8]:
-    """Return the observation (stack, height, width) that ends at a position in the segment's frames."""
+    """Return the frames (stack, *shape) of the observation that ends at a position in the segment."""
     positions = stack_positions(newest, stack)[0]
     # A copy, because it is indexed by an array: zeros may be written into it.
     frames: NDArray[np.uint8] = segment.frames[np.maximum(positions, 0)]

@@ -76,7 +76,7 @@ class Recording:
     def __init__(self, game: str, streams: Mapping[int, Stream], replay: ReplayConfig, stack: int) -> None:
         self.game, self.streams, self._replay, self._stack = game, streams, replay, stack
         frame_shape = streams[0].frames.shape[1:]
-        self.signature = Signature((frame_shape[0], frame_shape[1]), stack, replay.n_step, NUM_ACTIONS)
+        self.signature = Signature(frame_shape, stack, replay.n_step, NUM_ACTIONS)
 
     @property
     def num_steps(self) -> int:

@@ -69,7 +69,7 @@ def summary_of(config: Config) -> "NetworkSummary":
     from models.summary import summarise
 
     spec = describe_environment(config.environment)
-    shape = (config.environment.stack, *spec.frame_shape)
+    shape = spec.observation_shape(config.environment.stack)
     return summarise(build_network(config.network, spec.num_actions, observation_shape=shape).eval())
 
 

@@ -1,5 +1,7 @@
 """Texts printed before a run starts and after it has ended."""
 
+import functools
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -8,9 +10,12 @@ from typing import Any
 
 import psutil
 
+from actors.config import EnvironmentConfig
 from deploy.cli.output import wrap
 from deploy.monitor.bands import GREEDY, greedy_return
 from deploy.run.config import Config, hide_password, leaves
+from models.geometry import LAYERS, positions
+from replay.types import FrameShape
 
 BYTES_PER_STEP = 680
 """Compressed bytes of one 84x84 env step of a busy game (Ms. Pacman) in Redis; Pong needs a quarter."""
@@ -20,6 +25,8 @@ CROWDED = 2
 """Actors per core above which more actors only cost memory and switching."""
 ACTIONS = 18
 """Number of actions assumed when estimating a network's size: Atari's largest."""
+ENCODER_SIZES = {"impala": (32, 100_000), "nature": (64, 100_000), "minatar": (16, 1_000)}
+"""Channels of an encoder's feature map, and about its parameters."""
 
 
 def config_lines(config: Config) -> list[str]:
@@ -61,7 +68,7 @@ def replay_bytes(config: Config) -> int:
     """Return an upper estimate of the bytes of all segments in Redis, over all shards."""
     replay, environment = config.replay, config.environment
     stored = min(replay.capacity, config.run.total_env_steps)
-    share = environment.frame_height * environment.frame_width / (84 * 84)
+    share = math.prod(frame_shape(config)) / (84 * 84)
     overlap = 1 + (environment.stack + replay.n_step) / replay.segment_steps
     # BYTES_PER_STEP already has an overlap of 7 steps (stack 4, n-step 3) in segments of 64.
     cap = stored * BYTES_PER_STEP * share * overlap / (1 + 7 / 64)
@@ -73,21 +80,32 @@ def replay_bytes(config: Config) -> int:
 
 def num_parameters(config: Config) -> int:
     """Return the network's parameters, to about a tenth, without building it (which would import torch)."""
-    network, environment = config.network, config.environment
-    # Both encoders shrink a side by 8: strides of 4, 2 and 1, or three poolings by 2.
-    shrink, width = (8, 64) if network.encoder == "nature" else (8, 32)
-    height, breadth = -(-environment.frame_height // shrink), -(-environment.frame_width // shrink)
-    if network.padding == "valid":
-        # Unpadded, 84 pixels give 7 positions in place of 11.
-        height, breadth = max(height - 4, 1), max(breadth - 4, 1)
+    network = config.network
+    # An encoder of the user's own is taken for the Impala encoder.
+    encoder = network.encoder if network.encoder in LAYERS else "impala"
+    width, in_encoder = ENCODER_SIZES[encoder]
     width = int(width * network.encoder_width_scale)
-    features = height * breadth * width
-    widths = {"per_sample": features, "per_feature_map": height * breadth}
+    area = math.prod(positions(encoder, side, network.padding) for side in frame_shape(config)[-2:])
+    features = area * width
+    widths = {"per_sample": features, "per_feature_map": area}
     hidden = 2 * widths.get(network.tokens, width) * network.expert_hidden_units * network.num_experts
     if network.head == "dense":
         hidden, features = features * network.dense_hidden_units, network.dense_hidden_units
     outputs = network.outputs_per_action * (ACTIONS + network.dueling)
-    return 100_000 + hidden + features * outputs * (2 if network.noisy else 1)
+    return in_encoder + hidden + features * outputs * (2 if network.noisy else 1)
+
+
+def frame_shape(config: Config) -> FrameShape:
+    """Return the shape of one frame; only another environment than Atari is made to find out."""
+    environment = config.environment
+    return _shape_of(environment) if environment.env else (environment.frame_height, environment.frame_width)
+
+
+@functools.cache
+def _shape_of(environment: EnvironmentConfig) -> FrameShape:
+    from actors.environments import describe_environment  # The emulator would delay every command.
+
+    return describe_environment(environment).frame_shape
 
 
 def disk_line(config: Config, folder: Path) -> str:
@@ -106,8 +124,7 @@ def disk_line(config: Config, folder: Path) -> str:
 def memory_line(config: Config) -> str:
     """Return the memory estimate beside what is available, with a warning when it may be tight."""
     stored = min(config.replay.capacity, config.run.total_env_steps)
-    area = config.environment.frame_height * config.environment.frame_width
-    frames = min(config.replay.frame_store_bytes, stored * area)
+    frames = min(config.replay.frame_store_bytes, stored * math.prod(frame_shape(config)))
     redis = 0 if config.replay.urls else replay_bytes(config)
     available = psutil.virtual_memory().available
     line = (

@@ -200,7 +200,7 @@ class LearnerProcess(Role):
             config.network,
             config.learner,
             num_actions=signature.num_actions,
-            observation_shape=(signature.stack, *signature.frame_shape),
+            observation_shape=signature.observation_shape,
             seed=config.run.seed,
         )
         return Learner(

@@ -23,7 +23,7 @@ from models.mixtures.heads import MoEHead
 from models.q_network import QNetwork
 
 CELLS = 12
-"""Rows and columns of a gradient's map: 7 pixels each of the usual 84."""
+"""Most rows and columns of a gradient's map: 7 pixels each of the usual 84."""
 PARTS = "parts of the screen: the tokens have no place on it"
 UNIFORM = 0.05
 """An expert looks at everything alike where no weight is further than this from uniform, as a share."""
@@ -104,7 +104,7 @@ def attention_of(network: QNetwork, observation: NDArray[np.uint8]) -> Attention
 
 
 def gradient_maps(network: QNetwork, observation: NDArray[np.uint8]) -> Maps:
-    """Return mean |d max Q / d pixel| through each expert's output, in CELLS by CELLS equal screen parts.
+    """Return mean |d max Q / d pixel| through each expert's output, in equal parts of the screen.
 
     What passes through the combine weights, or bypasses the mixture, belongs to no expert.
     """
@@ -123,9 +123,11 @@ def gradient_maps(network: QNetwork, observation: NDArray[np.uint8]) -> Maps:
         torch.autograd.grad(outputs[expert], image, through[expert], retain_graph=True)[0].abs().sum(dim=1)
         for expert in range(len(outputs))
     ]
-    weights = functional.adaptive_avg_pool2d(torch.cat(pixels), CELLS).float().numpy()
-    edges = np.linspace(0.0, 1.0, CELLS + 1)
-    return Maps(weights, edges, edges, "gradient", PARTS)
+    # A part is a pixel or more.
+    rows, columns = (min(CELLS, size) for size in network.observation_shape[1:])
+    weights = functional.adaptive_avg_pool2d(torch.cat(pixels), (rows, columns)).float().numpy()
+    row_edges, column_edges = (np.linspace(0.0, 1.0, parts + 1) for parts in (rows, columns))
+    return Maps(weights, row_edges, column_edges, "gradient", PARTS)
 
 
 def token_edges(network: QNetwork, axis: int) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ class Counter(gymnasium.Env):
     """Frames (6, 5, 1) filled with the step's number; ends after 3 steps, by a time limit when truncating."""
 
     def __init__(self, truncating=False, shape=(6, 5, 1), dtype=np.uint8, action_start=0, box_actions=False):
-        self.observation_space = gymnasium.spaces.Box(0, 255, shape, dtype)
+        self.observation_space = gymnasium.spaces.Box(0, 1 if dtype is bool else 255, shape, dtype)
         self.action_space = gymnasium.spaces.Discrete(2, start=action_start)
         if box_actions:
             self.action_space = gymnasium.spaces.Box(-1, 1, (2,))
@@ -51,6 +51,9 @@ def counters():
         "CounterFlat-v0": {"shape": (6, 5)},
         "CounterColour-v0": {"shape": (6, 5, 3)},
         "CounterFourChannels-v0": {"shape": (6, 5, 4)},
+        "CounterPlanes-v0": {"shape": (6, 5, 3), "dtype": bool},
+        "CounterOnesAndZeros-v0": {"shape": (6, 5), "dtype": bool},
+        "CounterFourSides-v0": {"shape": (6, 5, 4, 1)},
         "CounterFloat-v0": {"dtype": np.float32},
         "CounterFromOne-v0": {"action_start": 1},
         "CounterBox-v0": {"box_actions": True},
@@ -90,6 +93,31 @@ def test_colour_becomes_grey_by_brightness() -> None:
     grey = env._frames(frames)
     assert grey.shape == (2, 6, 5)
     assert (grey[0, 0, 0], grey[0, 1, 1], grey[1, 2, 2], grey[1, 0, 0]) == (76, 150, 255, 0)
+
+
+def test_other_channels_than_colour_are_kept_as_planes() -> None:
+    env = make("CounterFourChannels-v0")
+    assert env.frame_shape == (4, 6, 5)
+    first = env.reset()
+    assert first.shape == (2, 4, 6, 5)
+    assert first[:, 0, 0, 0].tolist() == [10, 20]
+    seen = np.arange(2 * 6 * 5 * 4, dtype=np.uint8).reshape(2, 6, 5, 4)
+    frames = env._frames(seen)
+    assert frames.flags.c_contiguous
+    assert (frames[1, 2, 3, 4], frames[0, 3, 0, 1]) == (seen[1, 3, 4, 2], seen[0, 0, 1, 3])
+
+
+def test_planes_of_truths_become_0_and_255() -> None:
+    """Three of them are no colour."""
+    env = make("CounterPlanes-v0")
+    assert env.frame_shape == (3, 6, 5)
+    seen = np.zeros((2, 6, 5, 3), bool)
+    seen[1, 2, 3, 0] = True
+    frames = env._frames(seen)
+    assert (frames.dtype, frames.sum(), frames[1, 0, 2, 3]) == (np.uint8, 255, 255)
+    flat = make("CounterOnesAndZeros-v0")
+    assert flat.frame_shape == (6, 5)
+    assert np.unique(flat.reset()).tolist() == [255]
 
 
 def test_an_id_that_has_a_vector_environment_only() -> None:
@@ -166,10 +194,10 @@ def not_a_vector_env(num_envs):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("CounterFourChannels-v0", "uint8 of shape"),
-        ("CounterFloat-v0", "uint8 of shape"),
+        ("CounterFourSides-v0", "uint8 or bool of shape"),
+        ("CounterFloat-v0", "uint8 or bool of shape"),
         ("CounterBox-v0", "discrete"),
-        ("CartPole-v1", "uint8 of shape"),
+        ("CartPole-v1", "uint8 or bool of shape"),
         ("NoSuchEnvironment-v0", "cannot be made"),
         ("no_such_module:make", "no_such_module"),
         ("tests.helpers.catch:no_such_callable", "no_such_callable"),

@@ -126,12 +126,17 @@ class Run:
         """The same for a batch of which `located` told the places when it was drawn."""
         for i, (identity, place) in enumerate(places):
             item = self.items[identity][place]
-            assert np.array_equal(batch.observation[i], item.observation)
-            assert np.array_equal(batch.next_observation[i], item.next_observation)
+            assert np.array_equal(batch.observation[i], _planes(item.observation))
+            assert np.array_equal(batch.next_observation[i], _planes(item.next_observation))
             assert batch.action[i] == item.action
             assert batch.reward[i].tobytes() == item.reward.tobytes()
             assert batch.discount[i].tobytes() == item.discount.tobytes()
             assert batch.weights_version[i] == self.segments[identity].weights_version
+
+
+def _planes(frames: np.ndarray) -> np.ndarray:
+    """Frames (S, H, W) or (S, C, H, W) as planes one after the other."""
+    return np.concatenate(list(frames)) if frames.ndim == 4 else frames
 
 
 def ingest_all(sampler: Sampler) -> int:

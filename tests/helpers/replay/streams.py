@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from replay.config import ReturnRule
 from replay.segments.builder import SegmentBuilder
 from replay.segments.returns import n_step_returns, stack_positions
-from replay.types import Segment, Signature
+from replay.types import FrameShape, Segment, Signature
 from tests.helpers.replay.brute_force import BruteForceItem, RecordedStep
 
 FRAME_SHAPE = (3, 2)
@@ -18,7 +18,7 @@ def random_stream(
     seed: int,
     num_steps: int,
     *,
-    frame_shape: tuple[int, int] = FRAME_SHAPE,
+    frame_shape: FrameShape = FRAME_SHAPE,
     num_actions: int = 4,
     end: float = 0.1,
     life: float = 0.1,
@@ -136,6 +136,6 @@ def assert_same_items(found: Sequence[BruteForceItem], expected: Sequence[BruteF
         np.testing.assert_array_equal(one.next_observation, other.next_observation)
 
 
-def signature(stack: int = 4, n_step: int = 3, frame_shape: tuple[int, int] = FRAME_SHAPE) -> Signature:
+def signature(stack: int = 4, n_step: int = 3, frame_shape: FrameShape = FRAME_SHAPE) -> Signature:
     """A signature for small frames and four actions."""
     return Signature(frame_shape=frame_shape, stack=stack, n_step=n_step, num_actions=4)

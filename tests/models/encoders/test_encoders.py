@@ -1,5 +1,6 @@
 """Padding as XLA counts it, shapes, and initial values by layer."""
 
+import dataclasses
 import math
 
 import pytest
@@ -83,7 +84,7 @@ def test_valid_pads_nothing():
 @pytest.mark.parametrize(
     ("name", "padding", "channels", "positions"),
     [("impala", "same", 32, (11, 11)), ("impala", "valid", 32, (7, 7)), ("nature", "same", 64, (11, 11)),
-     ("nature", "valid", 64, (7, 7))],
+     ("nature", "valid", 64, (7, 7)), ("minatar", "same", 16, (84, 84)), ("minatar", "valid", 16, (82, 82))],
 )  # fmt: skip
 def test_shapes(name, padding, channels, positions):
     encoder = build_encoder(name, 4, padding, _generator())
@@ -103,7 +104,7 @@ def test_width_scale(name, scale, widths):
     assert tuple(found) == widths
 
 
-@pytest.mark.parametrize("name", ["impala", "nature"])
+@pytest.mark.parametrize("name", ["impala", "nature", "minatar"])
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_smallest_image(name, padding):
     encoder = build_encoder(name, 1, padding, _generator())
@@ -113,12 +114,51 @@ def test_smallest_image(name, padding):
         assert min(encoder.positions(size - 1, size)) < at_least
 
 
+@pytest.mark.parametrize("planes", [1, 4, 7, 10])
+def test_the_network_of_a_small_game_has_a_token_for_each_of_8x8_positions(planes):
+    """Young and Tian, 2019: 16 filters of 3x3 on 10x10 planes, then 128 hidden units and 6 values."""
+    config = NetworkConfig(
+        encoder="minatar",
+        padding="valid",
+        values="scalar",
+        dueling=False,
+        noisy=False,
+        dense_hidden_units=128,
+    )
+    observation = torch.zeros(2, planes, 10, 10, dtype=torch.uint8)
+    dense = build_network(
+        dataclasses.replace(config, head="dense"), 6, observation_shape=(planes, 10, 10), seed=0
+    )
+    assert dense(observation).q_values.shape == (2, 6)
+    sizes = (planes * 9 * 16 + 16, 1024 * 128 + 128, 128 * 6 + 6)
+    assert sum(parameter.numel() for parameter in dense.parameters()) == sum(sizes)
+    soft = build_network(config, 6, observation_shape=(planes, 10, 10), seed=0)
+    assert (soft.tokenizer.grid, soft.tokenizer.num_tokens, soft.tokenizer.width) == ((8, 8), 64, 16)
+    assert soft(observation).q_values.shape == (2, 6)
+
+
+def test_every_plane_reaches_the_network():
+    """To 0 and 255 correspond 0 and 1: the values change with each plane, and by as much as it says."""
+    config = NetworkConfig(encoder="minatar", padding="valid", head="pooled", noisy=False, values="scalar")
+    network = build_network(config, 3, observation_shape=(5, 10, 10), seed=0)
+    for plane in range(5):
+        observation = torch.zeros(1, 5, 10, 10, dtype=torch.uint8)
+        observation[0, plane, 4, 5] = 255
+        image = torch.zeros(1, 5, 10, 10)
+        image[0, plane, 4, 5] = 1.0
+        features = network.encoder(network.to_image(observation), 1 / 255)
+        torch.testing.assert_close(features, network.encoder(image, 1.0))
+        assert features.any()
+
+
 def test_an_unknown_encoder_is_refused():
-    with pytest.raises(ValueError, match="'resnet': must be one of impala, nature or module:callable"):
+    with pytest.raises(
+        ValueError, match="'resnet': must be one of impala, nature, minatar or module:callable"
+    ):
         build_encoder("resnet", 4, "same", _generator())
 
 
-@pytest.mark.parametrize("name", ["impala", "nature"])
+@pytest.mark.parametrize("name", ["impala", "nature", "minatar"])
 @pytest.mark.parametrize("padding", ["same", "valid"])
 @pytest.mark.parametrize("size", [(36, 44), (41, 53)])
 def test_positions_of_other_sizes_are_what_comes_out(name, padding, size):
@@ -187,7 +227,7 @@ def test_impala_initial_values():
     assert not torch.equal(first.first.weight, second.first.weight)
 
 
-@pytest.mark.parametrize("name", ["impala", "nature"])
+@pytest.mark.parametrize("name", ["impala", "nature", "minatar"])
 def test_centered_kernels_give_a_constant_background_the_bias_alone(name):
     encoder = build_encoder(name, 4, "valid", _generator(), centered=True)
     with torch.no_grad():

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +44,20 @@ def test_round_trip(seed: int, items: int, extra: int, stack: int, first_step: i
     encoded = encode(segment, "run", data)
     assert_equal(segment, decode(encoded, run="run", signature=data))
     assert_equal(segment, decode(encoded, run=None, signature=None))
+
+
+@pytest.mark.parametrize("frame_shape", [(4, 10, 10), (1, 3, 2), (7, 2, 5)])
+def test_frames_of_several_planes_come_back(frame_shape: tuple[int, ...]) -> None:
+    data = signature(stack=2, frame_shape=frame_shape)
+    segment = make_segment(items=20, extra=2, data=data)
+    encoded = encode(segment, "run", data)
+    header = decode_header(encoded)
+    assert header.signature == data
+    assert header.blocks[0, NUM_BYTES] == 8 * math.prod(frame_shape)
+    assert_equal(segment, decode(encoded, run="run", signature=data))
+    flat = signature(stack=2, frame_shape=(frame_shape[0] * frame_shape[1], frame_shape[2]))
+    with pytest.raises(ForeignSegment, match="the data has frames of"):
+        decode(encoded, run="run", signature=flat)
 
 
 def test_header_and_blocks_in_parts() -> None:

@@ -50,8 +50,8 @@ def test_the_table_of_arms_names_tests_that_are_there() -> None:
 
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
-    ({"encoder": "resnet"}, "--network.encoder 'resnet'", "impala, nature or module:callable"),
-    ({"encoder": "natur"}, "--network.encoder 'natur'", "did you mean nature?"),
+    ({"encoder": "resnet"}, "--network.encoder 'resnet'", "impala, nature, minatar or module:callable"),
+    ({"encoder": "natur"}, "--network.encoder 'natur'", "did you mean nature"),
     ({"head": "moe"}, "--network.head 'moe'", "soft_moe, top_k_moe, dense, pooled or module:callable"),
     ({"head": "my module:head"}, "--network.head 'my module:head'", "or module:callable"),
     ({"head": "module:"}, "--network.head 'module:'", "or module:callable"),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from actors.config import EnvironmentConfig
 from actors.vector_environment import EnvironmentSetupError, StepResult
+from replay.types import FrameShape
 
 
 @functools.cache
@@ -91,7 +92,7 @@ class AtariEnvironment:
         self._lives = np.zeros(num_envs, np.int32)
         self.num_envs = num_envs
         self.num_actions = len(self._env.ale.get_action_set())
-        self.frame_shape = (config.frame_height, config.frame_width)
+        self.frame_shape: FrameShape = (config.frame_height, config.frame_width)
 
     def reset(self) -> NDArray[np.uint8]:
         """(E, H, W) first frames of new games, seeded."""

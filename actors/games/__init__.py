@@ -1,0 +1,1 @@
+"""Suites of games: the Arcade Learning Environment, MinAtar."""
