@@ -19,6 +19,8 @@ from replay.types import FrameShape
 
 BYTES_PER_STEP = 680
 """Compressed bytes of one 84x84 env step of a busy game (Ms. Pacman) in Redis; Pong needs a quarter."""
+SEGMENT_BYTES = 500
+"""Bytes of a segment's header and log entry, which count where frames are small."""
 LOG_GROWTH = 3
 """An append-only file is rewritten once it has doubled; until that is done, the new one exists beside it."""
 CROWDED = 2
@@ -71,7 +73,7 @@ def replay_bytes(config: Config) -> int:
     share = math.prod(frame_shape(config)) / (84 * 84)
     overlap = 1 + (environment.stack + replay.n_step) / replay.segment_steps
     # BYTES_PER_STEP already has an overlap of 7 steps (stack 4, n-step 3) in segments of 64.
-    cap = stored * BYTES_PER_STEP * share * overlap / (1 + 7 / 64)
+    cap = stored * (BYTES_PER_STEP * share * overlap / (1 + 7 / 64) + SEGMENT_BYTES / replay.segment_steps)
     limits = [replay.capacity_bytes] if replay.capacity_bytes else []
     # The memory of a user's own servers is not known here.
     limits += [] if replay.urls else [replay.shards * replay.shard_memory_bytes]

@@ -38,8 +38,8 @@ class TrainArguments(Config):
       apexpert train --like RUN --network.head dense
 
     Presets: paper-rainbow, paper-dqn, paper-dqn-nature, der, apex, laptop, dopamine-dqn, dopamine-c51,
-    dopamine-rainbow, dopamine-qr-dqn. Short flags: --game, --env, --actors, --envs-per-actor, --shards,
-    --batch-size, --learning-rate, --device, --encoder, --head, --experts.
+    dopamine-rainbow, dopamine-qr-dqn, minatar-dqn. Short flags: --game, --env, --actors,
+    --envs-per-actor, --shards, --batch-size, --learning-rate, --device, --encoder, --head, --experts.
     """
 
     # An empty name: flags of `run` have no prefix (UNPREFIXED in deploy/cli/parsing.py).

@@ -12,7 +12,7 @@ from tests.helpers.root import ROOT
 
 NAMES = (
     "paper-rainbow", "paper-dqn", "paper-dqn-nature", "der", "apex", "laptop",
-    "dopamine-dqn", "dopamine-c51", "dopamine-rainbow", "dopamine-qr-dqn",
+    "dopamine-dqn", "dopamine-c51", "dopamine-rainbow", "dopamine-qr-dqn", "minatar-dqn",
 )  # fmt: skip
 COLUMNS = tuple(PRESETS[name] for name in NAMES)
 C51 = ("c51", 51, -10.0, 10.0)
@@ -73,51 +73,59 @@ TABLE: dict[str, tuple[object, ...]] = {
     # In the order of NAMES; None where a column cannot apply.
     "encoder, padding": (
         ("impala", "same"), ("impala", "same"), ("nature", "same"), ("nature", "same"), ("impala", "same"),
-        ("nature", "valid"), *[("nature", "same")] * 4,
+        ("nature", "valid"), *[("nature", "same")] * 4, ("minatar", "valid"),
     ),
     "head": (
         ("soft_moe", 4, 512), ("soft_moe", 8, 512), ("soft_moe", 8, 512), ("soft_moe", 4, 512),
-        ("soft_moe", 8, 512), ("soft_moe", 4, 128), *[("dense", 512)] * 4,
+        ("soft_moe", 8, 512), ("soft_moe", 4, 128), *[("dense", 512)] * 4, ("dense", 128),
     ),
-    "block": (*[(False, False)] * 5, (True, True), *[(False, False)] * 4),
-    "initial kernels": (*[("xavier",)] * 7, *[("fan_in",)] * 3),
-    "width, tokens": (*[(1.0, "per_conv")] * 5, (0.5, "per_sample"), *[(1.0, "per_conv")] * 4),
-    "centered kernels": (*[(False,)] * 5, (True,), *[(False,)] * 4),
-    "patches": ((64,), (32,), (64,), (64,), (64,), None, None, None, None, None),
-    "values": (C51, SCALAR, SCALAR, C51, C51, ("quantile", 51), SCALAR, C51, C51, QUANTILES),
+    "block": (*[(False, False)] * 5, (True, True), *[(False, False)] * 5),
+    "initial kernels": (*[("xavier",)] * 7, *[("fan_in",)] * 3, ("xavier",)),
+    "width, tokens": (*[(1.0, "per_conv")] * 5, (0.5, "per_sample"), *[(1.0, "per_conv")] * 5),
+    "centered kernels": (*[(False,)] * 5, (True,), *[(False,)] * 5),
+    "patches": ((64,), (32,), (64,), (64,), (64,), *[None] * 6),
+    "values": (
+        C51, SCALAR, SCALAR, C51, C51, ("quantile", 51), SCALAR, C51, C51, QUANTILES, ("scalar", "huber"),
+    ),
     "double, dueling, noisy": (
-        RAINBOWS, PLAIN, PLAIN, RAINBOWS, (True, True, False), (False, True, False), *[PLAIN] * 4,
+        RAINBOWS, PLAIN, PLAIN, RAINBOWS, (True, True, False), (False, True, False), *[PLAIN] * 5,
     ),
     "prioritized": (
         (True, False), (False, False), (False, False), (True, False), (True, True), (True, False),
-        (False, False), (False, False), (True, False), (True, False),
+        (False, False), (False, False), (True, False), (True, False), (False, False),
     ),
-    "priority": (*[("loss",)] * 4, ("absolute_td",), *[("loss",)] * 5),
+    "priority": (*[("loss",)] * 4, ("absolute_td",), *[("loss",)] * 6),
     "exponents": (
-        (0.5, 0.5), None, None, (0.5, 0.5), (0.6, 0.4), (0.5, 0.0), None, None, (0.5, 0.5), (0.5, 0.0),
+        (0.5, 0.5), None, None, (0.5, 0.5), (0.6, 0.4), (0.5, 0.0), None, None, (0.5, 0.5), (0.5, 0.0), None,
     ),
-    "n_step / gamma": tuple((n, 0.99) for n in (3, 1, 1, 10, 3, 5, 1, 1, 3, 3)),
-    "batch, period": ((32, 4), (32, 4), (32, 4), (32, 1), (512, 64), (32, 8), *[(32, 4)] * 4),
-    "target copy": ((2_000,), (2_000,), (2_000,), (2_000,), (2_500,), (500,), *[(2_000,)] * 4),
+    "n_step / gamma": tuple((n, 0.99) for n in (3, 1, 1, 10, 3, 5, 1, 1, 3, 3, 1)),
+    "batch, period": ((32, 4), (32, 4), (32, 4), (32, 1), (512, 64), (32, 8), *[(32, 4)] * 4, (32, 1)),
+    "target copy": (*[(2_000,)] * 4, (2_500,), (500,), *[(2_000,)] * 4, (1_000,)),
     "Adam": (
         *[(6.25e-5, 1.5e-4)] * 3, (1e-4, 1.5e-4), (1e-4, 1.5e-4), (2e-4, 1e-6),
-        (6.25e-5, 1.5e-4), (2.5e-4, 3.125e-4), (6.25e-5, 1.5e-4), (5e-5, 3.125e-4),
+        (6.25e-5, 1.5e-4), (2.5e-4, 3.125e-4), (6.25e-5, 1.5e-4), (5e-5, 3.125e-4), (2.5e-4, 3.125e-4),
     ),
-    "final learning rate": (*[(0.0,)] * 5, (1e-5,), *[(0.0,)] * 4),
+    "final learning rate": (*[(0.0,)] * 5, (1e-5,), *[(0.0,)] * 5),
     "warm-up / capacity": (
         *[(20_000, 1_000_000)] * 3, (1_600, 1_000_000), (50_000, 2_000_000), (5_000, 200_000),
-        *[(20_000, 1_000_000)] * 4,
+        *[(20_000, 1_000_000)] * 4, (5_000, 100_000),
     ),
-    "exploration": (SILENT, SCHEDULE, SCHEDULE, SILENT, None, (LINEAR, 1.0, 0.01, 50_000), *[SCHEDULE] * 4),
-    "ladder": (*[None] * 4, (0.4, 7.0), *[None] * 5),
-    "sticky, no-ops, life loss": (*[STICKY] * 3, (0.0, 29, True), *[STICKY] * 6),
-    "actors x envs, segment": (*[(4, 8, 64)] * 3, (1, 1, 8), (16, 16, 64), (1, 8, 32), *[(1, 8, 64)] * 4),
-    "weights": (*[(1, 25)] * 3, (1, 10), (1, 25), (5, 25), *[(1, 25)] * 4),
+    "exploration": (
+        SILENT, SCHEDULE, SCHEDULE, SILENT, None, (LINEAR, 1.0, 0.01, 50_000), *[SCHEDULE] * 4,
+        (LINEAR, 1.0, 0.1, 100_000),
+    ),
+    "ladder": (*[None] * 4, (0.4, 7.0), *[None] * 6),
+    "sticky, no-ops, life loss": (*[STICKY] * 3, (0.0, 29, True), *[STICKY] * 6, (0.1, 0, False)),
+    "actors x envs, segment": (
+        *[(4, 8, 64)] * 3, (1, 1, 8), (16, 16, 64), (1, 8, 32), *[(1, 8, 64)] * 4, (1, 8, 16),
+    ),
+    "weights": (*[(1, 25)] * 3, (1, 10), (1, 25), (5, 25), *[(1, 25)] * 4, (5, 40)),
     "total env steps": (
         *[(50_000_000,)] * 3, (100_000,), (250_000_000,), (1_000_000,), *[(50_000_000,)] * 4,
+        (5_000_000,),
     ),
-    "evaluated games": (*[(30,)] * 3, (100,), *[(30,)] * 6),
-    "updates in flight": ((1,),) * 10,
+    "evaluated games": (*[(30,)] * 3, (100,), *[(30,)] * 7),
+    "updates in flight": ((1,),) * 11,
 }  # fmt: skip
 
 
@@ -146,10 +154,37 @@ def test_settings_that_all_presets_share() -> None:
         environment = config.environment
         assert environment.frame_skip == 4
         assert environment.max_frames_per_episode == 108_000
-        assert (environment.stack, environment.full_action_space) == (4, False)
         assert (environment.frame_height, environment.frame_width) == (84, 84)
-        assert config.replay.reward_clip == 1.0
         assert config.evaluation.epsilon == 0.001
+        if environment.env:
+            continue
+        assert (environment.stack, environment.full_action_space) == (4, False)
+        assert config.replay.reward_clip == 1.0
+
+
+def test_the_preset_for_minatar() -> None:
+    config = PRESETS["minatar-dqn"]
+    assert [name for name, each in PRESETS.items() if each.environment.env] == ["minatar-dqn"]
+    environment = config.environment
+    assert (environment.env, environment.stack, environment.full_action_space) == (
+        "minatar:breakout",
+        1,
+        True,
+    )
+    assert (config.replay.reward_clip, config.replay.shards) == (0.0, 1)
+    assert (config.learner.precision, config.actors.precision) == ("float32", "float32")
+    assert config.environment.frames_per_env_step == 1
+
+
+def test_an_atari_game_with_the_preset_for_minatar_is_refused() -> None:
+    """It would be passed over; the game that `make train` names with every preset is no such wish."""
+    preset = PRESETS["minatar-dqn"]
+    with pytest.raises(ConfigError, match=r"--environment.game asterix: .* plays minatar:breakout; .* --env"):
+        fitted(with_values(preset, environment__game="asterix"))
+    named = with_values(preset, environment__game="Pong")
+    assert fitted(named) == named
+    other = with_values(preset, environment__env="", environment__game="asterix")
+    assert fitted(other) == other, "Atari was asked for"
 
 
 def test_a_noisy_preset_explores_by_its_noise_alone_and_others_do_not() -> None:
@@ -204,4 +239,4 @@ def test_an_unknown_preset_is_named_with_what_there_is() -> None:
 
 def test_the_document_has_a_column_for_each() -> None:
     text = (ROOT / "docs" / "presets.md").read_text()
-    assert set(re.findall(r"`((?:paper|dopamine)-[a-z0-9-]+|der|apex|laptop)`", text)) == set(NAMES)
+    assert set(re.findall(r"`((?:paper|dopamine|minatar)-[a-z0-9-]+|der|apex|laptop)`", text)) == set(NAMES)

@@ -1,5 +1,6 @@
 """What `apexpert train` prints and starts, and what all commands print: no passwords, any characters."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -10,13 +11,14 @@ from typing import Any
 import pytest
 
 from deploy.cli.main import main
-from deploy.cli.run.summary import config_lines, disk_estimate, num_parameters
+from deploy.cli.run.summary import config_lines, disk_estimate, frame_shape, num_parameters, replay_bytes
 from deploy.fleet.errors import FleetError
 from deploy.fleet.ray import nodes
 from deploy.run.config import Config, to_json, with_values
 from deploy.run.folder import RunFolder
 from deploy.run.import_path import ROOT
 from deploy.run.presets import LAPTOP, PAPER_RAINBOW, PRESETS
+from replay.types import stacked_shape
 from tests.helpers.runs.scripted_run import ScriptedRun, run_line, status
 
 
@@ -183,7 +185,8 @@ def test_the_size_of_the_network_is_estimated_to_a_fifth(name: str) -> None:
 
     for values in ("scalar", "c51", "quantile"):
         config = with_values(PRESETS[name], network__values=values)
-        network = build_network(config.network, 18, observation_shape=(4, 84, 84), seed=0)
+        shape = stacked_shape(frame_shape(config), config.environment.stack)
+        network = build_network(config.network, 18, observation_shape=shape, seed=0)
         real = sum(parameter.numel() for parameter in network.parameters())
         assert num_parameters(config) == pytest.approx(real, rel=0.2)
 
@@ -193,6 +196,17 @@ def test_disk_estimates_follow_the_measured_bytes() -> None:
     assert replay == pytest.approx(3 * 0.68e9, rel=0.1)
     assert 0.1e9 < checkpoints < 2e9
     assert disk_estimate(with_values(PAPER_RAINBOW, replay__urls=("redis://a",)))[0] == 0
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("minatar") is None, reason="MinAtar is missing: pip install minatar"
+)
+def test_estimates_go_by_the_frames_of_the_environment() -> None:
+    """4 planes of 10 x 10, not 84 x 84: an actor with Breakout's short games wrote 70 bytes a step."""
+    config = PRESETS["minatar-dqn"]
+    assert frame_shape(config) == (4, 10, 10)
+    assert frame_shape(PAPER_RAINBOW) == (84, 84)
+    assert 70 * 100_000 <= replay_bytes(config) < 30e6
 
 
 def test_what_a_terminal_cannot_show_is_shown_all_the_same(tmp_path: Path) -> None:
