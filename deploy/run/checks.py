@@ -72,6 +72,17 @@ def check_frame_shape(config: Config, frame_shape: FrameShape) -> None:
     )
 
 
+def check_game(config: Config, preset: Config) -> None:
+    """Raise ConfigError for an Atari game beside the environment that the preset plays instead of one."""
+    own, usual = config.environment, preset.environment
+    # `make train` names a game with any preset: the default one stands for none that was asked for.
+    if usual.env and own.env == usual.env and own.game.lower() != usual.game:
+        raise ConfigError(
+            f"{flag_of('environment.game')} {own.game}: is for Atari, and --preset {preset.run.preset} plays"
+            f" {usual.env}; another game is --env, such as minatar:asterix"
+        )
+
+
 def _require(holds: bool, path: str, value: Any, sentence: str) -> None:
     if not holds:
         shown = repr(value) if isinstance(value, str) else value

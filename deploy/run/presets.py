@@ -8,7 +8,7 @@ from collections.abc import Container
 from typing import Any
 
 from actors.config import ActorConfig, EnvironmentConfig, ExplorationConfig
-from deploy.run.checks import ONLY_WITH_HEADS, near_matches
+from deploy.run.checks import ONLY_WITH_HEADS, check_game, near_matches
 from deploy.run.config import Config, ConfigError, RunConfig, leaves, with_values
 from learner.config import LearnerConfig
 from models.config import NetworkConfig
@@ -256,7 +256,7 @@ def fitted(config: Config, base: Config | None = None, given: Container[str] = (
     """
     if config.run.preset not in PRESETS:  # Made in Python, from its dataclasses.
         return config
-    _expect_no_other_game(config)
+    check_game(config, PRESETS[config.run.preset])
     preset = PRESETS[config.run.preset]
     own, presets_own = leaves(config), leaves(preset)
     reset = {
@@ -265,17 +265,6 @@ def fitted(config: Config, base: Config | None = None, given: Container[str] = (
         if path not in given and own[path] == presets_own[path]
     }
     return with_values(config, **reset)
-
-
-def _expect_no_other_game(config: Config) -> None:
-    """Raise ConfigError for an Atari game beside the environment that the preset names instead of one."""
-    own, preset = config.environment, PRESETS[config.run.preset].environment
-    # `make train` names a game with any preset: the default one stands for none that was asked for.
-    if preset.env and own.env == preset.env and own.game.lower() != preset.game:
-        raise ConfigError(
-            f"--environment.game {own.game}: is for Atari, and --preset {config.run.preset} plays"
-            f" {preset.env}; another game is --env, such as minatar:asterix"
-        )
 
 
 def _replacements(asked: NetworkConfig, before: NetworkConfig) -> dict[str, Any]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.policy import Policy
+from actors.policy import FrameStacks, Policy
 from models.arrays import Weights, flatten
 from models.config import NetworkConfig
 from models.q_network import build_network
@@ -123,3 +123,16 @@ def test_read_only_weights_are_taken() -> None:
     observations = np.random.default_rng(0).integers(0, 256, (4, *SHAPE), np.uint8)
     assert reader.weights_version == weights.version
     np.testing.assert_array_equal(reader.act(observations, 0.0).q_max, writer.act(observations, 0.0).q_max)
+
+
+def test_stacks_of_several_planes_have_the_oldest_frames_planes_first() -> None:
+    stacks = FrameStacks(2, 2, (3, 4, 5))
+    frames = np.arange(1, 1 + 3 * 2 * 3 * 4 * 5).reshape(3, 2, 3, 4, 5).astype(np.uint8)
+    stacks.reset(frames[0])
+    assert stacks.observations.shape == (2, 6, 4, 5)
+    assert not stacks.observations[:, :3].any()
+    stacks.push(frames[1], np.array([True, True]))
+    stacks.push(frames[2], np.array([True, False]))
+    assert np.array_equal(stacks.observations[0], np.concatenate([frames[1, 0], frames[2, 0]]))
+    assert np.array_equal(stacks.observations[1, 3:], frames[2, 1])
+    assert not stacks.observations[1, :3].any(), "another episode's"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pytest
 
 from benchmarks.measured_run import WINDOW, measured
 from deploy.reports.contact_sheet import draw_contact_sheet
@@ -34,8 +35,10 @@ def test_an_episode_that_ends_with_a_window_is_in_it(tmp_path: Path) -> None:
     assert measured(tmp_path)["means"] == [2.0, 7.0]
 
 
-def test_a_contact_sheet_leaves_other_figures_open(tmp_path: Path) -> None:
-    frames = np.zeros((4, 8, 8), np.uint8)
+@pytest.mark.parametrize("shape", [(4, 8, 8), (2, 7, 8, 8)])
+def test_a_contact_sheet_leaves_other_figures_open(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """Of grey frames, and of frames with seven planes."""
+    frames = np.zeros(shape, np.uint8)
     transition = DrawnTransition(
         SegmentIdentity(0, 0, 0),
         0,

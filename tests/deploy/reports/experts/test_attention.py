@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from actors.environments import describe_environment
+from actors.rendering import picture_of
 from deploy.bench.limits import make_train_step, random_batch
 from deploy.cli.main import main
 from deploy.reports.curves import CurveError
@@ -114,6 +115,23 @@ def test_a_token_is_where_its_receptive_field_is(encoder, padding):
         rows = gradient.abs().sum(dim=(0, 1, 3))
         centre = float((rows * (torch.arange(84) + 0.5)).sum() / rows.sum())
         assert centre == pytest.approx((edges[row] + edges[row + 1]) / 2, abs=3.0)
+
+
+@pytest.mark.parametrize("tokens", ["per_conv", "per_sample"])
+def test_a_small_game_has_maps_no_finer_than_its_pixels(tokens):
+    config = NetworkConfig(**(SMALL | {"encoder": "minatar", "padding": "valid", "tokens": tokens}))
+    network = build_network(config, 3, observation_shape=(7, 10, 10), seed=1)
+    seen = np.random.default_rng(0).integers(0, 2, (7, 10, 10), dtype=np.uint8) * 255
+    maps = attention_of(network, seen).maps
+    side = 8 if tokens == "per_conv" else 10
+    assert maps.weights.shape == (4, side, side)
+    # An unpadded 3x3 kernel leaves a pixel at each border without a token.
+    border = 0.1 if tokens == "per_conv" else 0.0
+    np.testing.assert_allclose(maps.row_edges, np.linspace(border, 1.0 - border, side + 1))
+    np.testing.assert_allclose(maps.column_edges, maps.row_edges)
+    frame = FilmFrames()(picture_of(seen), attention_of(network, seen))
+    assert frame.ndim == 3
+    assert frame.shape[2] == 3
 
 
 @pytest.mark.parametrize("head", ["dense", "pooled"])
