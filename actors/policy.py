@@ -100,7 +100,8 @@ class Policy:
         """Return actions for (E, K, H, W) uint8 observations; `epsilon` is one number or (E,).
 
         Every environment gets its own draw of the network's noise at each step; with `noise` False the
-        network acts by its mean weights. With `values` False, environments that explore skip the network.
+        network acts by its mean weights, and what every pass draws (`phi`, `shuffle`) is still drawn. With
+        `values` False, environments that explore skip the network.
         """
         count = len(observations)
         # Drawn for all environments, so that the stream does not depend on who explores.
@@ -120,6 +121,6 @@ class Policy:
     def _q_values(self, observations: NDArray[np.uint8], noise: bool) -> NDArray[np.float32]:
         """Return the (B, A) values of (B, K, H, W) observations, with one draw of noise per row."""
         with torch.inference_mode():
-            draw = self._network.sample_noise(self._noise_generator, len(observations)) if noise else None
+            draw = self._network.sample_noise(self._noise_generator, len(observations), layers=noise)
             output = self._network(torch.from_numpy(observations), draw)
             return np.asarray(output.q_values.numpy())

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from apexpert.limits import Ge, Gt
+from apexpert.limits import SHARE, Ge, Gt
 
 ScalarLoss = Literal["huber", "squared"]
 PriorityKind = Literal["loss", "kl", "absolute_td"]
@@ -36,6 +36,12 @@ class LearnerConfig:
     (Loshchilov and Hutter, 2017, arXiv 1608.03983, without restarts); 0 keeps it constant."""
     adam_eps: Annotated[float, Gt(0)] = 1.5e-4
     """Adam's epsilon."""
+    pruning_start: Annotated[float, SHARE] = 0.2
+    """Share of the run's env steps at which --network.sparsify pruning begins."""
+    pruning_end: Annotated[float, SHARE] = 0.8
+    """Share of the run's env steps at which pruning has reached --network.sparsity."""
+    pruning_period: Annotated[int, Gt(0)] = 1_000
+    """Updates between two steps of pruning."""
     max_grad_norm: Annotated[float, Ge(0)] = 0.0
     """L2 norm that the whole gradient is clipped to; 0 turns clipping off."""
     publish_period: Annotated[int, Gt(0)] = 50
@@ -70,3 +76,12 @@ class LearnerConfig:
         final = self.final_learning_rate or self.learning_rate
         left = (1.0 + math.cos(math.pi * min(progress, 1.0))) / 2.0
         return final + (self.learning_rate - final) * left
+
+    def pruned_at(self, progress: float) -> float:
+        """Share of the final sparsity that is pruned when this share of the run's env steps is inserted.
+
+        It rises as 1 - (1 - x)^3, x from 0 at `pruning_start` to 1 at `pruning_end`: fast while there is
+        much to prune (Zhu and Gupta, 2017, arXiv 1710.01878, equation 1, from a sparsity of 0).
+        """
+        done = (progress - self.pruning_start) / (self.pruning_end - self.pruning_start)
+        return 1.0 - (1.0 - min(max(done, 0.0), 1.0)) ** 3

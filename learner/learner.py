@@ -94,6 +94,9 @@ class Learner:
             self._refuse_nan(batch, result)
             self.batches.learned(batch, result.priorities)
             self.updates += 1
+            # Before the target copy and the checkpoint, which hold the zeros then.
+            if self.updates % self._config.pruning_period == 0:
+                self._train_step.sparsity.prune(self._config.pruned_at(self.batches.progress))
             if self.updates % self._config.target_update_period == 0:
                 self._train_step.copy_target()
             # In lockstep `next` publishes, once all that is inserted was learned from.

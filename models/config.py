@@ -4,16 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from apexpert.limits import Ge, Gt, InWords
+from apexpert.limits import Ge, Gt, Interval, InWords
 
 ENCODERS = ("impala", "nature", "minatar")
-MOE_HEADS = ("soft_moe", "top_k_moe")
+MOE_HEADS = ("soft_moe", "top_k_moe", "expert_choice")
 HEADS = (*MOE_HEADS, "dense", "pooled")
 
 Tokens = Literal["per_conv", "per_feature_map", "per_sample", "per_patch"]
 Combine = Literal["flatten", "mean", "sum"]
 Values = Literal["scalar", "c51", "quantile"]
 Initializer = Literal["xavier", "fan_in"]
+Phi = Literal["trained", "fixed", "redrawn"]
+Distribution = Literal["erk", "uniform"]
 
 
 ONE_CHANNEL = "1/16 or more, so that every convolution keeps a channel"
@@ -48,9 +50,13 @@ class NetworkConfig:
     patch_width: Annotated[int, Ge(0)] = 0
     """Width of learned patch tokens; 0 takes the encoder's number of channels. The paper's code
     uses 32 for its Impala DQN and 64 for its other networks."""
+    shuffle: Literal["none", "features", "tokens"] = "none"
+    """Break the tokens' places. features: one permutation of all values of the feature map before it is
+    cut into tokens, for ever the same; tokens: each row's tokens in another order at every pass."""
     head: str = "soft_moe"
-    """Between tokens and output: soft_moe, top_k_moe, dense (one hidden layer, the baseline),
-    pooled (only the combined tokens) or module:callable."""
+    """Between tokens and output: soft_moe, top_k_moe, expert_choice (experts choose their tokens; Zhou
+    et al., 2022, arXiv 2202.09368), dense (one hidden layer, the baseline), pooled (only the combined
+    tokens) or module:callable."""
     combine: Combine = "flatten"
     """How tokens become one vector: the tokens that leave the experts, or enter a dense or pooled head."""
     num_experts: Annotated[int, Gt(0)] = 4
@@ -67,6 +73,9 @@ class NetworkConfig:
     """Soft MoE: tokens and phi of unit length and a learned scale (Puigcerver et al., 2023, section 2.3)."""
     normalize_scale: Annotated[float, Gt(0)] = 1.0
     """Soft MoE, normalised: initial value of the learned scale. With 1 all slots are about the mean token."""
+    phi: Phi = "trained"
+    """Soft MoE: phi is trained, stays as it was drawn (fixed), or is drawn by every pass for each row
+    from a unit normal (redrawn), as by `use_random_phi` in the code of arXiv 2402.08609."""
     token_norm: bool = False
     """LayerNorm on the tokens before they enter a mixture, as in the blocks of Puigcerver et al., 2023."""
     residual: bool = False
@@ -86,6 +95,16 @@ class NetworkConfig:
     """Hidden units of the dense head."""
     scale_dense: bool = False
     """Multiply the dense head's hidden units by the number of experts: the parameter-matched baseline."""
+    sparsity: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    """Share of the weights of all kernels (convolutions, dense layers, experts) that training holds at
+    zero, with their noise; biases, norms, phi and the router keep all of theirs."""
+    sparsify: Literal["static", "pruning"] = "static"
+    """Which weights `sparsity` is about. static: drawn before the first update; pruning: the smallest,
+    more and more from --learner.pruning-start to --learner.pruning-end (Zhu and Gupta, 2017,
+    arXiv 1710.01878)."""
+    sparsity_distribution: Distribution = "erk"
+    """How `sparsity` is spread over the layers: erk (Evci et al., 2020: large layers are sparser) or
+    uniform. Each expert is a layer."""
     values: Values = "c51"
     """Kind of value that is learned of an action's return: only its mean (scalar), a distribution over fixed
     atoms (c51; Bellemare et al., 2017) or its quantiles (quantile; QR-DQN, Dabney et al., 2018,

@@ -89,6 +89,8 @@ class QNetwork(nn.Module):
         """
         image = observation if observation.is_floating_point() else self.to_image(observation)
         tokens = self.tokenizer(self.encoder(image, scale=1.0 / 255.0))  # (B, T, D)
+        if noise is not None and noise.order is not None:
+            tokens = torch.take_along_dim(tokens, noise.order.unsqueeze(2), dim=1)
         head: HeadOutput = self.head(tokens, noise)
         outputs = self.output(head.features, None if noise is None else noise.output)  # (B, A, Z)
         if self.config.values == "scalar":
@@ -123,26 +125,38 @@ class QNetwork(nn.Module):
         return self
 
     def sample_noise(
-        self, generator: torch.Generator, batch_size: int | None = None, *, routed_rows: int = 0
+        self,
+        generator: torch.Generator,
+        batch_size: int | None = None,
+        *,
+        routed_rows: int = 0,
+        layers: bool = True,
     ) -> Noise | None:
-        """Draw fresh noise for the noisy layers and the router; None if nothing is noisy.
+        """Draw fresh noise for the noisy layers and the router; None if there is nothing to draw.
 
         `batch_size` None: one draw of the layers shared by all rows (training); B: an independent
         draw for each row (acting, one for each environment slot). `routed_rows`: number of rows
-        whose routing is noisy, each with a separate draw (training); 0 routes without noise. The
-        generator must be on the network's device.
+        whose routing is noisy, each with a separate draw (training); 0 routes without noise. A phi
+        or an order of tokens that every pass draws has a separate draw for each of these rows,
+        also with `layers` False, which leaves out the noisy layers (evaluation). The generator
+        must be on the network's device.
         """
-        layers = (self.head.noise_sizes, self.output.noise_sizes)
-        sizes = [size for layer in layers if layer is not None for size in layer]
+        noisy = (self.head.noise_sizes, self.output.noise_sizes) if layers else (None, None)
+        sizes = [size for layer in noisy if layer is not None for size in layer]
         factors = iter(draw_factors(sizes, batch_size or 1, generator) if sizes else [])
-        # Factors (R, in) and (R, out) of each noisy layer, in the order of `layers`.
-        hidden, output = (layer and LayerNoise(next(factors), next(factors)) for layer in layers)
-        router = None
+        # Factors (R, in) and (R, out) of each noisy layer, in the order of `noisy`.
+        hidden, output = (layer and LayerNoise(next(factors), next(factors)) for layer in noisy)
+        router = phi = order = None
+        rows, device = routed_rows or batch_size or 1, generator.device
         if routed_rows and self.head.router_shape is not None:
-            shape = (routed_rows, *self.head.router_shape)
-            router = torch.randn(shape, generator=generator, device=generator.device)
-        noise = Noise(hidden, output, router)
-        return None if noise == (None, None, None) else noise
+            router = torch.randn((rows, *self.head.router_shape), generator=generator, device=device)
+        if self.head.phi_shape is not None:
+            phi = torch.randn((rows, *self.head.phi_shape), generator=generator, device=device)
+        if self.config.shuffle == "tokens":
+            keys = torch.rand((rows, self.tokenizer.num_tokens), generator=generator, device=device)
+            order = keys.argsort(dim=1, stable=True)
+        noise = Noise(hidden, output, router, phi, order)
+        return None if all(part is None for part in noise) else noise
 
 
 def _build_encoder(

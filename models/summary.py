@@ -40,7 +40,7 @@ class MixtureSummary:
 
     num_experts: int
     num_selected: int | None
-    """Experts that a Top-k mixture chooses for each token (k); None for a Soft MoE, which uses all."""
+    """Experts that a Top-k mixture chooses for each token (k); None for the others."""
     slots_per_expert: int
     hidden_units: int
     """Hidden units of each expert."""

@@ -9,10 +9,8 @@ from actors.policy import Policy
 from apexpert.errors import ApexpertError
 from deploy.reports.games import play_games
 from deploy.run.config import Config
-from models.mixtures.heads import MoEHead
+from models.mixtures.heads import Mixture, MoEHead
 from models.mixtures.output import MoEOutput
-from models.mixtures.soft_moe import SoftMoE
-from models.mixtures.sparse_moe import TopKMoE
 from models.values.noisy import Noise
 
 PARTS = ("mixture", "residual")
@@ -29,7 +27,7 @@ class MeanMixture(nn.Module):
 
     mean: Tensor
 
-    def __init__(self, mixture: SoftMoE | TopKMoE, mean: Tensor) -> None:
+    def __init__(self, mixture: Mixture, mean: Tensor) -> None:
         """`mean`: (T, D)."""
         super().__init__()
         self.mixture = mixture

@@ -121,6 +121,8 @@ ONLY_WITH_HEADS: dict[str, tuple[str, ...]] = {
     "capacity_factor": MOE_HEADS,
     "normalize": ("soft_moe",),
     "normalize_scale": ("soft_moe",),
+    "phi": ("soft_moe",),
+    "shuffle": MOE_HEADS,
     "token_norm": MOE_HEADS,
     "residual": MOE_HEADS,
     "selected_experts": ("top_k_moe",),
@@ -153,6 +155,41 @@ def _arm(config: Config) -> None:
     _require(needed, "network.normalize_scale", scale, "does nothing without --network.normalize")
     if network.head in MOE_HEADS:
         _experts(network)
+    _shuffle(network)
+    _sparsity(config)
+
+
+def _shuffle(network: NetworkConfig) -> None:
+    """Shuffling changes something."""
+    shuffle, shuffled = network.shuffle, network.shuffle != "none"
+    one_token = network.tokens == "per_sample"
+    _require(not (shuffled and one_token), "network.shuffle", shuffle, "does nothing to one token a state")
+    blind = network.head in MOE_HEADS and network.combine != "flatten"
+    sentence = f"does nothing with --network.combine {network.combine}, which has no order"
+    _require(not (shuffle == "tokens" and blind), "network.shuffle", shuffle, sentence)
+
+
+def _sparsity(config: Config) -> None:
+    """Options of sparsity and pruning are given with what they are for, and pruning comes to its end."""
+    network, learner = config.network, config.learner
+    needs = {
+        ("network", "sparsify"): (network.sparsity > 0, "--network.sparsity"),
+        ("network", "sparsity_distribution"): (network.sparsity > 0, "--network.sparsity"),
+    }
+    pruning = network.sparsity > 0 and network.sparsify == "pruning"
+    for name in ("pruning_start", "pruning_end", "pruning_period"):
+        needs["learner", name] = (pruning, "--network.sparsify pruning")
+    for (part, name), (given, flag) in needs.items():
+        own = getattr(config, part)
+        fits = given or getattr(own, name) == getattr(type(own), name)
+        _require(fits, f"{part}.{name}", getattr(own, name), f"does nothing without {flag}")
+    start, end, period = learner.pruning_start, learner.pruning_end, learner.pruning_period
+    sentence = f"must be smaller than --learner.pruning-end ({end:g})"
+    _require(start < end, "learner.pruning_start", start, sentence)
+    total = config.run.total_env_steps
+    left = int((total - end * total) / learner.update_period)
+    sentence = f"must be at most {left}, the updates after --learner.pruning-end, or pruning may not reach it"
+    _require(not pruning or period <= left, "learner.pruning_period", period, sentence)
 
 
 def _experts(network: NetworkConfig) -> None:

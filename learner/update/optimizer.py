@@ -46,6 +46,11 @@ class FlatAdam:
         """Update the parameters of one part by its gradient."""
         self._optimizers[part].step()
 
+    def forget(self, where: Tensor) -> None:
+        """Set the moments to zero where the flat bool mask (P,) says so."""
+        for moment in self._moments.values():
+            moment.masked_fill_(where, 0.0)
+
     def state(self, network: nn.Module) -> dict[str, Tensor]:
         """Copy the moments, `exp_avg/<parameter>` and `exp_avg_sq/<parameter>`, and `step` ()."""
         copies = {"step": self._steps()[0].detach().cpu().clone()}

@@ -25,7 +25,8 @@ class ComputeCopy:
     """
 
     def __init__(self, network: QNetwork, flat: Tensor, dtype: torch.dtype) -> None:
-        self._source = flat
+        self.source = flat
+        """The float32 weights, flat (see `pack`)."""
         self._flat = flat
         self.network = network
         if dtype != flat.dtype:
@@ -38,8 +39,8 @@ class ComputeCopy:
     @torch.no_grad()
     def refresh(self, part: slice = slice(None)) -> None:
         """Copy the current float32 weights, or one part of the flat ones."""
-        if self._flat is not self._source:
-            self._flat[part].copy_(self._source[part])
+        if self._flat is not self.source:
+            self._flat[part].copy_(self.source[part])
 
     def gradient_buffer(self) -> tuple[Tensor, list[Tensor]]:
         """Return a flat gradient in the network's dtype, and its view for each parameter."""

@@ -18,6 +18,7 @@ from learner.update.flat_parameters import named_views, pack
 from learner.update.optimizer import FlatAdam, clipping
 from learner.update.precision import ComputeCopy, choose_device
 from learner.update.priorities import sample_priorities
+from learner.update.sparsity import SparseWeights
 from learner.update.thread_team import ThreadTeam
 from learner.update.work import (
     NO_NOISE,
@@ -63,11 +64,10 @@ class TrainStep:
         self.device = choose_device(config.device) if device is None else torch.device(device)
         self.dtype = choose_dtype(config.precision, self.device)
         self._noise_per_row = network_config.noise_per == "row"
-        on_cpu = self.device.type == "cpu"
         threads = config.num_threads or torch.get_num_threads()
         network = build_network(network_config, num_actions, observation_shape=observation_shape, seed=seed)
         self._team = ThreadTeam(1, threads)
-        if on_cpu:
+        if self.device.type == "cpu":
             keep_freed_memory()
             self._team = ThreadTeam.for_batch(threads, config.batch_size, flops_of(network))
         self.online_network = network.to(self.device)
@@ -83,8 +83,9 @@ class TrainStep:
         ]
         self._target_generator = torch.Generator(self.device).manual_seed(int(seeds[1]))
         self._ahead: SplitBatch | None = None
-        self._scale = 1.0
-        """What the gradient is multiplied by."""
+        self._scale = 1.0  # What the gradient is multiplied by.
+        self.sparsity = SparseWeights(self.online_network, self._online, self.optimizer, seed)
+        self.copy_target()  # With the zeros.
 
     def step(self, batch: Batch, meanwhile: Callable[[], Batch | None] = lambda: None) -> UpdateResult:
         """Make one update: target, loss, gradient, Adam. A loss that is not finite changes no weight.
@@ -214,6 +215,7 @@ class TrainStep:
         # A user's own encoder or head may have a parameter that this batch does not reach.
         gradients = torch.autograd.grad(total, self._online.parameters, materialize_grads=True)
         torch._foreach_copy_(self._buffers[share][1], gradients)
+        self.sparsity.hold(self._buffers[share][0])
         with torch.no_grad():
             support = self._online.network.support
             kind = self.config.priority
@@ -260,8 +262,8 @@ class TrainStep:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Copies of all that later updates depend on, on the CPU, and a JSON-able document about them.
 
-        Tensors: `online/<parameter>`, `target/<parameter>`, `optimizer/...`, `noise_generator` and
-        `judge_noise_generator` (uint8).
+        Tensors: `online/<parameter>`, `target/<parameter>`, `optimizer/...`, `zeros/<kernel>` of sparse
+        weights, `noise_generator` and `judge_noise_generator` (uint8).
         """
         self._forget_ahead()  # The states below are then from before the next batch.
         tensors = {
@@ -273,12 +275,9 @@ class TrainStep:
                 tensors[f"{prefix}/{name}"] = parameter.detach().cpu().contiguous().clone()
         for name, tensor in self.optimizer.state(self.online_network).items():
             tensors[f"optimizer/{name}"] = tensor
-        document = {
-            "num_threads": self._team.num_threads,
-            "dtype": str(self.dtype),
-            "torch": torch.__version__,
-        }
-        return tensors, document
+        tensors |= self.sparsity.state()
+        threads = self._team.num_threads
+        return tensors, {"num_threads": threads, "dtype": str(self.dtype), "torch": torch.__version__}
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any] | None = None) -> None:
@@ -290,6 +289,7 @@ class TrainStep:
         prefix = "optimizer/"
         own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         self.optimizer.restore(self.online_network, own)
+        self.sparsity.restore(tensors)
         self._ahead = None  # The generators are restored below, so nothing is put back.
         groups = {"noise_generator": self._generators, "judge_noise_generator": [self._target_generator]}
         for name, generators in groups.items():

@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from models.config import HEADS, NetworkConfig, is_imported
 from models.mixtures.balancing import LossWeights
+from models.mixtures.expert_choice import ExpertChoiceMoE
 from models.mixtures.head_output import HeadOutput
 from models.mixtures.imported import ImportedHead
 from models.mixtures.soft_moe import SoftMoE
@@ -13,6 +14,8 @@ from models.mixtures.sparse_moe import TopKMoE
 from models.mixtures.tokens import combine_tokens, combined_size
 from models.values.linear import build_linear
 from models.values.noisy import Noise
+
+Mixture = SoftMoE | TopKMoE | ExpertChoiceMoE
 
 
 class MoEHead(nn.Module):
@@ -40,6 +43,7 @@ class MoEHead(nn.Module):
         self.moe = _build_moe(config, num_tokens, width, sigma, generator)
         self.residual = config.residual
         self.router_shape = self.moe.router_shape
+        self.phi_shape = self.moe.phi_shape if isinstance(self.moe, SoftMoE) else None
 
     def forward(self, tokens: Tensor, noise: Noise | None) -> HeadOutput:
         """Map tokens (B, T, D) to features (B, F)."""
@@ -51,7 +55,7 @@ class MoEHead(nn.Module):
 
 def _build_moe(
     config: NetworkConfig, num_tokens: int, width: int, sigma: float | None, generator: torch.Generator
-) -> SoftMoE | TopKMoE:
+) -> Mixture:
     if config.head == "soft_moe":
         return SoftMoE(
             num_tokens,
@@ -63,6 +67,17 @@ def _build_moe(
             capacity_factor=config.capacity_factor,
             normalize=config.normalize,
             scale=config.normalize_scale,
+            phi=config.phi,
+        )
+    if config.head == "expert_choice":
+        return ExpertChoiceMoE(
+            num_tokens,
+            width,
+            num_experts=config.num_experts,
+            hidden=config.hidden_of_an_expert,
+            generator=generator,
+            sigma=sigma,
+            capacity_factor=config.capacity_factor,
         )
     return TopKMoE(
         num_tokens,
@@ -84,6 +99,7 @@ class DenseHead(nn.Module):
     """The baseline: combined tokens (flattened, in the baseline) through one hidden layer."""
 
     router_shape: tuple[int, int] | None = None
+    phi_shape: tuple[int, int] | None = None
 
     def __init__(
         self,
@@ -113,6 +129,7 @@ class PooledHead(nn.Module):
 
     noise_sizes: tuple[int, int] | None = None
     router_shape: tuple[int, int] | None = None
+    phi_shape: tuple[int, int] | None = None
 
     def __init__(self, config: NetworkConfig, num_tokens: int, width: int) -> None:
         super().__init__()

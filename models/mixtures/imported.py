@@ -17,6 +17,7 @@ class ImportedHead(ImportedModule):
 
     noise_sizes: tuple[int, int] | None = None
     router_shape: tuple[int, int] | None = None
+    phi_shape: tuple[int, int] | None = None
 
     def __init__(
         self, config: NetworkConfig, num_tokens: int, width: int, generator: torch.Generator

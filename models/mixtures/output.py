@@ -14,8 +14,8 @@ class MoEOutput(NamedTuple):
     tokens: Tensor
     """(B, T, D) combined tokens."""
     router_probabilities: Tensor
-    """(B, T, E): for a Soft MoE the mean of the combine weights over an expert's slots, for a Top-k
-    MoE the router's softmax; both as in the reference code of arXiv 2402.08609."""
+    """(B, T, E): for a Soft MoE the mean of the combine weights over an expert's slots, for the others
+    the router's softmax; both as in the reference code of arXiv 2402.08609."""
     dispatch_weights: Tensor
     """(B, T, E, S), the makeup of a slot: softmax over tokens, or 1 for the token that got the slot."""
     combine_weights: Tensor
@@ -25,4 +25,4 @@ class MoEOutput(NamedTuple):
     auxiliary_loss: Tensor | None = None
     """(B,) float32 weighted sum of the balancing losses of each sample; None if all their weights are 0."""
     router_logits: Tensor | None = None
-    """(B, T, E) of a Top-k MoE, before noise and softmax; None for a Soft MoE."""
+    """(B, T, E) of a router, before noise and softmax; None for a Soft MoE."""

@@ -14,8 +14,11 @@ class Tokenizer(nn.Module):
     """Cuts feature maps into tokens in one of the paper's ways (arXiv 2402.08609, section 3.2).
 
     `grid` holds the rows and columns of the tokens on the feature map, or None if tokens have no
-    position.
+    position: with `shuffle` features all values of the feature map have changed places beforehand, by
+    one permutation that is the same in every process and run.
     """
+
+    order: Tensor | None
 
     def __init__(
         self,
@@ -30,6 +33,11 @@ class Tokenizer(nn.Module):
         self.embedding: Convolution | None = None
         self.grid: tuple[int, int] | None = None
         area = positions[0] * positions[1]
+        order = None
+        if config.shuffle == "features":
+            order = torch.randperm(area * channels, generator=torch.Generator().manual_seed(0))
+        # Not persistent, and not for the actors: it follows from the configuration.
+        self.register_buffer("order", order, persistent=False)
         if config.tokens == "per_patch":
             rows, columns = positions[0] // config.patch_size, positions[1] // config.patch_size
             if not rows or not columns:
@@ -48,9 +56,13 @@ class Tokenizer(nn.Module):
             self.num_tokens, self.width = channels, area
         else:
             self.grid, self.num_tokens, self.width = positions, area, channels
+        if order is not None:
+            self.grid = None
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (B, C, h, w) to tokens (B, T, D)."""
+        if self.order is not None:
+            features = features.flatten(1)[:, self.order].view(features.shape)
         if self.kind == "per_feature_map":
             return features.flatten(2)
         if self.kind == "per_sample":

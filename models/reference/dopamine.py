@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.config import NetworkConfig
 from models.encoders.convolution import Convolution
 from models.encoders.impala import ImpalaEncoder
 from models.mixtures.heads import DenseHead, MoEHead
@@ -31,8 +32,8 @@ PLAIN_NAMES = {"weight": "kernel", "bias": "bias"}
 # Used only if tokens and phi are normalised, but always present: else ignored when read and written as 1.
 SOFT_MOE_SCALE = "params/SoftMoE_0/scalar"
 
-LACKING = ("residual", "centered_kernels")
-"""Options without parameters of their own, with which the same parameters would be another network."""
+LACKING = ("residual", "centered_kernels", "phi", "shuffle", "sparsity")
+"""Options without parameters of their own, with which the same parameters would be another network or arm."""
 
 
 class Layout(NamedTuple):
@@ -127,8 +128,10 @@ def _is_soft_moe(network: QNetwork) -> bool:
 def _entries(network: QNetwork, agent: str | None) -> Iterator[Entry]:
     """Yield an entry for every parameter; raises ValueError for what the reference lacks."""
     for option in LACKING:
-        if getattr(network.config, option):
+        if getattr(network.config, option) != getattr(NetworkConfig, option):
             raise ValueError(f"{option}: the reference has no such option")
+    if network.config.head == "expert_choice":
+        raise ValueError("head expert_choice: the reference has a name for it, but no code")
     agent = agent or ("rainbow" if network.config.values == "c51" else "dqn")
     entries = [*_convolutions(network, agent), *_mixture(network), *_linear_layers(network)]
     foreign = {name for name, _ in network.named_parameters()} - {entry.name for entry in entries}

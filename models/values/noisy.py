@@ -32,6 +32,10 @@ class Noise(NamedTuple):
     """Noise of the output layer."""
     router: Tensor | None = None
     """(R, T, E) unit normals for the logits of a Top-k mixture's router; only drawn in training."""
+    phi: Tensor | None = None
+    """(R, D, E * S) unit normals, the phi of a Soft MoE whose phi is redrawn; in evaluation too."""
+    order: Tensor | None = None
+    """(R, T) int64, the order of each row's tokens where they are shuffled; in evaluation too."""
 
     def rows(self, part: slice) -> "Noise":
         """Return the noise for a part of the batch's rows; a draw that all rows share stays whole."""
@@ -40,7 +44,8 @@ class Noise(NamedTuple):
             return noise if len(noise) == 1 else noise[part]
 
         hidden, output = (layer and LayerNoise(*map(cut, layer)) for layer in (self.hidden, self.output))
-        return Noise(hidden, output, None if self.router is None else cut(self.router))
+        drawn = (self.router, self.phi, self.order)
+        return Noise(hidden, output, *(None if noise is None else cut(noise) for noise in drawn))
 
 
 def draw_factors(sizes: list[int], rows: int, generator: torch.Generator) -> list[Tensor]:

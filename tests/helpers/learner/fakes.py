@@ -106,6 +106,8 @@ class FakeTrainStep:
         self.rates: list[float] = []
         self.team = SimpleNamespace(num_threads=threads)
         self.optimizer = SimpleNamespace(set_learning_rate=self.rates.append)
+        self.pruned = []
+        self.sparsity = SimpleNamespace(prune=lambda share: self.pruned.append((self.steps, share)))
         self._losses, self._seconds = list(losses), seconds
 
     def step(self, batch: Batch, meanwhile: Callable[[], Batch | None]) -> UpdateResult:

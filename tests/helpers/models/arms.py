@@ -38,7 +38,27 @@ ARMS: dict[str, dict[str, Any]] = {
     "pooled, mean": {"head": "pooled", "combine": "mean"},
     "pooled, sum": {"head": "pooled", "combine": "sum"},
     "pooled, flattened": {"head": "pooled"},
+    "soft moe, few slots": {"capacity_factor": 0.1},
+    "soft moe, fixed phi": {"phi": "fixed"},
+    "soft moe, redrawn phi": {"phi": "redrawn"},
+    "soft moe, redrawn phi, normalised": {"phi": "redrawn", "normalize": True},
+    "soft moe, shuffled features": {"shuffle": "features", "tokens": "per_conv"},
+    "soft moe, shuffled tokens": {"shuffle": "tokens", "tokens": "per_conv"},
+    "top 1, shuffled tokens": {"head": "top_k_moe", "shuffle": "tokens", "tokens": "per_conv"},
+    "expert choice": {"head": "expert_choice"},
+    "expert choice, more slots": {"head": "expert_choice", "capacity_factor": 2.0},
+    "expert choice, per sample": {"head": "expert_choice", "tokens": "per_sample"},
+    "soft moe, sparse": {"sparsity": 0.2},
+    "dense, pruned": {
+        "head": "dense",
+        "sparsity": 0.95,
+        "sparsify": "pruning",
+        "sparsity_distribution": "uniform",
+    },
 }
+
+DRAWN = [name for name, arm in ARMS.items() if arm.get("phi") == "redrawn" or arm.get("shuffle") == "tokens"]
+"""Arms of which every pass draws something, in evaluation too."""
 
 AGENTS: dict[str, dict[str, Any]] = {
     "rainbow": {"values": "c51", "dueling": True, "noisy": True},

@@ -52,7 +52,7 @@ def test_the_table_of_arms_names_tests_that_are_there() -> None:
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"encoder": "resnet"}, "--network.encoder 'resnet'", "impala, nature, minatar or module:callable"),
     ({"encoder": "natur"}, "--network.encoder 'natur'", "did you mean nature"),
-    ({"head": "moe"}, "--network.head 'moe'", "soft_moe, top_k_moe, dense, pooled or module:callable"),
+    ({"head": "moe"}, "--network.head 'moe'", "soft_moe, top_k_moe, expert_choice, dense, pooled or module"),
     ({"head": "my module:head"}, "--network.head 'my module:head'", "or module:callable"),
     ({"head": "module:"}, "--network.head 'module:'", "or module:callable"),
     (
@@ -78,6 +78,22 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"expert_width_scale": 0.001}, "--network.expert-width-scale 0.001", "leaves an expert of 512"),
     ({"router_noise": 1.0}, "--network.router-noise 1.0", "it is for top_k_moe"),
     ({"load_loss_weight": 1.0}, "--network.load-loss-weight 1.0", "it is for top_k_moe"),
+    ({"head": "expert_choice", "selected_experts": 2}, "--network.selected-experts 2", "it is for top_k_moe"),
+    ({"head": "expert_choice", "load_loss_weight": 1.0}, "--network.load-loss-weight 1.0", "for top_k_moe"),
+    ({"head": "expert_choice", "phi": "fixed"}, "--network.phi 'fixed'", "it is for soft_moe"),
+    ({"head": "top_k_moe", "phi": "redrawn"}, "--network.phi 'redrawn'", "it is for soft_moe"),
+    ({"head": "dense", "shuffle": "features"}, "--network.shuffle 'features'", "top_k_moe and expert_choice"),
+    ({"head": "pooled", "shuffle": "tokens"}, "--network.shuffle 'tokens'", "top_k_moe and expert_choice"),
+    ({"tokens": "per_sample", "shuffle": "features"}, "--network.shuffle 'features'", "one token a state"),
+    ({"combine": "mean", "shuffle": "tokens"}, "--network.shuffle 'tokens'", "with --network.combine mean"),
+    ({"sparsity": 1.0}, "--network.sparsity 1.0", "less than 1"),
+    ({"sparsity": -0.1}, "--network.sparsity -0.1", "0 or more"),
+    ({"sparsify": "pruning"}, "--network.sparsify 'pruning'", "does nothing without --network.sparsity"),
+    (
+        {"sparsity_distribution": "uniform"},
+        "--network.sparsity-distribution 'uniform'",
+        "does nothing without",
+    ),
     ({"encoder_width_scale": 0.05}, "--network.encoder-width-scale 0.05", "1/16 or more"),
     ({"capacity_factor": 0.0}, "--network.capacity-factor 0.0", "greater than 0"),
     ({"tokens": "per_patch", "patch_size": 12}, "--network.patch-size 12", "both sides must be"),
@@ -88,6 +104,37 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 def test_what_makes_no_sense_is_one_line(changes: dict[str, Any], flag: str, allowed: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check(with_values(PAPER_RAINBOW, **{f"network__{name}": value for name, value in changes.items()}))
+    text = str(caught.value)
+    assert text.startswith(flag)
+    assert allowed in text
+    assert "\n" not in text
+
+
+PRUNED = {"network__sparsity": 0.95, "network__sparsify": "pruning"}
+WRONG_PRUNING: list[tuple[dict[str, Any], str, str]] = [
+    ({"network__sparsify": "static", "learner__pruning_end": 0.5}, "--learner.pruning-end 0.5", "without"),
+    (
+        {"network__sparsity": 0.0, "network__sparsify": "static", "learner__pruning_period": 7},
+        "--learner.pruning-period 7",
+        "does nothing without --network.sparsify pruning",
+    ),
+    ({"learner__pruning_start": 0.8}, "--learner.pruning-start 0.8", "smaller than --learner.pruning-end"),
+    ({"learner__pruning_start": -0.1}, "--learner.pruning-start -0.1", "from 0 to 1"),
+    ({"learner__pruning_end": 1.0}, "--learner.pruning-period 1000", "at most 0, the updates after"),
+    ({"learner__pruning_period": 0}, "--learner.pruning-period 0", "greater than 0"),
+    (
+        {"run__total_env_steps": 30_000, "learner__pruning_period": 1_501},
+        "--learner.pruning-period 1501",
+        "must be at most 1500, the updates after --learner.pruning-end",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "flag", "allowed"), WRONG_PRUNING, ids=range(len(WRONG_PRUNING)))
+def test_pruning_that_makes_no_sense_is_one_line(changes: dict[str, Any], flag: str, allowed: str) -> None:
+    check(with_values(PAPER_RAINBOW, **PRUNED))
+    with pytest.raises(ConfigError) as caught:
+        check(with_values(PAPER_RAINBOW, **(PRUNED | changes)))
     text = str(caught.value)
     assert text.startswith(flag)
     assert allowed in text
