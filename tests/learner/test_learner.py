@@ -234,17 +234,19 @@ def test_the_learning_rate_goes_down_with_the_env_steps(tmp_path):
 
 
 def test_pruning_follows_the_env_steps_before_the_target_copy(tmp_path):
-    setup = Setup(tmp_path, [20, 20, 20], total=60, pruning_period=7, target_update_period=7)
+    setup = Setup(tmp_path, [20, 20, 20], total=60, pruning_period=1, target_update_period=7)
     order = []
     prune, copy = setup.train_step.sparsity.prune, setup.train_step.copy_target
     setup.train_step.sparsity.prune = lambda share: (order.append("prune"), prune(share))
     setup.train_step.copy_target = lambda: (order.append("copy"), copy())
     setup.learner.run(never)
-    steps, shares = zip(*setup.train_step.pruned, strict=True)
-    assert list(steps) == list(range(7, setup.learner.updates + 1, 7))
+    shares = [share for _, share in setup.train_step.pruned]
     # A third, two thirds and all of 60 env steps are inserted; pruning is from 0.2 to 0.8.
     allowed = [1 - (1 - (progress - 0.2) / 0.6) ** 3 for progress in (1 / 3, 2 / 3, 0.8)]
     assert all(min(abs(share - other) for other in allowed) < 1e-12 for share in shares)
-    assert list(shares) == sorted(shares)
+    assert shares == sorted(shares)
     assert shares[-1] == 1.0
-    assert order[:4] == ["prune", "copy", "prune", "copy"]
+    assert order[:8] == ["prune"] * 7 + ["copy"]
+    rare = Setup(tmp_path / "rare", [60], total=60, pruning_period=5)
+    rare.learner.run(never)
+    assert [steps for steps, _ in rare.train_step.pruned] == list(range(5, rare.learner.updates + 1, 5))
