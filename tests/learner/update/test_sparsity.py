@@ -2,12 +2,14 @@
 
 import dataclasses
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from actors.policy import Policy
+from learner.checkpoint import CheckpointStore
 from learner.config import LearnerConfig
 from learner.update.train_step import TrainStep
 from models.arrays import Weights
@@ -183,7 +185,7 @@ CONTROLS = {
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-def test_a_resumed_train_step_is_bit_identical(control: str) -> None:
+def test_a_train_step_resumed_from_a_checkpoint_is_bit_identical(control: str, tmp_path: Path) -> None:
     network = dataclasses.replace(NETWORK, **({"sparsity": 0.0} | CONTROLS[control]))
     whole, first = _step(network, precision="bfloat16"), _step(network, precision="bfloat16")
     batches = [_batch(seed) for seed in range(7)]
@@ -200,7 +202,11 @@ def test_a_resumed_train_step_is_bit_identical(control: str) -> None:
     tensors, document = first.state()
     assert bool([name for name in tensors if name.startswith("zeros/")]) == (network.sparsity > 0)
     second = _step(network, seed=8, precision="bfloat16")
-    second.restore(tensors, document)
+    store = CheckpointStore(tmp_path)
+    store.save(3, tensors, {"train_step": document})
+    checkpoint = store.load_newest()
+    assert checkpoint is not None
+    second.restore(checkpoint.tensors, checkpoint.document["train_step"])
     work(second, range(3, 6))
     ours, theirs = second.state()[0], whole.state()[0]
     assert set(ours) == set(theirs)
