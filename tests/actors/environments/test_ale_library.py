@@ -1,5 +1,7 @@
 """What ale-py itself does where we rely on it or step around it."""
 
+import time
+
 import numpy as np
 
 from tests.helpers.actors.atari import library, random_actions
@@ -15,8 +17,11 @@ def test_unseeded_and_integer_seeded_library_envs_share_streams() -> None:
         frames = np.array([env.step(row)[0][:, -1] for row in actions])
         return [frames[:, i].tobytes() for i in range(4)]
 
-    unseeded, actor_0, actor_1 = streams(None), streams(0), streams(1)
-    assert len(set(unseeded)) < 4  # seeded by the second of the clock
+    began = int(time.time())
+    unseeded = streams(None)
+    # Seeded by the second of the clock: on a busy machine each may be made in another one.
+    assert len(set(unseeded)) <= 1 + int(time.time()) - began
+    actor_0, actor_1 = streams(0), streams(1)
     assert actor_0[1:] == actor_1[:-1]
     assert len(set(actor_0)) == 4
 
