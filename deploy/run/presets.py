@@ -221,7 +221,6 @@ MINATAR_DQN = _preset(
     replay__capacity=100_000,
     replay__reward_clip=0.0,
     replay__segment_steps=16,
-    replay__shards=1,
     exploration__epsilon_end=0.1,
     exploration__epsilon_decay_steps=100_000,
     actors__weights_poll_steps=5,

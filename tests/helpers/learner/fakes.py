@@ -106,7 +106,7 @@ class FakeTrainStep:
         self.rates: list[float] = []
         self.team = SimpleNamespace(num_threads=threads)
         self.optimizer = SimpleNamespace(set_learning_rate=self.rates.append)
-        self.pruned = []
+        self.pruned: list[tuple[int, float]] = []
         self.sparsity = SimpleNamespace(prune=lambda share: self.pruned.append((self.steps, share)))
         self._losses, self._seconds = list(losses), seconds
 
