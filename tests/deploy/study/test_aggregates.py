@@ -104,6 +104,16 @@ def test_the_interval_of_the_mean_has_the_width_that_theory_gives():
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.04)
 
 
+def test_a_game_with_missing_runs_varies_by_the_runs_that_it_has():
+    """Four runs of one game are four draws, however many another game has."""
+    few, many = np.full((4, 2), 1.0), np.full((40, 2), 1.0)
+    few[:, 1] = [0.0, 1.0, 2.0, 3.0]
+    many[:, 1] = NAN
+    many[:4] = few
+    widths = [np.ptp(aggregates.mean(scores).bounds) for scores in (few, many)]
+    assert widths[1] == pytest.approx(widths[0], rel=0.15)
+
+
 def test_more_repetitions_are_drawn_when_asked_and_a_seed_gives_the_same_again():
     scores = np.random.default_rng(0).normal(size=(5, 4))
     assert aggregates.mean(scores) == aggregates.mean(scores)
