@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from actors.games.minatar import is_minatar
 from deploy.monitor.bands import GREEDY
 from deploy.run.config import Config
 from deploy.study.errors import ProtocolError
@@ -19,8 +20,8 @@ Games = Literal["training", "evaluation"]
 class Protocol:
     """The key of a score: all that changes it besides arm, game, seed and length of the run.
 
-    Machado et al. 2018 (arXiv 1709.06009) on what each of them does to scores on Atari. None where an
-    environment other than Atari decides.
+    Machado et al. 2018 (arXiv 1709.06009) on what each of them does to scores on Atari. None where the
+    environment decides.
     """
 
     sticky_actions: float | None
@@ -74,17 +75,18 @@ def protocol_of(
     """
     environment = config.environment
     atari = not environment.env
+    ours = atari or is_minatar(environment.env)
     if games == "training":
         epsilons = _training_epsilons(config)
     else:
         played = config.evaluation.epsilon if epsilon is None else epsilon
         epsilons = (played, played)
     return Protocol(
-        sticky_actions=environment.repeat_action_probability if atari else None,
+        sticky_actions=environment.repeat_action_probability if ours else None,
         frame_skip=environment.frame_skip if atari else None,
-        cap=environment.max_frames_per_episode if atari else None,
+        cap=environment.max_frames_per_episode if ours else None,
         noop_max=environment.noop_max if atari else None,
-        full_action_space=environment.full_action_space if atari else None,
+        full_action_space=environment.full_action_space if ours else None,
         life_loss_terminates=config.replay.life_loss_terminates,
         epsilon=epsilons,
         checkpoint=checkpoint,

@@ -97,6 +97,13 @@ def test_another_environment_decides_for_itself():
     assert (found.sticky_actions, found.frame_skip, found.cap, found.full_action_space) == (None,) * 4
 
 
+def test_minatar_has_our_sticky_actions_cap_and_action_set():
+    config = with_values(Config(), environment__env="minatar:breakout", environment__full_action_space=True)
+    found = protocol_of(config, games="evaluation", checkpoint="final")
+    assert (found.sticky_actions, found.cap, found.full_action_space) == (0.25, 108_000, True)
+    assert (found.frame_skip, found.noop_max) == (None, None)
+
+
 def test_a_protocol_is_one_line_in_words():
     assert str(EVALUATED) == (
         "sticky actions 0.25, frame skip 4, cap 108000, noop max 0, full action space no,"
