@@ -1,8 +1,8 @@
 """Lines of text for the frames of videos."""
 
 import functools
-import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -16,8 +16,8 @@ GROUND = 24
 """Grey level behind text."""
 LINE_HEIGHT = 20
 """Pixels."""
-CHARACTER_WIDTH = 7.6
-"""Pixels of a character of DejaVu Sans Mono at 9 points and 100 dots an inch."""
+CHARACTER_WIDTH = 8
+"""Pixels of a character of DejaVu Sans Mono at 9 points and 100 dots an inch, a whole number by hinting."""
 
 
 @functools.lru_cache(maxsize=256)
@@ -29,7 +29,12 @@ def caption(text: str, width: int) -> Picture:
     # matplotlib takes a number in a string as a grey level from 0 to 1.
     figure = Figure(figsize=(width / 100, LINE_HEIGHT / 100), dpi=100, facecolor=str(GROUND / 255))
     canvas = FigureCanvasAgg(figure)
-    look = {"color": "white", "fontsize": 9, "family": "DejaVu Sans Mono", "parse_math": False}
+    look: dict[str, Any] = {
+        "color": "white",
+        "fontsize": 9,
+        "family": "DejaVu Sans Mono",
+        "parse_math": False,
+    }
     figure.text(4 / width, 0.5, fitted(text, width), va="center", **look)
     canvas.draw()  # type: ignore[no-untyped-call]
     picture: Picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
@@ -39,7 +44,7 @@ def caption(text: str, width: int) -> Picture:
 
 def fitted(text: str, width: int) -> str:
     """Return the text, without its middle where it is longer than `width` pixels."""
-    room = math.floor((width - 8) / CHARACTER_WIDTH)
+    room = (width - 8) // CHARACTER_WIDTH
     if len(text) <= room:
         return text
     end = (room - 1) // 2

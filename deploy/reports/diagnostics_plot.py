@@ -54,7 +54,7 @@ PANELS = (
     Panel("update norm", ("update_norm/",)),
     Panel("TD error", ("td_error_",), "free"),
 )
-STYLES = ("-", "--", ":", "-.")
+STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 
 Runs = Sequence[tuple[Path, list[dict[str, float]]]]
 """Run folders with their diagnoses."""
@@ -78,7 +78,7 @@ def draw_diagnostics(run_paths: Sequence[Path], target: Path) -> Path:
         for index, (path, _) in enumerate(runs)
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), fontsize=11, frameon=False)
-    figure.savefig(target, dpi=80)
+    figure.savefig(target, dpi=100)
     plt.close(figure)
     return target
 
@@ -162,5 +162,5 @@ def _draw_kernel(axis: Any, name: str, update: int, kernel: Any) -> None:
     axis.set_title(f"{name}: empirical NTK at update {update:,}", fontsize=10)
     axis.set_xlabel("sample", fontsize=9)
     axis.set_ylabel("sample", fontsize=9)
-    bar = axis.figure.colorbar(image, ax=axis)
+    bar = axis.figure.colorbar(image, ax=axis, fraction=0.046)
     bar.set_label("cosine of their gradients", fontsize=9)

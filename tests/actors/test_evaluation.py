@@ -5,7 +5,7 @@ from actors.config import EnvironmentConfig
 from actors.environments import environment_seeds, make_environment
 from actors.evaluation import EVALUATION_SLOT, episode_quotas, evaluate
 from actors.policy import Policy
-from actors.rendering import ColourView, EpisodeRecording
+from actors.rendering import ColourView, EpisodeRecording, Scene
 from models.config import NetworkConfig
 from tests.helpers.catch import Catch
 
@@ -112,21 +112,25 @@ def test_the_environments_are_closed_also_when_the_policy_fails(monkeypatch) -> 
 
 
 def test_frames_of_the_first_episode_are_recorded() -> None:
-    frames = []
-    evaluate(policy(), CATCH, episodes=6, num_envs=2, seed=0, recorder=frames.append)
-    assert len(frames) == 7
+    scenes: list[Scene] = []
+    played = evaluate(policy(), CATCH, episodes=6, num_envs=2, seed=0, recorder=scenes.append)
+    frames = [scene.picture for scene in scenes]
+    assert [scene.env_step for scene in scenes] == list(range(7))
+    first = next(episode for episode in played if episode.env_slot == 0)
+    assert (scenes[0].return_, scenes[-1].return_) == (0.0, first.return_)
     assert {frame.shape for frame in frames} == {(84, 84)}
     assert not np.array_equal(frames[0], frames[-1])
 
 
 def test_atari_is_recorded_in_colour_for_one_whole_game() -> None:
-    frames = []
+    scenes: list[Scene] = []
     played = evaluate(
-        policy(4, (4, 44, 44)), BREAKOUT, episodes=2, num_envs=1, seed=2, epsilon=0.5, recorder=frames.append
+        policy(4, (4, 44, 44)), BREAKOUT, episodes=2, num_envs=1, seed=2, epsilon=0.5, recorder=scenes.append
     )
-    assert len(frames) == played[0].length + 1
-    assert {frame.shape for frame in frames} == {(210, 160, 3)}
-    assert frames[-1].dtype == np.uint8
+    assert len(scenes) == played[0].length + 1
+    assert (scenes[-1].env_step, scenes[-1].return_) == (played[0].length, played[0].return_)
+    assert {scene.picture.shape for scene in scenes} == {(210, 160, 3)}
+    assert scenes[-1].picture.dtype == np.uint8
 
 
 @pytest.mark.parametrize("noop_max", [0, 29])
@@ -136,8 +140,8 @@ def test_the_coloured_game_is_the_game_that_is_played(noop_max: int) -> None:
     config = EnvironmentConfig(game="ms_pacman", noop_max=noop_max, **size)
     seeds = environment_seeds(5, EVALUATION_SLOT, 0, 2)
     env = make_environment(config, 2, seeds)
-    pictures: list[np.ndarray] = []
-    recording = EpisodeRecording(pictures.append, config, int(seeds[0]))
+    scenes: list[Scene] = []
+    recording = EpisodeRecording(scenes.append, config, int(seeds[0]))
     view, frames = recording._view, env.reset()
     assert isinstance(view, ColourView)
     recording.begin(frames)
@@ -149,7 +153,7 @@ def test_the_coloured_game_is_the_game_that_is_played(noop_max: int) -> None:
         actions = rng.integers(0, 9, 2)
         result = env.step(actions)
         recording.step(int(actions[0]), result)
-        picture = pictures[-1]
+        picture = scenes[-1].picture
         score += result.rewards[0]
         newest = view._ale.getScreenGrayscale()
         assert (result.frames[0] >= newest).all()  # the brighter of the last two screens

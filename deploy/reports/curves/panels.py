@@ -16,6 +16,8 @@ from deploy.reports.curves.run_curves import Against, RunCurves
 
 ACROSS = 3
 """Most panels in a row."""
+ROW = 0.19
+"""Inches of a row of the legend."""
 BEYOND = 1.5
 """How far past the runs' end published curves go, as a factor."""
 
@@ -36,7 +38,7 @@ def draw_panels(
     games = list(dict.fromkeys(run.game for run in runs))
     across = min(ACROSS, len(games))
     down = -(-len(games) // across)
-    size = (9.0, 5.5) if len(games) == 1 else (5.0 * across, 3.6 * down + 0.8)
+    size = (9.0, 4.8) if len(games) == 1 else (5.0 * across, 3.6 * down)
     figure, grid = plt.subplots(down, across, figsize=size, layout="constrained", squeeze=False)
     panels = list(grid.flat)
     for axes, game in zip(panels, games, strict=False):
@@ -76,12 +78,17 @@ def label_along(axes: Any, against: Against) -> None:
         "hours": ("training", "hours", "minutes", 60),
     }[against]
     axes.set_xlim(left=0.0)
-    is_small = axes.dataLim.x1 < 1.0
+    # Published curves go further than the runs, whose own end decides.
+    is_small = axes.dataLim.x1 < BEYOND
     axes.set_xlabel(f"{name} ({small if is_small else large})")
     if is_small:
         # Ticks at round numbers of the smaller unit.
         end = factor * axes.get_xlim()[1]
-        ticks = [tick for tick in matplotlib.ticker.MaxNLocator(7).tick_values(0, end) if tick <= end]
+        ticks = [
+            tick
+            for tick in matplotlib.ticker.MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]).tick_values(0, end)
+            if tick <= end
+        ]
         axes.set_xticks([tick / factor for tick in ticks], [f"{tick:,g}" for tick in ticks])
 
 
@@ -97,9 +104,10 @@ def legend_outside(figure: Any, panels: Iterable[Any], note: str) -> None:
     }
     handles = dict(sorted(found.items(), key=lambda entry: not entry[1].get_color().startswith("C")))
     longest = max(map(len, handles), default=1)
-    # Some 15 characters of this size to an inch, and the line beside them.
-    columns = max(1, math.floor(15 * figure.get_figwidth() / (longest + 8)))
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=min(columns, 4), fontsize=8,
-        title=note, title_fontsize=8, frameon=False,
-    )  # fmt: skip
+    # Some 16 characters of this size to an inch, and the line beside them.
+    columns = min(max(1, math.floor(16 * figure.get_figwidth() / (longest + 8))), 4)
+    # Taller by the legend, which would take its height from the panels.
+    figure.set_figheight(figure.get_figheight() + ROW * (1 + math.ceil(len(handles) / columns)))
+    look: dict[str, Any] = {"fontsize": 8, "title": note, "title_fontsize": 8, "frameon": False}
+    place: dict[str, Any] = {"loc": "outside lower center", "ncols": columns}
+    figure.legend(handles.values(), handles.keys(), **place, **look)

@@ -18,7 +18,7 @@ from deploy.reports.curves.run_curves import (
 LINE: Mapping[str, Any] = {"linewidth": 2}
 THIN: Mapping[str, Any] = {"linestyle": "-.", "linewidth": 1}
 POINTS: Mapping[str, Any] = {"marker": "o", "markersize": 4, "linewidth": 1}
-FAINT: Mapping[str, Any] = {"linestyle": "", "marker": ".", "markersize": 3, "alpha": 0.25}
+FAINT: Mapping[str, Any] = {"linestyle": "", "marker": ".", "markersize": 4, "alpha": 0.3}
 NOTE = "lines: mean of the last 100 episodes; dots: single episodes"
 
 

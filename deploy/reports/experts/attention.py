@@ -59,13 +59,13 @@ class Maps:
         return ratios
 
     def in_words(self, expert: int) -> str:
-        """Return how an expert looks: `uniform`, `peak x3.1` (times uniform), or that its map is zeros."""
+        """Return how an expert looks: `uniform`, `peak x3.14` (times uniform), or that its map is zeros."""
         ratios = self.over_uniform[expert]
         if np.isnan(ratios).any():
             return f"no {self.quantity}"
         if abs(ratios - 1.0).max() <= UNIFORM:
             return "uniform"
-        return f"peak x{ratios.max():.1f}"
+        return f"peak x{ratios.max():.3g}"
 
 
 @dataclass(frozen=True)

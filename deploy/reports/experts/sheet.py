@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -31,7 +32,7 @@ def draw_sheet(moments: Sequence[Moment], title: str, names: Sequence[str], targ
             _draw_map(axes, moment, expert)
         _draw_values(row[-1], moment, names)
     maps = moments[0].attention.maps
-    place = {"location": "bottom", "shrink": 0.6, "aspect": 45, "pad": 0.01}
+    place: dict[str, Any] = {"location": "bottom", "shrink": 0.6, "aspect": 45, "pad": 0.01}
     add_colour_bar(figure, maps.quantity, ax=list(grid.flat), **place)
     rows, columns = maps.weights.shape[1:]
     figure.suptitle(f"{title}\ngrid: {rows} x {columns} {maps.cells}", fontsize=11)
@@ -60,10 +61,9 @@ def _draw_values(axes: Axes, moment: Moment, names: Sequence[str]) -> None:
     height, width = moment.picture.shape[:2]
     axes.set_box_aspect(height / width)
     axes.set_title("Q values\n(> is chosen)", fontsize=10, loc="left")
-    axes.text(
-        0.0, 1.0, "\n".join(value_lines(moment, names)), fontsize=9, family="DejaVu Sans Mono", va="top",
-        transform=axes.transAxes, parse_math=False,
-    )  # fmt: skip
+    look: dict[str, Any] = {"fontsize": 9, "family": "DejaVu Sans Mono", "parse_math": False}
+    lines = "\n".join(value_lines(moment, names))
+    axes.text(0.0, 1.0, lines, va="top", transform=axes.transAxes, **look)
 
 
 def value_lines(moment: Moment, names: Sequence[str]) -> list[str]:

@@ -1,25 +1,15 @@
-import json
+"""Scores with their intervals, and videos."""
+
 from pathlib import Path
 
 import imageio.v2 as imageio
 import numpy as np
 import pytest
 
-from deploy.monitor.metrics import MetricsSink
-from deploy.reports import curves
-from deploy.reports.curves import CurveError, dopamine_curves, draw_curves, draw_learning_curve, read_curves
+from actors.rendering import Scene
+from deploy.reports.captions import LINE_HEIGHT, caption, fitted
 from deploy.reports.statistics import human_normalised, summarise
 from deploy.reports.video import VideoWriter
-
-
-def make_run(folder, game, returns):
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"environment": {"game": game, "env": ""}}))
-    sink = MetricsSink(folder)
-    for i, value in enumerate(returns):
-        sink.write({"episode/return_mean_100": value}, env_steps=i * 10**5)
-    sink.close()
-    return folder
 
 
 def test_human_normalised_is_0_at_random_and_1_at_human():
@@ -53,105 +43,6 @@ def test_nothing_to_summarise():
         summarise([], "pong")
 
 
-def test_curve_is_read_back_and_drawn(tmp_path):
-    run = make_run(tmp_path / "a", "pong", [-21.0, -20.0, -15.0])
-    (curve,) = read_curves(run)
-    assert (curve.frames, curve.returns) == ([0.0, 0.4, 0.8], [-21.0, -20.0, -15.0])
-    assert (curve.kind, curve.comparable) == ("all episodes", True), "as a version before bands recorded it"
-    picture = imageio.imread(draw_learning_curve(run))
-    assert picture.shape[0] > 300
-    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 20
-
-
-ALL, GREEDY = "episode/return_mean_100", "episode/return_mean_100_greedy"
-EXPLORING = "episode/return_mean_100_exploring"
-
-
-def make_banded_run(folder, *records):
-    """Each record at 1, 2, 3 ... million env steps."""
-    make_run(folder, "pong", [])
-    sink = MetricsSink(folder)
-    for i, record in enumerate(records, 1):
-        sink.write(record, env_steps=i * 10**6)
-    sink.close()
-    return folder
-
-
-def drawn(monkeypatch, runs, target):
-    """Draw the runs' picture and return its legend."""
-    figures = []
-    with monkeypatch.context() as patch:
-        patch.setattr(curves.plt, "close", figures.append)
-        draw_curves(runs, target)
-    (figure,) = figures
-    curves.plt.close(figure)
-    return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-
-
-def test_beside_published_curves_stand_only_those_that_act_nearly_greedily(tmp_path, monkeypatch):
-    evaluation = {"evaluation/return_mean": 4.0, "evaluation/env_steps": 1.5e6}
-    run = make_banded_run(
-        tmp_path / "apex",
-        {ALL: -15.0, EXPLORING: -15.0},
-        {ALL: -5.0, EXPLORING: -12.0, GREEDY: 2.0},
-        evaluation,
-        {ALL: -4.0, EXPLORING: -11.0, GREEDY: 3.0, **evaluation},  # as every later record repeats it
-    )
-    greedy, evaluated = read_curves(run)
-    assert (greedy.kind, greedy.frames, greedy.returns) == ("epsilon up to 0.05", [8.0, 16.0], [2.0, 3.0])
-    assert (evaluated.kind, evaluated.frames, evaluated.returns) == ("evaluation", [6.0], [4.0])
-    labels = drawn(monkeypatch, [run], tmp_path / "p.png")
-    assert labels[:2] == ["apex: epsilon up to 0.05", "apex: evaluation"]
-    assert sum(label.startswith("Dopamine") for label in labels) == 4
-
-
-def test_explorers_alone_are_not_drawn_beside_published_curves(tmp_path, monkeypatch):
-    run = make_banded_run(tmp_path / "one", {ALL: -15.0, EXPLORING: -15.0}, {ALL: -5.0, EXPLORING: -5.0})
-    labels = drawn(monkeypatch, [run], tmp_path / "p.png")
-    assert labels == ["one: all episodes, exploring", "random", "human"]
-
-
-def test_a_run_that_began_before_bands_says_which_part_is_of_all_episodes(tmp_path, monkeypatch):
-    run = make_banded_run(tmp_path / "old", {ALL: -15.0}, {ALL: -5.0, GREEDY: 2.0})
-    before, greedy = read_curves(run)
-    assert (before.frames, before.returns) == ([4.0], [-15.0])
-    assert (greedy.frames, greedy.returns) == ([8.0], [2.0])
-    labels = drawn(monkeypatch, [run], tmp_path / "p.png")
-    assert labels[:2] == ["old: all episodes", "old: epsilon up to 0.05"]
-
-
-@pytest.mark.parametrize(
-    ("environment", "frames"), [({"game": "pong"}, 4), ({"frame_skip": 2}, 2), ({"env": "m:e"}, 1)]
-)
-def test_frames_are_counted_as_the_environment_skips_them(tmp_path, environment, frames):
-    """Whatever an older version has recorded as `progress/num_frames`."""
-    (tmp_path / "config.json").write_text(json.dumps({"environment": environment}))
-    record = {"env_steps": 10**6, "progress/num_frames": 4e6, ALL: 1.0}
-    evaluated = {"env_steps": 10**6, "evaluation/return_mean": 2.0, "evaluation/env_steps": 5e5}
-    (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(record)}\n{json.dumps(evaluated)}\n")
-    assert [curve.frames for curve in read_curves(tmp_path)] == [[frames], [frames / 2]]
-
-
-def test_curves_of_two_games_in_one_picture(tmp_path):
-    runs = [make_run(tmp_path / g, g, [0.0, 1.0]) for g in ("pong", "breakout")]
-    assert draw_curves(runs, tmp_path / "both.png").stat().st_size > 10_000
-
-
-def test_a_run_without_episodes_is_one_line(tmp_path):
-    with pytest.raises(CurveError, match="no episode has ended"):
-        draw_learning_curve(make_run(tmp_path / "a", "pong", []))
-
-
-def test_published_curves_cover_pong_with_four_agents():
-    agents = dopamine_curves("pong")
-    assert set(agents) == {f"Dopamine {a} ({e})" for a in ("DQN", "Rainbow") for e in ("CNN", "Impala")}
-    for curve in agents.values():
-        frames, returns = zip(*curve, strict=True)
-        assert (frames[0], frames[-1]) == (1.0, 200.0)
-        assert -21.0 <= min(returns) < max(returns) <= 21.0
-    assert dopamine_curves("catch") == {}
-
-
 def test_video_has_the_frames_that_were_added(tmp_path):
     with VideoWriter(tmp_path / "v.mp4", fps=15) as video:
         for i in range(10):
@@ -181,3 +72,25 @@ def test_a_video_that_the_disk_has_no_room_for_is_told_and_ends_nothing(tmp_path
     assert str(path) in video.failure
     assert "\n" not in video.failure
     assert list(tmp_path.iterdir()) == [], "nothing half-written stays"
+
+
+def test_a_scene_stands_below_its_step_return_and_checkpoint(tmp_path: Path, monkeypatch) -> None:
+    added = []
+    monkeypatch.setattr(VideoWriter, "add", lambda _, frame: added.append(frame))
+    with VideoWriter(tmp_path / "v.mp4", fps=15) as video:
+        video.add_scene(Scene(np.full((210, 160, 3), 90, np.uint8), 1234, -3.0), "pong, update 5,000")
+    (frame,) = added
+    assert frame.shape == (2 * LINE_HEIGHT + 420, 320, 3)
+    assert (frame[:LINE_HEIGHT] == caption("pong, update 5,000", 320)).all()
+    assert (frame[LINE_HEIGHT : 2 * LINE_HEIGHT] == caption("step 1,234  return -3", 320)).all()
+    assert (frame[2 * LINE_HEIGHT :] == 90).all()
+
+
+def test_a_caption_fits_and_keeps_both_ends() -> None:
+    assert fitted("short", 320) == "short"
+    long = fitted("2026-11-29-pong-laptop-seed-1-with-a-name, update 124,377", 320)
+    assert len(long) == 312 // 8
+    assert long.startswith("2026-11-29-pong")
+    assert long.endswith("update 124,377")
+    # No text touches the right edge: the character's width is what it is said to be.
+    assert (caption("W" * 100, 320)[:, -2:] == caption("", 320)[:, -2:]).all()

@@ -1,24 +1,16 @@
-"""What experts look at: the geometry of the maps, `apexpert show`, and the picture of the diagnostics."""
-
-import json
+"""What experts look at: the geometry of the maps, and `apexpert show`."""
 
 import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
 
-from actors.environments import describe_environment
 from actors.rendering import picture_of
-from deploy.bench.limits import make_train_step, random_batch
 from deploy.cli.main import main
-from deploy.reports.curves import CurveError
-from deploy.reports.diagnostics_plot import PANELS, belongs, draw_diagnostics
-from deploy.reports.experts.attention import Maps, NothingToShow, attention_of, token_edges
-from deploy.reports.experts.attention_pictures import FilmFrames, Moment, heat_picture
+from deploy.reports.experts.attention import NothingToShow, attention_of, token_edges
+from deploy.reports.experts.film import FilmFrames
+from deploy.reports.experts.heat import Moment
 from deploy.reports.experts.watcher import Moments
-from deploy.run.config import Config, with_values
-from learner.diagnostics.diagnostics import Diagnostics
-from learner.diagnostics.files import save_arrays
 from models.config import NetworkConfig
 from models.q_network import build_network
 from tests.helpers.runs.network_runs import SMALL, run_folder
@@ -49,6 +41,9 @@ def test_every_kind_of_token_has_maps_and_shares(options, shape):
     assert attention.shares.shape == (options["num_experts"],)
     assert attention.shares.sum() == pytest.approx(1.0, abs=1e-5)
     assert attention.maps.weights.shape == shape
+    np.testing.assert_allclose(attention.maps.over_uniform.mean(axis=(1, 2)), 1.0, rtol=1e-5)
+    values = network_of(**options)(torch.from_numpy(observation()[None])).q_values[0]
+    np.testing.assert_allclose(attention.q_values, values.detach().numpy(), rtol=1e-4, atol=1e-5)
     if "tokens" not in options and options.get("head") != "top_k_moe":  # dispatch is a softmax over tokens
         np.testing.assert_allclose(attention.maps.weights.sum(axis=(1, 2)), 1.0, rtol=1e-5)
 
@@ -129,7 +124,7 @@ def test_a_small_game_has_maps_no_finer_than_its_pixels(tokens):
     border = 0.1 if tokens == "per_conv" else 0.0
     np.testing.assert_allclose(maps.row_edges, np.linspace(border, 1.0 - border, side + 1))
     np.testing.assert_allclose(maps.column_edges, maps.row_edges)
-    frame = FilmFrames()(picture_of(seen), attention_of(network, seen))
+    frame = FilmFrames()(Moment(1, 0.0, picture_of(seen), attention_of(network, seen), 0))
     assert frame.ndim == 3
     assert frame.shape[2] == 3
 
@@ -140,44 +135,14 @@ def test_without_experts_there_is_nothing_to_show(head):
         attention_of(network_of(head=head), observation())
 
 
-def even(cells, covered=1.0):
-    return np.linspace(0.0, covered, cells + 1)
-
-
-@pytest.mark.parametrize(("row", "column"), [(0, 0), (2, 1), (3, 3)])
-def test_weight_on_one_token_lights_its_place_only(row, column):
-    weights = np.zeros((1, 4, 4), np.float32)
-    weights[0, row, column] = 0.2
-    picture = np.full((80, 40, 3), 100, np.uint8)
-    bright = heat_picture(picture, Maps(weights, even(4), even(4)), 0).astype(int).sum(axis=2) > 3 * 100
-    expected = np.zeros((80, 40), bool)
-    expected[20 * row : 20 * (row + 1), 10 * column : 10 * (column + 1)] = True
-    np.testing.assert_array_equal(bright, expected)
-
-
-def test_what_tokens_do_not_cover_stays_dark():
-    weights = np.ones((1, 3, 3), np.float32)
-    weights[0, 0, 0] = 0.0
-    maps = Maps(weights, even(3, 9 / 11), even(3, 9 / 11))
-    lit = heat_picture(np.zeros((110, 110), np.uint8), maps, 0)
-    assert lit[30:90, :90].min(axis=(0, 1)).sum() > 0
-    assert lit[90:].max() == lit[:, 90:].max() == 0
-
-
 def test_moments_stay_spread_over_a_game_of_unknown_length():
     moments = Moments(at_least=5)
     for step in range(1000):
-        moments.add(Moment(step, np.zeros((1, 1), np.uint8), None))
+        moments.add(Moment(step, 0.0, np.zeros((1, 1), np.uint8), None, 0))
         assert min(step + 1, 5) <= len(moments.kept) <= 10
     steps = [moment.env_step for moment in moments.kept]
     assert len(set(np.diff(steps))) == 1
     assert steps[0] == 0
-
-
-def test_a_film_frame_holds_the_screen_and_every_expert():
-    attention = attention_of(network_of(num_experts=7), observation())
-    frame = FilmFrames()(np.zeros((84, 60), np.uint8), attention)
-    assert frame.shape == (2 * (4 * 84 + 24), 5 * 4 * 60, 3), "two rows of five, captions over pictures"
 
 
 def test_show_writes_a_sheet_and_a_film(tmp_path, capsys):
@@ -219,49 +184,3 @@ def test_show_names_what_is_wrong(tmp_path, capsys):
     assert "dense head" in capsys.readouterr().err
     assert main(["show", "seen", "--runs-dir", str(tmp_path), "--frames", "0"]) == 2
     assert "--frames" in capsys.readouterr().err
-
-
-def write_diagnoses(folder, steps):
-    names = ["dormant_share/all", "srank", "entk_rank", "combine_share/0", "combine_share/1", "td_error_mean"]
-    names += ["reference/feature_norm", "dispatch_entropy", "combine_entropy", "expert_grad_norm/0"]
-    with (folder.path / "metrics.jsonl").open("a") as file:
-        for step in steps:
-            record = {f"diagnostics/{name}": step * 0.01 + i for i, name in enumerate(names)}
-            when = {"diagnostics/update": step // 4, "diagnostics/env_steps": step, "time": 1.0}
-            file.write(json.dumps(record | when) + "\n")
-
-
-def test_the_diagnostics_of_runs_are_drawn(tmp_path, capsys):
-    folder = run_folder(tmp_path, num_experts=2)
-    write_diagnoses(folder, [100, 200, 300])
-    save_arrays(folder.path, 12, {"entk": np.eye(6, dtype=np.float32)})
-    assert main(["plot", "seen", "--diagnostics", "--runs-dir", str(tmp_path)]) == 0
-    picture = folder.path / "diagnostics.png"
-    assert capsys.readouterr().out.strip() == str(picture)
-    assert imageio.imread(picture).shape[1] >= 1500
-
-
-def test_a_run_without_diagnostics_is_named(tmp_path, capsys):
-    folder = run_folder(tmp_path)
-    (folder.path / "metrics.jsonl").write_text(json.dumps({"progress/env_steps": 1.0, "time": 1.0}) + "\n")
-    with pytest.raises(CurveError, match="seen has no diagnostics"):
-        draw_diagnostics([folder.path], tmp_path / "x.png")
-    assert main(["plot", "seen", "--diagnostics", "--runs-dir", str(tmp_path)]) == 1
-    assert "diagnostics-period" in capsys.readouterr().err
-    assert not (folder.path / "diagnostics.png").exists()
-
-
-def test_every_panel_shows_what_the_learner_writes(tmp_path):
-    config = with_values(
-        Config(network=NetworkConfig(**SMALL)),
-        environment__env="tests.helpers.catch:make",
-        learner__batch_size=8,
-    )
-    spec = describe_environment(config.environment)
-    train_step = make_train_step(config, spec)
-    batch = random_batch(config, spec, np.random.default_rng(1))
-    written: dict[str, float] = {}
-    with Diagnostics(train_step, 1, folder=tmp_path, write=written.update).watch(1, 100, batch):
-        train_step.step(batch)
-    for title, names in PANELS:
-        assert any(belongs(metric, names) for metric in written), title
