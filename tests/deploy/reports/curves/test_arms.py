@@ -12,7 +12,7 @@ from deploy.reports.curves import arms
 from deploy.reports.curves.arms import draw_arms, group_runs, mean_of
 from deploy.reports.curves.run_curves import CurveError
 from deploy.run.config import Config, ConfigError, to_json
-from tests.helpers.runs.recorded_run import ALL, EXPLORING, GREEDY, record_run
+from tests.helpers.recorded_run import ALL, EXPLORING, GREEDY, record_run
 
 TARGET = Path("not-written.png")
 

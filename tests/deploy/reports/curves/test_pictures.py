@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deploy.reports.curves.single_runs import draw_curves, draw_learning_curve
-from tests.helpers.runs.recorded_run import ALL, EXPLORING, GREEDY, record_run
+from tests.helpers.recorded_run import ALL, EXPLORING, GREEDY, record_run
 
 TARGET = Path("not-written.png")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploy.reports.curves.run_curves import CurveError, read_run
-from tests.helpers.runs.recorded_run import ALL, EXPLORING, GREEDY, record_run
+from tests.helpers.recorded_run import ALL, EXPLORING, GREEDY, record_run
 
 
 def kinds(run: Path) -> dict[str, tuple[list[float], list[float]]]:
