@@ -24,7 +24,7 @@ def test_every_arm_acts(arm, agent):
         policy = _policy(arm, agent, precision)
         quiet = policy.act(observations, 0.0, noise=False)
         if arm in DRAWN:  # In evaluation too.
-            assert len(set(quiet.q_max.tolist())) == 5
+            assert len(set(quiet.q_max.tolist())) > 1
             continue
         assert quiet.q_max.std() < 1e-3
         noisy = policy.act(observations, 0.0)
