@@ -126,7 +126,13 @@ def test_evaluation_plays_full_games_and_records_them_in_colour() -> None:
     )
     policy = Policy(network, observation_shape=(8, 10, 10), num_actions=6, precision="float32")
     pictures: list[np.ndarray] = []
-    played = evaluate(policy, config(stack=2), episodes=3, num_envs=2, seed=1, recorder=pictures.append)
+    played = evaluate(
+        *(policy, config(stack=2)),
+        episodes=3,
+        num_envs=2,
+        seed=1,
+        recorder=lambda scene: pictures.append(scene.picture),
+    )
     assert len(played) == 3
     first = next(episode for episode in played if episode.env_slot == 0)
     assert len(pictures) == first.length + 1

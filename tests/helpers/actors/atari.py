@@ -7,9 +7,9 @@ import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 from numpy.typing import NDArray
 
-from actors.games.atari import AtariEnvironment
 from actors.config import EnvironmentConfig
 from actors.environments import make_environment
+from actors.games.atari import AtariEnvironment
 from actors.vector_environment import StepResult, VectorEnvironment
 
 
