@@ -127,7 +127,9 @@ def test_a_small_game_has_maps_no_finer_than_its_pixels(tokens):
     border = 0.1 if tokens == "per_conv" else 0.0
     np.testing.assert_allclose(maps.row_edges, np.linspace(border, 1.0 - border, side + 1))
     np.testing.assert_allclose(maps.column_edges, maps.row_edges)
-    frame = FilmFrames()(Moment(1, 0.0, picture_of(seen), attention_of(network, seen), 0))
+    frame = FilmFrames("a game", ("NOOP", "LEFT", "RIGHT"))(
+        Moment(1, 0.0, picture_of(seen), attention_of(network, seen), 0)
+    )
     assert frame.ndim == 3
     assert frame.shape[2] == 3
 
