@@ -38,7 +38,12 @@ SMOKE_FIELDS: Fields = {
     "environment": {"max_frames_per_episode": 400},
     "replay": {"min_size": 200, "capacity": 2_000, "segment_steps": 16},
     "actors": {"num_actors": 1, "envs_per_actor": 2},
-    "learner": {"update_period": 16, "batch_size": 16, "checkpoint_period": 10, "diagnostics_period": 10},
+    "learner": {
+        "update_period": 16,
+        "batch_size": 16,
+        "checkpoint_period": 10,
+        "diagnostics_period": 10,
+    },
     "evaluation": {"episodes": 2},
 }
 """What the smoke size sets: a run that is over in seconds and passes through every part."""
@@ -148,7 +153,7 @@ def _size(name: str, table: Any, arms: Mapping[str, Fields]) -> Size:
     chosen = tuple(size.get("arms", arms))
     if strange := [arm for arm in chosen if arm not in arms]:
         raise StudyError(f"sizes.{name}.arms: no arm {strange[0]!r}{near_matches(str(strange[0]), arms)}")
-    fields = dict(size.get("set", {}))
+    fields = merged(SMOKE_FIELDS if name == SMOKE else {}, size.get("set", {}))
     if "total_env_steps" in size:
         fields["run"] = {"total_env_steps": size["total_env_steps"]} | dict(fields.get("run", {}))
     return Size(name, games, seeds, chosen, fields)
