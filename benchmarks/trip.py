@@ -22,7 +22,7 @@ from replay.servers.embedded import EmbeddedServers
 from replay.shards.connect import connect_shards
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES, MOST = ("actors", "replay", "learner"), 36
+PACKAGES, MOST = ("actors", "replay", "learner"), 37
 BATCH = 32
 
 

@@ -19,7 +19,7 @@ TOO_NARROW = (
     " interquartile mean lies wholly to one side of the true value in 16 % of studies with 3 seeds, 11 %"
     " with 5, 6 % with 10)."
 )
-"""Measured by benchmarks/coverage.py, see docs/statistics.md; 5 % if intervals were exact."""
+"""Measured by benchmarks/interval_coverage.py, see docs/statistics.md; 5 % if intervals were exact."""
 FEW_GAMES = 6
 """With fewer, no two-sided p of Wilcoxon's test is below 0.05: the smallest is 2 / 2^games."""
 TAUS = tuple(round(0.05 * step, 2) for step in range(41))
