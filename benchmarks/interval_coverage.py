@@ -1,4 +1,4 @@
-"""How often 95 % intervals of deploy/study miss the true value: `python benchmarks/interval_coverage.py`, JSON.
+"""How often 95 % intervals of a study miss the true value: `python benchmarks/interval_coverage.py`, JSON.
 
 Simulated studies: in each game, runs are normal with the mean and the standard deviation of the five
 published seeds of Dopamine's Rainbow (and, for the probability of improvement, its DQN) after 200M frames,
