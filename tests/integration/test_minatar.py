@@ -56,7 +56,7 @@ def test_a_run_learns_is_evaluated_played_and_shown(
     video = tmp_path / "game.mp4"
     assert main(["play", folder.name, *where, "--output", str(video)]) == 0
     with imageio.get_reader(video) as film:
-        assert film.get_meta_data()["size"] == (320, 320)
+        assert film.get_meta_data()["size"] == (320, 360), "a caption above the game"
     assert main(["show", folder.name, *where, "--steps", "5", "--output", str(tmp_path)]) == 0
     assert main(["replay", folder.name, *where, "--frames", str(tmp_path / "sheet.png")]) == 0
     assert {".png", ".mp4"} <= {path.suffix for path in tmp_path.glob("experts-*")}

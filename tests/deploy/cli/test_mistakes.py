@@ -47,7 +47,7 @@ MISTAKES = [
     (["train", "--replay.gamma", "much"], "--replay.gamma: 'much' is not allowed; allowed is a number"),
     (
         ["train", "--network.encoder", "vit"],
-        "--network.encoder 'vit': must be one of impala, nature or module:callable",
+        "--network.encoder 'vit': must be one of impala, nature, minatar or module:callable",
     ),
     (["train", "--replay.shards"], "--replay.shards: needs a value; allowed is a whole number"),
     (["train", "Pong"], "'Pong': unexpected"),

@@ -87,6 +87,7 @@ def test_the_benchmark_relates_a_diagnosis_to_an_update():
         learner__batch_size=8,
     )
     spec = SimpleNamespace(num_actions=3, frame_shape=(44, 44))
+    spec.observation_shape = lambda stack: (stack, *spec.frame_shape)
     found = bench._measure(config, spec, 0.01)
     period = config.learner.diagnostics_period
     assert found["period"] == period
