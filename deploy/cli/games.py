@@ -65,6 +65,9 @@ def _print(rows: Sequence[dict[str, object]]) -> None:
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     print_whole(table)
+    from actors.games.minatar import GAMES, PREFIX
+
+    print(f"MinAtar's, each with --env: {', '.join(PREFIX + game for game in GAMES)}")
 
 
 def _cell(value: object) -> str:

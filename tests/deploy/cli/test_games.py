@@ -21,3 +21,4 @@ def test_a_game_has_its_actions_scores_and_published_agents(
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["othello", "10", "-", "-", "-"]
     assert lines[2].split()[:4] == ["pong", "6", "-20.7", "14.6"]
+    assert "minatar:breakout" in lines[3]
