@@ -31,10 +31,14 @@ def explained(error: BaseException, module: str = "") -> str:
         # Its text has the line, but of the file only the name.
         return f"{type(error).__name__}: {error.msg}{_place(error.filename, error.lineno)}"
     line = f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
-    places = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
-    place = _place(places[-1].filename, places[-1].lineno) if places else ""
     missing = error.name if isinstance(error, ImportError) else None
-    return line + place + _hidden_by_ours(missing or module)
+    return line + place_of(error) + _hidden_by_ours(missing or module)
+
+
+def place_of(error: BaseException) -> str:
+    """Return ` (FILE, line N)` of the user's code that an error passed through last; empty without any."""
+    places = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    return _place(places[-1].filename, places[-1].lineno) if places else ""
 
 
 def search_ours_first() -> None:

@@ -24,8 +24,8 @@ from models.q_network import NetworkOutput, build_network
 
 EXPERTS = (1, 2, 4, 8, 16)
 ENCODERS = ("impala", "nature")
-DEFAULT_SECONDS = 2.0
-LEAST_CALLS = 5
+DEFAULT_SECONDS = 1.0
+LEAST_CALLS = 3
 """Minimum number of calls of each measurement, however short it is."""
 
 
@@ -75,6 +75,7 @@ def run(
     threads = config.learner.cpu_threads
     rows: list[dict[str, Any]] = []
     cases = list(itertools.product(encoders, experts))
+    report(f"measuring {len(cases)} networks: {2 * seconds:g} s each, or {2 * least_calls} slow passes")
     for place, (encoder, count) in enumerate(cases, 1):
         varied = with_values(config, network__encoder=encoder, network__num_experts=count)
         with limits.threads(threads):

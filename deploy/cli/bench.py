@@ -27,7 +27,7 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "head": {"seconds": 0.0, "experts": (1, 4), "least_calls": 2},
     "diagnostics": {"seconds": 0.0},
     "weights": {"seconds": 1.0},
-    "end-to-end": {"seconds": 15.0, "repeats": 1, "limit_seconds": 1.0, "paddings": ("same",)},
+    "end-to-end": {"seconds": 8.0, "repeats": 1, "limit_seconds": 1.0, "paddings": ("same",)},
 }
 """Values that `--quick` gives to a benchmark: a minute or less on two cores, and numbers that say less."""
 REPLAY_PARTS = ("insert", "sample", "index", "bytes", "tail", "ready")
@@ -42,7 +42,7 @@ class BenchOptions:
     quick: bool = False
     """Take a minute or less: fewer and shorter measurements, which vary more; the flags below still count."""
     seconds: float = 0.0
-    """Length of each measurement; 0 takes 10 (actor, learner), 4 (replay, diagnostics, weights), 2 (head) or
+    """Length of each measurement; 0 takes 10 (actor, learner), 4 (replay, diagnostics, weights), 1 (head) or
     60 (end-to-end)."""
     repeats: int = 0
     """Runs of replay and end-to-end whose median is reported; 0 takes 3, or 1 with --quick."""

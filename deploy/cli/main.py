@@ -119,6 +119,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
+    from deploy.cli.errors import TRACEBACK
+
+    if argv[:1] == [TRACEBACK]:
+        argv = [*argv[1:], TRACEBACK]  # It may stand before the command too.
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(help_text(), end="")
         return 0 if argv else 2

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console as RichConsole
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from deploy.monitor.bands import GREEDY, greedy_return
@@ -196,7 +196,7 @@ def render(title: str, status: Mapping[str, Any], left: float | None, expected: 
     progress = Progress(
         BarColumn(),
         TaskProgressColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.completed:,}/{task.total:,}"),
         # rich's own estimate would know a single moment, as each picture has a new Progress.
         TextColumn(", ".join(filter(None, ["env steps", time_left(status, left)]))),
     )

@@ -17,6 +17,8 @@ from deploy.run.config import Config
 from learner.checkpoint import Checkpoint
 
 ATARI_FRAMES_PER_SECOND = 60
+OTHER_STEPS_PER_SECOND = 15.0
+"""What people can follow, in an environment that has no speed of its own."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,12 @@ class EvaluationReport:
         }
 
 
+def frames_per_second(config: Config) -> float:
+    """Return a video's frames per second, one frame per env step: an Atari game has its own speed."""
+    environment = config.environment
+    return OTHER_STEPS_PER_SECOND if environment.env else ATARI_FRAMES_PER_SECOND / environment.frame_skip
+
+
 def evaluate_checkpoint(
     config: Config,
     checkpoint: Checkpoint,
@@ -96,7 +104,7 @@ def evaluate_checkpoint(
         f", without {without}" if without else ""
     )
     # One picture is recorded per env step; the video shows the game at its own speed.
-    fps = ATARI_FRAMES_PER_SECOND / config.environment.frame_skip
+    fps = frames_per_second(config)
     with VideoWriter(video, fps=fps) if video else contextlib.nullcontext() as writer:
         played = play_games(
             config,

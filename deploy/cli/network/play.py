@@ -81,14 +81,14 @@ def _play(trained: Trained, arguments: PlayArguments, video: Path | None) -> str
     Raises NoWindow when no window can be opened.
     """
     from deploy.networks.policy import policy_of
-    from deploy.reports.evaluation import ATARI_FRAMES_PER_SECOND
+    from deploy.reports.evaluation import frames_per_second
     from deploy.reports.games import play_games
     from deploy.reports.video import VideoWriter
 
     config = trained.config
     where = "in a window" if video is None else f"into {video}"
     print(f"{trained.name}: {config.game_name}, {where}; Ctrl-C ends it", file=sys.stderr)
-    fps = ATARI_FRAMES_PER_SECOND / config.environment.frame_skip
+    fps = frames_per_second(config)
     policy = policy_of(config, trained.checkpoint)
     played_by = f"{trained.name}, update {trained.checkpoint.update:,}"
     with (

@@ -117,12 +117,12 @@ def _play(
 ) -> "tuple[list[Moment], str]":
     """Play one game: return moments spread over it and why there is no video, which records all of it."""
     from deploy.networks.policy import network_of, policy_of
-    from deploy.reports.evaluation import ATARI_FRAMES_PER_SECOND
+    from deploy.reports.evaluation import frames_per_second
     from deploy.reports.experts.watcher import Moments, Watcher
     from deploy.reports.games import play_games
     from deploy.reports.video import VideoWriter
 
-    fps = ATARI_FRAMES_PER_SECOND / config.environment.frame_skip
+    fps = frames_per_second(config)
     moments = Moments(at_least=4 * arguments.frames)
     with (
         Interrupts() as interrupts,

@@ -13,7 +13,7 @@ import psutil
 from actors.config import EnvironmentConfig
 from deploy.cli.output import wrap
 from deploy.monitor.bands import GREEDY, greedy_return
-from deploy.run.config import Config, hide_password, leaves
+from deploy.run.config import Config, RunConfig, hide_password, leaves
 from models.geometry import LAYERS, positions
 from replay.types import FrameShape
 
@@ -186,4 +186,6 @@ def show(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
+    if value == RunConfig().until_return:
+        return "-"  # The default, which no mean reaches.
     return f"{value:g}" if isinstance(value, float) else value or "-"

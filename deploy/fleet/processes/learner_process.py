@@ -8,7 +8,6 @@ shards are there or not. A learner that has not restored yet has nothing to save
 import contextlib
 import logging
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -17,9 +16,9 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Any
 
-from apexpert.users_code import explained
 from deploy.fleet.farewell import TERMINATED_SECONDS, TRIED_SECONDS, has_ended, write_farewell
 from deploy.fleet.processes.role import LEARNER_PATIENCE_SECONDS, Assignment, Report, Role
+from deploy.fleet.processes.sendable import sendable
 from deploy.run.checks import without_passwords
 from deploy.run.config import to_json
 
@@ -37,8 +36,6 @@ before they get the interpreter. With Python's default of 5 ms they stood still 
 TERMINATED = "SIGTERM"
 ENDING_SECONDS = 1.0
 """A Ray told to end together with this process has ended after this long."""
-OURS = ("builtins", "learner", "replay", "actors", "models", "deploy")
-"""Packages whose errors the other side can unpickle."""
 ALONE_SECONDS = 100.0
 """A process that nobody needs any more and that is not done after this long ends itself."""
 
@@ -244,24 +241,12 @@ def run(process: LearnerProcess) -> None:
     except Exception as caught:
         logger.exception("the learner failed")
         error = caught
-    process.tell_end(outcome, _sendable(error))
+    process.tell_end(outcome, sendable(error))
     if process.alone:
         with contextlib.suppress(OSError), process.folder.last_words():
             # Let go first: `_has_successor` sees another learner by the lock that it then holds.
             process.let_go()
             process.say_farewell(error)
-
-
-def _sendable(error: Exception | None) -> Exception | None:
-    """Return an error as it is, or its text if the other side may not know or cannot unpickle its class."""
-    try:
-        package = type(error).__module__.partition(".")[0]
-        if package in OURS:
-            pickle.loads(pickle.dumps(error))
-            return error
-    except Exception:  # An exception's own class may raise anything there.
-        pass
-    return None if error is None else RuntimeError(explained(error))
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from deploy.fleet.errors import LearnerDied
 from deploy.fleet.processes.learner_link import LearnerLink
 from deploy.fleet.processes.role import ACTOR_PATIENCE_SECONDS, Assignment, Report, Role
+from deploy.fleet.processes.sendable import sendable
 from deploy.fleet.processes.weight_store import StoredWeights, WeightPublisher
 
 if TYPE_CHECKING:
@@ -91,7 +92,16 @@ class ActorRole(Role):
         self.stop_at_sigterm()
 
     def run(self) -> Report:
-        """Act until told to stop and write the open segments; return the last report."""
+        """Act until told to stop and write the open segments; return the last report.
+
+        Raises what acting raised, in a form that the supervisor can receive and show.
+        """
+        try:
+            return self._act()
+        except Exception as error:
+            raise sendable(error) or error from error
+
+    def _act(self) -> Report:
         import torch
 
         from actors.actor import Actor

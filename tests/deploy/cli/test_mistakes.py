@@ -275,6 +275,8 @@ def test_a_fault_of_any_command_is_one_line_and_its_traceback_on_request(
         assert (code, err.count("\n")) == (1, 1)
         place = f"({__file__}, line {fail.__code__.co_firstlineno + 1})"
         assert f"{name}: ZeroDivisionError: redis://u:***@h {place}; --traceback shows all of it" in err
+        code, _, err = run_line(capsys, "--traceback", name)
+        assert (code, err.startswith("Traceback")) == (1, True), "before the command as behind it"
         code, _, err = run_line(capsys, name, "--traceback")
         assert code == 1
         assert err.startswith("Traceback")

@@ -172,6 +172,7 @@ def test_a_title_is_no_markup():
     out = io.StringIO()
     RichConsole(file=out, width=200).print(render("r[b]", status(), 1.0))
     assert "r[b] [running]" in out.getvalue()
+    assert "250/1,000 env steps" in out.getvalue()
 
 
 def test_a_run_like_one_that_was_measured_is_told_what_that_came_to():

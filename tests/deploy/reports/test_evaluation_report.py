@@ -10,8 +10,9 @@ from actors.config import EnvironmentConfig
 from deploy.cli.main import main
 from deploy.cli.network.look import report_lines
 from deploy.networks.policy import network_of
-from deploy.reports.evaluation import evaluate_checkpoint
+from deploy.reports.evaluation import evaluate_checkpoint, frames_per_second
 from deploy.run.config import Config, with_values
+from deploy.run.presets import LAPTOP
 from learner.checkpoint import CheckpointStore, with_prefix
 from models.config import NetworkConfig
 from models.q_network import build_network
@@ -152,3 +153,10 @@ def test_a_video_that_the_disk_has_no_room_for_costs_no_report(tmp_path, capsys)
     (folder.path / name).mkdir()
     assert main(words) == 1
     assert "the report cannot be written: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_video_has_the_speed_of_its_game():
+    assert frames_per_second(LAPTOP) == 15.0
+    assert frames_per_second(with_values(LAPTOP, environment__frame_skip=2)) == 30.0
+    other = with_values(LAPTOP, environment__env="minatar:breakout", environment__frame_skip=2)
+    assert frames_per_second(other) == 15.0, "frame skip is for Atari alone"

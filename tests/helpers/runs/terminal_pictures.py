@@ -48,7 +48,8 @@ RUNNING = {
 
 def told(state: str, env_steps: float, updates: float) -> dict[str, Any]:
     """The status of a run that has come so far; its warm-up are 2,500 transitions."""
-    counts = {"progress/env_steps": env_steps, "progress/updates": updates, "replay/size": env_steps}
+    counts = {"progress/env_steps": env_steps, "progress/updates": updates}
+    counts |= {"replay/size": env_steps, "replay/inserted": env_steps}
     waits = waits_for(counts, learner_pid=1, learner_ready=True, target=1, min_size=2_500)
     return status(state, metrics=RUNNING | counts, message=waits)
 

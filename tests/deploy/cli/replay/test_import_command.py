@@ -6,6 +6,7 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -172,6 +173,22 @@ def test_a_runs_history_travels_with_its_replay(
     assert (status["run"], status["state"], status["actors"]) == ("new", there, [])
     assert main(["list", "--runs-dir", str(tmp_path / "runs")]) == 0
     assert f"{there}  1,000 / " in capsys.readouterr().out
+
+
+def test_the_export_of_a_replay_takes_the_runs_history_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, target = run_with_history(tmp_path / "others", "finished"), tmp_path / "there"
+    target.mkdir()
+    monkeypatch.setattr(transfer, "export_run", lambda *_, **__: Archived())
+    source: Any = SimpleNamespace(
+        shards=[], run="old", folder=run, config=run.load_config, checkpoint=lambda: None
+    )
+    assert transfer.export_replay(source, target, lambda _: nullcontext(lambda *_: None)) == 0
+    kept = RunFolder(target)
+    assert kept.metrics_path.read_text() == METRICS_LINE
+    assert kept.episodes_path.exists()
+    assert read_status(kept)["state"] == "finished"
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,9 @@ def test_printed_configs_hide_passwords_and_fit_the_terminal(
     assert not too_long or columns == "40"
     assert "capacity=1,000,000" in " ".join(lines).split()
     assert "preset=paper-rainbow" in " ".join(lines).split()
+    assert "until_return=-" in " ".join(lines).split()
+    chosen = config_lines(with_values(config, run__until_return=18.0))
+    assert "until_return=18" in " ".join(chosen).split()
 
 
 def test_a_run_is_announced_within_the_terminal(
