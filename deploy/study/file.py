@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from apexpert.errors import one_line
+from deploy.reports.statistics import score_key
 from deploy.run.checks import near_matches
 from deploy.run.config import is_run_name
 from deploy.study.errors import StudyError
@@ -30,7 +31,18 @@ METRICS = (FINAL, EVALUATION)
 the final checkpoint in full games."""
 TOP = ("study", "base", "arms", "factors", "sizes")
 STUDY = {"name": str, "question": str, "hypotheses": list, "primary_metric": str, "stop_rule": str}
+KINDS = {str: "a text", list: "a list", int: "a whole number", dict: "a table"}
 SIZE = {"games": list, "seeds": list, "total_env_steps": int, "arms": list, "set": dict}
+OWN = (
+    "run.name",
+    "run.seed",
+    "run.runs_dir",
+    "run.ray_address",
+    "run.detach",
+    "environment.game",
+    "environment.env",
+)
+"""Fields that a study sets for each run, from its games and seeds and from its command."""
 SMOKE = "smoke"
 """A size that every study has: each arm once, on the first game, for a few updates."""
 SMOKE_FIELDS: Fields = {
@@ -119,7 +131,7 @@ def _parsed(document: dict[str, Any]) -> dict[str, Any]:
     _known(document, TOP, "")
     study = _typed(document.get("study", {}), STUDY, "study")
     for field in STUDY:
-        if not study.get(field):
+        if not _said(study.get(field)):
             raise StudyError(f"study.{field}: is missing; say it before the first run starts")
     if not is_run_name(study["name"]):
         raise StudyError(f"study.name {study['name']!r}: must be a run's name")
@@ -127,33 +139,42 @@ def _parsed(document: dict[str, Any]) -> dict[str, Any]:
         raise StudyError(f"study.primary_metric {study['primary_metric']!r}: must be {' or '.join(METRICS)}")
     if bool(document.get("arms")) == bool(document.get("factors")):
         raise StudyError("arms: give either [arms.NAME.…] or [factors.FACTOR.LEVEL.…]")
-    arms = _tables(document, "arms") if "arms" in document else _product(_tables(document, "factors"))
+    base = _fields(document.get("base", {}), "base")
+    arms = _tables(document, "arms") if document.get("arms") else _product(_tables(document, "factors"))
+    for arm, fields in arms.items():
+        _fields(fields, f"arms.{arm}")
     if wrong := [name for name in arms if not is_run_name(name)]:
         raise StudyError(f"arms.{wrong[0]}: an arm is a part of its runs' names: no such name")
     sizes = {name: _size(name, table, arms) for name, table in _tables(document, "sizes").items()}
+    if wrong := [name for name in sizes if not (name and is_run_name(name))]:
+        raise StudyError(f"sizes.{wrong[0]}: a size is a part of its folder's name: no such name")
     if not sizes:
         raise StudyError("sizes: give one at least, such as [sizes.full]")
     if SMOKE not in sizes:
         first = next(iter(sizes.values()))
         sizes[SMOKE] = Size(SMOKE, first.games[:1], first.seeds[:1], tuple(arms), SMOKE_FIELDS)
-    study["hypotheses"] = tuple(map(str, study["hypotheses"]))
-    return study | {"base": document.get("base", {}), "arms": arms, "sizes": sizes}
+    study["hypotheses"] = tuple(study["hypotheses"])
+    return study | {"base": base, "arms": arms, "sizes": sizes}
 
 
 def _size(name: str, table: Any, arms: Mapping[str, Fields]) -> Size:
     size = _typed(table, SIZE, f"sizes.{name}")
     games, seeds = tuple(size.get("games", ())), tuple(size.get("seeds", ()))
-    if not games or not all(isinstance(game, str) for game in games):
+    chosen = tuple(size.get("arms", arms))
+    if not games or not all(map(_said, games)):
         raise StudyError(f"sizes.{name}.games: must be a list of games, with one at least")
-    if not seeds or not all(type(seed) is int for seed in seeds):
-        raise StudyError(f"sizes.{name}.seeds: must be a list of whole numbers, with one at least")
-    for what, values in {"games": games, "seeds": seeds}.items():
+    if not seeds or not all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds):
+        raise StudyError(f"sizes.{name}.seeds: must be a list of whole numbers, 0 or more, with one at least")
+    if strange := [arm for arm in chosen if not isinstance(arm, str) or arm not in arms]:
+        raise StudyError(f"sizes.{name}.arms: no arm {strange[0]!r}{near_matches(str(strange[0]), arms)}")
+    if not chosen:
+        raise StudyError(f"sizes.{name}.arms: must have one at least; leave it out for all of them")
+    # Two spellings of a game are one game, whose runs would count twice.
+    for what, values in {"games": tuple(map(score_key, games)), "seeds": seeds, "arms": chosen}.items():
         if len(set(values)) < len(values):
             raise StudyError(f"sizes.{name}.{what}: one stands there twice")
-    chosen = tuple(size.get("arms", arms))
-    if strange := [arm for arm in chosen if arm not in arms]:
-        raise StudyError(f"sizes.{name}.arms: no arm {strange[0]!r}{near_matches(str(strange[0]), arms)}")
-    fields = merged(SMOKE_FIELDS if name == SMOKE else {}, size.get("set", {}))
+    own = _fields(size.get("set", {}), f"sizes.{name}.set")
+    fields = merged(SMOKE_FIELDS if name == SMOKE else {}, own)
     if "total_env_steps" in size:
         fields["run"] = {"total_env_steps": size["total_env_steps"]} | dict(fields.get("run", {}))
     return Size(name, games, seeds, chosen, fields)
@@ -165,8 +186,13 @@ def _product(factors: Mapping[str, Any]) -> dict[str, Fields]:
     for factor, levels in factors.items():
         if not isinstance(levels, dict) or not levels:
             raise StudyError(f"factors.{factor}: must have levels, such as [factors.{factor}.LEVEL.network]")
+        for level, fields in levels.items():
+            _fields(fields, f"factors.{factor}.{level}")
     for levels in itertools.product(*(levels.items() for levels in factors.values())):
-        arms["-".join(name for name, _ in levels)] = merged(*(fields for _, fields in levels))
+        arm = "-".join(name for name, _ in levels)
+        if arm in arms:
+            raise StudyError(f"factors: two choices of levels are called {arm}")
+        arms[arm] = merged(*(fields for _, fields in levels))
     return arms
 
 
@@ -178,6 +204,23 @@ def merged(*layers: Fields) -> dict[str, Any]:
             both = isinstance(values, dict) and isinstance(sections.get(section, {}), dict)
             sections[section] = sections.get(section, {}) | values if both else values
     return sections
+
+
+def _fields(table: Any, where: str) -> Fields:
+    """Return fields in their sections; StudyError where they are not, or where the study sets one itself."""
+    if not isinstance(table, dict) or not all(isinstance(values, dict) for values in table.values()):
+        raise StudyError(f"{where}: must be tables of fields, such as [{where}.network]")
+    for section, values in table.items():
+        if taken := [name for name in values if f"{section}.{name}" in OWN]:
+            raise StudyError(f"{where}.{section}.{taken[0]}: is set for each run by the study; leave it out")
+    return table
+
+
+def _said(value: Any) -> bool:
+    """Whether it is a text, or a list of texts, of which none is blank."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(part, str) and part.strip() for part in value)
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _tables(document: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -193,7 +236,7 @@ def _typed(table: Any, types: Mapping[str, type], where: str) -> dict[str, Any]:
     _known(table, types, f"{where}.")
     for field, value in table.items():
         if type(value) is not types[field]:
-            raise StudyError(f"{where}.{field} {value!r}: must be a {types[field].__name__}")
+            raise StudyError(f"{where}.{field} {value!r}: must be {KINDS[types[field]]}")
     return dict(table)
 
 

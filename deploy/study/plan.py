@@ -1,5 +1,6 @@
 """The runs of a study: one for each game, arm and seed, each an ordinary run."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,12 +39,16 @@ def plan(study: StudyFile, size: Size, runs_dir: Path, ray_address: str = "") ->
     """
     where = {"run__runs_dir": str(runs_dir), "run__ray_address": ray_address, "run__detach": True}
     arms = {arm: with_values(_configured(study, size, arm), **where) for arm in size.arms}
-    return [
+    runs = [
         _planned(study, arm, game, seed, arms[arm])
         for seed in size.seeds
         for game in size.games
         for arm in size.arms
     ]
+    names = Counter(run.name for run in runs)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise StudyError(f"{study.path}: {twice[0]}: two runs would have this name", path=study.path)
+    return runs
 
 
 def _configured(study: StudyFile, size: Size, arm: str) -> Config:
@@ -54,7 +59,7 @@ def _configured(study: StudyFile, size: Size, arm: str) -> Config:
         last = {"evaluation": {"every_env_steps": fields.get("run", {}).get("total_env_steps", 0)}}
         fields = merged(last, fields)
     try:
-        base = presets.get_preset(fields.get("run", {}).get("preset", presets.DEFAULT))
+        base = presets.get_preset(str(fields.get("run", {}).get("preset", presets.DEFAULT)))
         given = {f"{section}.{name}" for section, values in fields.items() for name in values}
         config = presets.fitted(overlaid(base, fields), base, given)
         check(config)
@@ -69,12 +74,15 @@ def _planned(study: StudyFile, arm: str, game: str, seed: int, config: Config) -
     if not is_run_name(name):
         raise StudyError(f"{study.path}: {name}: no run can have this name; shorten it", path=study.path)
     # A colon is in the name of every environment of another kind.
+    if config.environment.env and ":" not in game:
+        why = f"{game}: is an Atari game, and preset {config.run.preset} of arm {arm} plays none"
+        raise StudyError(f"{study.path}: {why}; name others as {config.environment.env}", path=study.path)
     environment = {"environment__env" if ":" in game else "environment__game": game}
     return PlannedRun(arm, game, seed, with_values(config, run__name=name, run__seed=seed, **environment))
 
 
 def _in_a_name(game: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in game).strip("-")
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in game).strip("-")
 
 
 def words_of(config: Config) -> list[str]:

@@ -13,6 +13,18 @@ from deploy.study.plan import PlannedRun, plan, words_of
 from tests.helpers.runs.studies import ARMS, SIZES, STUDY, read
 
 
+LIKE_NAMED = """
+[factors.one.a.network]
+[factors.one.a-b.network]
+[factors.two.b-c.network]
+[factors.two.c.network]
+"""
+MINATAR = """
+[base.run]
+preset = "minatar-dqn"
+"""
+
+
 def planned(study: StudyFile, size: str = "full") -> list[PlannedRun]:
     return plan(study, study.size(size), Path("runs") / study.name)
 
@@ -85,6 +97,26 @@ def test_every_study_can_be_smoked(tmp_path):
         (STUDY + "[factors.agent]\n" + SIZES, "factors.agent: must have levels"),
         (STUDY + ARMS.replace("soft-2", "s" * 80) + SIZES, "no run can have this name; shorten it"),
         (STUDY + "arms = 3\n", "study.arms"),
+        (STUDY.replace('"The first."', "1") + ARMS + SIZES, "study.hypotheses: is missing"),
+        ("base = 3\n" + STUDY + ARMS + SIZES, "base: must be tables of fields"),
+        (STUDY + ARMS + SIZES + "[base]\nrun = 3\n", "base: must be tables of fields"),
+        (STUDY + ARMS + SIZES + "[base.run]\npreset = 3\n", "arm dense: --preset 3: unknown preset"),
+        (STUDY + ARMS + SIZES + "[base.run]\nseed = 3\n", "base.run.seed: is set for each run by the study"),
+        (STUDY + "[arms.dense]\nrun = 3\n" + SIZES, "arms.dense: must be tables of fields"),
+        (STUDY + "[factors.agent]\ndqn = 'x'\n" + SIZES, "factors.agent.dqn: must be tables of fields"),
+        (STUDY + LIKE_NAMED + SIZES, "factors: two choices of levels are called a-b-c"),
+        (STUDY + ARMS + SIZES + "set = { run = 5 }\n", "sizes.lite.set: must be tables of fields"),
+        (STUDY + ARMS + SIZES.replace("10000", "'10000'"), "total_env_steps '10000': must be a whole number"),
+        (STUDY + ARMS + SIZES.replace('["dense"]', "[]"), "sizes.lite.arms: must have one at least"),
+        (STUDY + ARMS + SIZES.replace('["dense"]', '[["dense"]]'), "sizes.lite.arms: no arm"),
+        (STUDY + ARMS + SIZES.replace('["dense"]', '["dense", "dense"]'), "sizes.lite.arms: one stands"),
+        (STUDY + ARMS + SIZES.replace("[1, 2]", "[-1]"), "sizes.full.seeds: must be a list of whole numbers"),
+        (STUDY + ARMS + SIZES.replace('"Boxing"', '"pong"'), "sizes.full.games: one stands there twice"),
+        (STUDY + ARMS + SIZES.replace('"Boxing"', '""'), "sizes.full.games: must be a list of games"),
+        (STUDY + ARMS + SIZES.replace("full", '"../x"'), "sizes.../x: a size is a part of its folder's name"),
+        (STUDY + ARMS + SIZES + MINATAR, "Pong: is an Atari game, and preset minatar-dqn of arm dense"),
+        (STUDY + ARMS.replace("soft-2", "dense-x") + SIZES.replace('"Pong", "Boxing"', '"x:y", "y"'),
+         "dense-x-y-1: two runs would have this name"),
         ("[study", "Expected ']' at the end"),
     ],
 )  # fmt: skip
