@@ -1,5 +1,6 @@
 """`apexpert study` and `apexpert report`: a question over games, seeds and arms, and its answer."""
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from deploy.run.preflight import preflight
 from deploy.study import capacity
 from deploy.study.driver import LOOK_SECONDS, Driver
 from deploy.study.file import SMOKE, StudyFile, shipped
-from deploy.study.folder import StudyFolder, path_of
+from deploy.study.folder import StudyFolder, command, path_of
 from deploy.study.plan import PlannedRun, plan
 
 
@@ -31,8 +32,8 @@ class StudyArguments:
       apexpert study my-study.toml
 
     The same command resumes it where it stopped: what has finished stays, what was stopped or lost is
-    resumed, what is at work is adopted. Ctrl-C ends its runs with a checkpoint each. The end of this command
-    by other means does not end the runs under way.
+    resumed, what is at work is adopted. Ctrl-C, SIGTERM or a closed terminal ends its runs with a checkpoint
+    each; under nohup a closed terminal does not. If this command is killed, runs under way go on.
     """
 
     file: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")] = ""
@@ -74,10 +75,19 @@ def study(argv: Sequence[str]) -> int:
     folder = StudyFolder.create_or_open(file, size, Path(arguments.runs_dir))
     print(f"study {file.name}, {size.name}: {len(runs)} runs, {at_once} at once, {folder.path}")
     with folder.driving():
-        return _drive(folder, Driver(folder, runs, at_once, retry=arguments.retry), at_once, arguments)
+        driver = Driver(folder, runs, at_once, retry=arguments.retry)
+        again = command(arguments.file, size, Path(arguments.runs_dir))
+        if arguments.ray_address:
+            again += f" --ray-address {shlex.quote(arguments.ray_address)}"
+        try:
+            return _drive(folder, driver, at_once, again)
+        except OSError as error:
+            why = f"{folder.path}: {error.strerror or error}; runs at work go on"
+            raise CommandFailed(f"{why}; once it is mended: {again}") from None
 
 
-def _drive(folder: StudyFolder, driver: Driver, at_once: int, arguments: StudyArguments) -> int:
+def _drive(folder: StudyFolder, driver: Driver, at_once: int, again: str) -> int:
+    """Drive the runs until all have ended, or until a Ctrl-C; `again` is the command that resumes them."""
     from deploy.study.table import StudyTable
 
     table = StudyTable(folder.path.name, at_once)
@@ -90,11 +100,11 @@ def _drive(folder: StudyFolder, driver: Driver, at_once: int, arguments: StudyAr
             if interrupts.count:
                 print("stopping: every run saves a checkpoint (Ctrl-C again leaves them running)", flush=True)
                 driver.stop(lambda text: print(text, flush=True))
-                print(f"resume it: apexpert study {arguments.file} --size {folder.record['size']}")
+                print(f"resume it: {again}")
     finally:
         table.close()
     print(table.summary(driver.states))
-    print(f"report:    apexpert report {folder.path}")
+    print(f"report:    apexpert report {shlex.quote(str(folder.path))}")
     if failed := [state for state in driver.states if state.state == "failed"]:
         raise CommandFailed(f"{len(failed)} failed, {failed[0].planned.name} first: {failed[0].message}")
     return 0

@@ -209,6 +209,17 @@ class RunFolder(LockedFolder):
         return newest_first(self.checkpoints)
 
 
+def remove_half_made(path: Path) -> None:
+    """Remove what a `create` that was killed has left at `path`: a folder without configuration.
+
+    Leaves a folder alone in which there is anything that `create` does not write. Nobody else may be at it.
+    """
+    made = {FILE, METADATA, "redis-urls"}
+    files = [file.name for file in path.rglob("*") if not file.is_dir()]
+    if path.is_dir() and all(name in made or name.startswith(durable.TEMPORARY) for name in files):
+        shutil.rmtree(path)
+
+
 def _is_utf8(path: Path) -> bool:
     return os.fsencode(path) == str(path).encode(errors="replace")
 

@@ -4,6 +4,7 @@ A run is a process of its own, started by the very command that its folder names
 of its driver. So all that is known of a study stands in its folder and in those of its runs.
 """
 
+import contextlib
 import subprocess
 import sys
 import tempfile
@@ -14,8 +15,8 @@ from typing import IO, Any
 
 from deploy.fleet.operations import stop
 from deploy.run.errors import RunError
-from deploy.run.folder import RunFolder
-from deploy.run.states import FINAL_STATES, LOST, NOT_STARTED
+from deploy.run.folder import RunFolder, remove_half_made
+from deploy.run.states import ENDED
 from deploy.run.status import read_status
 from deploy.study.folder import StudyFolder
 from deploy.study.plan import PlannedRun
@@ -45,7 +46,7 @@ class RunState:
     @property
     def at_work(self) -> bool:
         """Whether it has a process, or is about to."""
-        return self.start is not None or self.state not in FINAL_STATES | {LOST, NOT_STARTED, WAITING}
+        return self.start is not None or self.state not in ENDED | {WAITING}
 
     @property
     def over(self) -> bool:
@@ -56,7 +57,8 @@ class RunState:
 class Start:
     """A command that starts or resumes a run, and returns once it is at work."""
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, words: Sequence[str], inherited: Sequence[int] = ()) -> None:
+        """`inherited`: file descriptors that the command keeps open as long as it is at work."""
         # A file: nobody reads while the command is at work, and a full pipe would block it.
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the process is)
         self._process = subprocess.Popen(
@@ -64,6 +66,7 @@ class Start:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._output,
+            pass_fds=inherited,
             start_new_session=True,  # Ctrl-C is for the driver, which decides what to do.
         )
 
@@ -114,8 +117,9 @@ class Driver:
     def stop(self, tell: Callable[[str], object]) -> None:
         """End all runs that are at work, each with a checkpoint; `tell` receives a line about each."""
         for state in self.states:
-            while state.start is not None and state.start.error is None:
-                time.sleep(LOOK_SECONDS)  # What only starts cannot be asked to stop.
+            while state.start is not None:  # What only starts cannot be asked to stop.
+                self._look(state)
+                time.sleep(0.0 if state.start is None else LOOK_SECONDS)
         for state in self.states:
             run = self._folder.run(state.planned)
             if run is not None and state.at_work:
@@ -123,6 +127,7 @@ class Driver:
                     tell(f"{state.planned.name}: {stop(run)['state']}")
                 except Exception as error:  # One that cannot be stopped must not keep the others running.
                     tell(f"{state.planned.name}: {error}")
+                self._look(state)
 
     def _begin(self, state: RunState) -> None:
         run = self._folder.run(state.planned)
@@ -132,18 +137,24 @@ class Driver:
             return
         state.attempts += 1
         self._folder.note(state.planned, starts=self._folder.started(state.planned)["starts"] + 1, error="")
+        if run is None:
+            # Nobody is making it: whoever starts a run holds the study's lock.
+            remove_half_made(self._folder.path / state.planned.name)
         new = ["train", *state.planned.words]
-        state.start = Start(new if run is None else ["resume", str(run.path), "--detach"])
+        words = new if run is None else ["resume", str(run.path), "--detach"]
+        state.start = Start(words, self._folder.inherited)
         state.state = STARTING
 
     def _look(self, state: RunState) -> None:
+        refused = ""
         if state.start is not None:
             error = state.start.error
             if error is None:
                 return
-            state.start = None
+            state.start, refused = None, error
             if error:
-                self._folder.note(state.planned, error=error)
+                with contextlib.suppress(OSError):  # On a full disk it is known to this driver alone.
+                    self._folder.note(state.planned, error=error)
         run = self._folder.run(state.planned)
         if run is None:
             noted = self._folder.started(state.planned)
@@ -152,6 +163,9 @@ class Driver:
             state.message = noted.get("error", "")
             return
         self._look_into(run, state)
+        if state.state in ENDED and state.state != "finished":
+            # Why it could not be resumed, in place of how it ended before.
+            state.message = refused or state.message
 
     def _look_into(self, run: RunFolder, state: RunState) -> None:
         try:

@@ -1,5 +1,7 @@
 """The driver of a study, over folders of runs whose commands are played by the test."""
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -7,6 +9,7 @@ from typing import ClassVar
 import pytest
 
 from deploy.run.config import with_values
+from deploy.run.errors import RunError
 from deploy.run.folder import STATUS, RunFolder
 from deploy.study import driver as module
 from deploy.study.driver import MOST_STARTS, Driver
@@ -23,11 +26,14 @@ class Played:
     calls: ClassVar[list[list[str]]] = []
     answer = "running"
 
-    def __init__(self, words: list[str]) -> None:
+    def __init__(self, words: list[str], inherited: tuple[int, ...]) -> None:
         Played.calls.append(words)
         self.error: str | None = ""
         if self.answer == "refused":
             self.error = "--environment.game: no such game"
+            return
+        if words[0] == "resume" and self.answer == "not resumed":
+            self.error = "Ray did not start"
             return
         if words[0] == "train":
             self.folder = RunFolder.create(self.runs[words[words.index("--name") + 1]].config)
@@ -145,6 +151,64 @@ def test_a_refused_run_fails_with_its_line_and_the_others_go_on(study):
     assert Played.calls[0][0] == "train"
 
 
+def test_a_run_that_cannot_be_resumed_is_tried_again_and_then_fails_with_its_line(study):
+    driver = driven(study, 1)
+    driver.step()
+    write(driver._folder.run(driver.states[0].planned), "stopped")
+    Played.answer, Played.calls = "not resumed", []
+    second = driven(study, 1)
+    for _ in range(MOST_STARTS):
+        second.step()
+        assert not second.states[0].held, "nobody has stopped it"
+    Played.answer = "running"
+    second.step()
+    assert [words[0] for words in Played.calls] == ["resume"] * MOST_STARTS + ["train"]
+    assert second.states[0].state == "failed"
+    assert second.states[0].message.endswith("did not come to its end; Ray did not start")
+
+
+def test_a_folder_that_a_killed_command_left_half_made_is_made_anew(study):
+    driver = driven(study, 1)
+    home = driver._folder.path / driver.states[0].planned.name
+    (home / "checkpoints").mkdir(parents=True)
+    (home / "identity.json").write_text("{}")
+    driver.step()
+    assert (home / "config.json").is_file()
+
+
+def test_a_folder_with_anything_of_a_run_is_never_removed(study):
+    driver = driven(study, 1)
+    home = driver._folder.path / driver.states[0].planned.name
+    (home / "checkpoints").mkdir(parents=True)
+    (home / "checkpoints" / "weights").touch()
+    with pytest.raises(RunError, match="is there already"):
+        driver.step()
+    assert (home / "checkpoints" / "weights").exists()
+
+
+def test_a_command_that_starts_a_run_keeps_the_next_driver_out(study, monkeypatch, tmp_path):
+    """Without it a driver would start a second command for a run that has no folder yet."""
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    wait = [sys.executable, "-c", "input()"]
+    driver = driven(study, 1)
+    with driver._folder.driving():
+        held = driver._folder.inherited
+        child = subprocess.Popen(wait, stdin=subprocess.PIPE, pass_fds=held)
+    with pytest.raises(StudyError, match="is still starting"), driver._folder.driving():
+        pass
+    child.communicate(b"\n")
+    with driver._folder.driving():
+        pass
+    monkeypatch.setattr(
+        module, "PYTHON", (sys.executable, "-c", "import os, sys; os.fstat(int(sys.argv[1]))")
+    )
+    with driver._folder.driving():
+        start = module.Start([str(driver._folder.inherited[0])], driver._folder.inherited)
+        start._process.wait()
+        assert start.error == "", "the command has the lock"
+
+
 def test_a_failed_run_is_resumed_only_when_asked(study):
     driver = driven(study, 1)
     driver.step()
@@ -181,6 +245,7 @@ def test_a_stop_ends_what_is_at_work_and_goes_on_after_one_that_cannot_be_stoppe
         return {"state": "stopped"}
 
     monkeypatch.setattr(module, "stop", stop)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
     driver.stop(told.append)
     assert stopped == ["dense-Pong-1", "soft-2-Pong-1"]
     assert told == ["dense-Pong-1: does not answer", "soft-2-Pong-1: stopped"]
@@ -192,6 +257,51 @@ def test_a_changed_file_does_not_continue_a_study(study, tmp_path):
     changed = read(tmp_path, STUDY.replace("None.", "When I like it.") + ARMS + SIZES)
     with pytest.raises(StudyError, match="is not the study that runs/trial was started with"):
         driven(changed)
+
+
+def test_a_start_that_is_killed_half_way_can_be_repeated(study, monkeypatch):
+    def killed(*_: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("deploy.study.folder.shutil.rmtree", lambda *_, **__: None)  # As by SIGKILL.
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(SystemExit):
+            driven(study)
+    assert not (Path("runs") / "trial").exists()
+    assert driven(study).states
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"sha256": "", "size": "full", "runs": {"a": 1}}', "\xff"]
+)
+def test_a_broken_record_is_named(study, content):
+    folder = driven(study)._folder
+    (folder.path / "study.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(StudyError, match=r"study\.json: cannot be read, or is no record of a study"):
+        driven(study)
+
+
+def test_what_another_driver_has_noted_is_kept(study):
+    mine, other = driven(study), driven(study)
+    with other._folder.driving():
+        other._folder.note(other.states[0].planned, starts=3)
+    with mine._folder.driving():
+        mine._folder.note(mine.states[1].planned, starts=1)
+    assert StudyFolder(mine._folder.path).started(mine.states[0].planned) == {"starts": 3}
+
+
+def test_after_a_stop_the_states_are_those_of_the_end(study, monkeypatch):
+    driver = driven(study, 2)
+    driver.step()
+
+    def stop(run: RunFolder) -> dict[str, str]:
+        write(run, "stopped")
+        return {"state": "stopped"}
+
+    monkeypatch.setattr(module, "stop", stop)
+    driver.stop(lambda _: None)
+    assert [state.state for state in driver.states[:3]] == ["stopped", "stopped", "waiting"]
 
 
 def test_a_folder_that_is_no_study_is_left_alone(study):

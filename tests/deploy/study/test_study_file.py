@@ -12,7 +12,6 @@ from deploy.study.file import StudyFile, shipped
 from deploy.study.plan import PlannedRun, plan, words_of
 from tests.helpers.runs.studies import ARMS, SIZES, STUDY, read
 
-
 LIKE_NAMED = """
 [factors.one.a.network]
 [factors.one.a-b.network]
