@@ -79,14 +79,6 @@ class StudyResults:
                 table[self.seeds.index(run.planned.seed), list(games).index(run.planned.game)] = value
         return table[~np.isnan(table).all(axis=1)]
 
-    def games_with_scores(self, *, normalised: bool) -> list[str]:
-        """Return the games in which every arm has a score: only these are compared."""
-        return [
-            game
-            for game in self.games
-            if all(self.scores(arm, [game], normalised=normalised).size for arm in self.arms)
-        ]
-
 
 def _result(folder: StudyFolder, study: StudyFile, planned: PlannedRun) -> RunResult:
     run, noted = folder.run(planned), folder.started(planned)

@@ -13,12 +13,10 @@ import jinja2
 from deploy.reports.curves.arms import draw_arms
 from deploy.reports.curves.run_curves import Against, CurveError, read_run
 from deploy.reports.diagnostics_plot import draw_diagnostics
-from deploy.study.errors import ScoresError
-from deploy.study.file import EVALUATION
+from deploy.run.config import hide_password
 from deploy.study.report import figures, tables
+from deploy.study.report.groups import Group, compare
 from deploy.study.results import StudyResults, write_csv, write_rows
-from deploy.study.statistics.comparison import aggregate_table
-from deploy.study.statistics.protocol import Games, Row, by_protocol, protocol_of, score_matrices
 
 PAGE, RUNS, CURVES, LATEX = "report.html", "results.csv", "curves.csv", "tables.tex"
 MOST_VIDEO_BYTES = 8 * 2**20
@@ -29,18 +27,18 @@ MOST_DIAGNOSED = 6
 
 def write_report(results: StudyResults, target: Path) -> Path:
     """Write the page, CSV and LaTeX into the folder `target`; return the page's path. Raises OSError."""
-    groups, nothing = _groups(results)
+    compared = compare(results)
     by_game = tables.by_game(results)
     with tempfile.TemporaryDirectory() as scratch:
         page = _template().render(
             study=results.study,
             record=results.folder.record,
-            text=results.study.text.decode(),
+            text=hide_password(results.study.text.decode()),
             summary=_summary(results),
             settings=tables.settings(results),
             by_game=by_game,
-            groups=[_shown(group, Path(scratch)) for group in groups],
-            nothing=nothing,
+            groups=[_shown(group, Path(scratch)) for group in compared.groups],
+            notes=compared.notes,
             curves=list(_curves(results, Path(scratch))),
             diagnostics=list(_diagnostics(results, Path(scratch))),
             videos=list(_videos(results)),
@@ -50,9 +48,9 @@ def write_report(results: StudyResults, target: Path) -> Path:
     write_csv(results, target / RUNS)
     write_rows(target / CURVES, ("arm", "game", "seed", "frames", "return"), _points(results))
     captions = [("Scores by game", by_game)]
-    for group in groups:
-        captions += [("Aggregates", tables.aggregates(group["table"]))]
-        captions += [("Comparisons", tables.comparisons(group["table"]))]
+    for group in compared.groups:
+        captions += [("Aggregates", tables.aggregates(group.table))] if group.table else []
+        captions += [("Comparisons", tables.comparisons(group))] if group.comparisons else []
     (target / LATEX).write_text(tables.latex(captions), encoding="utf-8")
     return target / PAGE
 
@@ -71,41 +69,13 @@ def _summary(results: StudyResults) -> str:
     return f"{len(results.runs)} runs: {', '.join(words)}; {hours:.1f} hours in all."
 
 
-def _groups(results: StudyResults) -> tuple[list[dict[str, Any]], str]:
-    """Return the aggregates of each protocol, and why there are none where there are none."""
-    games: Games = "evaluation" if results.study.primary_metric == EVALUATION else "training"
-    rows = [
-        Row(
-            run.planned.arm,
-            run.planned.game,
-            run.planned.seed,
-            run.normalised,
-            protocol_of(run.planned.config, games=games, checkpoint="final"),
-            run.planned.name,
-        )
-        for run in results.runs
-        if run.normalised is not None
-    ]
-    groups, why = [], "No run has finished yet whose game has a random and a human score."
-    for protocol, own in by_protocol(rows).items():
-        # Arms are compared over the games that all of them have played.
-        played = [{row.game for row in own if row.arm == arm} for arm in {row.arm for row in own}]
-        common = set.intersection(*played)
-        try:
-            names, matrices = score_matrices([row for row in own if row.game in common])
-            table = aggregate_table(matrices, names)
-        except (ScoresError, ValueError) as error:
-            why = f"Nothing is compared: {error}."
-            continue
-        groups.append({"protocol": str(protocol), "games": names, "table": table, "warnings": table.warnings})
-    return groups, why
-
-
-def _shown(group: dict[str, Any], scratch: Path) -> dict[str, Any]:
-    table = group["table"]
-    return group | {
+def _shown(group: Group, scratch: Path) -> dict[str, Any]:
+    table = group.table
+    shown: dict[str, Any] = {"group": group, "comparisons": tables.comparisons(group)}
+    if table is None:
+        return shown
+    return shown | {
         "aggregates": tables.aggregates(table),
-        "comparisons": tables.comparisons(table),
         "aggregates_picture": _encoded(figures.draw_aggregates(table, scratch / "aggregates.png")),
         "profiles_picture": _encoded(figures.draw_profiles(table, scratch / "profiles.png")),
     }

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from deploy.reports.statistics import Estimate
-from deploy.run.config import flag_of, leaves, with_values
+from deploy.run.config import flag_of, hide_password, leaves, with_values
 from deploy.study.plan import words_of
+from deploy.study.report.groups import Group
 from deploy.study.results import StudyResults
 from deploy.study.statistics.comparison import AggregateTable
 
@@ -34,7 +35,7 @@ def settings(results: StudyResults) -> TextTable:
         for path in columns[0]
         if path not in NOT_OF_AN_ARM and len({str(column[path]) for column in columns}) > 1
     ]
-    rows = ((flag_of(path), *(str(column[path]) for column in columns)) for path in differing)
+    rows = ((flag_of(path), *(hide_password(str(column[path])) for column in columns)) for path in differing)
     return TextTable(("setting", *results.arms), tuple(rows))
 
 
@@ -69,16 +70,18 @@ def aggregates(table: AggregateTable) -> TextTable:
     return TextTable(head, tuple(rows), "human-normalised; 95 % stratified bootstrap intervals over seeds")
 
 
-def comparisons(table: AggregateTable) -> TextTable:
-    """Return each arm beside the baseline."""
-    head = ("arm", f"P(above {table.baseline})", "games with a higher mean", "p over games (Wilcoxon)")
+def comparisons(group: Group) -> TextTable:
+    """Return each arm beside the baseline; without a test over games where they have no common scale."""
+    head = ("arm", f"P(above {group.baseline})", "games with a higher mean", "p over games (Wilcoxon)")
     rows = []
-    for arm, found in table.comparisons.items():
+    for arm, found in group.comparisons.items():
         test = found.over_games
         p_value = f"{test.p_value:.3g} (smallest possible {test.smallest_p_value:.3g})"
-        games = f"{test.higher} of {test.games}"
+        games = f"{test.higher} of {len(group.games)}"
         rows.append((arm, with_interval(found.probability_of_improvement), games, p_value))
-    return TextTable(head, tuple(rows), "probability that a run of the arm is above one of the baseline")
+    shown = len(head) if group.table else len(head) - 1
+    note = "probability that a run of the arm is above one of the baseline in the same game"
+    return TextTable(head[:shown], tuple(row[:shown] for row in rows), note)
 
 
 def with_interval(estimate: Estimate | None) -> str:
@@ -97,7 +100,7 @@ def runs(results: StudyResults) -> TextTable:
         anywhere = with_values(
             run.planned.config, run__runs_dir="runs", run__detach=False, run__ray_address=""
         )
-        command = "apexpert train " + shlex.join(words_of(anywhere))
+        command = hide_password("apexpert train " + shlex.join(words_of(anywhere)))
         cells = (run.planned.name, run.state, f"{run.env_steps:,}", f"{run.hours:.2f}", score)
         rows.append((*cells, run.message, command))
     return TextTable(("run", "state", "env steps", "hours", "score", "", "command"), tuple(rows))

@@ -100,21 +100,32 @@ def aggregate_table(
     if baseline not in scores:
         raise ScoresError(f"baseline {baseline}: no such arm; there are {', '.join(scores)}")
     how = {"repetitions": repetitions, "seed": seed}
-    base = scores[baseline]
     return AggregateTable(
         games=tuple(games),
         baseline=baseline,
         taus=tuple(taus),
         arms={arm: _summary(found, taus, how) for arm, found in scores.items()},
-        comparisons={
-            arm: Comparison(
-                aggregates.probability_of_improvement(found, base, **how), paired_over_games(found, base)
-            )
-            for arm, found in scores.items()
-            if arm != baseline
-        },
+        comparisons=compared(scores, baseline, **how),
         warnings=warnings_about(scores, games),
     )
+
+
+def compared(
+    arms: Mapping[str, Scores], baseline: str, *, repetitions: int = REPETITIONS, seed: int = 0
+) -> dict[str, Comparison]:
+    """Return every other arm beside `baseline`: (S, G) scores on the same games.
+
+    The probability of improvement and the number of games with a higher mean are within games and need no
+    common scale of theirs; the test's p does. Raises ScoresError.
+    """
+    how, base = {"repetitions": repetitions, "seed": seed}, arms[baseline]
+    return {
+        arm: Comparison(
+            aggregates.probability_of_improvement(found, base, **how), paired_over_games(found, base)
+        )
+        for arm, found in arms.items()
+        if arm != baseline
+    }
 
 
 def paired_over_games(first: ArrayLike, second: ArrayLike) -> PairedTest:
@@ -137,7 +148,10 @@ def paired_over_games(first: ArrayLike, second: ArrayLike) -> PairedTest:
 def warnings_about(arms: Mapping[str, ArrayLike], games: Sequence[str]) -> tuple[str, ...]:
     """Return what intervals and tests over these arms cannot show, a plain sentence each."""
     scores = _checked_arms(arms, games)
-    found = [sentence for arm, values in scores.items() for sentence in _about_runs(arm, values, games)]
+    found = list(about_runs(scores, games))
+    for arm, values in scores.items():
+        if reason := aggregates.why_no_interquartile_mean(values):
+            found.append(f"{arm} has no interquartile mean: {reason}.")
     if len(games) < FEW_GAMES:
         smallest = 2.0 ** (1 - len(games))
         found.append(
@@ -153,7 +167,12 @@ def warnings_about(arms: Mapping[str, ArrayLike], games: Sequence[str]) -> tuple
     return tuple(found)
 
 
-def _about_runs(arm: str, scores: Scores, games: Sequence[str]) -> list[str]:
+def about_runs(arms: Mapping[str, Scores], games: Sequence[str]) -> tuple[str, ...]:
+    """Return a sentence for every arm that has few seeds in a game."""
+    return tuple(sentence for arm, scores in arms.items() for sentence in _about_seeds(arm, scores, games))
+
+
+def _about_seeds(arm: str, scores: Scores, games: Sequence[str]) -> list[str]:
     runs = num_runs(scores)
     fewest, found = int(runs.min()), []
     where = ", ".join(game for game, number in zip(games, runs, strict=True) if number == fewest)
@@ -162,8 +181,6 @@ def _about_runs(arm: str, scores: Scores, games: Sequence[str]) -> list[str]:
         found.append(f"{arm} has 1 seed in {where}: its intervals leave out how seeds differ there.")
     elif fewest < FEW_SEEDS:
         found.append(f"{arm} has {fewest} seeds in {where}: {TOO_NARROW}")
-    if reason := aggregates.why_no_interquartile_mean(scores):
-        found.append(f"{arm} has no interquartile mean: {reason}.")
     return found
 
 
