@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import pytest
 
-from deploy.run.config import with_values
 from deploy.run.errors import RunError
 from deploy.run.folder import STATUS, RunFolder
 from deploy.study import driver as module
@@ -251,46 +250,6 @@ def test_a_stop_ends_what_is_at_work_and_goes_on_after_one_that_cannot_be_stoppe
     assert told == ["dense-Pong-1: does not answer", "soft-2-Pong-1: stopped"]
 
 
-def test_a_changed_file_does_not_continue_a_study(study, tmp_path):
-    driven(study)
-    assert (Path("runs") / "trial" / "study.toml").read_bytes() == study.text
-    changed = read(tmp_path, STUDY.replace("None.", "When I like it.") + ARMS + SIZES)
-    with pytest.raises(StudyError, match="is not the study that runs/trial was started with"):
-        driven(changed)
-
-
-def test_a_start_that_is_killed_half_way_can_be_repeated(study, monkeypatch):
-    def killed(*_: object) -> None:
-        raise SystemExit
-
-    with monkeypatch.context() as patch:
-        patch.setattr("deploy.study.folder.shutil.rmtree", lambda *_, **__: None)  # As by SIGKILL.
-        patch.setattr(Path, "rename", killed)
-        with pytest.raises(SystemExit):
-            driven(study)
-    assert not (Path("runs") / "trial").exists()
-    assert driven(study).states
-
-
-@pytest.mark.parametrize(
-    "content", ["{", "[]", "{}", '{"sha256": "", "size": "full", "runs": {"a": 1}}', "\xff"]
-)
-def test_a_broken_record_is_named(study, content):
-    folder = driven(study)._folder
-    (folder.path / "study.json").write_bytes(content.encode("latin-1"))
-    with pytest.raises(StudyError, match=r"study\.json: cannot be read, or is no record of a study"):
-        driven(study)
-
-
-def test_what_another_driver_has_noted_is_kept(study):
-    mine, other = driven(study), driven(study)
-    with other._folder.driving():
-        other._folder.note(other.states[0].planned, starts=3)
-    with mine._folder.driving():
-        mine._folder.note(mine.states[1].planned, starts=1)
-    assert StudyFolder(mine._folder.path).started(mine.states[0].planned) == {"starts": 3}
-
-
 def test_after_a_stop_the_states_are_those_of_the_end(study, monkeypatch):
     driver = driven(study, 2)
     driver.step()
@@ -302,42 +261,3 @@ def test_after_a_stop_the_states_are_those_of_the_end(study, monkeypatch):
     monkeypatch.setattr(module, "stop", stop)
     driver.stop(lambda _: None)
     assert [state.state for state in driver.states[:3]] == ["stopped", "stopped", "waiting"]
-
-
-def test_a_folder_that_is_no_study_is_left_alone(study):
-    (Path("runs") / "trial").mkdir(parents=True)
-    with pytest.raises(StudyError, match="runs/trial: is there already, and is no study"):
-        driven(study)
-
-
-def test_two_drivers_of_one_study_are_refused(study):
-    driver = driven(study)
-    with (
-        driver._folder.driving(),
-        pytest.raises(StudyError, match="another apexpert study is at work on it"),
-        driven(study)._folder.driving(),
-    ):
-        pass
-    with driver._folder.driving():
-        pass
-
-
-def test_the_folder_of_a_size_has_its_name(study):
-    small = StudyFolder.create_or_open(study, study.size("lite"), Path("runs"))
-    assert small.path.name == "trial-lite"
-    assert small.record["size"] == "lite"
-    assert small.record["sha256"]
-
-
-def test_as_many_fit_as_have_cores(study, monkeypatch):
-    from deploy.study import capacity
-
-    runs = plan(study, study.size("full"), Path("runs"))
-    monkeypatch.setattr(capacity, "gpus", list)
-    for cores, fit in ((1, 1), (2, 1), (4, 2), (9, 4)):
-        monkeypatch.setattr(capacity.os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
-        assert capacity.at_once(runs, "") == fit
-    four = [PlannedRun(r.arm, r.game, r.seed, with_values(r.config, actors__num_actors=4)) for r in runs]
-    assert capacity.at_once(runs[:1] + four, "") == 1
-    monkeypatch.setattr(capacity, "gpus", lambda: ["one"])
-    assert capacity.at_once(runs, "") == 1
