@@ -15,12 +15,16 @@ STALE_SECONDS = 30.0
 def read_status(folder: RunFolder) -> dict[str, Any]:
     """Read status.json; `lost` when it says alive, is 30 s old, and no process here is at work on the run.
 
-    If a process is at work and its status is old, the disk is most likely full: the `message` says so.
+    If a process is at work and its status is old, the disk is most likely full: the `message` says so. Raises
+    RunError for a broken status.json.
     """
     status: dict[str, Any] = folder.read_json(STATUS, None)
     if status is None:
         return {"run": folder.name, "state": NOT_STARTED, "metrics": {}, "message": "", "time": 0.0}
-    if status["state"] in FINAL_STATES:
+    ended = isinstance(status, dict) and status.get("state") in FINAL_STATES
+    if not (ended or (isinstance(status, dict) and status.keys() >= {"state", "time"})):
+        raise RunError(f"{folder.status_path}: is no status of a run", path=folder.status_path)
+    if ended:
         return status
     if "folder" in status and not folder.is_own(status):
         copied = "a copy of a run that was at work; resume the copy"

@@ -83,7 +83,8 @@ class StudyResults:
 def _result(folder: StudyFolder, study: StudyFile, planned: PlannedRun) -> RunResult:
     run, noted = folder.run(planned), folder.started(planned)
     status: dict[str, Any] = {"state": "failed" if noted.get("error") else WAITING}
-    status |= {"message": noted.get("error", "")}
+    gone = "was started and has no folder: it is starting, or its folder was removed"
+    status |= {"message": noted.get("error") or (gone if noted["starts"] else "")}
     if run is not None:
         try:
             status = read_status(run)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 
+from apexpert.errors import ApexpertError
 from deploy.reports.curves.arms import draw_arms
 from deploy.reports.curves.run_curves import Against, CurveError, read_run
 from deploy.reports.diagnostics_plot import draw_diagnostics
@@ -53,6 +54,11 @@ def write_report(results: StudyResults, target: Path) -> Path:
         captions += [("Comparisons", tables.comparisons(group))] if group.comparisons else []
     (target / LATEX).write_text(tables.latex(captions), encoding="utf-8")
     return target / PAGE
+
+
+DAMAGED = (ApexpertError, OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What reading a run may raise whose files are damaged or from which some are gone: its curves are left out,
+and the report of all others is written."""
 
 
 def _template() -> jinja2.Template:
@@ -101,7 +107,7 @@ def _curves(results: StudyResults, scratch: Path) -> Iterator[tuple[str, str]]:
 def _has_curve(path: Path) -> bool:
     try:
         return bool(read_run(path).curves)
-    except (CurveError, OSError):
+    except DAMAGED:
         return False
 
 
@@ -124,7 +130,7 @@ def _diagnostics(results: StudyResults, scratch: Path) -> Iterator[tuple[str, st
             try:
                 draw_diagnostics([path], scratch / "trial.png")
                 drawn.append(path)
-            except (CurveError, OSError):
+            except DAMAGED:
                 continue
         if drawn:
             picture = draw_diagnostics(drawn, scratch / "diagnostics.png")

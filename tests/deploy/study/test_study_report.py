@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploy.reports.statistics import human_normalised
+from deploy.run.folder import RunFolder
 from deploy.study.folder import StudyFolder
 from deploy.study.plan import plan
 from deploy.study.report import groups, tables
@@ -92,6 +93,29 @@ def test_passwords_of_servers_are_not_in_the_page(tmp_path):
     page = write_report(results, tmp_path).read_text()
     assert page.count("redis://me:***@host:1") == 1 + 8, "in the file, and in every command"
     assert "secret" not in page
+
+
+@pytest.mark.parametrize("name", ["status.json", "config.json", "metrics.jsonl", "episodes.jsonl"])
+@pytest.mark.parametrize("content", [b"{}", b"[]", b'{"a', b"\xff\n"])
+def test_a_run_with_a_damaged_file_does_not_cost_the_others_their_report(tmp_path, name, content):
+    results = results_of(tmp_path, {})
+    run = RunFolder.create(results.runs[0].planned.config)
+    metrics = {"actors/env_steps": 1.0, "episode/return_mean_100": 1.0}
+    status = {"run": run.name, "state": "finished", "metrics": metrics, "message": "", "time": 0.0}
+    run.write_json("status.json", run.marked(status | {"total_env_steps": 1}))
+    (run.path / name).write_bytes(content)
+    again = StudyResults.read(results.folder.path)
+    assert len(again.runs) == 8
+    assert again.runs[0].state == ("failed" if name == "status.json" else "finished")
+    assert "Every run" in write_report(again, tmp_path).read_text()
+
+
+def test_a_run_whose_folder_is_gone_is_said_to_have_been_started(tmp_path):
+    results = results_of(tmp_path, {})
+    results.folder.note(results.runs[0].planned, starts=1)
+    again = StudyResults.read(results.folder.path).runs
+    assert again[0].message.startswith("was started and has no folder")
+    assert again[1].message == ""
 
 
 @pytest.mark.parametrize("name", ["report.html", "results.csv", "curves.csv", "tables.tex"])
