@@ -116,9 +116,10 @@ def _dry_run(file: StudyFile, runs: Sequence[PlannedRun], at_once: int) -> int:
     table = Table("run", "env steps", "hours", "disk", box=None, pad_edge=False)
     speeds: dict[str, float] = {}
     hours, disk = 0.0, 0
-    for number, run in enumerate(runs):
+    arms = len({run.arm for run in runs})
+    for run in runs:
         if run.arm not in speeds:
-            print(f"measuring {run.arm} ({number + 1} of {len(runs)} runs)", file=sys.stderr, flush=True)
+            print(f"measuring {run.arm} (arm {len(speeds) + 1} of {arms})", file=sys.stderr, flush=True)
             speeds[run.arm] = capacity.env_steps_per_s(preflight(run.config))
         steps, bytes_ = run.config.run.total_env_steps, sum(summary.disk_estimate(run.config))
         own = steps / speeds[run.arm] / 3600

@@ -56,22 +56,21 @@ class StudyTable:
 
     def left(self, states: Sequence[RunState]) -> float | None:
         """Return the seconds until all runs have finished, by their pace so far; None while it is unknown."""
-        ended = [seconds_of(state) for state in states if state.state == "finished"]
-        running, whole = [], [seconds for seconds in ended if seconds]
-        for state in states:
-            if state.at_work:
-                left = self._left_of(state)
-                running.append(left)
-                whole += [seconds_of(state) + left] if left is not None else []
+        known = {id(state): left for state in states if (left := self._left_of(state)) is not None}
+        whole = [
+            seconds_of(state) + known.get(id(state), 0.0)
+            for state in states
+            if id(state) in known or (state.state == "finished" and seconds_of(state))
+        ]
         if not whole:
             return None
-        mean = sum(whole) / len(whole)
-        waiting = sum(not state.at_work and not state.over for state in states)
-        total = waiting * mean + sum(mean if left is None else left for left in running)
-        return total / max(min(self._at_once, waiting + len(running)), 1)
+        mean, open_ones = sum(whole) / len(whole), [state for state in states if not state.over]
+        # A run without a pace, as one that starts, evaluates or waits to be resumed, takes as long as others.
+        total = sum(known.get(id(state), max(mean - seconds_of(state), 0.0)) for state in open_ones)
+        return total / max(min(self._at_once, len(open_ones)), 1)
 
     def _left_of(self, state: RunState) -> float | None:
-        if "total_env_steps" not in state.status:
+        if not state.at_work or "total_env_steps" not in state.status:
             return None
         return seconds_left(state.status, self._paces.get(state.planned.name, Pace()).rate)
 

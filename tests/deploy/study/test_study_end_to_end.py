@@ -1,6 +1,7 @@
 """A study from its file to its page, with real runs; and a report of one that has only begun."""
 
 import csv
+import errno
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,35 @@ def test_a_game_that_is_none_is_refused_before_anything_starts(tmp_path, monkeyp
     read(tmp_path, STUDY + ARMS + SIZES.replace('"Boxing"', '"Boxxing"'))
     assert main(["study", "trial.toml"]) == 2
     assert "Boxxing" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_a_full_disk_ends_the_driver_in_one_line_that_says_what_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    read(tmp_path, STUDY + ARMS + SIZES)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/trial/study.json")
+
+    monkeypatch.setattr(StudyFolder, "note", full)
+    assert main(["study", "trial.toml", "--runs-dir", "my runs"]) == 1
+    error = capsys.readouterr().err
+    assert "No space left on device; runs at work go on" in error
+    assert error.endswith("apexpert study trial.toml --size full --runs-dir 'my runs'\n")
+    (tmp_path / "trial.toml").write_text(STUDY + ARMS + SIZES + "\n")
+    assert main(["study", "trial.toml", "--runs-dir", "my runs"]) == 1
+    again = "apexpert study 'my runs/trial/study.toml' --size full --runs-dir 'my runs'"
+    assert again in capsys.readouterr().err
+
+
+def test_a_dry_run_starts_nothing_and_measures_each_arm_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    read(tmp_path, STUDY + ARMS + SIZES)
+    monkeypatch.setattr("deploy.study.capacity.env_steps_per_s", lambda _: 100.0)
+    assert main(["study", "trial.toml", "--dry-run", "--at-once", "2"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.splitlines() == ["measuring dense (arm 1 of 2)", "measuring soft-2 (arm 2 of 2)"]
+    assert "at least 0.3 hours here (0.7 one after another)" in shown.out
     assert not Path("runs").exists()
 
 

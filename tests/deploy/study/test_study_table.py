@@ -67,6 +67,17 @@ def test_the_time_left_is_that_of_the_runs_at_work_and_of_those_that_wait(states
     assert "1 of 8 finished, 1 at work, 6 waiting; about 0:02:51 left" in table.summary(states)
 
 
+def test_what_a_run_has_done_already_is_not_left_again(states):
+    table = plain()
+    states[0].state, states[0].status = "finished", status("finished", progress__seconds=60.0)
+    states[1].state, states[1].status = "evaluating", status("evaluating", progress__seconds=61.0)
+    states[2].state, states[2].status = "lost", status("lost", progress__seconds=45.0)
+    assert table.left(states[:2]) == 0.0, "it has all its env steps"
+    assert table.left(states[:3]) == pytest.approx(60.0 - 45.0)
+    states[2].state, states[2].held = "stopped", True
+    assert table.left(states[:4]) == pytest.approx(60.0), "what a person has stopped is not resumed"
+
+
 def test_a_terminal_has_a_row_for_each_run_that_has_begun_and_the_newest_of_many(states, monkeypatch):
     monkeypatch.setattr(module, "MOST_ROWS", 2)
     out = Console(file=io.StringIO(), width=200, force_terminal=True)
