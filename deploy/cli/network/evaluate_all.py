@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from deploy.cli.errors import CommandFailed
-from deploy.cli.network.look import EvaluateArguments, shown
+from deploy.cli.network.look import EvaluateArguments, games_in_name, shown
 from deploy.cli.run.follow import Interrupts
 from deploy.cli.run.targets import check_target
 from deploy.networks.trained import Trained, open_trained
@@ -31,7 +31,8 @@ def evaluate_all(arguments: EvaluateArguments) -> int:
     if trained.folder is None:
         raise ConfigError(f"--all: {trained.name} is one network; only a run has more")
     home = RunFolder(trained.home(arguments.output))
-    target = home.path / f"evaluations-seed-{arguments.seed}.json"
+    games = games_in_name(arguments.episodes, trained.config)
+    target = home.path / f"evaluations-seed-{arguments.seed}{games}.json"
     check_target("--output" if arguments.output else "--all", target)
     reports = _reports(arguments, trained, list(_kept(trained, trained.folder)))
     rows = [report.to_json() for report in reports]

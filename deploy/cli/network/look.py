@@ -13,7 +13,7 @@ from deploy.cli.run.follow import Interrupts
 from deploy.cli.run.targets import check_target
 from deploy.networks.trained import Trained, TrainedName, open_trained
 from deploy.run.checks import check_limits
-from deploy.run.config import ConfigError, with_values
+from deploy.run.config import Config, ConfigError, with_values
 from deploy.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class EvaluateArguments:
     """Play full games with a run's newest checkpoint: sticky actions as trained, epsilon 0.001.
 
     Prints the scores, raw and human-normalised, and writes them into the run's folder as
-    evaluation-update-N-seed-S.json.
+    evaluation-update-N-seed-S.json, with -games-G behind the seed for another number of games than its own.
     """
 
     run: TrainedName
@@ -70,12 +70,15 @@ def evaluate(argv: Sequence[str]) -> int:
     trained = open_trained(arguments.run, arguments.runs_dir, best=arguments.best)
     episodes = arguments.episodes or trained.config.evaluation.episodes
     home, without = RunFolder(trained.home(arguments.output)), arguments.without
-    stem = f"{trained.stem}-seed-{arguments.seed}" + (f"-without-{without}" if without != "nothing" else "")
+    removed = f"-without-{without}" if without != "nothing" else ""
+    stem = f"{trained.stem}-seed-{arguments.seed}{removed}"
+    games = games_in_name(episodes, trained.config)
+    name = f"evaluation-{trained.stem}-seed-{arguments.seed}{games}{removed}.json"
     video = trained.videos(arguments.output) / f"{stem}.mp4" if arguments.video else None
     if video:
         check_target("--video", video)
     if arguments.output:
-        check_target("--output", home.path / f"evaluation-{stem}.json")
+        check_target("--output", home.path / name)
     elif refusal := home.refusal_to_write():
         # Scores are shown even where they cannot be kept, as in another user's run.
         print(f"WARNING: no report will be kept: {refusal}", file=sys.stderr, flush=True)
@@ -84,10 +87,15 @@ def evaluate(argv: Sequence[str]) -> int:
     _print_report(report.to_json(), as_json=arguments.json)
     if not arguments.json and not report.video_failure:
         print(f"  video   {video}" if video else "  (--video records a game)")
-    failure = _keep_report(home, f"evaluation-{stem}.json", report, as_json=arguments.json)
+    failure = _keep_report(home, name, report, as_json=arguments.json)
     if failures := [text for text in (report.video_failure, failure) if text]:
         raise CommandFailed("; ".join(failures))
     return 0
+
+
+def games_in_name(episodes: int, config: Config) -> str:
+    """Return what names a report's number of games; empty for the run's own number."""
+    return f"-games-{episodes}" if episodes not in (0, config.evaluation.episodes) else ""
 
 
 def _played(

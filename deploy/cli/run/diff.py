@@ -63,7 +63,7 @@ def differing_settings(configs: Sequence[Config]) -> dict[str, list[str]]:
     for path in columns[0].keys() - {"run.name"}:
         values = [_without_passwords(column[path]) for column in columns]
         if len(set(values)) > 1:
-            shown = [summary.show(value) for value in values]
+            shown = [summary.show(path, value) for value in values]
             # A float is shown with six digits, which may be the same of two values.
             rows[path] = shown if len(set(shown)) == len(set(values)) else [repr(value) for value in values]
     return {flag_of(path): rows[path] for path in columns[0] if path in rows}
@@ -94,7 +94,12 @@ def evaluation(path: Path) -> dict[str, str]:
     """Return the mean return of the newest checkpoint that was evaluated as a whole; empty if none was."""
     # Names begin with the checkpoint's, so that they sort by update.
     whole = [file for file in path.glob("evaluation-update-*.json") if "-without-" not in file.name]
-    for file in sorted(whole, reverse=True):
+
+    # Of the same checkpoint, the run's own number of games before any other that was asked for.
+    def order(file: Path) -> tuple[str, bool, str]:
+        return file.name.partition("-seed-")[0], "-games-" not in file.name, file.name
+
+    for file in sorted(whole, key=order, reverse=True):
         # Passes over a file that is not whole, such as one that is being written or copied.
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             report = json.loads(file.read_text(encoding="utf-8"))

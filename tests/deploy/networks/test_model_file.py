@@ -42,9 +42,9 @@ def test_a_file_plays_as_the_run_that_it_is_of(tmp_path, monkeypatch, capsys):
     of_file = report(capsys, "small.safetensors")
     same = ("returns", "lengths", "update", "env_steps", "seed")
     assert [of_file[key] for key in same] == [of_run[key] for key in same]
-    assert (tmp_path / "evaluation-small-seed-1.json").exists()
+    assert (tmp_path / "evaluation-small-seed-1-games-9.json").exists()
     assert report(capsys, file, "--output", tmp_path / "there", "--seed", 2)["seed"] == 2
-    assert (tmp_path / "there" / "evaluation-small-seed-2.json").exists()
+    assert (tmp_path / "there" / "evaluation-small-seed-2-games-9.json").exists()
 
 
 def test_a_file_holds_no_address_of_the_run(tmp_path):

@@ -75,7 +75,7 @@ def test_evaluate_reports_what_was_taken_away(tmp_path, capsys, part):
     words = ["evaluate", "seen", "--runs-dir", str(tmp_path), "--episodes", "3", "--without", part]
     assert main(words) == 0
     assert f"without                  {part}\n" in capsys.readouterr().out
-    name = f"evaluation-update-000000056-seed-1-without-{part}.json"
+    name = f"evaluation-update-000000056-seed-1-games-3-without-{part}.json"
     assert folder.read_json(name, None)["without"] == part
 
 

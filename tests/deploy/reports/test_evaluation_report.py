@@ -84,8 +84,17 @@ def test_two_seeds_are_two_reports(tmp_path, capsys):
     for seed in ("1", "2"):
         assert main(["evaluate", "seen", "--runs-dir", str(tmp_path), "--episodes", "1", "--seed", seed]) == 0
     found = {path.name for path in folder.path.glob("evaluation-*.json")}
-    assert found == {f"evaluation-update-000000056-seed-{seed}.json" for seed in (1, 2)}
+    assert found == {f"evaluation-update-000000056-seed-{seed}-games-1.json" for seed in (1, 2)}
     assert {folder.read_json(name, {})["seed"] for name in found} == {1, 2}
+
+
+def test_fewer_games_leave_the_report_of_the_runs_own_number(tmp_path, capsys):
+    folder = run_folder(tmp_path)
+    for episodes in ("0", "2", "30"):
+        assert main(["evaluate", "seen", "--runs-dir", str(tmp_path), "--episodes", episodes]) == 0
+    stem = "evaluation-update-000000056-seed-1"
+    found = {path.name: folder.read_json(path.name, {})["episodes"] for path in folder.path.glob("eval*")}
+    assert found == {f"{stem}.json": 30, f"{stem}-games-2.json": 2}
 
 
 def test_games_are_played_as_in_training(tmp_path, monkeypatch):
@@ -140,7 +149,7 @@ def test_video_of_pong_in_colour(tmp_path):
 def test_a_video_that_the_disk_has_no_room_for_costs_no_report(tmp_path, capsys):
     folder = run_folder(tmp_path)
     video = folder.videos / "update-000000056-seed-1.mp4"
-    name = "evaluation-update-000000056-seed-1.json"
+    name = "evaluation-update-000000056-seed-1-games-3.json"
     video.symlink_to("/dev/full")
     words = ["evaluate", "seen", "--runs-dir", str(tmp_path), "--episodes", "3"]
     assert main([*words, "--video"]) == 1

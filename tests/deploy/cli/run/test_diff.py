@@ -64,10 +64,29 @@ def test_results_stand_beside_each_other_equal_or_not(
         update, _, rest = name.partition("-")
         report = {"return_mean": float(mean), "episodes": 30}
         a.write_json(f"evaluation-update-{int(update):09d}-{rest}.json", report)
+    a.write_json("evaluation-update-000000010-seed-2-games-5.json", {"return_mean": 4.0, "episodes": 5})
     (a.path / "evaluation-update-000000011-seed-1.json").write_text('{"return_mean": 3.0, "epi')
     found = diff(capsys, "a", "b")["results"]
     assert found["evaluation"] == ["2.00 (30 games)", "-"]
     assert found["env steps"] == ["6,000", "6,000"]
+
+
+def test_an_evaluation_of_another_number_of_games_counts_where_it_is_the_only_one(
+    in_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, _ = run("a"), run("b")
+    for name, mean in (("9-seed-1", 1.0), ("10-seed-1-games-5", 4.0)):
+        update, _, rest = name.partition("-")
+        name = f"evaluation-update-{int(update):09d}-{rest}.json"
+        a.write_json(name, {"return_mean": mean, "episodes": 5})
+    assert diff(capsys, "a", "b")["results"]["evaluation"] == ["4.00 (5 games)", "-"]
+
+
+def test_no_limit_stands_beside_a_limit(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("a")
+    run("b", run__max_hours=2.0, run__until_return=18.0)
+    found = diff(capsys, "a", "b")["settings"]
+    assert (found["--max-hours"], found["--until-return"]) == (["-", "2"], ["-", "18"])
 
 
 def test_three_runs_are_three_columns(in_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
