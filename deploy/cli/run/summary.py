@@ -25,6 +25,8 @@ LOG_GROWTH = 3
 """An append-only file is rewritten once it has doubled; until that is done, the new one exists beside it."""
 CROWDED = 2
 """Actors per core above which more actors only cost memory and switching."""
+NO_LIMIT = {"run.max_hours": RunConfig().max_hours, "run.until_return": RunConfig().until_return}
+"""Values, their defaults, at which a setting ends no run."""
 ACTIONS = 18
 """Number of actions assumed when estimating a network's size: Atari's largest."""
 ENCODER_SIZES = {"impala": (32, 100_000), "nature": (64, 100_000), "minatar": (16, 1_000)}
@@ -39,7 +41,7 @@ def config_lines(config: Config) -> list[str]:
     sections: dict[str, list[str]] = {}
     for path, value in leaves(config).items():
         section, name = path.split(".")
-        sections.setdefault(section, []).append(f"{name}={show(value)}")
+        sections.setdefault(section, []).append(f"{name}={show(path, value)}")
     lines = []
     for section, words in sections.items():
         lines += wrap(" ".join(words), f"  {section:<12}", " " * 14)
@@ -178,14 +180,14 @@ def gigabytes(count: float) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
 
 
-def show(value: Any) -> str:
-    """Format a setting's value; passwords in URLs are hidden."""
+def show(path: str, value: Any) -> str:
+    """Format the value of the setting `path`, as `run.seed`; passwords in URLs are hidden."""
+    if path in NO_LIMIT and value == NO_LIMIT[path]:
+        return "-"
     if isinstance(value, tuple):
         return ", ".join(hide_password(item) for item in value) or "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    if value == RunConfig().until_return:
-        return "-"  # The default, which no mean reaches.
     return f"{value:g}" if isinstance(value, float) else value or "-"

@@ -167,8 +167,9 @@ def test_printed_configs_hide_passwords_and_fit_the_terminal(
     assert "capacity=1,000,000" in " ".join(lines).split()
     assert "preset=paper-rainbow" in " ".join(lines).split()
     assert "until_return=-" in " ".join(lines).split()
-    chosen = config_lines(with_values(config, run__until_return=18.0))
-    assert "until_return=18" in " ".join(chosen).split()
+    assert "max_hours=-" in " ".join(lines).split()
+    chosen = config_lines(with_values(config, run__until_return=18.0, run__max_hours=2.5))
+    assert {"until_return=18", "max_hours=2.5"} <= set(" ".join(chosen).split())
 
 
 def test_a_run_is_announced_within_the_terminal(
