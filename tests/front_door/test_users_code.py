@@ -10,6 +10,7 @@ import numpy
 import pytest
 
 from apexpert.users_code import PACKAGES, ROOT, explained
+from deploy.cli.main import main
 
 SCRIPT = "import apexpert\napexpert.preset('laptop')\n"
 
@@ -67,6 +68,45 @@ def test_a_package_of_ours_that_hides_a_folder_of_the_users_is_named(
         exec(statement)
     hint = f"; the package 'models' of Apexpert hides {tmp_path}/models: give yours another name"
     assert explained(caught.value).endswith(hint)
+
+
+def test_an_encoder_in_a_folder_that_a_package_of_ours_hides_is_told_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mine.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    assert main(["train", "--encoder", "models.mine:make"]) == 2
+    hint = f"the package 'models' of Apexpert hides {tmp_path}/models: give yours another name"
+    line = capsys.readouterr().err
+    assert line.startswith("apexpert: --encoder 'models.mine:make' cannot be made: ModuleNotFoundError: ")
+    assert line.endswith(f"; {hint}\n")
+
+
+ENCODER = """
+from torch import nn
+
+class Encoder(nn.Module):
+    def forward(self, image):
+        raise RuntimeError("no pass")
+
+def make(config, in_channels):
+    return Encoder()
+"""
+
+
+def test_an_encoder_that_raises_in_its_forward_pass_is_told_with_file_and_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "users_forward.py"
+    file.write_text(ENCODER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    assert main(["train", "--encoder", "users_forward:make"]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("apexpert: --encoder 'users_forward:make' fails on inputs of ")
+    assert line.endswith(f": RuntimeError: no pass ({file}, line 6)\n")
 
 
 def test_a_module_that_is_nowhere_is_hidden_by_nothing() -> None:

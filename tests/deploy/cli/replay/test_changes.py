@@ -31,6 +31,19 @@ def test_delete_asks_first(
     assert "nothing is stored under that name" in err
 
 
+def test_an_export_takes_metrics_episodes_and_last_status_along(
+    folder: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder.metrics_path.write_text('{"env_steps": 150}\n')
+    folder.episodes_path.write_text('{"return": 1.0}\n')
+    folder.write_json("status.json", {"state": "finished", "metrics": {"progress/env_steps": 150.0}})
+    assert call(capsys, folder.path, "--export", tmp_path / "out")[0] == 0
+    kept = RunFolder(tmp_path / "out")
+    assert kept.metrics_path.read_text() == folder.metrics_path.read_text()
+    assert kept.episodes_path.read_text() == folder.episodes_path.read_text()
+    assert kept.read_json("status.json", {}) == folder.read_json("status.json", {})
+
+
 def test_it_moves_to_a_new_run_and_to_servers_of_the_users(
     folder: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
