@@ -28,6 +28,7 @@ from tests.helpers.runs.network_runs import run_folder
 from tests.helpers.runs.scripted_run import status
 
 COLUMNS = (80, 120)
+ENV_STEPS, WARM_UP = 10_000, 2_500
 RUNNING = {
     "episode/return_mean_100": -20.5,
     "episode/count": 7.0,
@@ -47,10 +48,10 @@ RUNNING = {
 
 
 def told(state: str, env_steps: float, updates: float) -> dict[str, Any]:
-    """The status of a run that has come so far; its warm-up are 2,500 transitions."""
+    """The status of a run that has come so far; its warm-up is of WARM_UP transitions."""
     counts = {"progress/env_steps": env_steps, "progress/updates": updates}
     counts |= {"replay/size": env_steps, "replay/inserted": env_steps}
-    waits = waits_for(counts, learner_pid=1, learner_ready=True, target=1, min_size=2_500)
+    waits = waits_for(counts, learner_pid=1, learner_ready=True, target=1, min_size=WARM_UP)
     return status(state, metrics=RUNNING | counts, message=waits)
 
 
@@ -93,10 +94,17 @@ def command(*argv: str) -> str:
 def train(columns: int) -> str:
     """Draw what `train` prints before the start, then the live console."""
     out = io.StringIO()
-    folder = RunFolder.create(with_values(LAPTOP, run__name="first", run__total_env_steps=10_000))
+    values = {"run__name": "first", "run__total_env_steps": ENV_STEPS, "replay__min_size": WARM_UP}
+    folder = RunFolder.create(with_values(LAPTOP, **values))
     with contextlib.redirect_stdout(out):
         _announce(folder)
-    return f"$ apexpert train --name first\n{out.getvalue()}\n{live(columns, 'first (pong)', (0, 2, 4, 5))}"
+    flags = f"--name first --total-env-steps {ENV_STEPS} --replay.min-size {WARM_UP}"
+    return f"$ apexpert train {flags}\n{out.getvalue()}\n{trained(columns)}"
+
+
+def trained(columns: int) -> str:
+    """The live console of `train`: at its start, in its warm-up, at work, at its end."""
+    return live(columns, "first (pong)", (0, 2, 4, 5))
 
 
 def followed(columns: int) -> str:
