@@ -60,7 +60,8 @@ class BenchArguments(TrainArguments):
       actor        one actor on one core, and its environments and its policy alone
       replay       inserts, draws, memory, tailing and start of the replay, on recorded games
       learner      updates with the real sampler, and the train step and the sampler alone
-      head         the head's share of the network's time, with 1, 2, 4, 8 and 16 experts and both encoders
+      head         the head's share of the network's time, with 1, 2, 4, 8 and 16 experts and both encoders:
+                   about a minute on two cores
       diagnostics  a diagnosis of every preset's network, and the share of time it takes at its period
       weights      an actor's request for newer weights and a publication, beside a vector step and an update
       end-to-end   a whole run, beside the limit that its parts allow
