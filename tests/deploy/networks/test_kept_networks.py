@@ -94,8 +94,8 @@ def test_all_of_them_are_evaluated_and_drawn(tmp_path: Path, capsys: pytest.Capt
     ]  # fmt: skip
     assert {row["seed"] for row in rows} == {3}
     assert [line.split(":")[0].strip() for line in err.splitlines()[1:]] == [f"{n} of 3" for n in (1, 2, 3)]
-    assert json.loads((folder.path / "evaluations-seed-3.json").read_text()) == rows
-    assert imageio.imread(folder.path / "evaluations-seed-3.png").std() > 5
+    assert json.loads((folder.path / "evaluations-seed-3-games-8.json").read_text()) == rows
+    assert imageio.imread(folder.path / "evaluations-seed-3-games-8.png").std() > 5
 
 
 def test_an_evaluation_of_all_that_is_interrupted_keeps_what_is_done(
@@ -121,8 +121,10 @@ def test_an_evaluation_of_all_that_is_interrupted_keeps_what_is_done(
     monkeypatch.setattr(module, "Interrupts", Interrupted)
     monkeypatch.setattr(module, "shown", interrupt)
     assert run_all(tmp_path) == 0
-    assert [row["update"] for row in json.loads((folder.path / "evaluations-seed-1.json").read_text())] == [5]
-    assert "evaluations-seed-1.png" in capsys.readouterr().out
+    assert [
+        row["update"] for row in json.loads((folder.path / "evaluations-seed-1-games-8.json").read_text())
+    ] == [5]
+    assert "evaluations-seed-1-games-8.png" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
