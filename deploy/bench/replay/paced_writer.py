@@ -4,10 +4,11 @@ import itertools
 import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.synchronize import Event
 
+from replay.errors import WriterStopped
 from replay.segments.codec import decode
 from replay.shards.shard import Shard
 from replay.types import SegmentIdentity, Signature
@@ -49,7 +50,7 @@ def _write(
     stop: Event,
 ) -> None:
     shards = [Shard(url, run=run, index=index) for index, url in enumerate(urls)]
-    writer = Writer(shards, run=run, signature=signature)
+    writer = Writer(shards, run=run, signature=signature, should_stop=stop.is_set)
     segments = [decode(data, run=run, signature=signature) for data in encoded]
     ready.set()
     start = time.monotonic()
@@ -59,6 +60,9 @@ def _write(
         while writer.counters.items > steps_per_s * (time.monotonic() - start):
             if stop.wait(NICE_SECONDS):
                 return
-        writer.write(replace(segments[number % len(segments)], identity=SegmentIdentity(ACTOR, 0, number)))
+        segment = replace(segments[number % len(segments)], identity=SegmentIdentity(ACTOR, 0, number))
+        # A sampler that is no longer polled allows no write: only the stop ends one then.
+        with suppress(WriterStopped):
+            writer.write(segment)
         if stop.is_set():
             return

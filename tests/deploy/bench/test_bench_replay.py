@@ -1,6 +1,8 @@
 """`apexpert bench replay` on small numbers: every part measures, and what was drawn is truly compared."""
 
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from deploy.bench.end_to_end import default_config
 from deploy.bench.errors import BenchmarkError
 from deploy.bench.replay import replay
+from deploy.bench.replay.paced_writer import paced_writer
 from deploy.bench.replay.parts import CHECK_EVERY, WARM_BATCHES, check_draws, sample
 from deploy.bench.replay.recorded import Recording, record
 from deploy.bench.replay.setup import Setup
@@ -15,7 +18,10 @@ from deploy.cli.bench import REPLAY_PARTS
 from deploy.cli.main import main
 from replay.items.priority_index import PriorityIndex
 from replay.sampler import Sampler
+from replay.segments.codec import encode
+from replay.servers.embedded import EmbeddedServers
 from replay.types import Batch
+from tests.helpers.deadline import patient
 
 CONFIG = default_config()
 ITEMS = 1_000
@@ -115,3 +121,24 @@ def test_wrong_flags_are_one_line(argv: list[str], message: str, capsys: pytest.
     assert message in printed.err
     assert printed.err.count("\n") == 1
     assert printed.out == ""
+
+
+def test_a_writer_that_waits_for_a_sampler_ends_when_it_is_no_longer_needed(
+    recordings: dict[str, Recording], tmp_path: Path
+) -> None:
+    """Nobody polls here, so its first write would wait forever."""
+    segment = recordings["ms_pacman"].segments[0]
+    signature = recordings["ms_pacman"].signature
+    encoded = [encode(segment, "r", signature)]
+    ended = threading.Event()
+
+    def write() -> None:
+        with (
+            EmbeddedServers(tmp_path, shards=1, append_fsync="no", maxmemory=2**26) as servers,
+            paced_writer(servers.urls, "r", signature, encoded, 1e6),
+        ):
+            pass
+        ended.set()
+
+    threading.Thread(target=write, daemon=True).start()
+    assert ended.wait(patient(60))
