@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 
 from deploy.cli.errors import TRACEBACK, UsageError
-from deploy.run.config import describe_type, flag_of, leaf_types
+from deploy.run.config import describe_type, flag_of, leaf_types, switched_off
 
 T = TypeVar("T")
 
@@ -165,7 +165,7 @@ def _unknown(token: str, flags: dict[str, Any], argv: Sequence[str], prog: str) 
 
 
 def _no_value(switch: str, value: str) -> str:
-    return f"{switch}: takes no value ({value!r}); {off(switch)} turns it off"
+    return f"{switch}: takes no value ({value!r}); {switched_off(switch)} turns it off"
 
 
 def _flags_meant(name: str, flags: Iterable[str]) -> str:
@@ -176,11 +176,6 @@ def _flags_meant(name: str, flags: Iterable[str]) -> str:
     full |= {short: flag for short, flag in SHORT_FLAGS.items() if flag in full}
     near = difflib.get_close_matches(name, full, n=1, cutoff=0.6)
     return f"; did you mean {full[near[0]]}?" if near else ""
-
-
-def off(flag: str) -> str:
-    """Return the form of a switch that turns it off: `--replay.no-prioritized`, `--no-lockstep`."""
-    return flag.replace(".", ".no-", 1) if "." in flag else flag.replace("--", "--no-")
 
 
 def _hyphens(name: str) -> str:

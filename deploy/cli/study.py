@@ -28,7 +28,7 @@ from deploy.study.plan import PlannedRun, plan
 class StudyArguments:
     """Run a study: games x seeds x arms from one file, each run an ordinary run folder.
 
-      apexpert study paper-figure-4 --size lite --dry-run
+      apexpert study paper-scaling --size lite --dry-run
       apexpert study my-study.toml
 
     The same command resumes it where it stopped: what has finished stays, what was stopped or lost is

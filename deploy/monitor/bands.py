@@ -30,6 +30,11 @@ def band_of(epsilon: float) -> Band:
     return next(band for band in BANDS if epsilon <= band.highest_epsilon)
 
 
+def last_return(metrics: Mapping[str, float]) -> float | None:
+    """Return the mean of the last 100 nearly greedy episodes, else of all; None before any has ended."""
+    return metrics.get(GREEDY.metric, metrics.get(RETURN))
+
+
 def greedy_return(metrics: Mapping[str, float], form: str) -> str:
     """Format the nearly greedy band's return; "" if there is none or it looks the same as that of all."""
     if GREEDY.metric not in metrics:

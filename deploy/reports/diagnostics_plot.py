@@ -62,7 +62,7 @@ Runs = Sequence[tuple[Path, list[dict[str, float]]]]
 
 def draw_diagnostics(run_paths: Sequence[Path], target: Path) -> Path:
     """Draw every group of diagnostics of the runs, and each run's newest NTK; CurveError without any."""
-    runs = [(path, _records(path)) for path in run_paths]
+    runs = [(path, read_diagnoses(path)) for path in run_paths]
     kernels = [(path, *found) for path, _ in runs if (found := _newest_kernel(path)) is not None]
     down = -(-(len(PANELS) + len(kernels)) // ACROSS)
     figure, grid = plt.subplots(down, ACROSS, figsize=(4.6 * ACROSS, 3.5 * down), layout="constrained")
@@ -83,7 +83,7 @@ def draw_diagnostics(run_paths: Sequence[Path], target: Path) -> Path:
     return target
 
 
-def _records(run_path: Path) -> list[dict[str, float]]:
+def read_diagnoses(run_path: Path) -> list[dict[str, float]]:
     """Return the diagnoses of a run, in order, each update once."""
     # A resume may repeat a diagnosis: the later record counts.
     found = {r[UPDATE]: r for r in read_metrics(run_path / METRICS) if UPDATE in r}

@@ -109,6 +109,11 @@ def flag_of(path: str) -> str:
     return f"--{name}" if section == "run" else f"--{section}.{name}"
 
 
+def switched_off(flag: str) -> str:
+    """Return the form of a switch that turns it off: `--replay.no-prioritized`, `--no-lockstep`."""
+    return flag.replace(".", ".no-", 1) if "." in flag else flag.replace("--", "--no-")
+
+
 def leaves(config: Config) -> dict[str, Any]:
     """Return every field as `section.name` -> value, in the order of the tree."""
     return {
@@ -193,6 +198,16 @@ def overlaid(config: Config, fields: Mapping[str, Any]) -> Config:
         else:
             document[section] = known | (with_current_names(values) if section == "network" else dict(values))
     return from_json(document)
+
+
+def paths_in(fields: Mapping[str, Any]) -> frozenset[str]:
+    """Return the fields that are set, as `replay.n_step`, of section -> name -> value."""
+    return frozenset(
+        f"{section}.{name}"
+        for section, values in fields.items()
+        if isinstance(values, Mapping)
+        for name in values
+    )
 
 
 def _section(section: str, owner: type, document: Any) -> Any:

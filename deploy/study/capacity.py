@@ -19,7 +19,7 @@ def at_once(runs: Sequence[PlannedRun], ray_address: str) -> int:
     largest = max(runs, key=lambda run: run.config.actors.num_actors).config
     actors, own = largest.actors.num_actors, len(os.sched_getaffinity(0))
     if ray_address:
-        from deploy.fleet.ray.cluster import cores_of
+        from deploy.fleet.ray.nodes import cores_of
 
         room = min(int(cores_of(ray_address)) // actors, own)
     else:

@@ -7,7 +7,17 @@ from pathlib import Path
 
 from deploy.run import presets
 from deploy.run.checks import check
-from deploy.run.config import Config, ConfigError, flag_of, is_run_name, leaves, overlaid, with_values
+from deploy.run.config import (
+    Config,
+    ConfigError,
+    flag_of,
+    is_run_name,
+    leaves,
+    overlaid,
+    paths_in,
+    switched_off,
+    with_values,
+)
 from deploy.study.errors import StudyError
 from deploy.study.file import EVALUATION, Size, StudyFile, merged
 
@@ -28,7 +38,7 @@ class PlannedRun:
 
     @property
     def words(self) -> list[str]:
-        """The arguments of `apexpert train` that make it, without those that say where it runs."""
+        """The arguments of `apexpert train` that make it, in the study's folder and detached."""
         return words_of(self.config)
 
 
@@ -60,8 +70,7 @@ def _configured(study: StudyFile, size: Size, arm: str) -> Config:
         fields = merged(last, fields)
     try:
         base = presets.get_preset(str(fields.get("run", {}).get("preset", presets.DEFAULT)))
-        given = {f"{section}.{name}" for section, values in fields.items() for name in values}
-        config = presets.fitted(overlaid(base, fields), base, given)
+        config = presets.fitted(overlaid(base, fields), base, paths_in(fields))
         check(config)
         return config
     except ConfigError as error:
@@ -104,8 +113,7 @@ def _flag(path: str, value: object) -> Iterator[str]:
     if value is True:
         yield flag
     elif value is False:
-        section, dot, name = flag.rpartition(".")
-        yield f"{section}{dot}no-{name}" if dot else f"--no-{name[2:]}"
+        yield switched_off(flag)
     elif isinstance(value, tuple):
         yield from (flag, *map(str, value))
     else:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deploy.monitor.bands import GREEDY, RETURN
+from deploy.monitor.bands import last_return
 from deploy.reports.statistics import human_normalised
 from deploy.run.errors import RunError
 from deploy.run.status import read_status
@@ -70,14 +70,10 @@ class StudyResults:
         """The seeds, in the order of the file."""
         return list(dict.fromkeys(run.planned.seed for run in self.runs))
 
-    def scores(self, arm: str, games: Sequence[str], *, normalised: bool) -> NDArray[np.float64]:
-        """Return an arm's scores, float64 (S, G), NaN for a run without one, without seeds that have none."""
-        table = np.full((len(self.seeds), len(games)), np.nan)
-        for run in self.runs:
-            value = run.normalised if normalised else run.score
-            if run.planned.arm == arm and run.planned.game in games and value is not None:
-                table[self.seeds.index(run.planned.seed), list(games).index(run.planned.game)] = value
-        return table[~np.isnan(table).all(axis=1)]
+    def scores(self, arm: str, game: str) -> NDArray[np.float64]:
+        """Return the scores (S,) of an arm's finished runs of a game."""
+        own = [run.score for run in self.runs if (run.planned.arm, run.planned.game) == (arm, game)]
+        return np.array([score for score in own if score is not None])
 
 
 def _result(folder: StudyFolder, study: StudyFile, planned: PlannedRun) -> RunResult:
@@ -92,9 +88,7 @@ def _result(folder: StudyFolder, study: StudyFile, planned: PlannedRun) -> RunRe
             status = {"state": "failed", "message": str(error)}
     metrics, score = status.get("metrics", {}), None
     if status["state"] == "finished":
-        wanted = EVALUATED if study.primary_metric == EVALUATION else GREEDY.metric
-        # A run that never became greedy has only the return of all its episodes.
-        score = metrics.get(wanted, None if study.primary_metric == EVALUATION else metrics.get(RETURN))
+        score = metrics.get(EVALUATED) if study.primary_metric == EVALUATION else last_return(metrics)
     return RunResult(
         planned,
         str(status["state"]),

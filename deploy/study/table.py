@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from deploy.monitor.bands import GREEDY, RETURN
+from deploy.monitor.bands import last_return
 from deploy.monitor.console import Pace, duration, env_steps, seconds_left
 from deploy.monitor.terminal import terminal
 from deploy.study.driver import WAITING, RunState
@@ -86,7 +86,7 @@ class StudyTable:
     def _row(self, state: RunState) -> tuple[str, str, str]:
         if "total_env_steps" not in state.status:
             return "-", "-", "-"
-        score = last_return(state)
+        score = last_return(state.status["metrics"])
         steps = f"{int(env_steps(state.status)):,} / {state.status['total_env_steps']:,}"
         left = duration(self._left_of(state)) if state.at_work else ""
         return steps, "-" if score is None else f"{score:.2f}", left
@@ -109,10 +109,3 @@ class StudyTable:
 def seconds_of(state: RunState) -> float:
     """Return how long a run has taken in all its legs; 0 if it is unknown."""
     return float(state.status.get("metrics", {}).get("progress/seconds", 0.0))
-
-
-def last_return(state: RunState) -> float | None:
-    """Return the mean return of a run's last 100 nearly greedy episodes, else of all; None before any."""
-    metrics = state.status.get("metrics", {})
-    found = metrics.get(GREEDY.metric, metrics.get(RETURN))
-    return None if found is None else float(found)

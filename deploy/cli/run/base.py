@@ -8,7 +8,7 @@ from deploy.cli.errors import UsageError
 from deploy.cli.parsing import flag_value
 from deploy.cli.run.config_file import ConfigFile
 from deploy.run import presets
-from deploy.run.config import Config, RunConfig, with_values
+from deploy.run.config import Config, RunConfig, paths_in, with_values
 from deploy.run.errors import RunError
 from deploy.run.folder import RunFolder
 
@@ -50,7 +50,7 @@ def base_of(full: Sequence[str], default: Callable[[], Config]) -> Config:
     else:
         base = default()
     # What the file leaves out and does not fit its head or values gives way, as with flags.
-    return presets.fitted(file.over(base), base, file.fields) if file else base
+    return presets.fitted(file.over(base), base, paths_in(file.sections)) if file else base
 
 
 def _given(full: Sequence[str], flag: str, allowed: str) -> str:

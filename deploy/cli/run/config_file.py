@@ -34,16 +34,6 @@ class ConfigFile:
         run = self.sections.get("run")
         return str(run.get("preset", "")) if isinstance(run, dict) else ""
 
-    @property
-    def fields(self) -> frozenset[str]:
-        """The fields that the file sets, such as `replay.n_step`."""
-        return frozenset(
-            f"{section}.{name}"
-            for section, values in self.sections.items()
-            if isinstance(values, dict)
-            for name in values
-        )
-
     def over(self, base: Config) -> Config:
         """Return `base` with the file's fields in place of its own; raise ConfigError naming a wrong one."""
         try:

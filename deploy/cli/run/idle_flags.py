@@ -9,8 +9,8 @@ from collections.abc import Container, Sequence
 from typing import Any
 
 from actors.config import EnvironmentConfig
-from deploy.cli.parsing import as_typed, expand_short, flag_names, off
-from deploy.run.config import Config, flag_of, leaves
+from deploy.cli.parsing import as_typed, expand_short, flag_names
+from deploy.run.config import Config, flag_of, leaves, switched_off
 from models.config import MOE_HEADS, is_imported
 
 ATARI = tuple(
@@ -42,7 +42,9 @@ USED_WITH: tuple[tuple[str, tuple[Any, ...], tuple[str, ...]], ...] = (
 
 def given_fields(argv: Sequence[str]) -> frozenset[str]:
     """Return the fields of the configuration, such as `learner.loss`, whose flags `argv` gives."""
-    fields = {flag: path for path in leaves(Config()) for flag in (flag_of(path), off(flag_of(path)))}
+    fields = {
+        flag: path for path in leaves(Config()) for flag in (flag_of(path), switched_off(flag_of(path)))
+    }
     return frozenset(fields[name] for name in flag_names(expand_short(argv)) if name in fields)
 
 
@@ -68,6 +70,6 @@ def print_idle(config: Config, argv: Sequence[str]) -> None:
 
 def _shown(path: str, value: Any) -> str:
     if isinstance(value, bool):
-        return flag_of(path) if value else off(flag_of(path))
+        return flag_of(path) if value else switched_off(flag_of(path))
     # URLs may hold passwords.
     return flag_of(path) if isinstance(value, tuple) else f"{flag_of(path)} {value}"

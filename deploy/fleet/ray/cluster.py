@@ -270,13 +270,3 @@ def _own_sigterm() -> Iterator[None]:
         if handler is not None:  # None is a handler in C, from before Python.
             signal.signal(signal.SIGTERM, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def cores_of(address: str) -> float:
-    """Return the logical CPUs of a cluster; raise WrongFlag when it does not answer. Leaves no connection."""
-    connect(address)
-    try:
-        nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        return float(sum(node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]))
-    finally:
-        ray.shutdown()

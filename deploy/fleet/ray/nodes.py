@@ -7,6 +7,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from apexpert.errors import one_line
 from deploy.fleet.errors import WrongFlag
+from deploy.fleet.ray.cluster import connect
 from deploy.fleet.ray.private import available_resources
 from deploy.run.config import Config
 
@@ -20,6 +21,15 @@ def alive_nodes() -> list[dict[str, Any]]:
     """Return the cluster's nodes that are alive."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     return [node for node in nodes if node["Alive"]]
+
+
+def cores_of(address: str) -> float:
+    """Return the logical CPUs of a cluster; raise WrongFlag when it does not answer. Leaves no connection."""
+    connect(address)
+    try:
+        return float(sum(node["Resources"].get("CPU", 0.0) for node in alive_nodes()))
+    finally:
+        ray.shutdown()
 
 
 def address_for_others() -> str | None:

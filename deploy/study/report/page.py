@@ -1,9 +1,10 @@
 """A study's report: one HTML page that needs nothing else, and its tables as CSV and LaTeX."""
 
 import base64
+import contextlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import jinja2
 from apexpert.errors import ApexpertError
 from deploy.reports.curves.arms import draw_arms
 from deploy.reports.curves.run_curves import Against, CurveError, read_run
-from deploy.reports.diagnostics_plot import draw_diagnostics
+from deploy.reports.diagnostics_plot import draw_diagnostics, read_diagnoses
 from deploy.run.config import hide_password
 from deploy.study.report import figures, tables
 from deploy.study.report.groups import Group, compare
@@ -90,7 +91,7 @@ def _shown(group: Group, scratch: Path) -> dict[str, Any]:
 def _curves(results: StudyResults, scratch: Path) -> Iterator[tuple[str, str]]:
     arms: dict[str, list[Path]] = {}
     for run in results.runs:
-        if _has_curve(run.path):
+        if _can(read_run, run.path):
             arms.setdefault(run.planned.arm, []).append(run.path)
     if not arms:
         return
@@ -104,20 +105,20 @@ def _curves(results: StudyResults, scratch: Path) -> Iterator[tuple[str, str]]:
             continue
 
 
-def _has_curve(path: Path) -> bool:
-    try:
-        return bool(read_run(path).curves)
-    except DAMAGED:
-        return False
+def _can(read: Callable[[Path], object], path: Path) -> bool:
+    """Whether a run's folder has what `read` returns."""
+    with contextlib.suppress(*DAMAGED):
+        read(path)
+        return True
+    return False
 
 
 def _points(results: StudyResults) -> Iterator[tuple[Any, ...]]:
     """Yield every point of every run's first curve: that of its nearly greedy episodes, where it has one."""
     for run in results.runs:
-        if _has_curve(run.path):
-            curve = read_run(run.path).curves[0]
+        with contextlib.suppress(*DAMAGED):
+            curve, planned = read_run(run.path).curves[0], run.planned
             for millions, value in zip(curve.frames, curve.returns, strict=True):
-                planned = run.planned
                 yield planned.arm, planned.game, planned.seed, round(millions * 1e6), value
 
 
@@ -125,16 +126,10 @@ def _diagnostics(results: StudyResults, scratch: Path) -> Iterator[tuple[str, st
     for game in results.games[:MOST_DIAGNOSED]:
         seed = results.seeds[0]
         own = [run.path for run in results.runs if (run.planned.game, run.planned.seed) == (game, seed)]
-        drawn = []
-        for path in own:
-            try:
-                draw_diagnostics([path], scratch / "trial.png")
-                drawn.append(path)
-            except DAMAGED:
-                continue
-        if drawn:
-            picture = draw_diagnostics(drawn, scratch / "diagnostics.png")
-            yield _encoded(picture), f"{game}, seed {seed}: diagnostics over training"
+        if drawn := [path for path in own if _can(read_diagnoses, path)]:
+            with contextlib.suppress(*DAMAGED):
+                picture = draw_diagnostics(drawn, scratch / "diagnostics.png")
+                yield _encoded(picture), f"{game}, seed {seed}: diagnostics over training"
 
 
 def _videos(results: StudyResults) -> Iterator[tuple[str, str]]:

@@ -1,8 +1,9 @@
 """Tables of a study's report, as rows of text, and as LaTeX."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from deploy.study.report.groups import Group
 from deploy.study.results import StudyResults
 from deploy.study.statistics.comparison import AggregateTable
 
-ANYWHERE = {"run__runs_dir": "runs", "run__detach": False, "run__ray_address": ""}
+ANYWHERE: Mapping[str, Any] = {"run__runs_dir": "runs", "run__detach": False, "run__ray_address": ""}
 NOT_OF_AN_ARM = ("run.name", "run.seed", "environment.game", "environment.env")
 
 
@@ -43,19 +44,18 @@ def by_game(results: StudyResults) -> TextTable:
     """Return each arm's score in each game: mean, standard deviation over seeds, and number of seeds."""
     rows = []
     for game in results.games:
-        cells = [_cell(results.scores(arm, [game], normalised=False)) for arm in results.arms]
+        cells = [_cell(results.scores(arm, game)) for arm in results.arms]
         rows.append((game, *cells))
     note = f"{results.study.primary_metric}: mean ± standard deviation over seeds (number of seeds)"
     return TextTable(("game", *results.arms), tuple(rows), note)
 
 
 def _cell(scores: np.ndarray) -> str:
-    values = scores[~np.isnan(scores)]
-    if not values.size:
+    if not scores.size:
         return "-"
-    if values.size == 1:
-        return f"{values[0]:,.2f} (1)"
-    return f"{values.mean():,.2f} ± {values.std(ddof=1):,.2f} ({values.size})"
+    if scores.size == 1:
+        return f"{scores[0]:,.2f} (1)"
+    return f"{scores.mean():,.2f} ± {scores.std(ddof=1):,.2f} ({scores.size})"
 
 
 def aggregates(table: AggregateTable) -> TextTable:
@@ -97,9 +97,7 @@ def runs(results: StudyResults) -> TextTable:
     rows = []
     for run in results.runs:
         score = "-" if run.score is None else f"{run.score:,.2f}"
-        anywhere = with_values(
-            run.planned.config, run__runs_dir="runs", run__detach=False, run__ray_address=""
-        )
+        anywhere = with_values(run.planned.config, **ANYWHERE)
         command = hide_password("apexpert train " + shlex.join(words_of(anywhere)))
         cells = (run.planned.name, run.state, f"{run.env_steps:,}", f"{run.hours:.2f}", score)
         rows.append((*cells, run.message, command))
