@@ -47,7 +47,8 @@ def check_actors_metrics(lines: list[dict[str, float]]) -> None:
     # Two are of a ladder, and weights have an age once a second publication has come to an actor.
     reported = set(RULES) - {"actors/epsilon_min", "actors/epsilon_max", "actors/weights_age_updates"}
     assert reported <= lines[-1].keys()
-    assert 0.5 < lines[-1]["actors/epsilon"] < 1.0, "in the middle of its decay"
+    # In its decay, or still at its start: the whole run may be over before a second publication comes.
+    assert 0.5 < lines[-1]["actors/epsilon"] <= 1.0
     assert MIN_SIZE < lines[-1]["writer/items"] <= lines[-1]["actors/env_steps"]
     assert lines[-1]["episode/return_mean_100_random"] == lines[-1]["episode/return_mean_100"]
     for name in TOTALS:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.measured_run import WINDOW, measured
 from deploy.reports.contact_sheet import draw_contact_sheet
-from deploy.reports.diagnostics_plot import _records
+from deploy.reports.diagnostics_plot import read_diagnoses
 from replay.tools.preview import DrawnTransition
 from replay.types import SegmentIdentity
 
@@ -22,7 +22,7 @@ def test_an_update_diagnosed_again_after_a_resume_counts_once(tmp_path: Path) ->
         for update, env_steps, rank in ((10, 40, 1.0), (20, 80, 2.0), (20, 84, 3.0)):
             record = {"diagnostics/update": update, "diagnostics/env_steps": env_steps, "rank": rank}
             file.write(json.dumps(record) + "\n")
-    assert [record["rank"] for record in _records(tmp_path)] == [1.0, 3.0]
+    assert [record["rank"] for record in read_diagnoses(tmp_path)] == [1.0, 3.0]
 
 
 def test_an_episode_that_ends_with_a_window_is_in_it(tmp_path: Path) -> None:
