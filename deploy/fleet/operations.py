@@ -37,15 +37,15 @@ def create(config: Config) -> RunFolder:
     return folder
 
 
-def start_new(folder: RunFolder) -> RunClient:
-    """Start the run of a folder just created; the client returned answers.
+def start_new(folder: RunFolder, waiting: Callable[[str], object] = lambda why: None) -> RunClient:
+    """Start the run of a folder just created; the client returned answers. `waiting`: see `launch`.
 
     Raises FleetError, or ConfigError for a flag that does not fit the Ray found, which removes the folder.
     """
     config = folder.load_config()
     try:
         with naming_the_log(folder, launches=True), folder.starting():
-            return launch(config, folder, resume=False)
+            return launch(config, folder, resume=False, waiting=waiting)
     except WrongFlag as error:
         release_new(config)
         folder.unmake()
@@ -62,6 +62,7 @@ def resume(
     ray_address: str = "",
     detach: bool = False,
     announce: Callable[[Config], object] = lambda config: None,
+    waiting: Callable[[str], object] = lambda why: None,
 ) -> RunClient:
     """Resume the run; 0, None and "" keep its own values. `announce` receives its configuration before.
 
@@ -87,7 +88,7 @@ def resume(
         try:
             announce(config)
             with naming_the_log(folder, launches=True):
-                return launch(config, folder, resume=True)
+                return launch(config, folder, resume=True, waiting=waiting)
         except BaseException as error:
             folder.save_config(before)
             if isinstance(error, WrongFlag):

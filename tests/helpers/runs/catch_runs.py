@@ -27,7 +27,7 @@ CATCH: dict[str, dict[str, Any]] = {
     # One thread: with more, OpenMP's barriers wait for a core that the actor or another test is using.
     "learner": {
         "update_period": 4, "learning_rate": 5e-4, "target_update_period": 100, "publish_period": 10,
-        "checkpoint_period": 100, "num_threads": 1, "precision": "float32", "device": "cpu",
+        "checkpoint_period": 100, "cpus": 1, "precision": "float32", "device": "cpu",
     },
     "run": {"total_env_steps": 100_000, "seed": 1},
 }  # fmt: skip
