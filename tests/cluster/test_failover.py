@@ -31,7 +31,7 @@ def test_the_run_goes_on_where_another_node_fits_and_waits_where_none_does(
         second.start_ray(address=address, num_cpus=2)
         record_property("to another node, s", seconds := moved(run, first, "second"))
         print(f"the learner was on another node after {seconds:.0f} s")
-        assert "goes on from update" in run.folder.log_path.read_text()
+        assert "resuming at" in run.folder.log_path.read_text()
         assert command.alive
 
         updates = metric(run.status(), "progress/updates")

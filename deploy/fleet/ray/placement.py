@@ -121,7 +121,7 @@ def why_waiting(bundle: Mapping[str, float]) -> str:
     line += f"; the largest free one, {node['NodeManagerAddress']}, has {_words(dict.fromkeys(wanted), has)}"
     if wanted.get("GPU") and not any(has.get("GPU") for _, has in nodes):
         total = sum(node["Resources"].get("GPU", 0.0) for node, _ in nodes)
-        line += f"; {total:g} GPUs are there, all taken" if total else "; no node has a GPU"
+        line += f"; all GPUs ({total:g}) are taken" if total else "; no node has a GPU"
         if total and JOB_VARIABLE in os.environ:
             line += ", one by this job's entrypoint if it has --entrypoint-num-gpus: submit without it"
     return line

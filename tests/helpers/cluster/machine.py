@@ -167,9 +167,11 @@ class Machine:
             process.kill()
             process.wait()
 
-    def apexpert(self, *words: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def apexpert(
+        self, *words: str, env: Mapping[str, str] | None = None, seconds: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         """`apexpert` as a user types it here, to its end."""
-        return self.run(APEXPERT, *words, seconds=seconds)
+        return self.run(APEXPERT, *words, env=env, seconds=seconds)
 
     def python(self, code: str, *words: str, seconds: float = 120) -> str:
         """What a program prints; AssertionError when it fails."""
