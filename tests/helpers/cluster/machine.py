@@ -30,10 +30,11 @@ LIGHT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_task_events_report_interval_ms": "0",
     "RAY_worker_niceness": "0",
+    "RAY_worker_register_timeout_seconds": "300",
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "0",
 }
-"""A Ray that costs little beside others."""
+"""A Ray that costs little beside others, and bears with a machine that they keep busy."""
 DRAIN = "DRAIN_NODE_REASON_PREEMPTION"
 
 
