@@ -20,7 +20,8 @@ from replay.errors import ReplayError
 
 STOP_SECONDS = 300.0
 ENV_STEPS = "progress/env_steps"
-RESUME_FLAGS = frozenset({"--total-env-steps", "--max-hours", "--until-return", "--ray-address"})
+RESUMED = ("total-env-steps", "max-hours", "until-return", "ray-address", "runs-dir")
+RESUME_FLAGS = frozenset(f"--{name}" for name in RESUMED)
 """Flags of `apexpert resume` by which it replaces saved values."""
 
 
@@ -60,11 +61,12 @@ def resume(
     until_return: float | None = None,
     num_actors: int = 0,
     ray_address: str = "",
+    failover: bool = True,
     detach: bool = False,
     announce: Callable[[Config], object] = lambda config: None,
     waiting: Callable[[str], object] = lambda why: None,
 ) -> RunClient:
-    """Resume the run; 0, None and "" keep its own values. `announce` receives its configuration before.
+    """Resume the run; 0, None, True and "" keep its own values. `announce` receives its configuration before.
 
     A resume that fails, or is interrupted, restores the previous configuration. Raises ConfigError,
     FleetError, RunBusy.
@@ -77,6 +79,7 @@ def resume(
             config = _with_new_end(folder, before, total_env_steps, max_hours, until_return)
             own_flags = RESUME_FLAGS | ({"--actors.num-actors"} if num_actors else set())
             with saved_in(folder.config_path, own_flags):
+                config = with_values(config, run__failover=config.run.failover and failover)
                 config = _resumed_config(config, folder, num_actors, ray_address, detach)
             identity = folder.drawn_identity()
             # Claim before the identity is written: a refused folder may be the original after all, on a

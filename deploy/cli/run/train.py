@@ -75,6 +75,8 @@ class ResumeArguments:
     """Actors to start with; 0 keeps the run's own number."""
     ray_address: str = ""
     """Ray cluster to run on; empty keeps the run's own, `local` starts a private local one."""
+    failover: bool = True
+    """--no-failover keeps the learner on the node of this command from now on, as in train."""
     detach: bool = False
     """Return to the shell; control the run with `apexpert status` and `apexpert stop`."""
     runs_dir: str = "runs"
@@ -127,6 +129,7 @@ def resume(argv: Sequence[str]) -> int:
                 until_return=arguments.until_return,
                 num_actors=arguments.actors,
                 ray_address=arguments.ray_address,
+                failover=arguments.failover,
                 detach=arguments.detach,
                 announce=announce,
                 waiting=Waiting(interrupts),

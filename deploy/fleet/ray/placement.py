@@ -14,8 +14,9 @@ import ray
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from deploy.fleet.errors import FleetError, WrongFlag
 from deploy.fleet.ray.nodes import alive_nodes, here
-from deploy.fleet.ray.private import available_resources
+from deploy.fleet.ray.private import available_resources, packed_group
 from deploy.run.config import Config
 
 LEARNER = "learner"
@@ -31,11 +32,14 @@ def bundle_for(config: Config) -> dict[str, float]:
     """Return what the run's core reserves on one node of the Ray that this process is connected to.
 
     A GPU where any node has one, unless the configuration says otherwise, so that the learner never ends up
-    on a CPU beside an idle GPU.
+    on a CPU beside an idle GPU. Raises WrongFlag if a Ray of the run's own lacks the GPU that it needs.
     """
     if not config.run.ray_address:
         # A Ray of the run's own has one node, and no real number of cores.
-        return {"CPU": 1.0} | _gpu(config, alive_nodes())
+        (node,) = alive_nodes()
+        if config.learner.device == "cuda" and not node["Resources"].get("GPU"):
+            raise WrongFlag("--learner.device cuda: Ray finds no GPU here")
+        return {"CPU": 1.0} | _gpu(config, [node])
     bundle = {"CPU": float(max(1, config.learner.cpus))}
     nodes = alive_nodes()
     if not config.run.failover:
@@ -57,12 +61,15 @@ def reserve(name: str, bundle: Mapping[str, float], waiting: Callable[[str], obj
     """Reserve `bundle` on one node under this name, however long that takes.
 
     `waiting` is called several times a second meanwhile, with the reason once it takes over 20 s; what it
-    raises ends the wait, and nothing is left reserved.
+    raises ends the wait, and nothing is left reserved. Raises FleetError when the reservation is given back.
     """
-    group = ray.util.placement_group([dict(bundle)], strategy="STRICT_PACK", name=name, lifetime="detached")
+    # Near the command, where that makes no difference to the learner: the run's folder is there.
+    group: PlacementGroup = packed_group(dict(bundle), name, here())
     began = time.monotonic()
     try:
         while not group.wait(LOOK_SECONDS):
+            if ray.util.placement_group_table(group)["state"] == "REMOVED":
+                raise FleetError("it was stopped while it waited for a node")
             late = time.monotonic() - began > LATE_SECONDS
             waiting(why_waiting(bundle) if late else "")
     except BaseException:

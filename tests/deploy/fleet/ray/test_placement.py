@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from deploy.fleet.errors import WrongFlag
 from deploy.fleet.ray import placement
 from deploy.fleet.ray.placement import JOB_VARIABLE, bundle_for, why_waiting
 from deploy.run.config import Config, with_values
@@ -53,6 +54,7 @@ MEANT = node(4, CPU=4.0, learner=1.0)
             {"CPU": 1.0, "GPU": 1.0, "node:10.0.0.2": 0.001},
         ),
         ([GPU], {"run__ray_address": "", "learner__cpus": 6}, {"CPU": 1.0, "GPU": 1.0}),
+        ([CORES], {"run__ray_address": ""}, {"CPU": 1.0}),
     ],
 )
 def test_the_core_asks_for_cores_and_for_a_gpu_where_there_is_one(
@@ -83,3 +85,10 @@ def test_the_line_says_where_the_gpus_are(cluster: Any, monkeypatch: pytest.Monk
     assert why_waiting({"CPU": 1.0, "GPU": 1.0}).endswith("; no node has a GPU")
     cluster()
     assert why_waiting({"CPU": 1.0}) == "the learner waits for a node with 1 free core; no node is there"
+
+
+def test_a_ray_of_ones_own_without_the_gpu_that_is_needed_is_refused(cluster: Any) -> None:
+    """No node will join that has one."""
+    cluster(CORES)
+    with pytest.raises(WrongFlag, match=r"^--learner\.device cuda: Ray finds no GPU here$"):
+        bundle_for(config(run__ray_address="", learner__device="cuda"))
