@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.helpers.cluster.machine import APEXPERT
 from tests.helpers.cluster.network import Network
 from tests.helpers.cluster.runs import (
     ACTOR,
@@ -13,7 +14,6 @@ from tests.helpers.cluster.runs import (
     stop,
     train_words,
 )
-from tests.helpers.runs.commands import APEXPERT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 

@@ -17,11 +17,11 @@ import psutil
 from tests.helpers.cluster.namespaces import Namespaces, inside
 from tests.helpers.deadline import patient, until
 from tests.helpers.root import ROOT
-from tests.helpers.runs.commands import APEXPERT
 from tests.helpers.runs.rays import without_ray_settings
 
 KINDS = ("--net", "--mount", "--pid", "--uts", "--ipc")
 OBJECT_STORE_BYTES = 100 * 1024**2
+APEXPERT = Path(sys.executable).with_name("apexpert")
 PORT, START_ATTEMPTS = 6379, 3
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 LIGHT = {

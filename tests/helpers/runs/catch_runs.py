@@ -3,13 +3,15 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from deploy.fleet import RunClient
 from deploy.run.checks import check
 from deploy.run.config import Config, from_json, with_values
 from deploy.run.states import FINAL_STATES
 from tests.helpers.deadline import patient
+
+if TYPE_CHECKING:
+    from deploy.fleet import RunClient
 
 CATCH: dict[str, dict[str, Any]] = {
     "environment": {"env": "tests.helpers.catch:make", "frame_skip": 1, "stack": 1},
@@ -55,7 +57,7 @@ def flags(config_changes: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def follow(
-    client: RunClient, reached: Callable[[dict[str, Any]], bool], what: str, seconds: float
+    client: "RunClient", reached: Callable[[dict[str, Any]], bool], what: str, seconds: float
 ) -> dict[str, Any]:
     """The first status for which `reached` holds, with heartbeats; AssertionError after `patient(...)`."""
     deadline = time.monotonic() + patient(seconds)
