@@ -17,9 +17,9 @@ FORCED_CODE = 130
 LOST_SECONDS = 50.0
 """A dead supervisor is restarted within seconds; after this long it is gone for good. Ray itself ends this
 process after 60 s without its head node."""
-MOVING_SECONDS = 300.0
-"""The same on a cluster, where it may go on on another node: one that is cut off ends there after a minute,
-saves a checkpoint, and only then lets go of the run's lock."""
+MOVING_SECONDS = 600.0
+"""The same on a cluster, where the run may move to another node: on one that is cut off, Ray notices after
+minutes, and only then does the learner there save a checkpoint and let go of the run's lock."""
 LAST_WORDS_SECONDS = 150.0
 """After its Ray has ended, the rest of a run may still be saving a checkpoint."""
 
