@@ -21,7 +21,7 @@ from deploy.run.config import Config
 
 LEARNER = "learner"
 """Custom resource of the nodes that are meant for learners, where a cluster has such; 1 a learner."""
-LATE_SECONDS, LOOK_SECONDS = 20.0, 0.25
+LATE_SECONDS, LOOK_SECONDS = 20.0, 0.1
 """A core that waits longer than this for a node is reported."""
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray for the entrypoint of a Ray Job."""
@@ -67,11 +67,12 @@ def reserve(name: str, bundle: Mapping[str, float], waiting: Callable[[str], obj
     group: PlacementGroup = packed_group(dict(bundle), name, here())
     began = time.monotonic()
     try:
-        while not group.wait(LOOK_SECONDS):
-            if ray.util.placement_group_table(group)["state"] == "REMOVED":
+        while (state := _state(group)) != "CREATED":
+            if state == "REMOVED":
                 raise FleetError("it was stopped while it waited for a node")
             late = time.monotonic() - began > LATE_SECONDS
             waiting(why_waiting(bundle) if late else "")
+            time.sleep(LOOK_SECONDS)
     except BaseException:
         ray.util.remove_placement_group(group)
         raise
@@ -109,9 +110,12 @@ def awaited(name: str) -> str:
         group = ray.util.get_placement_group(name)
     except ValueError:
         return ""
-    if ray.util.placement_group_table(group)["state"] in ("CREATED", "REMOVED"):
-        return ""
-    return why_waiting(group.bundle_specs[0])
+    return "" if _state(group) in ("CREATED", "REMOVED") else why_waiting(group.bundle_specs[0])
+
+
+def _state(group: PlacementGroup) -> str:
+    """Return Ray's word for it: PENDING, CREATED, RESCHEDULING or REMOVED."""
+    return str(ray.util.placement_group_table(group)["state"])
 
 
 def why_waiting(bundle: Mapping[str, float]) -> str:

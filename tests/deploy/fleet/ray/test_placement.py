@@ -16,7 +16,7 @@ def node(number: int, **resources: float) -> dict[str, Any]:
 
 
 def config(**changes: Any) -> Config:
-    return with_values(Config(), run__ray_address="10.0.0.1:6379", **changes)
+    return with_values(Config(), **({"run__ray_address": "10.0.0.1:6379"} | changes))
 
 
 @pytest.fixture
