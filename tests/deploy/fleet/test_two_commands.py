@@ -103,7 +103,7 @@ def test_a_start_that_finds_the_name_taken_on_ray_says_so(
 ) -> None:
     monkeypatch.setattr(client, "_wait_gone", lambda _: False)
     with pytest.raises(RunBusy):
-        client._start_supervisor(folder, None)
+        client._start_supervisor(folder.load_config(), folder, None, lambda why: None)
 
 
 def test_a_command_that_ends_late_leaves_the_record_of_the_next_ray(
