@@ -20,8 +20,7 @@ from replay.errors import ReplayError
 
 STOP_SECONDS = 300.0
 ENV_STEPS = "progress/env_steps"
-RESUMED = ("total-env-steps", "max-hours", "until-return", "ray-address", "runs-dir")
-RESUME_FLAGS = frozenset(f"--{name}" for name in RESUMED)
+RESUME_FLAGS = ("--total-env-steps", "--max-hours", "--until-return", "--ray-address", "--runs-dir")
 """Flags of `apexpert resume` by which it replaces saved values."""
 
 
@@ -77,7 +76,7 @@ def resume(
             folder.unshare()
             before = folder.load_config()
             config = _with_new_end(folder, before, total_env_steps, max_hours, until_return)
-            own_flags = RESUME_FLAGS | ({"--actors.num-actors"} if num_actors else set())
+            own_flags = RESUME_FLAGS + (("--actors.num-actors",) if num_actors else ())
             with saved_in(folder.config_path, own_flags):
                 config = with_values(config, run__failover=config.run.failover and failover)
                 config = _resumed_config(config, folder, num_actors, ray_address, detach)
