@@ -35,6 +35,18 @@ LIGHT = {
     "GOMP_SPINCOUNT": "0",
 }
 """A Ray that costs little beside others, and bears with a machine that they keep busy."""
+JOINS = """
+import sys, time
+from ray._private.services import get_node
+for attempt in range(200):
+    try:
+        get_node(*sys.argv[1:])
+        break
+    except RuntimeError:
+        time.sleep(0.5)
+else:
+    sys.exit(1)
+"""
 DRAIN = "DRAIN_NODE_REASON_PREEMPTION"
 
 
@@ -117,6 +129,7 @@ class Machine:
         `env` is added to what every later command here gets, too (a token, say); `flags`: of `ray start`.
         """
         assert head != bool(address), "either the head, or with the head's address"
+        own = f"{self.address}:{PORT}"
         self._environment |= LIGHT | dict(env or {})
         words = [*RAY, "start", f"--node-ip-address={self.address}", f"--num-cpus={num_cpus}"]
         words += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
@@ -133,12 +146,18 @@ class Machine:
             done = self.run(*words, *flags, seconds=seconds)
             if done.returncode == 0:
                 break
+            # Ray gives up after 30 s, too few beside others; its processes start all the same.
+            if "timed out during startup" in done.stderr and self._joins(address or own):
+                break
             assert attempts_left, done.stdout + done.stderr
-            # Ray gives itself 30 s to start, which may not be enough beside others.
             for process in self.processes("/ray/"):
                 process.kill()
-        self.ray_address = address or f"{self.address}:{PORT}"
+        self.ray_address = address or own
         return self.ray_address
+
+    def _joins(self, address: str) -> bool:
+        """Whether the node whose processes run here appears in the Ray at `address`."""
+        return self.run(sys.executable, "-c", JOINS, address, self.node_id()).returncode == 0
 
     def run(
         self, *words: str | Path, env: Mapping[str, str] | None = None, seconds: float = 120
@@ -239,6 +258,9 @@ def _setup(name: str, address: str, shared: Path | None) -> str:
     """The script that gives a machine its own /tmp, shared memory, boot id and name, which it can resolve."""
     visible = [Path(path) for path in {str(ROOT), sys.prefix, sys.base_prefix}]
     visible = [path for path in visible if path.is_relative_to("/tmp")] + ([shared] if shared else [])
+    visible = [
+        path for path in visible if not any(path.is_relative_to(other) for other in visible if other != path)
+    ]
     lines = [
         "mount --make-rprivate /",
         f"hostname {shlex.quote(name)}",
