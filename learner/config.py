@@ -11,6 +11,10 @@ ScalarLoss = Literal["huber", "squared"]
 PriorityKind = Literal["loss", "kl", "absolute_td"]
 
 
+FORMER_NAMES = {"num_threads": "cpus"}
+"""Fields of saved configurations that have another name now."""
+
+
 @dataclass(frozen=True)
 class LearnerConfig:
     """The learner's loss, optimizer, schedule and checkpoints."""
@@ -62,14 +66,15 @@ class LearnerConfig:
     """Where the networks live; `auto` takes a GPU if there is one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of forward and backward pass over float32 weights; `auto` is bfloat16 where that is fast."""
-    num_threads: Annotated[int, Ge(0)] = 0
-    """CPU threads of the learner; 0 uses all cores."""
+    cpus: Annotated[int, Ge(0)] = 0
+    """CPU threads of the learner and, on a Ray cluster, cores that are reserved for it; 0 reserves one core
+    and uses all of its node's."""
 
     @property
     def cpu_threads(self) -> int:
         """Threads to give torch before a train step is built, whose team has as many from then on."""
         # The cores that this process may use: taskset or a cpuset leaves fewer than the machine has.
-        return self.num_threads or len(os.sched_getaffinity(0))
+        return self.cpus or len(os.sched_getaffinity(0))
 
     def learning_rate_at(self, progress: float) -> float:
         """Adam's learning rate when this share of the run's env steps, 0 to 1, is inserted."""

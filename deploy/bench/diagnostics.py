@@ -34,7 +34,7 @@ def run(config: Config, *, seconds: float = 4.0, report: limits.Report = limits.
             preset,
             learner__device=learner.device,
             learner__precision=learner.precision,
-            learner__num_threads=learner.num_threads,
+            learner__cpus=learner.cpus,
         )
         measured = _measure(preset, spec, seconds)
         result |= {f"{name}_{key}": value for key, value in measured.items()}

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -10,7 +10,7 @@ from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
 from deploy.fleet.errors import FleetError
 from deploy.fleet.farewell import TERMINATED_SECONDS, write_farewell
-from deploy.fleet.ray import cluster, nodes
+from deploy.fleet.ray import cluster, core, nodes, placement
 from deploy.fleet.ray.cluster import LocalRay
 from deploy.fleet.run_state import FleetState, forget_ray, load_ray, restore_ray, save_ray
 from deploy.run import import_path
@@ -18,7 +18,6 @@ from deploy.run.config import Config
 from deploy.run.errors import RunBusy
 from deploy.run.folder import RAY, STATUS, RunFolder
 from deploy.run.states import FINAL_STATES
-from deploy.run.status import path_at_start
 
 ANSWER_SECONDS, START_SECONDS, GONE_SECONDS = 5.0, 120.0, 10.0
 LOOK_SECONDS = 0.25
@@ -37,9 +36,17 @@ class RunClient:
         status = self._ask()
         if status is None:
             status = self._folder.read_json(STATUS, None) or self._unknown()
+            if status.get("state") not in FINAL_STATES and (why := self._awaited()):
+                # Its supervisor is gone with its node, and cannot say so.
+                status |= {"state": "starting", "message": why, "time": time.time()}
         if status.get("state") in FINAL_STATES and self._local is not None:
             self._let_go()
         return status
+
+    def _awaited(self) -> str:
+        with contextlib.suppress(FleetError, RayError):
+            return "" if self._supervisor is None else core.awaited(self._folder)
+        return ""
 
     @property
     def is_gone(self) -> bool:
@@ -108,6 +115,7 @@ class RunClient:
         if self._supervisor is not None and self._local is None:
             with contextlib.suppress(RayError):
                 ray.kill(self._supervisor, no_restart=True)
+                core.give_back(self._folder)
             _wait_gone(self._folder)
         self._let_go()
         if self._local is not None:
@@ -146,13 +154,20 @@ class RunClient:
             ray.shutdown()
 
 
-def launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
+def launch(
+    config: Config,
+    folder: RunFolder,
+    *,
+    resume: bool,
+    waiting: Callable[[str], object] = lambda why: None,
+) -> RunClient:
     """Start the run in `folder` (with its saved config); return its client once its supervisor answers.
 
     Without `run.ray_address` the run gets a Ray of its own. `resume` clears what a crash left behind. Raises
     FleetError (WrongFlag when the configuration does not fit that Ray; then nothing was started), and RunBusy
-    when the run is at work already. Where two commands may start the run, the caller holds
-    `folder.starting()`.
+    when the run is at work already. While no node has room, `waiting` is called several times a second, with
+    the reason once that takes long; what it raises ends the start. Where two commands may start the run, the
+    caller holds `folder.starting()`.
     """
     # Released again, because the supervisor holds this lock while the run is at work.
     with folder.lock():
@@ -170,8 +185,7 @@ def launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
         # Noted before the connection, so that a `resume` after a crash finds this Ray and ends it.
         save_ray(folder, local, address)
         cluster.connect(address, local)
-        nodes.learner_gpus(config, nodes.here())  # Raises WrongFlag before anything starts.
-        supervisor = _start_supervisor(folder, local)
+        supervisor = _start_supervisor(config, folder, local, waiting)
         # Only now: without a supervisor that answers, this Ray must end with the command.
         if local is not None:
             local.claim()
@@ -192,26 +206,25 @@ def connect(folder: RunFolder) -> RunClient:
         raise FleetError(f"{folder.name} is not running")
     cluster.connect(address, local)
     try:
-        # By its path at the start: a folder may be renamed while its run works (decision 0019).
-        supervisor = ray.get_actor(f"supervisor:{path_at_start(folder)}", cluster.NAMESPACE)
+        supervisor = ray.get_actor(core.supervisor_name(folder), cluster.NAMESPACE)
     except ValueError:
         raise FleetError(f"{folder.name} is not running") from None
     return RunClient(folder, supervisor, local)
 
 
 def end_leftovers(folder: RunFolder) -> bool:
-    """End the run's own leftover Ray, and with it all roles; return False when there is none."""
+    """End the run's own leftover Ray, and with it all roles, or a run that waits for a node of a cluster.
+
+    Returns False when there is nothing to end.
+    """
     _, local = load_ray(folder)
-    if local is None or not local.alive:
+    if local is None:
+        return core.end_waiting(folder)
+    if not local.alive:
         return False
     local.end()
     forget_ray(folder)
     return True
-
-
-def _actor_name(folder: RunFolder) -> str:
-    # By path: runs of the same name can be in different folders on the same Ray.
-    return f"supervisor:{Path(folder.path).resolve()}"
 
 
 def _wait_gone(folder: RunFolder) -> bool:
@@ -219,28 +232,33 @@ def _wait_gone(folder: RunFolder) -> bool:
     deadline = time.monotonic() + GONE_SECONDS
     while time.monotonic() < deadline:
         try:
-            ray.get_actor(_actor_name(folder), cluster.NAMESPACE)
+            ray.get_actor(core.supervisor_name(folder), cluster.NAMESPACE)
         except ValueError:
             return True
         time.sleep(0.05)
     return False
 
 
-def _start_supervisor(folder: RunFolder, local: LocalRay | None) -> Any:
+def _start_supervisor(
+    config: Config, folder: RunFolder, local: LocalRay | None, waiting: Callable[[str], object]
+) -> Any:
     if not _wait_gone(folder):
+        if why := core.awaited(folder):
+            raise FleetError(f"{why}, and then goes on by itself; to end it: {folder.command('stop')}")
         raise folder.busy()
+    group = core.place(config, folder, local, waiting)
     # Imported here: other commands have no use for all that the supervisor imports.
     from deploy.fleet.supervisor import Supervisor
 
     remote: Any = ray.remote(Supervisor).options(
-        name=_actor_name(folder),
+        name=core.supervisor_name(folder),
         namespace=cluster.NAMESPACE,
         lifetime="detached",
         num_cpus=0,
         max_concurrency=CONCURRENCY,
         max_restarts=-1,
         max_task_retries=0,
-        scheduling_strategy=nodes.only_on(nodes.here()),
+        scheduling_strategy=placement.inside(group),
     )
     supervisor = remote.remote(str(folder.path), import_path.users_folders())
     try:
@@ -248,6 +266,7 @@ def _start_supervisor(folder: RunFolder, local: LocalRay | None) -> Any:
     except RayError as error:
         with contextlib.suppress(RayError):
             ray.kill(supervisor, no_restart=True)
+            core.give_back(folder)
         # Ray passes on why a constructor failed as text only.
         if RunBusy.__name__ in str(error):
             raise folder.busy() from None

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import RayError
 
 from deploy.fleet.processes.role import Assignment
-from deploy.fleet.ray.nodes import only_on, reason
+from deploy.fleet.ray.nodes import reason
 from deploy.fleet.reporting.log import log_to
 from deploy.fleet.reporting.telemetry import Telemetry
 from deploy.run import import_path
@@ -57,12 +57,13 @@ def evaluate_newest(assignment: Assignment, after_update: int) -> dict[str, Any]
 class Evaluator:
     """Starts an evaluation every so many env steps, one at a time, on the node that has the run's folder."""
 
-    def __init__(self, assignment: Assignment, node_id: str, telemetry: Telemetry) -> None:
+    def __init__(self, assignment: Assignment, place: Any, telemetry: Telemetry) -> None:
+        """`place`: Ray's scheduling strategy for the run's core, which has the run's folder."""
         self._assignment, self._telemetry = assignment, telemetry
         self._every = assignment.config.evaluation.every_env_steps
         # No CPU of Ray's: on a node whose cores are all taken by actors it would wait forever.
         self._remote: Any = ray.remote(evaluate_newest).options(
-            num_cpus=0, max_retries=0, scheduling_strategy=only_on(node_id)
+            num_cpus=0, max_retries=0, scheduling_strategy=place
         )
         self._due = 0.0
         # A resumed run keeps to the periods of its earlier legs.

@@ -1,8 +1,9 @@
-"""The last status of a run whose supervisor and Ray are gone, written by the last process to leave."""
+"""The status of a run without a supervisor: its last, or why the run does not start."""
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import psutil
 
@@ -17,7 +18,7 @@ GONE_SECONDS = 15.0
 TRIED_SECONDS, TERMINATED_SECONDS = 60.0, 5.0
 """How long writing the status is tried: a full disk often has room again within seconds, and a process that
 got SIGTERM has only a few."""
-RETRY_SECONDS = 0.5
+RETRY_SECONDS, PENDING_SECONDS = 0.5, 5.0
 
 
 def write_farewell(
@@ -71,6 +72,34 @@ def _refusal_of(folder: RunFolder, metrics: Mapping[str, float], said: dict[str,
     except OSError as refusal:
         return refusal
     return None
+
+
+@contextlib.contextmanager
+def pending_status(folder: RunFolder) -> Iterator[Callable[[str], None]]:
+    """Give a function that notes in status.json why the run does not start; an error restores what was there.
+
+    For the command that starts the run, while there is no supervisor: it holds `folder.starting()`.
+    """
+    before, noted = folder.read_json(STATUS, None), 0.0
+
+    def note(why: str) -> None:
+        nonlocal noted
+        if why and time.monotonic() - noted >= PENDING_SECONDS:
+            noted = time.monotonic()
+            known = {"metrics": {}, "notes": [], "target_actors": 0, "total_env_steps": 0} | (before or {})
+            said = {"run": folder.name, "state": "starting", "message": why, "time": time.time()}
+            with contextlib.suppress(OSError):  # A full disk: the command itself prints it.
+                folder.write_json(STATUS, folder.marked(known | said | {"actors": []}))
+
+    try:
+        yield note
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if before is not None:
+                folder.write_json(STATUS, before)
+            else:
+                folder.status_path.unlink(missing_ok=True)
+        raise
 
 
 def has_ended(pid: int, seconds: float) -> bool:

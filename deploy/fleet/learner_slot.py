@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from actors.environments import EnvironmentSetupError
 from deploy.fleet.processes.handles import End, RoleHandle, kill_learner, start_learner
@@ -23,13 +24,14 @@ class LearnerSlot:
         self,
         assignment: Assignment,
         *,
-        node_id: str,
+        place: Any,
         num_gpus: float,
         dead: Callable[[], set[tuple[int, int]]],
         note: Callable[[str], None],
     ) -> None:
-        """`dead` returns every incarnation that will not write again, for a learner that starts."""
-        self._assignment, self._node_id, self._num_gpus = assignment, node_id, num_gpus
+        """`place`: Ray's scheduling strategy for the run's core. `dead` returns every incarnation that will
+        not write again, for a learner that starts."""
+        self._assignment, self._place, self._num_gpus = assignment, place, num_gpus
         self._dead, self._note = dead, note
         self._restarts = Restarts()
         self._handle: RoleHandle | None = None
@@ -48,7 +50,7 @@ class LearnerSlot:
             if self._handle.end is not None:
                 self._ended(self._handle.end, now)
         elif not self.outcome and self._restarts.may_start(now):
-            self._handle = start_learner(self._assignment, self._dead(), self._node_id, self._num_gpus)
+            self._handle = start_learner(self._assignment, self._dead(), self._place, self._num_gpus)
             self._restarts.started(now)
 
     def _kill(self, handle: RoleHandle) -> None:

@@ -20,7 +20,7 @@ from replay.errors import ReplayError
 
 STOP_SECONDS = 300.0
 ENV_STEPS = "progress/env_steps"
-RESUME_FLAGS = frozenset({"--total-env-steps", "--max-hours", "--until-return", "--ray-address"})
+RESUME_FLAGS = ("--total-env-steps", "--max-hours", "--until-return", "--ray-address", "--runs-dir")
 """Flags of `apexpert resume` by which it replaces saved values."""
 
 
@@ -37,15 +37,15 @@ def create(config: Config) -> RunFolder:
     return folder
 
 
-def start_new(folder: RunFolder) -> RunClient:
-    """Start the run of a folder just created; the client returned answers.
+def start_new(folder: RunFolder, waiting: Callable[[str], object] = lambda why: None) -> RunClient:
+    """Start the run of a folder just created; the client returned answers. `waiting`: see `launch`.
 
     Raises FleetError, or ConfigError for a flag that does not fit the Ray found, which removes the folder.
     """
     config = folder.load_config()
     try:
         with naming_the_log(folder, launches=True), folder.starting():
-            return launch(config, folder, resume=False)
+            return launch(config, folder, resume=False, waiting=waiting)
     except WrongFlag as error:
         release_new(config)
         folder.unmake()
@@ -60,10 +60,12 @@ def resume(
     until_return: float | None = None,
     num_actors: int = 0,
     ray_address: str = "",
+    failover: bool = True,
     detach: bool = False,
     announce: Callable[[Config], object] = lambda config: None,
+    waiting: Callable[[str], object] = lambda why: None,
 ) -> RunClient:
-    """Resume the run; 0, None and "" keep its own values. `announce` receives its configuration before.
+    """Resume the run; 0, None, True and "" keep its own values. `announce` receives its configuration before.
 
     A resume that fails, or is interrupted, restores the previous configuration. Raises ConfigError,
     FleetError, RunBusy.
@@ -74,8 +76,9 @@ def resume(
             folder.unshare()
             before = folder.load_config()
             config = _with_new_end(folder, before, total_env_steps, max_hours, until_return)
-            own_flags = RESUME_FLAGS | ({"--actors.num-actors"} if num_actors else set())
+            own_flags = RESUME_FLAGS + (("--actors.num-actors",) if num_actors else ())
             with saved_in(folder.config_path, own_flags):
+                config = with_values(config, run__failover=config.run.failover and failover)
                 config = _resumed_config(config, folder, num_actors, ray_address, detach)
             identity = folder.drawn_identity()
             # Claim before the identity is written: a refused folder may be the original after all, on a
@@ -87,7 +90,7 @@ def resume(
         try:
             announce(config)
             with naming_the_log(folder, launches=True):
-                return launch(config, folder, resume=True)
+                return launch(config, folder, resume=True, waiting=waiting)
         except BaseException as error:
             folder.save_config(before)
             if isinstance(error, WrongFlag):

@@ -2,14 +2,17 @@
 
 import contextlib
 import dataclasses
+import logging
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from deploy.fleet.ray.cluster import LocalRay
 from deploy.run.errors import RunBusy
 from deploy.run.folder import FLEET, RAY, RunFolder
+
+logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 20.0
 
@@ -93,14 +96,23 @@ def restore_ray(folder: RunFolder, record: dict[str, Any] | None) -> None:
         folder.write_json(RAY, record, mode=0o600)
 
 
-def hold(folder: RunFolder) -> contextlib.ExitStack:
-    """Take the run's lock, which a supervisor that has just died may hold for a moment; raise RunBusy."""
+def hold(folder: RunFolder, *, patient: Callable[[], bool] = lambda: False) -> contextlib.ExitStack:
+    """Take the run's lock, which a supervisor that has just died may hold for a moment; raise RunBusy.
+
+    `patient`: whether to wait without an end. A supervisor that comes back on another node may find the
+    previous one at work, on a node that is cut off. That one ends when it has noticed.
+    """
     stack, deadline = contextlib.ExitStack(), time.monotonic() + LOCK_SECONDS
+    waited = False
     while True:
         try:
             stack.enter_context(folder.lock())
             return stack
         except RunBusy:
-            if time.monotonic() > deadline:
+            late = time.monotonic() > deadline
+            if late and not (waited or patient()):
                 raise
+            if late and not waited:
+                waited = True
+                logger.warning("the previous supervisor is still at work, on a node that is cut off: waiting")
             time.sleep(0.1)

@@ -1,8 +1,8 @@
 """The supervisor: owns a run's servers, weight store, learner and actors, from start to end.
 
-One detached, named Ray actor a run, on the node of the command and of the run's folder. Everything it starts
-is its child and goes with it. Should it die itself, Ray starts it again and it begins over from the run's
-folder: servers on their files, learner from its checkpoint, actors as new incarnations.
+One detached, named Ray actor a run, in the group that reserves a node for the run's core (ray/placement.py).
+Everything it starts is its child and goes with it. Should it or its node die, Ray starts it again and it
+begins over from the folder: servers on their files, learner from its checkpoint, actors as new incarnations.
 """
 
 import contextlib
@@ -25,7 +25,8 @@ from deploy.fleet.learner_slot import LearnerSlot
 from deploy.fleet.parts import Parts, ShardAdditions
 from deploy.fleet.processes.role import Assignment
 from deploy.fleet.processes.weight_store import create_weight_store
-from deploy.fleet.ray.nodes import address_for_others, learner_gpus
+from deploy.fleet.ray import core, placement
+from deploy.fleet.ray.nodes import own_address, was_restarted
 from deploy.fleet.reporting.log import log_to
 from deploy.fleet.reporting.telemetry import Telemetry
 from deploy.fleet.reporting.waiting import SERVERS, waits_for
@@ -61,7 +62,7 @@ class Supervisor:
         self._folder = RunFolder(Path(folder))
         log_to(self._folder.log_path, "supervisor")
         # First: whoever holds this lock is the one that writes status.json, ray.json and fleet.json.
-        self._held = hold(self._folder)
+        self._held = hold(self._folder, patient=was_restarted)
         self._config: Config = self._folder.load_config()
         self._ray_address, self._local_ray = load_ray(self._folder)
         self._state, self._message = "starting", ""
@@ -145,24 +146,25 @@ class Supervisor:
         # Undone in reverse: the store, the servers, room for a status, and last the lock.
         stack.callback(attempt, self._wait_for_room)
         config = self._config
-        node_id = ray.get_runtime_context().get_node_id()
         servers = None if config.replay.urls else self._start_servers(stack)
         urls = config.replay.urls if servers is None else tuple(servers.urls)
-        store = create_weight_store(node_id, self._folder.log_path)
+        place, num_gpus = placement.own()
+        store = create_weight_store(place, self._folder.log_path)
         stack.callback(attempt, lambda: ray.kill(store))
         assignment = Assignment(config, str(self._folder.path), urls, store, self._users_folders)
         note = self._telemetry.note
         # Sockets are reached on this node alone.
-        actors_node = node_id if any(url.startswith("unix:") for url in urls) else None
+        sockets = any(url.startswith("unix:") for url in urls)
+        actors_node = ray.get_runtime_context().get_node_id() if sockets else None
         actors = ActorFleet(assignment, self._fleet_state, node_id=actors_node, note=note)
         learner = LearnerSlot(
             assignment,
-            node_id=node_id,
-            num_gpus=learner_gpus(config, node_id),
+            place=place,
+            num_gpus=num_gpus,
             dead=lambda: self._fleet_state.dead_incarnations(actors.started),
             note=note,
         )
-        evaluator = Evaluator(assignment, node_id, self._telemetry)
+        evaluator = Evaluator(assignment, place, self._telemetry)
         return Parts(actors, learner, evaluator, servers, store.until_it_ends.remote())
 
     def _start_servers(self, stack: contextlib.ExitStack) -> EmbeddedServers:
@@ -172,7 +174,8 @@ class Supervisor:
             shards=replay.shards,
             append_fsync=replay.append_fsync,
             maxmemory=replay.shard_memory_bytes,
-            listen=address_for_others(),
+            # On a cluster, nodes may join that reach no socket of this one.
+            listen=own_address() if self._local_ray is None else None,
             should_stop=self._still_waiting,
             room_seconds=math.inf,
         )
@@ -282,6 +285,8 @@ class Supervisor:
             if self._final_seen.is_set():
                 self._local_ray.wait_for_end(seconds)
             self._local_ray.signal_end()
+        else:
+            attempt(lambda: core.give_back(self._folder))
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
     def _publish_status(self) -> None:

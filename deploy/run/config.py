@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from actors.config import ActorConfig, EnvironmentConfig, ExplorationConfig
 from apexpert.errors import ApexpertError
 from apexpert.limits import SHARE, Ge, Gt, Interval, InWords, Predicate
-from learner.config import LearnerConfig
+from learner.config import FORMER_NAMES, LearnerConfig
 from models.config import NetworkConfig, with_current_names
 from replay.config import ReplayConfig
 
@@ -72,6 +72,9 @@ class RunConfig:
     """Folder that holds the runs' folders."""
     ray_address: str = ""
     """Ray cluster to run on (`auto` finds one started on this machine); empty starts a private local one."""
+    failover: bool = True
+    """On a Ray cluster, move the learner to another node when its node dies, which takes --runs-dir on
+    storage that all nodes share. Without it the learner stays on the node of this command."""
     detach: bool = False
     """Start the run and return to the shell; control it with `apexpert status` and `apexpert stop`."""
     lockstep: bool = False
@@ -196,7 +199,7 @@ def overlaid(config: Config, fields: Mapping[str, Any]) -> Config:
         if not isinstance(values, Mapping) or known is None:
             document[section] = values  # Refused by from_json, which says why.
         else:
-            document[section] = known | (with_current_names(values) if section == "network" else dict(values))
+            document[section] = known | _with_current_names(section, values)
     return from_json(document)
 
 
@@ -212,11 +215,18 @@ def paths_in(fields: Mapping[str, Any]) -> frozenset[str]:
 
 def _section(section: str, owner: type, document: Any) -> Any:
     hints = get_type_hints(owner)
-    if section == "network" and isinstance(document, dict):
+    if isinstance(document, dict):
         # Before the check of keys, which knows no earlier names.
-        document = with_current_names(document)
+        document = _with_current_names(section, document)
     _check_keys(document, hints, f"config: {section}")
     return owner(**{name: _value(f"{section}.{name}", hints[name], v) for name, v in document.items()})
+
+
+def _with_current_names(section: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    if section == "network":
+        return with_current_names(fields)
+    former = FORMER_NAMES if section == "learner" else {}
+    return {former.get(name, name): value for name, value in fields.items()}
 
 
 def _check_keys(document: Any, known: Mapping[str, Any], where: str) -> None:

@@ -115,7 +115,7 @@ def named_urls(words: Iterable[str], name: str = "--replay.urls") -> tuple[str, 
 
 def check_device(config: Config) -> None:
     """Raise ConfigError if a local Ray should use a GPU and torch finds none on this machine."""
-    # On a cluster the learner's node counts, at which `learner_gpus` looks once connected.
+    # On a cluster the learner's node counts, and one with a GPU is waited for.
     if config.learner.device != "cuda" or config.run.ray_address:
         return
     import torch

@@ -88,7 +88,7 @@ def build_step(case: GoldenCase) -> tuple[CaseStep, int | None]:
         learning_rate=number(case.meta, "learning_rate", 6.25e-5),
         adam_eps=number(case.meta, "adam_eps", 1.5e-4),
         precision="float32",
-        num_threads=1,
+        cpus=1,
     )
     network, num_actions = network_config(case.meta), count(case.meta, "num_actions")
     try:

@@ -45,7 +45,7 @@ class TrainStep:
 
     Not thread-safe, though on a CPU it shares the batch out to a team of threads. It draws from its own
     generator only. On a CPU its updates are reproducible bit by bit for the same number of threads, also over
-    `state` and `restore`: `config.num_threads`, or torch's own number when the object is built.
+    `state` and `restore`: `config.cpus`, or torch's own number when the object is built.
     """
 
     def __init__(

@@ -6,12 +6,12 @@ import pytest
 import ray
 
 from deploy.fleet.errors import WrongFlag
-from deploy.fleet.ray import cluster
+from deploy.fleet.ray import cluster, probe
 
 
 def test_what_answers_and_is_no_ray_is_told_of_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(probe, "ANSWER_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(
@@ -22,6 +22,6 @@ def test_what_answers_and_is_no_ray_is_told_of_in_time(monkeypatch: pytest.Monke
 
 def test_a_ray_that_turns_us_away_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(cluster, "PROBE", "raise SystemExit(1)")
-    with pytest.raises(WrongFlag, match=r"^--ray-address: no Ray answers at 127\.0\.0\.1:1$"):
+    monkeypatch.setattr(probe, "PROBE", "raise SystemExit(1)")
+    with pytest.raises(WrongFlag, match=r"^--ray-address 127\.0\.0\.1:1: no Ray answers there$"):
         cluster.connect("127.0.0.1:1")

@@ -23,7 +23,7 @@ SMALL: dict[str, Any] = {
     "network__head": "soft_moe", "network__num_experts": 2, "network__expert_hidden_units": 8,
     "environment__stack": 2, "replay__min_size": 100, "replay__capacity": 2_000, "replay__segment_steps": 8,
     "replay__shard_memory_bytes": 2**27, "run__total_env_steps": 400, "learner__update_period": 4,
-    "learner__checkpoint_period": 50, "learner__diagnostics_period": 0, "learner__num_threads": 1,
+    "learner__checkpoint_period": 50, "learner__diagnostics_period": 0, "learner__cpus": 1,
     "learner__device": "cpu", "evaluation__episodes": 2,
 }  # fmt: skip
 

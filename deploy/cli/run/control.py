@@ -1,5 +1,6 @@
 """`apexpert status`, `scale`, `stop` and `list`."""
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,8 +84,21 @@ def status(argv: Sequence[str]) -> int:
     elif arguments.follow:
         _follow(folder)
     else:
-        _print_status(read_status(folder))
+        _print_status(_with_reason(folder, read_status(folder)))
     return 0
+
+
+def _with_reason(folder: RunFolder, status: dict[str, Any]) -> dict[str, Any]:
+    """Return the status of a run that is lost, with the reason if it waits for a node of its cluster."""
+    if status["state"] != LOST or not folder.load_config().run.ray_address:
+        return status
+    from deploy.fleet.errors import FleetError
+    from deploy.fleet.ray import core
+
+    with contextlib.suppress(FleetError):
+        if why := core.awaited(folder):
+            return status | {"state": "starting", "message": f"{why}, and then goes on by itself"}
+    return status
 
 
 def scale(argv: Sequence[str]) -> int:

@@ -17,6 +17,9 @@ FORCED_CODE = 130
 LOST_SECONDS = 50.0
 """A dead supervisor is restarted within seconds; after this long it is gone for good. Ray itself ends this
 process after 60 s without its head node."""
+MOVING_SECONDS = 600.0
+"""The same on a cluster, where the run may move to another node: on one that is cut off, Ray notices after
+minutes, and only then does the learner there save a checkpoint and let go of the run's lock."""
 LAST_WORDS_SECONDS = 150.0
 """After its Ray has ended, the rest of a run may still be saving a checkpoint."""
 
@@ -102,12 +105,13 @@ def follow(
     say: Callable[[str], None] = print,
     hint: str = "",
     unseen: Callable[[], bool] = lambda: False,
+    lost_seconds: float = LOST_SECONDS,
 ) -> dict[str, Any]:
     """Show the run's status about four times a second until it has ended; return its last status.
 
     The first interrupt, or lost output (`unseen`, or `show` fails), asks the run to stop and keeps following
     it; a second interrupt raises Forced. Also raises CommandFailed, with `hint` appended, when the run was
-    killed, was silent for too long, or was stopped because `show` failed.
+    killed, was silent for over `lost_seconds`, or was stopped because `show` failed.
     """
     told, failure = False, ""
     stamp, heard = 0.0, time.monotonic()
@@ -126,8 +130,8 @@ def follow(
             return status
         if status["time"] != stamp:  # Compared for change only: the clock itself may be set.
             stamp, heard = status["time"], time.monotonic()
-        if time.monotonic() - heard > LOST_SECONDS:
-            raise CommandFailed(f"run {status['run']}: no sign of it for {LOST_SECONDS:.0f} s{hint}")
+        if time.monotonic() - heard > lost_seconds:
+            raise CommandFailed(f"run {status['run']}: no sign of it for {lost_seconds:.0f} s{hint}")
         client.heartbeat()
         if interrupts.count == 1 and not told:
             say("stopping: actors drain, the learner saves a checkpoint (Ctrl-C again ends it at once)")

@@ -15,9 +15,18 @@ from deploy.cli.parsing import as_typed, expand_short, fields_for_flags, parse
 from deploy.cli.run import summary
 from deploy.cli.run.base import BaseOptions, base_of
 from deploy.cli.run.config_file import to_toml
-from deploy.cli.run.follow import FORCED_CODE, Forced, Interrupts, RunClient, follow
+from deploy.cli.run.follow import (
+    FORCED_CODE,
+    LOST_SECONDS,
+    MOVING_SECONDS,
+    Forced,
+    Interrupts,
+    RunClient,
+    follow,
+)
 from deploy.cli.run.idle_flags import given_fields, print_idle
 from deploy.cli.run.section_help import print_help
+from deploy.cli.run.waiting import Waiting
 from deploy.run import presets
 from deploy.run.checks import check
 from deploy.run.config import Config, ConfigError, RunConfig, hide_password, with_values
@@ -66,6 +75,8 @@ class ResumeArguments:
     """Actors to start with; 0 keeps the run's own number."""
     ray_address: str = ""
     """Ray cluster to run on; empty keeps the run's own, `local` starts a private local one."""
+    failover: bool = True
+    """--no-failover keeps the learner on the node of this command from now on, as in train."""
     detach: bool = False
     """Return to the shell; control the run with `apexpert status` and `apexpert stop`."""
     runs_dir: str = "runs"
@@ -87,7 +98,8 @@ def train(argv: Sequence[str]) -> int:
         # From here on Ctrl-C stops the run in order; before, there is nothing to stop.
         with Interrupts() as interrupts:
             expects = _expectation(folder)
-            end = _stay_with(operations.start_new(folder), folder, interrupts, expects)
+            client = operations.start_new(folder, waiting=Waiting(interrupts))
+            end = _stay_with(client, folder, interrupts, expects)
     except (ConfigError, UsageError) as error:
         raise type(error)(as_typed(str(error), argv)) from None
     return end if isinstance(end, int) else _report(end, folder, asked=interrupts.count > 0)
@@ -117,8 +129,10 @@ def resume(argv: Sequence[str]) -> int:
                 until_return=arguments.until_return,
                 num_actors=arguments.actors,
                 ray_address=arguments.ray_address,
+                failover=arguments.failover,
                 detach=arguments.detach,
                 announce=announce,
+                waiting=Waiting(interrupts),
             )
         except ConfigError as error:
             raise ConfigError(as_typed(str(error), argv)) from None
@@ -231,10 +245,12 @@ def _watch(
 ) -> dict[str, Any]:
     from deploy.monitor.console import Console
 
-    console = Console(f"{folder.name} ({folder.load_config().game_name})", expects=expects)
+    config = folder.load_config()
+    console = Console(f"{folder.name} ({config.game_name})", expects=expects)
+    lost = MOVING_SECONDS if config.run.ray_address else LOST_SECONDS
     try:
         hint = f"; resume it: {folder.command('resume')}"
-        return follow(client, console.update, interrupts, hint=hint, unseen=is_lost)
+        return follow(client, console.update, interrupts, hint=hint, unseen=is_lost, lost_seconds=lost)
     finally:
         console.close()
 

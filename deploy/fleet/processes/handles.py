@@ -151,11 +151,10 @@ def _is_ready(reference: Any) -> bool:
 
 
 def start_learner(
-    assignment: Assignment, dead: set[tuple[int, int]], node_id: str, num_gpus: float
+    assignment: Assignment, dead: set[tuple[int, int]], place: Any, num_gpus: float
 ) -> RoleHandle:
-    """Start the learner on node `node_id`."""
-    # The weight store, which outlives the learner, holds its core.
-    actor = _role(LearnerRole, num_cpus=0, num_gpus=num_gpus, node_id=node_id).remote(assignment, dead)
+    """Start the learner with the scheduling strategy `place`, which has its cores."""
+    actor = _role(LearnerRole, num_cpus=0, num_gpus=num_gpus, place=place).remote(assignment, dead)
     return RoleHandle(actor, actor.run.remote())
 
 
@@ -171,12 +170,13 @@ def start_actor(
     assignment: Assignment, slot: int, incarnation: int, start_env_steps: int, node_id: str | None
 ) -> RoleHandle:
     """Start one incarnation of an actor slot on node `node_id`, or on any node for None."""
-    role = _role(ActorRole, num_cpus=1, num_gpus=0, node_id=node_id)
+    place = "DEFAULT" if node_id is None else only_on(node_id)
+    role = _role(ActorRole, num_cpus=1, num_gpus=0, place=place)
     actor = role.remote(assignment, slot, incarnation, start_env_steps)
     return RoleHandle(actor, actor.run.remote())
 
 
-def _role(cls: type, *, num_cpus: int, num_gpus: float, node_id: str | None) -> Any:
+def _role(cls: type, *, num_cpus: int, num_gpus: float, place: Any) -> Any:
     return ray.remote(cls).options(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
@@ -184,5 +184,5 @@ def _role(cls: type, *, num_cpus: int, num_gpus: float, node_id: str | None) -> 
         # The supervisor replaces roles itself: the next actor is another incarnation.
         max_restarts=0,
         max_task_retries=0,
-        scheduling_strategy="DEFAULT" if node_id is None else only_on(node_id),
+        scheduling_strategy=place,
     )

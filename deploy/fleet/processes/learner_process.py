@@ -193,6 +193,7 @@ class LearnerProcess(Role):
         from learner.update.train_step import TrainStep
 
         config, signature = self._config, self._signature()
+        self._note_missing_gpu()
         train_step = TrainStep(
             config.network,
             config.learner,
@@ -217,6 +218,14 @@ class LearnerProcess(Role):
             note=self._note,
             saved=self._keep_network,
         )
+
+    def _note_missing_gpu(self) -> None:
+        import torch
+
+        # Ray gives the ids of the GPUs that it has reserved by this variable, which is empty for none.
+        reserved = bool(os.environ.get("CUDA_VISIBLE_DEVICES"))
+        if reserved and self._config.learner.device == "auto" and not torch.cuda.is_available():
+            self._note("Ray has reserved a GPU for the learner, and torch finds none: it learns on the CPU")
 
     def _keep_network(self, snapshot: "Snapshot") -> None:
         """Write the network of every `keep_every`-th update as a file that stays."""

@@ -19,7 +19,6 @@ import ray
 from numpy.typing import NDArray
 
 from actors.config import MOST_ACTORS
-from deploy.fleet.ray.nodes import only_on
 from deploy.fleet.reporting.log import log_to
 
 if TYPE_CHECKING:
@@ -96,15 +95,11 @@ class WeightStore:
         return self._newest
 
 
-def create_weight_store(node_id: str, log: Path) -> Any:
-    """Start a store on Ray node `node_id`, logging to the run's log; return its handle.
-
-    It holds the core that the learner beside it works on. If the learner held it, an actor waiting for a core
-    would take it when the learner dies, and no learner could start again.
-    """
+def create_weight_store(place: Any, log: Path) -> Any:
+    """Start a store with Ray's scheduling strategy `place`, logging to the run's log; return its handle."""
     # Every actor may have one request pending, a coroutine here; the learner's calls must fit beside them.
     remote = ray.remote(WeightStore).options(
-        num_cpus=1, max_concurrency=2 * MOST_ACTORS, scheduling_strategy=only_on(node_id)
+        num_cpus=0, max_concurrency=2 * MOST_ACTORS, scheduling_strategy=place
     )
     return remote.remote(log)
 

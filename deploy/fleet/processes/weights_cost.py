@@ -40,7 +40,7 @@ def measure(parameters: NDArray[np.float32], seconds: float) -> tuple[float, flo
     parameters (P,), on the Ray that this process is connected to.
     """
     with tempfile.TemporaryDirectory(prefix="apexpert-bench-") as folder:
-        store = create_weight_store(ray.get_runtime_context().get_node_id(), Path(folder) / LOG)
+        store = create_weight_store("DEFAULT", Path(folder) / LOG)
         processes = [psutil.Process(), psutil.Process(_process_id(store))]
         source, publisher = StoredWeights(store), WeightPublisher(store)
 

@@ -29,6 +29,7 @@ import ray
 from actors.config import MOST_ACTORS
 from deploy.fleet.errors import FleetError, WrongFlag
 from deploy.fleet.ray import keeper, private
+from deploy.fleet.ray.probe import check_answers
 from deploy.run import import_path
 
 NAMESPACE = "apexpert"
@@ -36,9 +37,6 @@ OBJECT_STORE_BYTES = 256 * 1024**2
 LOGICAL_CPUS = MOST_ACTORS + 16
 """More than any machine has, so that `apexpert scale` is never refused on a Ray of our own."""
 START_SECONDS, START_ATTEMPTS = 90.0, 3
-ANSWER_SECONDS = 90.0
-"""Time for a Ray of the user's to answer."""
-PROBE = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
 NO_TASK_EVENTS = {"RAY_task_events_report_interval_ms": "0"}
 """Nobody reads them, and a process that leaves a vanished Ray would try for 5 s to deliver them."""
 # Below its folder Ray makes sockets with 68 characters; the system's limit for a socket's path is 107.
@@ -222,29 +220,7 @@ def connect(address: str, local: LocalRay | None = None) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         if local is not None:
             raise FleetError(f"the Ray of this run does not answer at {address}") from error
-        raise WrongFlag(f"--ray-address: no Ray answers at {address}") from error
-
-
-def check_answers(address: str) -> None:
-    """Raise WrongFlag unless a Ray at `address` lets us in within 90 s.
-
-    Ray itself tries for minutes, as at the private Ray of another run, which wants a token and which `auto`
-    finds as well. So another process asks first, which can be ended.
-    """
-    try:
-        asked = subprocess.run(
-            [sys.executable, "-P", "-c", PROBE, address],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=ANSWER_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        why = f"no Ray there lets us in within {ANSWER_SECONDS:g} s; is it another run's own, or none?"
-        raise WrongFlag(f"--ray-address {address}: {why}") from None
-    if asked.returncode:
-        raise WrongFlag(f"--ray-address: no Ray answers at {address}")
+        raise WrongFlag(f"--ray-address {address}: no Ray answers there") from error
 
 
 def _use_token(token: Path) -> None:

@@ -6,10 +6,8 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from apexpert.errors import one_line
-from deploy.fleet.errors import WrongFlag
 from deploy.fleet.ray.cluster import connect
 from deploy.fleet.ray.private import available_resources
-from deploy.run.config import Config
 
 
 def here() -> str:
@@ -32,14 +30,15 @@ def cores_of(address: str) -> float:
         ray.shutdown()
 
 
-def address_for_others() -> str | None:
-    """Return the address at which this Ray's other nodes reach this one; None when there are none.
+def own_address() -> str:
+    """Return the address at which this Ray's other nodes, those too that join later, reach this one."""
+    return str(next(node for node in alive_nodes() if node["NodeID"] == here())["NodeManagerAddress"])
 
-    Embedded servers listen there: with sockets alone, only this node would reach them.
-    """
-    nodes = alive_nodes()
-    own = next(node for node in nodes if node["NodeID"] == here())
-    return str(own["NodeManagerAddress"]) if len(nodes) > 1 else None
+
+def was_restarted() -> bool:
+    """Whether Ray has started this process's actor again, here or on another node."""
+    context = ray.get_runtime_context()
+    return context.get_actor_id() is not None and bool(context.was_current_actor_reconstructed)
 
 
 def has_free_core(node_id: str | None) -> bool:
@@ -47,15 +46,6 @@ def has_free_core(node_id: str | None) -> bool:
     nodes = available_resources()
     # Ray may leave out a resource of which nothing is free.
     return any(free.get("CPU", 0.0) >= 1 for node, free in nodes.items() if node_id in (None, node))
-
-
-def learner_gpus(config: Config, node_id: str) -> float:
-    """Return the learner's GPUs: one if its node has any and it wants one; raise WrongFlag if it must."""
-    node = next(node for node in alive_nodes() if node["NodeID"] == node_id)
-    found = node["Resources"].get("GPU", 0.0)
-    if config.learner.device == "cuda" and not found:
-        raise WrongFlag("--learner.device cuda: this node has no GPU that Ray knows of")
-    return 1.0 if found and config.learner.device != "cpu" else 0.0
 
 
 def only_on(node_id: str) -> Any:

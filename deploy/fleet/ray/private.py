@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import ray
 from ray import _raylet
 from ray._private import ray_constants, state, worker
 
@@ -21,6 +22,13 @@ def available_resources() -> dict[str, dict[str, Any]]:
     """Return what is free on each node, by the node's id."""
     free: dict[str, dict[str, Any]] = state.available_resources_per_node()  # type: ignore[no-untyped-call]
     return free
+
+
+def packed_group(bundle: dict[str, float], name: str, near: str) -> Any:
+    """Create a detached group of one bundle: on node `near` if it fits there, else on any other."""
+    return ray.util.placement_group(
+        [bundle], strategy="STRICT_PACK", name=name, lifetime="detached", _soft_target_node_id=near
+    )
 
 
 def silence() -> None:

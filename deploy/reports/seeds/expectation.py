@@ -21,7 +21,7 @@ NOT_FOR_LEARNING = frozenset(
         "run.name", "run.seed", "run.runs_dir", "run.ray_address", "run.detach", "run.max_hours",
         "run.until_return", "environment.game",
         "replay.urls", "replay.shards", "replay.append_fsync", "replay.shard_memory_bytes",
-        "replay.frame_store_bytes", "learner.device", "learner.num_threads", "learner.checkpoint_period",
+        "replay.frame_store_bytes", "learner.device", "learner.cpus", "learner.checkpoint_period",
         "learner.keep_checkpoints", "learner.keep_every", "learner.diagnostics_period",
         "evaluation.every_env_steps", "evaluation.episodes", "evaluation.epsilon",
     }

@@ -25,7 +25,7 @@ def config(monkeypatch: pytest.MonkeyPatch) -> Iterator[Config]:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: CORES)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield with_values(LAPTOP, environment__env="tests.helpers.catch:make", learner__num_threads=0)
+    yield with_values(LAPTOP, environment__env="tests.helpers.catch:make", learner__cpus=0)
     torch.set_num_threads(before)
 
 
@@ -50,7 +50,7 @@ def built_with(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_the_learners_threads_are_all_cores_unless_they_are_given(config: Config) -> None:
     assert config.learner.cpu_threads == len(CORES)
-    assert with_values(config, learner__num_threads=2).learner.cpu_threads == 2
+    assert with_values(config, learner__cpus=2).learner.cpu_threads == 2
 
 
 def test_a_train_step_is_built_with_the_learners_threads(config: Config, built_with: list[int]) -> None:

@@ -25,7 +25,7 @@ def launched(
     def use(run: ScriptedRun) -> list[tuple[Config, RunFolder, bool]]:
         calls: list[tuple[Config, RunFolder, bool]] = []
 
-        def launch(config: Config, folder: RunFolder, *, resume: bool) -> ScriptedRun:
+        def launch(config: Config, folder: RunFolder, *, resume: bool, **_: object) -> ScriptedRun:
             calls.append((config, folder, resume))
             return run
 

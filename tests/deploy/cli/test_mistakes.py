@@ -186,7 +186,7 @@ def test_help_without_a_section_is_short_and_names_them(
 def test_a_wrong_value_that_only_the_fleet_finds_is_exit_2_and_leaves_no_folder(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def launch(config: Config, folder: RunFolder, *, resume: bool) -> ScriptedRun:
+    def launch(config: Config, folder: RunFolder, *, resume: bool, **_: object) -> ScriptedRun:
         raise WrongFlag(f"--ray-address: no Ray answers at {config.run.ray_address}")
 
     monkeypatch.setattr("deploy.fleet.operations.launch", launch)

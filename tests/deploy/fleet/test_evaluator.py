@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray
 
 from deploy.fleet import evaluator
 from deploy.fleet.evaluator import Evaluator
@@ -69,9 +68,8 @@ def setup(shared_ray: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         folder = RunFolder.create(config)
         telemetry = Telemetry(config, folder, "")
         telemetry.update({"progress/env_steps": 900.0}, FleetReport(target=1, alive=1))
-        node = ray.get_runtime_context().get_node_id()
         assignment = Assignment(config, str(folder.path), (), None)
-        return Setup(Evaluator(assignment, node, telemetry), telemetry, folder)
+        return Setup(Evaluator(assignment, "DEFAULT", telemetry), telemetry, folder)
 
     return make
 
@@ -93,8 +91,7 @@ def test_one_is_made_at_each_period_and_the_last_checkpoint_is_not_left_out(setu
 def test_after_a_resume_the_next_is_due_at_the_next_period(setup):
     made = setup(evaluate)
     made.telemetry.before["evaluation/env_steps"] = 700.0
-    node = ray.get_runtime_context().get_node_id()
-    resumed = Evaluator(made.evaluator._assignment, node, made.telemetry)
+    resumed = Evaluator(made.evaluator._assignment, "DEFAULT", made.telemetry)
     resumed.step({"progress/env_steps": 999.0})
     resumed.finish(lambda: True)
     assert made.evaluations() == []

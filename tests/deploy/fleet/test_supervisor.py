@@ -5,7 +5,6 @@ import os
 import signal
 import threading
 import time
-from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -147,7 +146,7 @@ def test_a_learner_that_cannot_run_is_given_up(shared_ray, monkeypatch, kind, st
 
     monkeypatch.setattr(learner_slot, "start_learner", start_learner)
     monkeypatch.setattr("deploy.fleet.scaling.BACKOFF_FIRST", 0.01)
-    slot = LearnerSlot(None, node_id="", num_gpus=0, dead=set, note=lambda text: None)
+    slot = LearnerSlot(None, place="DEFAULT", num_gpus=0, dead=set, note=lambda text: None)
     until(lambda: slot.step() or bool(slot.outcome), "giving up", 20 * starts)
     assert slot.outcome == "failed"
     assert f"{kind} one" in slot.message
@@ -162,7 +161,7 @@ def slot_of(shared_ray, monkeypatch):
     def make(name: str, obeys: bool) -> tuple[LearnerSlot, list[str], list[int]]:
         monkeypatch.setattr(learner_slot, "start_learner", lambda *_: start(Idle, name, obeys))
         notes: list[str] = []
-        slot = LearnerSlot(None, node_id="", num_gpus=0, dead=set, note=notes.append)
+        slot = LearnerSlot(None, place="DEFAULT", num_gpus=0, dead=set, note=notes.append)
         until(lambda: slot.step() or bool(notes), "the first heartbeat")
         assert notes == [f"{name} has a note"], "what a learner tells reaches people, once"
         return slot, notes, []
@@ -220,7 +219,6 @@ def full(tmp_path, monkeypatch, request):
     monkeypatch.setattr(telemetry, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(supervisor, "log_to", lambda *_: None)
     monkeypatch.setattr(supervisor.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(supervisor.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=str))
     monkeypatch.setattr(Supervisor, "_start_servers", stopped)
     left = threading.Event()
     monkeypatch.setattr(Supervisor, "_leave", lambda _: left.set())

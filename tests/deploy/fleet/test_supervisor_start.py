@@ -59,7 +59,7 @@ def test_a_run_whose_servers_start_says_so(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(supervisor.signal, "signal", lambda *_: None)
     monkeypatch.setattr(supervisor.ray, "get_runtime_context", Mock())
     monkeypatch.setattr(supervisor, "EmbeddedServers", LoadingServers)
-    monkeypatch.setattr(supervisor, "address_for_others", lambda: None)
+    monkeypatch.setattr(supervisor, "own_address", lambda: "")
     monkeypatch.setattr(Supervisor, "_leave", lambda _: left.set())
     Supervisor(str(folder.path))
     until(left.is_set, "its end")

@@ -42,6 +42,7 @@ def test_a_supervisor_that_finds_the_run_at_work_writes_nothing(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_state, "LOCK_SECONDS", 0.0)
+    monkeypatch.setattr(supervisor, "was_restarted", lambda: False)
     monkeypatch.setattr(supervisor, "log_to", lambda *_: None)
     monkeypatch.setattr(supervisor.signal, "signal", lambda *_: None)
     monkeypatch.setattr(Supervisor, "_leave", lambda _: None)
@@ -57,7 +58,7 @@ def test_the_second_resume_is_one_line_and_changes_nothing(
     """It comes while the first one's Ray starts: nobody has the run's lock."""
     seen: list[Any] = []
 
-    def launches(config: Config, folder: RunFolder, *, resume: bool) -> ScriptedRun:
+    def launches(config: Config, folder: RunFolder, *, resume: bool, **_: object) -> ScriptedRun:
         if not seen:
             before = records(folder)
             seen.append(before)
@@ -102,7 +103,7 @@ def test_a_start_that_finds_the_name_taken_on_ray_says_so(
 ) -> None:
     monkeypatch.setattr(client, "_wait_gone", lambda _: False)
     with pytest.raises(RunBusy):
-        client._start_supervisor(folder, None)
+        client._start_supervisor(folder.load_config(), folder, None, lambda why: None)
 
 
 def test_a_command_that_ends_late_leaves_the_record_of_the_next_ray(

@@ -185,7 +185,7 @@ def test_a_run_like_one_that_was_measured_is_told_what_that_came_to():
         expects(0.0),
     )
     assert expects(steps - 1.0).count(" up to ") == 1
-    same = {"environment__game": "pong", "run__seed": 9, "replay__shards": 3, "learner__num_threads": 1}
+    same = {"environment__game": "pong", "run__seed": 9, "replay__shards": 3, "learner__cpus": 1}
     same |= {"run__max_hours": 2.0, "run__until_return": 20.0, "learner__keep_every": 10}
     assert expectation(with_values(LAPTOP, **same))(0.0) == expects(0.0)
     for changes in (

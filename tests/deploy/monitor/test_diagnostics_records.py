@@ -82,7 +82,7 @@ def test_the_benchmark_relates_a_diagnosis_to_an_update():
     config = with_values(
         LAPTOP,
         learner__device="cpu",
-        learner__num_threads=1,
+        learner__cpus=1,
         network__expert_hidden_units=8,
         learner__batch_size=8,
     )

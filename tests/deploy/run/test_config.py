@@ -16,6 +16,7 @@ from deploy.run.config import (
     hide_password,
     leaf_limits,
     leaf_types,
+    overlaid,
     to_json,
     with_values,
 )
@@ -216,6 +217,14 @@ def test_json_takes_whole_numbers_for_floats_and_defaults_for_missing_fields() -
     config = from_json({"replay": {"gamma": 1}})
     assert config == with_values(Config(), replay__gamma=1.0)
     assert isinstance(config.replay.gamma, float)
+
+
+def test_a_configuration_with_threads_of_before_is_read() -> None:
+    document = to_json(Config())
+    document["learner"]["num_threads"] = 3
+    del document["learner"]["cpus"]
+    assert from_json(document).learner.cpus == 3
+    assert overlaid(Config(), {"learner": {"num_threads": 2}}).learner.cpus == 2
 
 
 @pytest.mark.parametrize(("distributional", "values"), [(True, "c51"), (False, "scalar")])

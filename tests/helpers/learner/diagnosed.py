@@ -57,7 +57,7 @@ def make_batch(rng: np.random.Generator, size: int = SIZE) -> Batch:
 def make_step(
     threads: int = 1, precision: Precision = "float32", loss: ScalarLoss = "huber", **network: Any
 ) -> TrainStep:
-    config = LearnerConfig(batch_size=SIZE, precision=precision, num_threads=threads, loss=loss)
+    config = LearnerConfig(batch_size=SIZE, precision=precision, cpus=threads, loss=loss)
     changed = dataclasses.replace(NETWORK, **network)
     return TrainStep(changed, config, num_actions=3, observation_shape=SHAPE, seed=4, device="cpu")
 

@@ -3,13 +3,15 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from deploy.fleet import RunClient
 from deploy.run.checks import check
 from deploy.run.config import Config, from_json, with_values
 from deploy.run.states import FINAL_STATES
 from tests.helpers.deadline import patient
+
+if TYPE_CHECKING:
+    from deploy.fleet import RunClient
 
 CATCH: dict[str, dict[str, Any]] = {
     "environment": {"env": "tests.helpers.catch:make", "frame_skip": 1, "stack": 1},
@@ -27,7 +29,7 @@ CATCH: dict[str, dict[str, Any]] = {
     # One thread: with more, OpenMP's barriers wait for a core that the actor or another test is using.
     "learner": {
         "update_period": 4, "learning_rate": 5e-4, "target_update_period": 100, "publish_period": 10,
-        "checkpoint_period": 100, "num_threads": 1, "precision": "float32", "device": "cpu",
+        "checkpoint_period": 100, "cpus": 1, "precision": "float32", "device": "cpu",
     },
     "run": {"total_env_steps": 100_000, "seed": 1},
 }  # fmt: skip
@@ -55,7 +57,7 @@ def flags(config_changes: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def follow(
-    client: RunClient, reached: Callable[[dict[str, Any]], bool], what: str, seconds: float
+    client: "RunClient", reached: Callable[[dict[str, Any]], bool], what: str, seconds: float
 ) -> dict[str, Any]:
     """The first status for which `reached` holds, with heartbeats; AssertionError after `patient(...)`."""
     deadline = time.monotonic() + patient(seconds)

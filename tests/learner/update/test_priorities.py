@@ -58,7 +58,7 @@ def test_of_quantiles_and_scalars_the_error_is_that_of_the_mean() -> None:
 
 @pytest.mark.parametrize("kind", ["loss", "kl", "absolute_td"])
 def test_an_update_gives_these_and_minimises_what_it_did(kind: str) -> None:
-    plain, step = make_step(num_threads=1), make_step(num_threads=1, priority=kind)
+    plain, step = make_step(cpus=1), make_step(cpus=1, priority=kind)
     results = plain.step(make_batch()), step.step(make_batch())
     assert results[0].loss == results[1].loss
     np.testing.assert_array_equal(plain.parameters(), step.parameters())
@@ -75,7 +75,7 @@ def test_what_actors_send_with_an_item_is_what_its_first_draw_makes_of_it() -> N
     from replay.segments.builder import SegmentBuilder
 
     network = dataclasses.replace(NETWORK, noisy=False, v_min=-30.0, v_max=30.0)
-    step = make_step(network=network, priority="absolute_td", double=False, num_threads=1)
+    step = make_step(network=network, priority="absolute_td", double=False, cpus=1)
     signature = Signature(SHAPE[1:], SHAPE[0], 1, 3)
     builder = SegmentBuilder(
         signature, actor=0, incarnation=0, env_slot=0, num_slots=1, segment_steps=16,

@@ -24,7 +24,7 @@ PRUNED = dataclasses.replace(NETWORK, sparsify="pruning")
 
 
 def _step(network: NetworkConfig = NETWORK, seed: int = 1, **changes) -> TrainStep:
-    config = {"precision": "float32", "num_threads": 1, "batch_size": 6, "learning_rate": 1e-3} | changes
+    config = {"precision": "float32", "cpus": 1, "batch_size": 6, "learning_rate": 1e-3} | changes
     return TrainStep(
         network, LearnerConfig(**config), num_actions=3, observation_shape=SHAPE, seed=seed, device="cpu"
     )
@@ -101,7 +101,7 @@ def test_masks_differ_between_seeds_and_experts() -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_gradient_is_that_of_a_network_of_masked_weights(precision: str, threads: int) -> None:
     """The slow version: weights times a mask, by torch's own parametrization, differentiated as they are."""
-    step = _step(precision=precision, num_threads=threads, batch_size=24)
+    step = _step(precision=precision, cpus=threads, batch_size=24)
     zeros = {kernel.name: kernel.parameter.detach() == 0 for kernel in kernels(step.online_network)}
     batch = _batch(size=24)
     slow = _step(dataclasses.replace(NETWORK, sparsity=0.0), precision=precision, batch_size=24)

@@ -203,5 +203,5 @@ def test_of_two_threads_one_takes_a_small_batch_of_a_small_network_alone(threads
 @pytest.mark.parametrize(("width", "shares"), [(0.5, 1), (2.0, 2)])
 def test_the_train_step_goes_by_its_networks_flops(width, shares):
     network = NetworkConfig(encoder="nature", encoder_width_scale=width, expert_hidden_units=8)
-    config = LearnerConfig(batch_size=32, num_threads=2, device="cpu")
+    config = LearnerConfig(batch_size=32, cpus=2, device="cpu")
     assert TrainStep(network, config, num_actions=3).team.num_shares == shares

@@ -96,7 +96,7 @@ def test_resume_is_bit_identical_with_threads(threads, precision, count):
 def test_moments_of_weights_without_gradient_end_at_zero(threads, num_threads):
     """Not at numbers so small that arithmetic on them is slow."""
     threads(1)  # inside of operators
-    step = make_step(num_threads=num_threads, batch_size=16)
+    step = make_step(cpus=num_threads, batch_size=16)
     for moment in step.optimizer._moments.values():
         moment.fill_(1e-37)  # one step from there
     black = make_batch(size=16, observation=np.zeros((16, *SHAPE), np.uint8))
@@ -115,7 +115,7 @@ def test_moments_of_weights_without_gradient_end_at_zero(threads, num_threads):
 def test_the_state_says_how_many_threads_the_updates_are_made_with(threads, count):
     """Also for a batch too small to be shared."""
     threads(2)
-    assert make_step(num_threads=count, batch_size=8).state()[1]["num_threads"] == count
+    assert make_step(cpus=count, batch_size=8).state()[1]["num_threads"] == count
 
 
 def test_state_is_a_copy():
@@ -137,7 +137,7 @@ def test_same_seed_same_updates_and_no_global_random_state():
 
 
 def test_noise_differs_between_the_networks_and_between_updates():
-    step = make_step(learning_rate=0.0, network=dataclasses.replace(NETWORK, noisy_sigma=2.0), num_threads=1)
+    step = make_step(learning_rate=0.0, network=dataclasses.replace(NETWORK, noisy_sigma=2.0), cpus=1)
     drawn = []
 
     def watch(sample):
@@ -153,7 +153,7 @@ def test_noise_differs_between_the_networks_and_between_updates():
 
 
 def test_every_member_of_the_team_draws_the_same_noise():
-    step = make_step(num_threads=4, batch_size=32)
+    step = make_step(cpus=4, batch_size=32)
     for _ in range(2):
         draws = [step.sample_noise(member, 32).online.output.inputs for member in range(4)]
         assert all(torch.equal(draw, draws[0]) for draw in draws)
@@ -194,7 +194,7 @@ def test_a_loss_that_is_not_finite_changes_nothing():
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_gradient_is_clipped_to_its_largest_norm(threads):
-    options = {"num_threads": threads, "batch_size": 16}
+    options = {"cpus": threads, "batch_size": 16}
     free, loose, tight = (make_step(max_grad_norm=norm, **options) for norm in (0.0, 1e6, 0.01))
     results = [step.step(make_batch(size=16)) for step in (free, loose, tight)]
     assert results[0].grad_norm == results[1].grad_norm == results[2].grad_norm > 0.1, "as it was before"

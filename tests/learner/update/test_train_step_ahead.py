@@ -29,7 +29,7 @@ def _train(batches, *, ahead, copy_at=-1, **options):
 def test_what_is_begun_ahead_changes_no_number(threads, size, copy_at):
     """Also when the target network, whose word was taken ahead, is replaced before it is used."""
     batches = [make_batch(seed, size=size) for seed in range(4)]
-    options = {"copy_at": copy_at, "num_threads": threads, "batch_size": size, "learning_rate": 1e-2}
+    options = {"copy_at": copy_at, "cpus": threads, "batch_size": size, "learning_rate": 1e-2}
     plain, ahead = (_train(batches, ahead=flag, **options) for flag in (False, True))
     np.testing.assert_array_equal(plain[0], ahead[0])
     assert plain[1] == ahead[1]
@@ -68,7 +68,7 @@ def test_of_two_threads_the_caller_begins_the_next_batch_while_the_other_compute
     """And that changes no number, and neither does the second thread."""
     batches = [make_batch(seed, size=32) for seed in range(4)]
     options = {"seed": 5, "batch_size": 32, "learning_rate": 1e-2}
-    early, plain = make_step(num_threads=2, **options), make_step(num_threads=threads, **options)
+    early, plain = make_step(cpus=2, **options), make_step(cpus=threads, **options)
     lookers = wait_for_the_look_ahead(early)
     for batch, following in itertools.zip_longest(batches, batches[1:]):
         result, expected = early.step(batch, lambda batch=following: batch), plain.step(batch)
@@ -106,7 +106,7 @@ def target_noise_of(step, batches, *, ahead):
 def test_an_updates_target_noise_is_the_same_whether_it_was_looked_ahead_or_not(noise_per):
     batches = [make_batch(seed, size=32) for seed in range(5)]
     network = dataclasses.replace(NETWORK, noise_per=noise_per)
-    early, plain = (make_step(network=network, num_threads=2, batch_size=32) for _ in range(2))
+    early, plain = (make_step(network=network, cpus=2, batch_size=32) for _ in range(2))
     lookers = wait_for_the_look_ahead(early)
     noise = target_noise_of(early, batches, ahead=True)
     assert len(lookers) == 4
@@ -117,7 +117,7 @@ def test_an_updates_target_noise_is_the_same_whether_it_was_looked_ahead_or_not(
 
 def test_another_batch_than_the_one_expected_has_the_same_noise():
     first, second, third = (make_batch(seed, size=16) for seed in range(3))
-    plain, surprised = (make_step(num_threads=2, batch_size=16) for _ in range(2))
+    plain, surprised = (make_step(cpus=2, batch_size=16) for _ in range(2))
     plain.step(first)
     surprised.step(first, lambda: third)
     assert plain.step(second).loss == surprised.step(second).loss
@@ -125,7 +125,7 @@ def test_another_batch_than_the_one_expected_has_the_same_noise():
 
 def test_a_state_taken_while_a_batch_waits_goes_on_as_if_nothing_had_been():
     first, second = (make_batch(seed, size=16) for seed in range(2))
-    step, other = (make_step(num_threads=2, batch_size=16) for _ in range(2))
+    step, other = (make_step(cpus=2, batch_size=16) for _ in range(2))
     step.step(first, lambda: second)
     other.step(first)  # and whatever it knows is replaced
     other.restore(*step.state())

@@ -25,7 +25,7 @@ def _step(precision="float32", threads=1, batch_size=6, learning_rate=6.25e-5, d
     )
     learner = LearnerConfig(
         precision=precision,
-        num_threads=threads,
+        cpus=threads,
         batch_size=batch_size,
         learning_rate=learning_rate,
         double=double,

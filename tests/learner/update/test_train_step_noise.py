@@ -18,7 +18,7 @@ NETWORK = NetworkConfig(
 
 
 def step_of(network: NetworkConfig = NETWORK, **changes) -> TrainStep:
-    config = LearnerConfig(**{"precision": "float32", "num_threads": 1, **changes})
+    config = LearnerConfig(**{"precision": "float32", "cpus": 1, **changes})
     return TrainStep(network, config, num_actions=3, observation_shape=SHAPE, seed=0, device="cpu")
 
 
@@ -100,7 +100,7 @@ def test_with_a_draw_a_row_the_gradient_depends_less_on_the_draws() -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_what_is_begun_ahead_changes_no_number(threads: int) -> None:
     def train(ahead: bool) -> tuple[np.ndarray, list[float]]:
-        step, losses = step_of(num_threads=threads, batch_size=16, learning_rate=1e-2), []
+        step, losses = step_of(cpus=threads, batch_size=16, learning_rate=1e-2), []
         batches = [batch_of(seed, 16) for seed in range(3)]
         for index, batch in enumerate(batches):
             following = batches[index + 1] if ahead and index < 2 else None
@@ -113,5 +113,5 @@ def test_what_is_begun_ahead_changes_no_number(threads: int) -> None:
 
 
 def test_the_size_of_the_team_changes_rounding_alone() -> None:
-    one, two = (step_of(num_threads=n, batch_size=16).step(batch_of(size=16)) for n in (1, 2))
+    one, two = (step_of(cpus=n, batch_size=16).step(batch_of(size=16)) for n in (1, 2))
     np.testing.assert_allclose(two.priorities, one.priorities, rtol=1e-4)

@@ -13,7 +13,6 @@ import pytest
 from deploy.cli.main import main
 from deploy.cli.run.summary import config_lines, disk_estimate, frame_shape, num_parameters, replay_bytes
 from deploy.fleet.errors import FleetError
-from deploy.fleet.ray import nodes
 from deploy.run.config import Config, to_json, with_values
 from deploy.run.folder import RunFolder
 from deploy.run.import_path import ROOT
@@ -69,19 +68,10 @@ def test_the_learning_curve_is_drawn_at_the_end(launched: Any, capsys: pytest.Ca
     assert Path("runs/r/learning_curve.png").stat().st_size > 1_000
 
 
-def test_on_several_ray_nodes_embedded_servers_get_an_address(
-    shared_ray: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert nodes.address_for_others() is None
-    real = nodes.alive_nodes
-    monkeypatch.setattr(nodes, "alive_nodes", lambda: [{"NodeID": "other"}, *real()])
-    assert nodes.address_for_others() == real()[0]["NodeManagerAddress"]
-
-
 def test_a_fleet_that_does_not_start_is_exit_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def launch(config: Config, folder: RunFolder, *, resume: bool) -> ScriptedRun:
+    def launch(config: Config, folder: RunFolder, *, resume: bool, **_: object) -> ScriptedRun:
         raise FleetError("Ray did not start: no memory")
 
     monkeypatch.setattr("deploy.fleet.operations.launch", launch)

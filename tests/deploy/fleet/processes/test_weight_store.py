@@ -22,7 +22,7 @@ def weights(version: int) -> Weights:
 
 @pytest.fixture
 def store(shared_ray, tmp_path):
-    handle = create_weight_store(ray.get_runtime_context().get_node_id(), tmp_path / "log.txt")
+    handle = create_weight_store("DEFAULT", tmp_path / "log.txt")
     yield handle
     ray.kill(handle)
 
