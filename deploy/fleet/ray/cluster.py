@@ -152,6 +152,8 @@ def _ray_start(folder: Path, num_cpus: int, num_gpus: int | None) -> list[str]:
     command += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
     # Ray's client server cannot be turned off and has a fixed port, which a second run would collide on.
     command += ["--include-log-monitor=false", f"--ray-client-server-port={_free_port()}"]
+    # Of ray[default]'s agent, which has a fixed port otherwise.
+    command += ["--dashboard-agent-listen-port=0"]
     return command if num_gpus is None else [*command, f"--num-gpus={num_gpus}"]
 
 
@@ -166,6 +168,8 @@ def _ray_environment(token: Path) -> dict[str, str]:
         "RAY_enable_worker_prestart": "0",
         "RAY_prestart_worker_first_driver": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Nobody reads them either; with ray[default] they would cost seconds of a core and a port.
+        "RAY_enable_metrics_collection": "0",
         **NO_TASK_EVENTS,
         # Otherwise its workers run at nice 15, and starve beside anything else on the machine.
         "RAY_worker_niceness": "0",

@@ -173,6 +173,14 @@ def test_it_listens_on_the_loopback_address_alone(local):
     assert addresses <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
 
+def test_its_metrics_are_not_collected_and_its_agent_has_no_fixed_port(local):
+    agents = [p.cmdline() for p in processes(local) if any("dashboard/agent.py" in word for word in p.cmdline())]
+    assert agents
+    for words in agents:
+        assert "--disable-metrics-collection" in words
+        assert "--listen-port=0" in words
+
+
 def test_folder_and_token_are_private_and_socket_paths_short(local):
     folder = Path(local.folder)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
