@@ -22,10 +22,10 @@ def of_the_job() -> str:
 
 def of_slurm() -> str:
     text = SCRIPT.read_text()
-    (line,) = re.findall(r'^"\$bin/(apexpert train .*) &$', text, re.MULTILINE)
+    (line,) = re.findall(r'^"\$bin/apexpert" (train .*) &$', text, re.MULTILINE)
     for name, value in AS_IN_A_JOB.items():
         line = line.replace(name, value)
-    return line
+    return f"apexpert {line}"
 
 
 @pytest.mark.parametrize("command", [of_the_job(), of_slurm()], ids=["job", "slurm"])
