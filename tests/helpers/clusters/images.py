@@ -1,6 +1,5 @@
 """Images built from nothing that a registry would have to give: on a Debian unpacked here, by buildah."""
 
-import os
 import shlex
 import shutil
 import subprocess
@@ -30,13 +29,10 @@ class Images:
         return _done("buildah", *self._storage, *words)
 
     def base(self, name: str) -> None:
-        """Make the image that others are built on: Debian with a Python, which trusts whom this machine trusts."""
+        """Make the image that others are built on: Debian with a Python, and this machine's certificates."""
         root = self._folder / "base"
         _done("debootstrap", "--variant=minbase", f"--include={INCLUDED}", SUITE, root)
         shutil.copy(CERTIFICATES, root / CERTIFICATES.relative_to("/"))
-        for path in (Path("/etc/pip.conf"), Path("/etc/apt/apt.conf.d/90proxy")):
-            if path.exists():
-                shutil.copy(path, root / path.relative_to("/"))
         container = self.buildah("from", "scratch").strip()
         self.buildah("copy", container, root, "/")
         for setting in (f"SSL_CERT_FILE={CERTIFICATES}", *_pip_settings()):
@@ -45,7 +41,7 @@ class Images:
         shutil.rmtree(root)
 
     def build(self, name: str, dockerfile: Path, **arguments: str) -> None:
-        """Build an image from the project's folder, with the packages that pip finds on this machine's disk."""
+        """Build an image from the project's folder; pip finds the packages that this machine's pip finds."""
         words = [f"--build-arg={key}={value}" for key, value in arguments.items()]
         words += [f"--volume={path}:{path}:ro" for path in _local_packages()]
         self.buildah("bud", "--isolation=chroot", "--pull-never", *words, "-f", dockerfile, "-t", name, ROOT)
@@ -63,23 +59,19 @@ class Images:
 
 def _pip_settings() -> list[str]:
     """This user's settings of pip, as variables."""
-    lines = _done(sys.executable, "-m", "pip", "config", "list").splitlines()
-    pairs = [line.partition("=") for line in lines if not line.startswith(":env:")]
-    settings = {
-        name.split(".")[-1].upper().replace("-", "_"): shlex.split(value)[0] for name, _, value in pairs
-    }
-    environment = {
-        name.removeprefix("PIP_"): value for name, value in os.environ.items() if name[:4] == "PIP_"
-    }
-    return [f"PIP_{name}={value}" for name, value in (settings | environment).items()]
+    settings = {}
+    for line in _done(sys.executable, "-m", "pip", "config", "list").splitlines():
+        # `global.find-links='/folder'`, or `:env:.find-links='/folder'` for a variable.
+        name, _, value = line.partition("=")
+        settings[name.rpartition(".")[2].upper().replace("-", "_")] = shlex.split(value)[0]
+    return [f"PIP_{name}={value}" for name, value in settings.items()]
 
 
 def _local_packages() -> list[Path]:
-    """Folders of this machine among pip's settings."""
-    words = [
-        word.removeprefix("file://") for line in _pip_settings() for word in line.split("=", 1)[1].split()
-    ]
-    return [path for path in map(Path, words) if path.is_absolute() and path.is_dir()]
+    """Folders and files of this machine among pip's settings."""
+    words = [word for setting in _pip_settings() for word in setting.partition("=")[2].split()]
+    paths = [Path(word.removeprefix("file://")) for word in words]
+    return [path for path in paths if path.is_absolute() and path.exists()]
 
 
 def _done(*words: str | Path) -> str:
