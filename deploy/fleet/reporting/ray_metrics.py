@@ -97,7 +97,7 @@ class RayMetrics:
             if not math.isfinite(value):
                 continue
             if one.kind is Kind.GAUGE:
-                reported.set(value, self._tags | one.tags)
+                reported.set(value, {**self._tags, **one.tags})
             # A learner restored from a checkpoint counts anew from there: until it is where it was, nothing.
             elif (more := value - self._counted.get(one.name, 0.0)) > 0:
                 self._counted[one.name] = value
