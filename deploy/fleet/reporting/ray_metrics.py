@@ -1,7 +1,7 @@
 """A run's numbers among Ray's own metrics, from where Prometheus reads them.
 
 Ray exports what its processes report on every node's metrics port, if it is installed as `ray[default]`. The
-names there have the prefix `ray_`, counters the suffix `_total`. docs/cluster.md shows how to collect them.
+names there have the prefix `ray_`, counters the suffix `_total`. docs/launching.md shows how to collect them.
 """
 
 import math
