@@ -147,13 +147,11 @@ def _private_folder() -> Path:
 
 
 def _ray_start(folder: Path, num_cpus: int, num_gpus: int | None) -> list[str]:
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0"]
+    command = [sys.executable, "-c", private.COMMAND_LINE, "start", "--head", "--block", "--port=0"]
     command += [f"--temp-dir={folder}/r", f"--num-cpus={num_cpus}", "--include-dashboard=false"]
     command += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
     # Ray's client server cannot be turned off and has a fixed port, which a second run would collide on.
     command += ["--include-log-monitor=false", f"--ray-client-server-port={_free_port()}"]
-    # Of ray[default]'s agent, which has a fixed port otherwise.
-    command += ["--dashboard-agent-listen-port=0"]
     return command if num_gpus is None else [*command, f"--num-gpus={num_gpus}"]
 
 
@@ -168,8 +166,6 @@ def _ray_environment(token: Path) -> dict[str, str]:
         "RAY_enable_worker_prestart": "0",
         "RAY_prestart_worker_first_driver": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
-        # Nobody reads them either; with ray[default] they would cost seconds of a core and a port.
-        "RAY_enable_metrics_collection": "0",
         **NO_TASK_EVENTS,
         # Otherwise its workers run at nice 15, and starve beside anything else on the machine.
         "RAY_worker_niceness": "0",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts import scripts
 
@@ -21,12 +22,14 @@ def configuration(path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_the_configuration_is_valid(path: Path) -> None:
     config = configuration(path)
-    validate_config(config)
+    # As `ray up` does: Ray's defaults first, then its schema.
     prepared = prepare_config(config)
     validate_config(prepared)
     assert prepared["head_node_type"] in prepared["available_node_types"]
-    with pytest.raises(Exception, match="speling"):
-        validate_config(config | {"speling": 1})
+    for field in set(config) - {"available_node_types", "docker"}:
+        assert prepared[field] == config[field], "Ray would use another"
+    with pytest.raises(ValidationError, match="speling"):
+        validate_config(prepared | {"speling": 1})
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -55,8 +58,7 @@ def test_secrets_travel_as_files(path: Path) -> None:
     assert "/runs" in options, "the runs' folder is on storage that all machines share"
 
 
-def test_on_prem_names_as_many_workers_as_it_has() -> None:
-    config = configuration(CLUSTERS / "vm" / "on-prem.yaml")
-    number = len(config["provider"]["worker_ips"])
-    (kind,) = config["available_node_types"].values()
-    assert config["max_workers"] == kind["min_workers"] == kind["max_workers"] == number
+def test_on_prem_has_all_its_machines_from_the_start() -> None:
+    prepared = prepare_config(configuration(CLUSTERS / "vm" / "on-prem.yaml"))
+    (kind,) = prepared["available_node_types"].values()
+    assert prepared["max_workers"] == kind["min_workers"] == len(prepared["provider"]["worker_ips"]) == 3
