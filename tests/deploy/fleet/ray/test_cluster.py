@@ -1,6 +1,5 @@
 import contextlib
 import errno
-import importlib
 import json
 import os
 import signal
@@ -172,15 +171,6 @@ def test_it_listens_on_the_loopback_address_alone(local):
     }
     assert addresses
     assert addresses <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
-
-
-def test_it_has_the_agent_of_a_ray_without_dashboard_whatever_is_installed(local):
-    importlib.import_module("ray.dashboard.optional_deps")  # `ray[default]` is
-    agents = [
-        p.cmdline() for p in processes(local) if any("dashboard/agent.py" in word for word in p.cmdline())
-    ]
-    assert agents
-    assert all("--minimal" in words for words in agents)
 
 
 def test_folder_and_token_are_private_and_socket_paths_short(local):
