@@ -17,12 +17,12 @@ import psutil
 from tests.helpers.cluster.namespaces import Namespaces, inside
 from tests.helpers.deadline import patient, until
 from tests.helpers.root import ROOT
-from tests.helpers.runs.commands import APEXPERT
 from tests.helpers.runs.rays import without_ray_settings
 
 KINDS = ("--net", "--mount", "--pid", "--uts", "--ipc")
 OBJECT_STORE_BYTES = 100 * 1024**2
-PORT = 6379
+APEXPERT = Path(sys.executable).with_name("apexpert")
+PORT, START_ATTEMPTS = 6379, 3
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 LIGHT = {
     "RAY_enable_worker_prestart": "0",
@@ -30,10 +30,11 @@ LIGHT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_task_events_report_interval_ms": "0",
     "RAY_worker_niceness": "0",
+    "RAY_worker_register_timeout_seconds": "300",
     "OMP_WAIT_POLICY": "PASSIVE",
     "GOMP_SPINCOUNT": "0",
 }
-"""A Ray that costs little beside others."""
+"""A Ray that costs little beside others, and bears with a machine that they keep busy."""
 DRAIN = "DRAIN_NODE_REASON_PREEMPTION"
 
 
@@ -83,7 +84,7 @@ class Machine:
         self._logs = folder
         self._number = 0
         self._environment: dict[str, str] = {}
-        self._namespaces = Namespaces([*KINDS, "--mount-proc"], _setup(name, shared))
+        self._namespaces = Namespaces([*KINDS, "--mount-proc"], _setup(name, address, shared))
         self.pid = self._namespaces.pid
         self.set_link: Callable[[bool], None]
 
@@ -106,9 +107,10 @@ class Machine:
         num_cpus: int = 2,
         num_gpus: int = 0,
         resources: Mapping[str, float] | None = None,
+        autoscaler: bool = False,
         env: Mapping[str, str] | None = None,
         flags: tuple[str, ...] = (),
-        seconds: float = 90,
+        seconds: float = 180,
     ) -> str:
         """Start a Ray node here, the head or one that joins the head at `address`; give the head's address.
 
@@ -118,16 +120,23 @@ class Machine:
         self._environment |= LIGHT | dict(env or {})
         words = [*RAY, "start", f"--node-ip-address={self.address}", f"--num-cpus={num_cpus}"]
         words += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
+        words.append("--include-log-monitor=false")
         words += [f"--num-gpus={num_gpus}"] if num_gpus else []
         words += [f"--resources={json.dumps(dict(resources))}"] if resources else []
         if head:
-            words += ["--head", f"--port={PORT}", "--include-log-monitor=false"]
+            words += ["--head", f"--port={PORT}"] + ([] if autoscaler else ["--no-monitor"])
             if not any(flag.startswith("--include-dashboard") for flag in flags):
                 words.append("--include-dashboard=false")
         else:
             words.append(f"--address={address}")
-        done = self.run(*words, *flags, seconds=seconds)
-        assert done.returncode == 0, done.stdout + done.stderr
+        for attempts_left in reversed(range(START_ATTEMPTS)):
+            done = self.run(*words, *flags, seconds=seconds)
+            if done.returncode == 0:
+                break
+            assert attempts_left, done.stdout + done.stderr
+            # Ray gives itself 30 s to start, which may not be enough beside others.
+            for process in self.processes("/ray/"):
+                process.kill()
         self.ray_address = address or f"{self.address}:{PORT}"
         return self.ray_address
 
@@ -159,9 +168,11 @@ class Machine:
             process.kill()
             process.wait()
 
-    def apexpert(self, *words: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    def apexpert(
+        self, *words: str, env: Mapping[str, str] | None = None, seconds: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         """`apexpert` as a user types it here, to its end."""
-        return self.run(APEXPERT, *words, seconds=seconds)
+        return self.run(APEXPERT, *words, env=env, seconds=seconds)
 
     def python(self, code: str, *words: str, seconds: float = 120) -> str:
         """What a program prints; AssertionError when it fails."""
@@ -224,8 +235,8 @@ class Machine:
         return [*inside(self.pid, *kinds), *map(str, words)]
 
 
-def _setup(name: str, shared: Path | None) -> str:
-    """The script that gives a machine its own /tmp, shared memory, boot id and name."""
+def _setup(name: str, address: str, shared: Path | None) -> str:
+    """The script that gives a machine its own /tmp, shared memory, boot id and name, which it can resolve."""
     visible = [Path(path) for path in {str(ROOT), sys.prefix, sys.base_prefix}]
     visible = [path for path in visible if path.is_relative_to("/tmp")] + ([shared] if shared else [])
     lines = [
@@ -245,5 +256,7 @@ def _setup(name: str, shared: Path | None) -> str:
         # Otherwise all would look like one machine that has not been rebooted.
         f"cat /proc/sys/kernel/random/uuid > /tmp/{name}/boot_id",
         f"mount --bind /tmp/{name}/boot_id /proc/sys/kernel/random/boot_id",
+        f"printf '127.0.0.1 localhost\\n{address} {name}\\n' > /tmp/{name}/hosts",
+        f"mount --bind /tmp/{name}/hosts /etc/hosts",
     ]
     return "\n".join(lines)

@@ -3,10 +3,19 @@
 import os
 import signal
 import subprocess
+import sys
 
 import psutil
 
 from tests.helpers.deadline import until
+
+# It ignores SIGCHLD, so that the kernel buries the orphans that it inherits.
+FIRST = """
+import signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+print("ready", flush=True)
+sys.stdin.read()
+"""
 
 
 class Namespaces:
@@ -14,9 +23,8 @@ class Namespaces:
 
     def __init__(self, kinds: list[str], setup: str) -> None:
         """`setup`: a shell script that runs in them first."""
-        # The first process ends when this one does, however it does: its standard input is then closed. It
-        # ignores SIGCHLD, so that the kernel buries the orphans that it inherits.
-        script = f"set -e; {setup}\necho ready; trap '' CHLD; exec cat >/dev/null"
+        # The first process ends when this one does, however it does: its standard input is then closed.
+        script = f"set -e; {setup}\nexec {sys.executable} -I -S -c '{FIRST}'"
         self._outer = subprocess.Popen(
             ["unshare", *kinds, "--fork", "--kill-child", "sh", "-c", script],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
