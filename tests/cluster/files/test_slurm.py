@@ -17,6 +17,61 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(patient(1200))]
 
 SCRIPT = CLUSTERS / "slurm" / "apexpert.sbatch"
 ENV_STEPS = 6_000
+# Stand-ins: a Ray that is up once its head has started, and a run that saves when it is told to end.
+RAY = """#!/usr/bin/env bash
+here=$(dirname "$0")
+case $1 in
+health-check) [ -e "$here/head" ] ;;
+start)
+    echo "$(hostname) $*" >>"$here/nodes"
+    [[ " $* " != *" --head "* ]] || touch "$here/head"
+    exec sleep 1000 ;;
+esac
+"""
+RUN = """#!/usr/bin/env bash
+here=$(dirname "$0")
+echo "$*" >>"$here/runs"
+[ ! -e "$here/saved" ] || exit 0
+trap 'sleep 1; [ -e "$here/head" ] && touch "$here/saved"; exit 0' TERM
+touch "$here/learns"
+while true; do sleep 0.2; done
+"""
+
+
+def test_ray_is_on_every_node_and_outlives_the_runs_last_checkpoint(network: Network) -> None:
+    one, two = network.machine(), network.machine()
+    programs = network.shared / "bin"
+    programs.mkdir()
+    for name, text in (("ray", RAY), ("apexpert", RUN)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    printed, secrets = network.shared / "job.txt", network.shared / "secrets"
+    with slurm(network, one, two) as commands:
+        number = commands.run(
+            "sbatch", "--parsable", "--nodes=2", "--cpus-per-task=2", f"--chdir={network.shared}",
+            f"--output={printed}", SCRIPT, "mspacman", "--preset", "apex",
+            APEXPERT_BIN=str(programs), APEXPERT_SECRETS=str(secrets),
+        )  # fmt: skip
+        until(lambda: (programs / "learns").exists() or ended(commands.job(number)), "a run", 120, 1)
+        until(lambda: len((programs / "nodes").read_text().splitlines()) == 2, "both nodes", 60, 1)
+        (token,) = secrets.iterdir()
+        assert token.stat().st_mode & 0o077 == 0
+        assert len(token.read_text()) == 64
+        commands.run("scancel", "--batch", "--signal=TERM", number)
+        until(lambda: commands.job(number)["Restarts"] == "1", "a job that is queued again", 120, 1)
+        assert (programs / "saved").exists(), printed.read_text()
+        until(lambda: ended(commands.job(number)), "a job that ends", 300, 1)
+        assert commands.job(number)["JobState"] == "COMPLETED", printed.read_text()
+    nodes = (programs / "nodes").read_text().splitlines()
+    port = 20000 + int(number) % 20000
+    assert [line.split()[:2] for line in sorted(nodes[:2])] == [[one.name, "start"], [two.name, "start"]]
+    head, worker = sorted(nodes[:2])
+    assert f"--head --node-ip-address={one.address} --port={port} " in head
+    assert f"--address={one.address}:{port}" in worker
+    runs = (programs / "runs").read_text().splitlines()
+    expected = f"train --resume-if-there --name mspacman --ray-address {one.address}:{port} --preset apex"
+    assert runs == [expected] * 2
+    assert list(secrets.iterdir()) == [], "the token goes with the job"
 
 
 def test_a_job_told_to_end_saves_and_goes_on_when_it_is_queued_again(network: Network) -> None:
@@ -52,7 +107,6 @@ def test_a_job_told_to_end_saves_and_goes_on_when_it_is_queued_again(network: Ne
     assert json.loads((folder / "status.json").read_text())["state"] == "finished"
     assert told("progress/env_steps") >= ENV_STEPS
     assert "resuming at" in (folder / "log.txt").read_text()
-    assert list((network.shared / "secrets").iterdir()) == [], "the token goes with the job"
 
 
 def ended(job: dict[str, str]) -> bool:
