@@ -25,7 +25,8 @@ health-check) [ -e "$here/head" ] ;;
 start)
     echo "$(hostname) $*" >>"$here/nodes"
     [[ " $* " != *" --head "* ]] || touch "$here/head"
-    exec sleep 1000 ;;
+    trap '[[ " $* " != *" --head "* ]] || rm "$here/head"; exit' TERM
+    while true; do sleep 0.2; done ;;
 esac
 """
 RUN = """#!/usr/bin/env bash

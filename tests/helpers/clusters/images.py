@@ -13,6 +13,7 @@ from tests.helpers.root import ROOT
 SUITE = "bookworm"
 INCLUDED = "python3,python3-venv,ca-certificates"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+PATH = "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SECONDS = 1800
 
 
@@ -35,7 +36,7 @@ class Images:
         shutil.copy(CERTIFICATES, root / CERTIFICATES.relative_to("/"))
         container = self.buildah("from", "scratch").strip()
         self.buildah("copy", container, root, "/")
-        for setting in (f"SSL_CERT_FILE={CERTIFICATES}", *_pip_settings()):
+        for setting in (f"PATH={PATH}", f"SSL_CERT_FILE={CERTIFICATES}", *_pip_settings()):
             self.buildah("config", "--env", setting, container)
         self.buildah("commit", "--quiet", "--rm", container, name)
         shutil.rmtree(root)
