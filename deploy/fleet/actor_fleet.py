@@ -95,6 +95,7 @@ class ActorFleet:
         return FleetReport(
             target=self._state.target,
             alive=self.alive,
+            pending=sum(handle.report is None for _, handle in self._running.values()),
             at_work=[handle.metrics for _, handle in self._running.values() if handle.ready],
             totals=totals([{"actors/restarts": float(self.restarts)}, self._gone, *counted]),
         )

@@ -28,6 +28,7 @@ from deploy.fleet.processes.weight_store import create_weight_store
 from deploy.fleet.ray import core, placement
 from deploy.fleet.ray.nodes import own_address, was_restarted
 from deploy.fleet.reporting.log import log_to
+from deploy.fleet.reporting.ray_metrics import exporter
 from deploy.fleet.reporting.telemetry import Telemetry
 from deploy.fleet.reporting.waiting import SERVERS, waits_for
 from deploy.fleet.run_state import FleetState, forget_ray, hold, load_ray
@@ -71,7 +72,9 @@ class Supervisor:
         self._stop_asked = threading.Event()
         self._final_seen = threading.Event()
         self._fleet_state = FleetState(self._folder)
-        self._telemetry = Telemetry(self._config, self._folder, self._ray_address)
+        private = self._local_ray is not None
+        export = exporter(self._folder.name, self._config.game_name, private=private)
+        self._telemetry = Telemetry(self._config, self._folder, self._ray_address, export)
         self._new_shards = ShardAdditions(self._config, self._folder, self._telemetry.note)
         self._parts: Parts | None = None
         self._published = 0.0

@@ -145,7 +145,7 @@ def _private_folder() -> Path:
 
 
 def _ray_start(folder: Path, num_cpus: int, num_gpus: int | None) -> list[str]:
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0"]
+    command = [sys.executable, "-c", private.COMMAND_LINE, "start", "--head", "--block", "--port=0"]
     command += [f"--temp-dir={folder}/r", f"--num-cpus={num_cpus}", "--include-dashboard=false"]
     command += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
     # Ray's client server cannot be turned off and has a fixed port, which a second run would collide on.

@@ -16,6 +16,14 @@ LOOKED_AT = "ray>=2.50"
 """Ray's range in pyproject.toml."""
 LOOPBACK_ENVIRONMENT = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}
 """Ray's switch for loopback only; by default it listens on every interface."""
+COMMAND_LINE = """
+import sys
+sys.modules["ray.dashboard.optional_deps"] = None
+from ray.scripts import scripts
+scripts.main()
+"""
+"""Ray's command line as without `ray[default]`, whose agent costs each start seconds of a core, 100 MB and
+two ports, one of them fixed, also with the dashboard off."""
 
 
 def available_resources() -> dict[str, dict[str, Any]]:

@@ -52,6 +52,8 @@ class FleetReport:
 
     target: int = 0
     alive: int = 0
+    pending: int = 0
+    """Those that have not answered yet: most of them wait for a core."""
     at_work: Sequence[Mapping[str, float]] = ()
     """The metrics of each actor at work."""
     totals: Mapping[str, float] = field(default_factory=dict)
@@ -71,7 +73,8 @@ def totals(reports: Iterable[Mapping[str, float]]) -> dict[str, float]:
 def fleet_metrics(fleet: FleetReport, before: Mapping[str, float]) -> dict[str, float]:
     """Return the run's metrics of `fleet`; `before` holds those of the supervisors before this one."""
     counted = totals([dict.fromkeys(TOTALS, 0.0), before, fleet.totals])
-    size = {"actors/alive": float(fleet.alive), "actors/target": float(fleet.target)}
+    sizes = {"alive": fleet.alive, "target": fleet.target, "pending": fleet.pending}
+    size = {f"actors/{name}": float(number) for name, number in sizes.items()}
     return _combined(fleet.at_work) | counted | size
 
 

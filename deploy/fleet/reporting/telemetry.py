@@ -9,6 +9,7 @@ from typing import Any
 
 from actors.episodes import Episode
 from deploy.fleet.reporting.actor_metrics import TOTALS, FleetReport, Growing, fleet_metrics
+from deploy.fleet.reporting.checkpoint_age import CheckpointAge
 from deploy.fleet.reporting.ends import end_reached
 from deploy.fleet.reporting.episode_log import EpisodeLog
 from deploy.fleet.reporting.recent_episodes import RecentEpisodes
@@ -37,8 +38,15 @@ def settings(config: Config) -> dict[str, bool | float | str]:
 class Telemetry:
     """Collects the run's numbers and writes them; one per supervisor, continuing from the last status."""
 
-    def __init__(self, config: Config, folder: RunFolder, ray_address: str) -> None:
-        self._config, self._folder, self._ray_address = config, folder, ray_address
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        ray_address: str,
+        export: Callable[[Mapping[str, float]], object] = lambda metrics: None,
+    ) -> None:
+        """`export` is called with the run's metrics at every status."""
+        self._config, self._folder, self._ray_address, self._export = config, folder, ray_address, export
         before = folder.read_json(STATUS, None) or {}
         self.before: dict[str, float] = before.get("metrics", {})
         """The metrics of the last status, of another command or of a supervisor that died."""
@@ -57,6 +65,7 @@ class Telemetry:
         self._notes: deque[str] = deque(maxlen=NOTES)
         self._sink = MetricsSink(folder.path, self.note, settings(config))
         self._episode_log = EpisodeLog(folder, self.note)
+        self._checkpoint_age = CheckpointAge(folder)
         self._refused = False
         self._sink_due = time.monotonic()
         self._metrics: dict[str, float] = {}
@@ -77,6 +86,9 @@ class Telemetry:
         """Merge the roles' reports into the run's metrics, and write them every few seconds."""
         own = {
             "progress/seconds": self._seconds,
+            # Its metrics last longer than a learner does.
+            "learner/ready": float(bool(learner)),
+            "learner/checkpoint_age_s": self._checkpoint_age.seconds(),
             **fleet_metrics(fleet, self.before),
             **self._episodes.metrics(),
             **{name: self._growing[name].add(learner[name]) for name in OF_ONE_LEARNER if name in learner},
@@ -135,6 +147,7 @@ class Telemetry:
             "episodes": self._episodes.rows(),
         }
         self._write_status(self._folder.marked(status))
+        self._export(status["metrics"])
         return status
 
     def insist(self, publish: Callable[[], object], seconds: Callable[[], float]) -> None:

@@ -1,10 +1,12 @@
 """Ray's private names: in one file, in the installed Ray, and looked at for the range that is allowed."""
 
+import importlib
 import inspect
 import re
 import tomllib
 from pathlib import Path
 
+import psutil
 from ray import _raylet
 from ray._private import ray_constants, state, worker
 
@@ -34,3 +36,14 @@ def test_the_installed_ray_has_the_names() -> None:
 def test_the_range_of_ray_is_what_was_looked_at() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert [line for line in project["dependencies"] if line.startswith("ray")] == [LOOKED_AT]
+
+
+def test_a_ray_of_our_own_has_the_agent_of_one_without_dashboard_whatever_is_installed(
+    shared_ray: str,
+) -> None:
+    importlib.import_module("ray.dashboard.optional_deps")  # `ray[default]` is
+    of_all = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    of_ours = [words for words in of_all if f"--gcs-address={shared_ray}" in words]
+    agents = [words for words in of_ours if any(word.endswith("dashboard/agent.py") for word in words)]
+    assert agents
+    assert all("--minimal" in words for words in agents)
