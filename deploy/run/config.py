@@ -71,7 +71,8 @@ class RunConfig:
     runs_dir: Annotated[str, Predicate(str.strip), InWords("a folder's name")] = "runs"
     """Folder that holds the runs' folders."""
     ray_address: str = ""
-    """Ray cluster to run on (`auto` finds one started on this machine); empty starts a private local one."""
+    """Ray cluster to run on (`auto` finds one started on this machine); empty takes that of $RAY_ADDRESS, and
+    without the variable, or with `local`, a private one is started."""
     detach: bool = False
     """Start the run and return to the shell; control it with `apexpert status` and `apexpert stop`."""
     lockstep: bool = False
