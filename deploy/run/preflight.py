@@ -122,24 +122,28 @@ def named_urls(words: Iterable[str], name: str = "--replay.urls") -> tuple[str, 
     return tuple(urls)
 
 
-def with_ray_of_environment(config: Config) -> Config:
-    """Return `config` with the Ray of $RAY_ADDRESS unless it names its own; with none for `local`.
+def named_ray(given: str) -> str:
+    """Return the address of a Ray: the one given, else that of $RAY_ADDRESS; empty for none and for `local`.
 
     Raises ConfigError for the address of a Ray's dashboard, which the variable may have for Ray's commands.
     """
-    address = config.run.ray_address or os.environ.get(RAY_VARIABLE, "")
-    if "://" in address and not config.run.ray_address:
+    address = given or os.environ.get(RAY_VARIABLE, "")
+    if "://" in address and not given:
         raise ConfigError(
             f"${RAY_VARIABLE} {address}: names no Ray to train on, which is host:port; --ray-address replaces"
             f" it, --ray-address {LOCAL} by a Ray of the run's own"
         )
-    return with_values(config, run__ray_address="" if address == LOCAL else address)
+    return "" if address == LOCAL else address
+
+
+def with_ray_of_environment(config: Config) -> Config:
+    """Return `config` with the Ray of $RAY_ADDRESS unless it names its own; raise ConfigError."""
+    return with_values(config, run__ray_address=named_ray(config.run.ray_address))
 
 
 def ray_of_today(asked: str, saved: Config) -> str:
     """Return the Ray for a run that is resumed: the one asked for, that of $RAY_ADDRESS, or the run's own."""
-    found = with_ray_of_environment(with_values(saved, run__ray_address=asked)).run.ray_address
-    return found if found or asked == LOCAL else saved.run.ray_address
+    return saved.run.ray_address if not (found := named_ray(asked)) and asked != LOCAL else found
 
 
 def origin_of_ray(address: str) -> str:

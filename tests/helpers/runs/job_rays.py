@@ -21,6 +21,7 @@ import ray
 from tests.helpers.deadline import until
 from tests.helpers.runs.rays import without_ray_settings
 
+ATTEMPTS = 5
 DASHBOARD = Path(ray.__file__).parent / "dashboard" / "dashboard.py"
 CLUSTER_ID = """
 import sys
@@ -57,11 +58,7 @@ def ray_with_jobs(num_cpus: int = 4) -> Iterator[JobRay]:
     folder = Path(tempfile.mkdtemp(prefix="apexpert-jobs-", dir="/tmp"))
     try:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_started(_head(folder, num_cpus), folder / "head.txt"))
-            written = folder / "r" / "ray_current_cluster"
-            until(lambda: written.exists() and written.read_text().strip(), "a Ray", 180)
-            address = written.read_text().strip()
-            port = _free_port()
+            address, port = _head_address(stack, folder, num_cpus), _free_port()
             command = _dashboard(folder, address, port)
             stack.enter_context(_started(command, folder / "dashboard.txt"))
             jobs = f"http://127.0.0.1:{port}"
@@ -69,6 +66,17 @@ def ray_with_jobs(num_cpus: int = 4) -> Iterator[JobRay]:
             yield JobRay(address, jobs, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _head_address(stack: contextlib.ExitStack, folder: Path, num_cpus: int) -> str:
+    """Start the head; again if it gives up, as it does where all takes it more than 30 s."""
+    written = folder / "r" / "ray_current_cluster"
+    for _ in range(ATTEMPTS):
+        head = stack.enter_context(_started(_head(folder, num_cpus), folder / "head.txt"))
+        until(lambda: head.poll() is not None or (written.exists() and written.read_text()), "a Ray", 180)  # noqa: B023
+        if head.poll() is None:
+            return written.read_text().strip()
+    raise AssertionError((folder / "head.txt").read_text())
 
 
 def _head(folder: Path, num_cpus: int) -> list[str]:
@@ -90,13 +98,13 @@ def _dashboard(folder: Path, address: str, port: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def _started(command: list[str], log: Path) -> Iterator[None]:
+def _started(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("w") as out:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, env=_environment()
         )
     try:
-        yield
+        yield process
     finally:
         # `ray start --block` ends what it has started.
         process.terminate()
