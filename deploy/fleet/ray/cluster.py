@@ -30,6 +30,7 @@ from actors.config import MOST_ACTORS
 from deploy.fleet.errors import FleetError, WrongFlag
 from deploy.fleet.ray import keeper, private
 from deploy.run import import_path
+from deploy.run.preflight import JOB_VARIABLE
 
 NAMESPACE = "apexpert"
 OBJECT_STORE_BYTES = 256 * 1024**2
@@ -250,6 +251,8 @@ def check_answers(address: str) -> None:
 def _use_token(token: Path) -> None:
     """Make Ray read `token` instead of the token that it has found before, if any."""
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)} | NO_TASK_EVENTS
+    # What a job brings along, such as its working directory, is known to its own cluster alone.
+    os.environ.pop(JOB_VARIABLE, None)
     private.read_environment_again()
 
 

@@ -41,7 +41,8 @@ def test_it_creates_the_run_and_resumes_it_with_the_same_flags(
     code, out, err = run_line(capsys, *AGAIN, *flags)
     assert (code, err) == (0, "")
     assert "r is there: resuming it\n" in out
-    assert [(config, resumed) for config, _, resumed in calls] == [(before, False), (before, True)]
+    assert [resumed for *_, resumed in calls] == [False, True]
+    assert calls[1][0] == with_values(before, run__runs_dir=str(Path("runs").absolute()))
 
 
 def test_flags_that_resume_has_are_applied_if_they_are_given(
