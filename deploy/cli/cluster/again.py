@@ -84,6 +84,18 @@ def changes(folder: RunFolder, asked: Config, given: Container[str]) -> dict[str
     return found
 
 
+def told(folder: RunFolder, changed: Mapping[str, Any]) -> str:
+    """Return the line that says what is resumed, and with which changes; no passwords."""
+    flags = {name: flag_of(path) for path, name in RESUMED.items()} | {"urls": "--replay.urls"}
+    words = [
+        f"{flags[name]} {' '.join(value) if isinstance(value, tuple) else value}"
+        for name, value in changed.items()
+    ]
+    return hide_password(
+        " ".join([f"{folder.name} is there: resuming it", *(["with"] if words else []), *words])
+    )
+
+
 def _grown(path: str, wanted: Mapping[str, Any], saved: Mapping[str, Any], given: Container[str]) -> bool:
     """Whether the field differs because shards were added while the run learned, or have new passwords."""
     if path == "replay.shards":

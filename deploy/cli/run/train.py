@@ -122,7 +122,7 @@ def _resume_again(folder: RunFolder, config: Config, argv: Sequence[str]) -> int
         print(f"{folder.name}: finished already; checkpoint {folder.newest_checkpoint() or '-'}")
         return 0
     retry.wait_until_left(folder)
-    print(f"{folder.name} is there: resuming it", *(f"{name}={value}" for name, value in changes.items()))
+    print(retry.told(folder, changes))
     run = config.run
     return _resume(folder, argv, TrainArguments, ray_address=run.ray_address, detach=run.detach, **changes)
 

@@ -52,7 +52,7 @@ def test_flags_that_resume_has_are_applied_if_they_are_given(
     has_ended("stopped")
     code, out, _ = run_line(capsys, *AGAIN, "--actors", "3", "--max-hours", "4")
     assert code == 0
-    assert "resuming it max_hours=4.0 num_actors=3" in out
+    assert "resuming it with --max-hours 4.0 --actors.num-actors 3\n" in out
     config = calls[1][0]
     assert (config.run.total_env_steps, config.run.until_return) == (20_000, 5.0), "not given: as before"
     assert (config.run.max_hours, config.actors.num_actors) == (4.0, 3)
@@ -214,7 +214,9 @@ def test_shards_may_have_been_added_and_have_new_passwords(
     urls: tuple[str, ...], given: frozenset[str], expected: dict[str, Any], in_tmp: Path
 ) -> None:
     folder = RunFolder.create(SHARED)
-    assert again.changes(folder, with_values(NAMED, replay__urls=urls), given) == expected
+    found = again.changes(folder, with_values(NAMED, replay__urls=urls), given)
+    assert found == expected
+    assert not any(password in again.told(folder, found) for password in ("one@", "two@"))
 
 
 @pytest.mark.parametrize("urls", [("redis://:one@c:1/0",), (*URLS, "redis://c:1"), URLS[1:]])
