@@ -91,9 +91,8 @@ def told(folder: RunFolder, changed: Mapping[str, Any]) -> str:
         f"{flags[name]} {' '.join(value) if isinstance(value, tuple) else value}"
         for name, value in changed.items()
     ]
-    return hide_password(
-        " ".join([f"{folder.name} is there: resuming it", *(["with"] if words else []), *words])
-    )
+    line = f"{folder.name} is there: resuming it"
+    return hide_password(f"{line} with {' '.join(words)}" if words else line)
 
 
 def _grown(path: str, wanted: Mapping[str, Any], saved: Mapping[str, Any], given: Container[str]) -> bool:
