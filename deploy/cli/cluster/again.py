@@ -120,7 +120,7 @@ def wait_until_left(folder: RunFolder) -> None:
 
     Returns for a run that stays at work, too: resuming it is refused in one line.
     """
-    began, told = time.monotonic(), False
+    began, said = time.monotonic(), False
     detached = folder.load_config().run.detach
     while folder.is_at_work():
         stopping = read_status(folder)["state"] == "stopping"
@@ -128,7 +128,7 @@ def wait_until_left(folder: RunFolder) -> None:
         patience = STOPPING_SECONDS if stopping else 0.0 if detached else ABANDONED_SECONDS
         if time.monotonic() - began > patience:
             return
-        if not told:
+        if not said:
             print(f"{folder.name}: at work; waiting in case it is about to stop", flush=True)
-        told = True
+        said = True
         time.sleep(LOOK_SECONDS)

@@ -118,10 +118,11 @@ def resume(argv: Sequence[str]) -> int:
 def _resume_again(folder: RunFolder, config: Config, argv: Sequence[str]) -> int:
     """Resume a run that is there already with the configuration asked for; return the exit code."""
     changes = retry.changes(folder, config, retry.given_in(argv))
+    # Before it is looked whether anything is left to do: the run may reach its end meanwhile.
+    retry.wait_until_left(folder)
     if retry.is_finished(folder, changes):
         print(f"{folder.name}: finished already; checkpoint {folder.newest_checkpoint() or '-'}")
         return 0
-    retry.wait_until_left(folder)
     print(retry.told(folder, changes))
     run = config.run
     return _resume(folder, argv, TrainArguments, ray_address=run.ray_address, detach=run.detach, **changes)

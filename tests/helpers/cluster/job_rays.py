@@ -22,6 +22,13 @@ from tests.helpers.deadline import until
 from tests.helpers.runs.rays import without_ray_settings
 
 ATTEMPTS = 5
+PORTS = (
+    "ray-client-server-port",
+    "dashboard-agent-grpc-port",
+    "dashboard-agent-listen-port",
+    "metrics-export-port",
+    "runtime-env-agent-port",
+)
 DASHBOARD = Path(ray.__file__).parent / "dashboard" / "dashboard.py"
 CLUSTER_ID = """
 import sys
@@ -83,7 +90,8 @@ def _head(folder: Path, num_cpus: int) -> list[str]:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0"]
     command += [f"--temp-dir={folder}/r", f"--num-cpus={num_cpus}", "--include-dashboard=false"]
     command += ["--object-store-memory=200000000", "--disable-usage-stats", "--include-log-monitor=false"]
-    return [*command, f"--ray-client-server-port={_free_port()}"]
+    # Ports that it is told it need not wait for, which it does for seconds alone.
+    return [*command, *(f"--{name}={_free_port()}" for name in PORTS)]
 
 
 def _dashboard(folder: Path, address: str, port: int) -> list[str]:

@@ -92,6 +92,17 @@ def test_a_finished_run_is_done(calls: list[Any], capsys: pytest.CaptureFixture[
     assert calls[1][0].run.total_env_steps == 7_000, "a later end resumes it"
 
 
+def test_a_run_that_finishes_while_it_is_waited_for_is_done(
+    calls: list[Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_line(capsys, *AGAIN)
+    has_ended("evaluating")
+    monkeypatch.setattr(again, "wait_until_left", lambda _: has_ended("finished"))
+    code, out, _ = run_line(capsys, *AGAIN)
+    assert (code, len(calls)) == (0, 1)
+    assert out.startswith("r: finished already")
+
+
 def test_a_run_that_finished_early_goes_on_with_another_end(
     calls: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
