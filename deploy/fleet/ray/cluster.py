@@ -152,7 +152,7 @@ def _ray_start(folder: Path, num_cpus: int, num_gpus: int | None) -> list[str]:
     command += [f"--temp-dir={folder}/r", f"--num-cpus={num_cpus}", "--include-dashboard=false"]
     command += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
     # Ray's client server cannot be turned off and has a fixed port, which a second run would collide on.
-    command += ["--include-log-monitor=false", f"--ray-client-server-port={_free_port()}"]
+    command += ["--include-log-monitor=false", f"--ray-client-server-port={_free_port()}", "--no-monitor"]
     return command if num_gpus is None else [*command, f"--num-gpus={num_gpus}"]
 
 

@@ -22,6 +22,7 @@ from tests.helpers.deadline import until
 from tests.helpers.runs.rays import without_ray_settings
 
 ATTEMPTS = 5
+"""A node that does not come up within 30 s gives up, as it may on a busy machine."""
 PORTS = (
     "ray-client-server-port",
     "dashboard-agent-grpc-port",
@@ -90,7 +91,8 @@ def _head(folder: Path, num_cpus: int) -> list[str]:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0"]
     command += [f"--temp-dir={folder}/r", f"--num-cpus={num_cpus}", "--include-dashboard=false"]
     command += ["--object-store-memory=200000000", "--disable-usage-stats", "--include-log-monitor=false"]
-    # Ports that it is told it need not wait for, which it does for seconds alone.
+    # No autoscaler, which would be starting while the node waits 30 s for its agent.
+    command += ["--no-monitor"]
     return [*command, *(f"--{name}={_free_port()}" for name in PORTS)]
 
 
