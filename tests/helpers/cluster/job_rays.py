@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -81,9 +82,11 @@ def _head_address(stack: contextlib.ExitStack, folder: Path, num_cpus: int) -> s
     written = folder / "r" / "ray_current_cluster"
     for _ in range(ATTEMPTS):
         head = stack.enter_context(_started(_head(folder, num_cpus), folder / "head.txt"))
-        until(lambda: head.poll() is not None or (written.exists() and written.read_text()), "a Ray", 180)  # noqa: B023
-        if head.poll() is None:
-            return written.read_text().strip()
+        # The file is there before the address is in it.
+        while head.poll() is None:
+            if written.exists() and (address := written.read_text().strip()):
+                return address
+            time.sleep(0.1)
     raise AssertionError((folder / "head.txt").read_text())
 
 
