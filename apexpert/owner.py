@@ -19,7 +19,7 @@ from deploy.fleet.client import RunClient
 from deploy.run.checks import check
 from deploy.run.config import from_json, hide_password
 from deploy.run.folder import RunFolder
-from deploy.run.preflight import preflight, with_urls_of_environment
+from deploy.run.preflight import preflight, with_ray_of_environment, with_urls_of_environment
 
 
 class Parent:
@@ -68,7 +68,7 @@ def main() -> int:
 
 def _started(request: dict[str, Any]) -> tuple[RunFolder, RunClient]:
     if "config" in request:
-        config = with_urls_of_environment(from_json(request["config"]))
+        config = with_ray_of_environment(with_urls_of_environment(from_json(request["config"])))
         check(config)
         folder = operations.create(preflight(config))
         return folder, operations.start_new(folder)

@@ -32,9 +32,10 @@ PYTHON = (sys.executable, "-P")
 def train(config: Config | str = presets.DEFAULT, /, **changes: Any) -> "Run":
     """Start a new run by a configuration, or a preset's name, with `changes` as in `preset`.
 
-    The run is this process's and ends with it, cleanly, unless `detach=True`. Without a `ray_address` it has
-    a Ray of its own. A process of its own holds the connection to Ray, so that any number of runs may be
-    started, and this process may use Ray for something else.
+    The run is this process's and ends with it, cleanly, unless `detach=True`. With neither a
+    `ray_address` nor $RAY_ADDRESS, or with `local`, it has a Ray of its own. A process of its own holds the
+    connection to Ray, so that any number of runs may be started, and this process may use Ray for something
+    else.
 
     Raises ConfigError, RunError, FleetError.
     """

@@ -1,3 +1,4 @@
+import os
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ def pytest_configure() -> None:
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, handler)
+    # A Ray that the shell names is nobody's to train on here.
+    os.environ.pop("RAY_ADDRESS", None)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -2,21 +2,18 @@
 
 import importlib.util
 import os
-import resource
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import psutil
 
 from deploy.cli.parsing import parse
-from deploy.cli.run.summary import gigabytes
 from deploy.run.folder import RunFolder
+from deploy.run.machine.findings import Finding, gigabytes, open_files, python, shared_memory
 from deploy.run.metadata import cpu_name, gpus
 
 NEEDED = (
@@ -31,15 +28,6 @@ NEEDED = (
     "safetensors",
     "tensorboard",
 )
-
-
-class Finding(NamedTuple):
-    """One line of the report: level, what was found, and what to do unless it is `ok`."""
-
-    level: Literal["ok", "warn", "fail"]
-    name: str
-    found: str
-    advice: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,14 +53,6 @@ def line(finding: Finding) -> str:
     """Format a finding with its advice: `ok    redis          7.4.1 (/usr/bin/redis-server)`."""
     advice = f"; {finding.advice}" if finding.advice else ""
     return f"{finding.level:<5} {finding.name:<14} {finding.found}{advice}"
-
-
-def python() -> Finding:
-    """Check for Python 3.11 to 3.13."""
-    found = ".".join(map(str, sys.version_info[:3]))
-    if (3, 11) <= sys.version_info[:2] < (3, 14):
-        return Finding("ok", "python", f"{found} ({sys.executable})")
-    return Finding("fail", "python", found, "install Python 3.11, 3.12 or 3.13")
 
 
 def packages() -> Finding:
@@ -172,29 +152,6 @@ def games() -> Finding:
     if count == 0:
         return Finding("fail", "games", "none", "install ale-py with its games: make setup")
     return Finding("ok", "games", f"{count} Atari games")
-
-
-def shared_memory() -> Finding:
-    """Check /dev/shm, where Ray keeps the weights that it passes to actors."""
-    try:
-        size = shutil.disk_usage("/dev/shm")
-    except OSError:
-        return Finding("warn", "shared memory", "no /dev/shm", "Ray will use the disk instead, more slowly")
-    found = f"{gigabytes(size.free)} of {gigabytes(size.total)} free in /dev/shm"
-    if size.free < 256e6:
-        return Finding("warn", "shared memory", found, "in a container: start it with --shm-size=2g")
-    return Finding("ok", "shared memory", found)
-
-
-def open_files() -> Finding:
-    """Check the limit on open files; Ray and many actors need some thousands."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    found = f"{soft} (ulimit -n), up to {hard}"
-    if soft >= 4096:
-        return Finding("ok", "open files", found)
-    return Finding(
-        "fail" if soft < 256 else "warn", "open files", found, "run: ulimit -n 65536 (or as far as it goes)"
-    )
 
 
 def temporary() -> Finding:

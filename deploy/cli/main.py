@@ -29,6 +29,9 @@ COMMANDS = {
     "train": Command(
         "deploy.cli.run.train", "train", "start a run: apexpert train --preset laptop --game Pong"
     ),
+    "submit": Command(
+        "deploy.cli.cluster.submit", "submit", "start or resume a run as a job of a Ray cluster"
+    ),
     "resume": Command(
         "deploy.cli.run.train", "resume", "resume a run from its newest checkpoint, replay included"
     ),
@@ -90,6 +93,9 @@ COMMANDS = {
         "measure actor, replay, learner, head, diagnostics, weights or end-to-end",
     ),
     "games": Command("deploy.cli.games", "games", "list the Atari games, their scores and published agents"),
+    "cluster": Command(
+        "deploy.cli.cluster.check", "cluster", "check every node of a Ray cluster: apexpert cluster check"
+    ),
     "doctor": Command(
         "deploy.cli.doctor", "doctor", "check that this machine can train, and say what to do if not"
     ),
@@ -163,7 +169,8 @@ def run_command(name: str, argv: Sequence[str]) -> int:
             print_traceback(error)
         line, code = described(error, name)
         module = sys.modules.get(COMMANDS[name].module)
-        kind = getattr(module, f"{name.capitalize()}Arguments", None)
+        # Behind its -- are flags of `train`.
+        kind = None if name == "submit" else getattr(module, f"{name.capitalize()}Arguments", None)
         return fail(fields_for_flags(line, kind) if kind else line, code)
 
 

@@ -16,7 +16,8 @@ from deploy.cli.run import summary
 from deploy.cli.run.follow import Interrupts
 from deploy.cli.run.targets import check_target
 from deploy.monitor.terminal import print_whole
-from deploy.run.preflight import preflight
+from deploy.run.config import with_values
+from deploy.run.preflight import named_ray, origin_of_ray, preflight
 from deploy.study import capacity
 from deploy.study.driver import LOOK_SECONDS, Driver
 from deploy.study.file import SMOKE, StudyFile, shipped
@@ -49,7 +50,8 @@ class StudyArguments:
     retry: bool = False
     """Start runs that have failed again."""
     ray_address: str = ""
-    """Ray cluster for the runs' actors; empty gives each run a private local one."""
+    """Ray cluster for the runs; empty takes that of $RAY_ADDRESS, and without the variable, or with
+    `local`, each run gets a private one."""
     runs_dir: str = "runs"
     """Folder in which the study's folder is made; that one holds the folders of its runs."""
 
@@ -66,14 +68,19 @@ def study(argv: Sequence[str]) -> int:
     file = StudyFile.read(arguments.file)
     size = file.size(SMOKE if arguments.smoke else arguments.size)
     home = path_of(file, size, Path(arguments.runs_dir))
-    runs = plan(file, size, home, arguments.ray_address)
+    address = named_ray(arguments.ray_address)
+    runs = plan(file, size, home, address)
     for game in size.games:  # Before the first run starts: all of them may take days.
-        preflight(next(run for run in runs if run.game == game).config)
-    at_once = arguments.at_once or capacity.at_once(runs, arguments.ray_address)
+        config = next(run for run in runs if run.game == game).config
+        # The runs are detached from the study, which itself may well be the command of a job.
+        preflight(with_values(config, run__detach=False))
+    at_once = arguments.at_once or capacity.at_once(runs, address)
     if arguments.dry_run:
         return _dry_run(file, runs, at_once)
     folder = StudyFolder.create_or_open(file, size, Path(arguments.runs_dir))
     print(f"study {file.name}, {size.name}: {len(runs)} runs, {at_once} at once, {folder.path}")
+    if address:
+        print(f"on the Ray at {address}{origin_of_ray(address)}")
     with folder.driving():
         driver = Driver(folder, runs, at_once, retry=arguments.retry)
         again = command(arguments.file, size, Path(arguments.runs_dir))

@@ -13,7 +13,7 @@ from deploy.run.checks import check
 from deploy.run.config import Config, ConfigError, saved_in, with_shard, with_values
 from deploy.run.errors import RunError
 from deploy.run.folder import STATUS, RunFolder
-from deploy.run.preflight import check_urls, named_urls, preflight, with_urls_of_today
+from deploy.run.preflight import check_urls, named_urls, preflight, ray_of_today, with_urls_of_today
 from deploy.run.states import FINAL_STATES, LOST
 from deploy.run.status import check_live, check_not_renamed, read_status
 from replay.errors import ReplayError
@@ -61,11 +61,12 @@ def resume(
     num_actors: int = 0,
     ray_address: str = "",
     failover: bool = True,
+    urls: tuple[str, ...] = (),
     detach: bool = False,
     announce: Callable[[Config], object] = lambda config: None,
     waiting: Callable[[str], object] = lambda why: None,
 ) -> RunClient:
-    """Resume the run; 0, None, True and "" keep its own values. `announce` receives its configuration before.
+    """Resume the run; 0, None, True, "" and () keep its own values. `announce` receives its configuration.
 
     A resume that fails, or is interrupted, restores the previous configuration. Raises ConfigError,
     FleetError, RunBusy.
@@ -79,6 +80,7 @@ def resume(
             own_flags = RESUME_FLAGS + (("--actors.num-actors",) if num_actors else ())
             with saved_in(folder.config_path, own_flags):
                 config = with_values(config, run__failover=config.run.failover and failover)
+                config = with_urls_of_today(config, urls)
                 config = _resumed_config(config, folder, num_actors, ray_address, detach)
             identity = folder.drawn_identity()
             # Claim before the identity is written: a refused folder may be the original after all, on a
@@ -129,13 +131,11 @@ def _resumed_config(
     config: Config, folder: RunFolder, num_actors: int, ray_address: str, detach: bool
 ) -> Config:
     """Return the configuration with `resume`'s other changes, checked; raise ConfigError."""
-    config = with_urls_of_today(config)
-    address = ray_address or config.run.ray_address
     config = with_values(
         config,
         # The folder may have been moved since its configuration was saved.
         run__runs_dir=str(folder.path.parent),
-        run__ray_address="" if address == "local" else address,
+        run__ray_address=ray_of_today(ray_address, config),
         run__detach=detach,
         actors__num_actors=num_actors or config.actors.num_actors,
     )

@@ -69,6 +69,8 @@ class Supervisor:
         self._state, self._message = "starting", ""
         self._status: dict[str, Any] = {}
         self._heard = time.monotonic()
+        # The command of a run in the foreground wants to see its last status; it need not see the folder.
+        self._awaited = not self._config.run.detach
         self._stop_asked = threading.Event()
         self._final_seen = threading.Event()
         self._fleet_state = FleetState(self._folder)
@@ -103,8 +105,9 @@ class Supervisor:
         """From now on the run has so many embedded servers, or these servers of the user's own as well."""
         self._new_shards.ask(num_shards, urls)
 
-    def stop(self) -> None:
-        """End the run cleanly; returns at once."""
+    def stop(self, awaited: bool = False) -> None:
+        """End the run cleanly; returns at once. `awaited`: the last status is asked for here, by `status`."""
+        self._awaited = self._awaited or awaited
         self._stop_asked.set()
 
     def _on_sigterm(self, _number: int, _frame: FrameType | None) -> None:
@@ -279,7 +282,7 @@ class Supervisor:
 
     def _leave(self) -> None:
         """End this Ray actor for good, and before it the Ray that the run started for itself."""
-        if not self._config.run.detach:
+        if self._awaited:
             self._final_seen.wait(FINAL_SEEN_SECONDS)
         if self._terminated and self._local_ray is not None and not self._local_ray.alive:
             os._exit(0)  # There is no Ray left to end this process.

@@ -71,7 +71,8 @@ class RunConfig:
     runs_dir: Annotated[str, Predicate(str.strip), InWords("a folder's name")] = "runs"
     """Folder that holds the runs' folders."""
     ray_address: str = ""
-    """Ray cluster to run on (`auto` finds one started on this machine); empty starts a private local one."""
+    """Ray cluster to run on (`auto` finds one started on this machine); empty takes that of $RAY_ADDRESS, and
+    without the variable, or with `local`, a private one is started."""
     failover: bool = True
     """On a Ray cluster, move the learner to another node when its node dies, which takes --runs-dir on
     storage that all nodes share. Without it the learner stays on the node of this command."""

@@ -21,7 +21,7 @@ from deploy.run.checks import near_matches, without_passwords
 from deploy.run.config import Config, ConfigError, from_json, to_json, with_values
 from deploy.run.errors import RunError, RunExists, RunNotFound
 from deploy.run.identity import FILE, Identity, drawn_for, noted_in
-from deploy.run.locks import LockedFolder, is_locked
+from deploy.run.locks import LockedFolder, being_made, is_locked
 from deploy.run.metadata import collect
 from learner.checkpoint_names import DOCUMENT, newest_first
 from replay.servers.hard_links import unshare
@@ -93,14 +93,14 @@ class RunFolder(LockedFolder):
         """
         runs_dir = cls(Path(config.run.runs_dir)).path
         made_above = [above for above in (runs_dir, *runs_dir.parents) if not above.exists()]
-        folder = cls(_make_folder(config))
-        folder._made_above = made_above
-        try:
-            folder._fill(with_values(config, run__name=folder.name))
-        except BaseException:
-            # Neither a new run nor `resume` could use what is half made.
-            folder.unmake()
-            raise
+        with contextlib.ExitStack() as undo:
+            with _making(runs_dir, config):
+                folder = cls(_make_folder(config))
+                folder._made_above = made_above
+                # Neither a new run nor `resume` could use what is half made.
+                undo.callback(folder.unmake)
+                folder._fill(with_values(config, run__name=folder.name))
+            undo.pop_all()
         return folder
 
     def unmake(self) -> None:
@@ -212,12 +212,25 @@ class RunFolder(LockedFolder):
 def remove_half_made(path: Path) -> None:
     """Remove what a `create` that was killed has left at `path`: a folder without configuration.
 
-    Leaves a folder alone in which there is anything that `create` does not write. Nobody else may be at it.
+    Leaves a folder alone in which there is anything that `create` does not write. Nobody else may be at it:
+    see `being_made`.
     """
     made = {FILE, METADATA, "redis-urls"}
     files = [file.name for file in path.rglob("*") if not file.is_dir()]
     if path.is_dir() and all(name in made or name.startswith(durable.TEMPORARY) for name in files):
         shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def _making(runs_dir: Path, config: Config) -> Iterator[None]:
+    """Keep others from taking the folder of a named run for half made while it is being made."""
+    with contextlib.ExitStack() as stack:
+        if config.run.name:
+            try:
+                stack.enter_context(being_made(runs_dir / config.run.name))
+            except OSError as error:
+                raise RunError(f"--runs-dir {config.run.runs_dir}: {error.strerror or error}") from None
+        yield
 
 
 def _is_utf8(path: Path) -> bool:

@@ -13,6 +13,8 @@ from replay.servers.hard_links import is_own_lock
 
 LOCK, STARTING, LAST_WORDS = "lock", ".starting", ".last-words"
 LAST_WORDS_SECONDS = 5.0
+MAKING_SECONDS = 30.0
+"""Wait this long for another process that makes a folder of the same name, which takes it a second or two."""
 LOOKED_AT_SECONDS = 0.2
 """Wait this long for a lock: a process that only looks whether a run is locked holds it for a moment."""
 
@@ -104,6 +106,29 @@ class LockedFolder:
             # Shared, for several processes; waited for, because a probe holds it for a moment.
             fcntl.flock(file, fcntl.LOCK_SH)
             yield
+
+
+@contextlib.contextmanager
+def being_made(path: Path) -> Iterator[None]:
+    """Be the only one that makes the run's folder `path`, or removes what a killed command left of one.
+
+    The lock is a file beside it, because that folder is what comes and goes; it is removed at the end. Raises
+    RunBusy, or OSError when no file can be made there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock, deadline = path.with_name(f".{path.name}.making"), time.monotonic() + MAKING_SECONDS
+    while True:
+        with lock.open("a") as file:
+            # Whoever had the lock may have removed the file since it was opened: then nobody else sees it.
+            if take(file) and is_own_lock(file.fileno(), lock):
+                try:
+                    yield
+                finally:
+                    lock.unlink(missing_ok=True)
+                return
+        if time.monotonic() > deadline:
+            raise RunBusy(f"{path.name}: another command is making {path}")
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,14 @@ GAMES_HINT = "; allowed are the games of ale-py, such as pong, breakout, ms_pacm
 ANSWER_SECONDS = 3.0
 OLDEST_REDIS = (6, 2)
 URLS_VARIABLE = "APEXPERT_REDIS_URLS"
+RAY_VARIABLE = "RAY_ADDRESS"
+"""Ray's own variable for the cluster to use; Ray sets it for the command of a job."""
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""A variable that Ray sets for the command of a job and for nothing else."""
+COPIED_FOLDERS = "/runtime_resources/working_dir_files/"
+"""Where each node has its copy of a job's working directory, until the job has ended."""
+LOCAL = "local"
+"""In place of a Ray's address: a private Ray, whatever $RAY_ADDRESS says."""
 
 
 def preflight(config: Config, *, resumes: bool = False) -> Config:
@@ -21,6 +29,7 @@ def preflight(config: Config, *, resumes: bool = False) -> Config:
 
     A run that `resumes` does without Redis shards that do not answer, as a running one does.
     """
+    check_job(config)
     config = with_checked_environment(config)
     check_ray_address(config.run.ray_address)
     check_device(config)
@@ -73,12 +82,12 @@ def with_urls_of_environment(config: Config) -> Config:
     return with_values(config, replay__urls=urls) if urls and not config.replay.urls else config
 
 
-def with_urls_of_today(config: Config) -> Config:
-    """Return a saved configuration with the current shards of $APEXPERT_REDIS_URLS: they may have moved.
+def with_urls_of_today(config: Config, urls: tuple[str, ...] = ()) -> Config:
+    """Return a saved configuration with today's shards, which may have moved or have new passwords.
 
-    Raises ConfigError.
+    They are `urls`, or else those of $APEXPERT_REDIS_URLS. Raises ConfigError.
     """
-    saved, urls = config.replay.urls, urls_of_environment()
+    saved, urls = config.replay.urls, urls or urls_of_environment()
     # A run with embedded servers keeps them, whatever servers the variable names.
     if not saved or not urls:
         return config
@@ -113,6 +122,55 @@ def named_urls(words: Iterable[str], name: str = "--replay.urls") -> tuple[str, 
     return tuple(urls)
 
 
+def named_ray(given: str) -> str:
+    """Return the address of a Ray: the one given, else that of $RAY_ADDRESS; empty for none and for `local`.
+
+    Raises ConfigError for the address of a Ray's dashboard, which the variable may have for Ray's commands.
+    """
+    address = given or os.environ.get(RAY_VARIABLE, "")
+    if "://" in address and not given:
+        raise ConfigError(
+            f"${RAY_VARIABLE} {address}: names no Ray to train on, which is host:port; --ray-address replaces"
+            f" it, --ray-address {LOCAL} by a Ray of the run's own"
+        )
+    return "" if address == LOCAL else address
+
+
+def with_ray_of_environment(config: Config) -> Config:
+    """Return `config` with the Ray of $RAY_ADDRESS unless it names its own; raise ConfigError."""
+    return with_values(config, run__ray_address=named_ray(config.run.ray_address))
+
+
+def ray_of_today(asked: str, saved: Config) -> str:
+    """Return the Ray for a run that is resumed: the one asked for, that of $RAY_ADDRESS, or the run's own."""
+    return saved.run.ray_address if not (found := named_ray(asked)) and asked != LOCAL else found
+
+
+def origin_of_ray(address: str) -> str:
+    """Return ` (from $RAY_ADDRESS)` for the address that the variable has, else nothing."""
+    return f" (from ${RAY_VARIABLE})" if address and address == os.environ.get(RAY_VARIABLE) else ""
+
+
+def in_job() -> bool:
+    """Whether this process is the command of a Ray job, or was started by it."""
+    return JOB_VARIABLE in os.environ
+
+
+def check_job(config: Config) -> None:
+    """Raise ConfigError for what a Ray job makes impossible."""
+    if not in_job():
+        return
+    if config.run.detach:
+        raise ConfigError(
+            "--detach: not in a Ray job, which would end at once while its run goes on; leave it out"
+        )
+    if COPIED_FOLDERS in str(Path(config.run.runs_dir).absolute()):
+        raise ConfigError(
+            f"--runs-dir {config.run.runs_dir}: is in this job's own copy of its working directory, which Ray"
+            " removes after it; give the full path of a folder that stays"
+        )
+
+
 def check_device(config: Config) -> None:
     """Raise ConfigError if a local Ray should use a GPU and torch finds none on this machine."""
     # On a cluster the learner's node counts, and one with a GPU is waited for.
@@ -127,14 +185,15 @@ def check_device(config: Config) -> None:
 def check_ray_address(address: str) -> None:
     """Raise ConfigError unless something listens at a `host:port`; Ray itself would try for minutes."""
     host, colon, port = address.rpartition(":")
+    named = f"--ray-address {address}{origin_of_ray(address)}"
     if not (colon and port.isdigit()):
         if address not in ("", "auto"):
-            raise ConfigError(f"--ray-address {address}: must be host:port or auto, or empty for a local Ray")
+            raise ConfigError(f"{named}: must be host:port or auto, or local for a Ray of the run's own")
         return
     try:
         socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise ConfigError(f"--ray-address {address}: nothing answers there ({error})") from None
+        raise ConfigError(f"{named}: nothing answers there ({error})") from None
 
 
 def check_urls(urls: tuple[str, ...], *, all_needed: bool = True) -> None:

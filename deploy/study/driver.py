@@ -5,6 +5,7 @@ of its driver. So all that is known of a study stands in its folder and in those
 """
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from typing import IO, Any
 from deploy.fleet.operations import stop
 from deploy.run.errors import RunError
 from deploy.run.folder import RunFolder, remove_half_made
+from deploy.run.preflight import JOB_VARIABLE, RAY_VARIABLE
 from deploy.run.states import ENDED
 from deploy.run.status import read_status
 from deploy.study.folder import StudyFolder
@@ -23,6 +25,8 @@ from deploy.study.plan import PlannedRun
 
 PYTHON = (sys.executable, "-P", "-m", "deploy.cli.main")
 """-P: a `deploy` in the current folder is not ours."""
+DECIDED = (RAY_VARIABLE, JOB_VARIABLE)
+"""Variables that the study has heeded for all of its runs, which are detached from it also in a job."""
 LOOK_SECONDS = 0.5
 WAITING, STARTING = "waiting", "starting"
 MOST_STARTS = 5
@@ -66,6 +70,7 @@ class Start:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._output,
+            env={name: value for name, value in os.environ.items() if name not in DECIDED},
             pass_fds=inherited,
             start_new_session=True,  # Ctrl-C is for the driver, which decides what to do.
         )

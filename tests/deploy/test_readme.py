@@ -57,6 +57,9 @@ def what_is_wrong_with(words: list[str]) -> str | None:
         return f"{name}: unknown command"
     if not argv:
         return None  # prose that names a command
+    if name == "submit" and "--" in argv:
+        cut = argv.index("--")
+        return what_is_wrong_with(["train", *argv[cut + 1 :]]) or what_is_wrong_with(words[: cut + 1])
     if name == "bench":
         if argv[:1] and argv[0] not in WHAT:
             return f"{argv[0]}: unknown benchmark"
@@ -252,6 +255,8 @@ MISTAKES = [
     ("```\napexpert train --preset lapto   # hm\n```", "--preset lapto: unknown preset"),
     ("    apexpert train --network.num-expert 4", "--network.num-expert: unknown flag"),
     ("`apexpert train --network.head dense --network.normalize`", "it is for soft_moe"),
+    ("`apexpert submit --nam NAME -- --preset laptop`", "--nam: unknown flag; did you mean --name?"),
+    ("`apexpert submit --name NAME -- --preset lapto`", "--preset lapto: unknown preset"),
     ("`apexpert bench reply`", "reply: unknown benchmark"),
     ("switched by `--learner.no-doubel`.", "--learner.no-doubel: unknown flag"),
     ("`--network.head sof_moe --network.tokens per_pixel`", "--network.tokens: 'per_pixel' is not allowed"),

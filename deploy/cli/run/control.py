@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from deploy.cli.cluster import there
 from deploy.cli.output import is_lost, wrap
 from deploy.cli.parsing import parse
 from deploy.cli.run import summary
@@ -33,6 +34,8 @@ class StatusArguments:
     """Keep showing until the run ends or Ctrl-C is pressed, which does not stop the run."""
     json: bool = False
     """Print the whole status as JSON."""
+    ray_address: str = ""
+    """Ask the run's supervisor on the Ray at this address, which needs no folder; RUN is its name there."""
     runs_dir: str = "runs"
     """Folder that holds the runs' folders."""
 
@@ -51,6 +54,8 @@ class ScaleArguments:
     """Number of embedded Redis servers the run should have, more than now: none can be removed."""
     add_urls: tuple[str, ...] = ()
     """Redis servers of your own to add to a run that already uses such; `@FILE` as in train."""
+    ray_address: str = ""
+    """Ask the run's supervisor on the Ray at this address, which needs no folder; RUN is its name there."""
     runs_dir: str = "runs"
     """Folder that holds the runs' folders."""
 
@@ -61,6 +66,8 @@ class StopArguments:
 
     run: RunName
     """Name of the run under --runs-dir, or the path of its folder."""
+    ray_address: str = ""
+    """Ask the run's supervisor on the Ray at this address, which needs no folder; RUN is its name there."""
     runs_dir: str = "runs"
     """Folder that holds the runs' folders."""
 
@@ -69,6 +76,8 @@ class StopArguments:
 class ListArguments:
     """List the runs under --runs-dir, oldest first."""
 
+    ray_address: str = ""
+    """List the runs at work on the Ray at this address instead, wherever their folders are."""
     runs_dir: str = "runs"
     """Folder that holds the runs' folders."""
 
@@ -76,6 +85,8 @@ class ListArguments:
 def status(argv: Sequence[str]) -> int:
     """Print a run's status, or follow it; return the exit code."""
     arguments = parse(StatusArguments, argv, command="status")
+    if arguments.ray_address:
+        return there.status(arguments)
     folder = RunFolder.open(arguments.run, arguments.runs_dir)
     if arguments.json:
         import json
@@ -84,7 +95,7 @@ def status(argv: Sequence[str]) -> int:
     elif arguments.follow:
         _follow(folder)
     else:
-        _print_status(_with_reason(folder, read_status(folder)))
+        print_status(_with_reason(folder, read_status(folder)))
     return 0
 
 
@@ -104,6 +115,8 @@ def _with_reason(folder: RunFolder, status: dict[str, Any]) -> dict[str, Any]:
 def scale(argv: Sequence[str]) -> int:
     """Ask a running run for another number of actors or for more shards; return the exit code."""
     arguments = parse(ScaleArguments, argv, command="scale")
+    if arguments.ray_address:
+        return there.scale(arguments)
     folder = RunFolder.open(arguments.run, arguments.runs_dir)
     from deploy.fleet import operations  # Ray takes a second: mistakes are reported before.
 
@@ -121,6 +134,8 @@ def scale(argv: Sequence[str]) -> int:
 def stop(argv: Sequence[str]) -> int:
     """Ask a running run to stop and wait until it has; return the exit code."""
     arguments = parse(StopArguments, argv, command="stop")
+    if arguments.ray_address:
+        return there.stop(arguments)
     folder = RunFolder.open(arguments.run, arguments.runs_dir)
     state = read_status(folder)["state"]
     if state in FINAL_STATES:
@@ -141,6 +156,8 @@ def list_runs(argv: Sequence[str]) -> int:
     from deploy.monitor.terminal import print_whole
 
     arguments = parse(ListArguments, argv, command="list")
+    if arguments.ray_address:
+        return there.list_runs(arguments)
     folders = run_folder.list_runs(arguments.runs_dir)
     if not folders:
         print(f"no runs under {arguments.runs_dir}")
@@ -179,7 +196,8 @@ def _follow(folder: RunFolder) -> None:
         console.close()
 
 
-def _print_status(status: Mapping[str, Any]) -> None:
+def print_status(status: Mapping[str, Any]) -> None:
+    """Print a status in some lines."""
     from deploy.monitor.console import rows
 
     if "total_env_steps" not in status:

@@ -11,9 +11,12 @@ from typing import Any
 import psutil
 
 from actors.config import EnvironmentConfig
-from deploy.cli.output import wrap
+from deploy.cli.errors import CommandFailed
+from deploy.cli.output import is_lost, why_lost, wrap
 from deploy.monitor.bands import GREEDY, greedy_return
 from deploy.run.config import Config, RunConfig, hide_password, leaves
+from deploy.run.folder import RunFolder
+from deploy.run.machine.findings import gigabytes
 from models.geometry import LAYERS, positions
 from replay.types import FrameShape
 
@@ -175,11 +178,6 @@ def results(status: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def gigabytes(count: float) -> str:
-    """Format bytes as `1.2 GB` (or MB below 0.1 GB)."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
-
-
 def show(path: str, value: Any) -> str:
     """Format the value of the setting `path`, as `run.seed`; passwords in URLs are hidden."""
     if path in NO_LIMIT and value == NO_LIMIT[path]:
@@ -191,3 +189,45 @@ def show(path: str, value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:g}" if isinstance(value, float) else value or "-"
+
+
+def report(status: Mapping[str, Any], folder: RunFolder, *, asked: bool) -> int:
+    """Print the run's results and how to resume it; return the exit code.
+
+    `asked`: this command ended the run.
+    """
+    for line in end_lines(status):
+        print(line)
+    if status["state"] == "finished" and status.get("message"):
+        print(f"  because             {status['message']}")
+    checkpoint, again = folder.newest_checkpoint(), folder.command("resume")
+    print(f"  checkpoint          {checkpoint or '-'}")
+    print(f"  learning curve      {learning_curve(folder)}")
+    if status["state"] == "failed":
+        raise CommandFailed(
+            f"run {folder.name} failed: {status.get('message') or 'no reason given'};"
+            f" see {folder.log_path}, then: {again}"
+        )
+    if status["state"] == "stopped":
+        print(f"resume it:            {again}")
+    # Nobody asked for this end, so the exit code is 1 (decision 0020).
+    if status["state"] == "stopped" and is_lost() and not asked:
+        why = f"because its output cannot be written: {why_lost()}"
+        raise CommandFailed(f"run {folder.name} was stopped, {why}; resume it: {again}")
+    # `apexpert stop` leaves no message; whoever reports the end of a run's Ray does.
+    if status["state"] == "stopped" and status.get("message") and not asked:
+        raise CommandFailed(f"run {folder.name} was ended from outside: {status['message']}")
+    return 0
+
+
+def learning_curve(folder: RunFolder) -> str:
+    """Return the path of the learning curve that was drawn, or why there is none."""
+    from deploy.reports.curves.run_curves import CurveError
+    from deploy.reports.curves.single_runs import draw_learning_curve
+
+    try:
+        return str(draw_learning_curve(folder.path))
+    except CurveError:
+        return "- (no episode has ended yet)"
+    except OSError as error:
+        return f"- (cannot be written: {error.strerror})"

@@ -3,14 +3,15 @@
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from deploy.cli.errors import CommandFailed, UsageError
-from deploy.cli.output import is_lost, why_lost, wrap
+from deploy.cli.cluster import again as retry
+from deploy.cli.errors import UsageError
+from deploy.cli.output import is_lost, wrap
 from deploy.cli.parsing import as_typed, expand_short, fields_for_flags, parse
 from deploy.cli.run import summary
 from deploy.cli.run.base import BaseOptions, base_of
@@ -31,7 +32,15 @@ from deploy.run import presets
 from deploy.run.checks import check
 from deploy.run.config import Config, ConfigError, RunConfig, hide_password, with_values
 from deploy.run.folder import RunFolder
-from deploy.run.preflight import URLS_VARIABLE, named_urls, preflight, with_urls_of_environment
+from deploy.run.preflight import (
+    URLS_VARIABLE,
+    named_urls,
+    origin_of_ray,
+    preflight,
+    with_checked_environment,
+    with_ray_of_environment,
+    with_urls_of_environment,
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,7 @@ class TrainArguments(Config):
       apexpert train --preset laptop --print-config > pong.toml
       apexpert train --config pong.toml --seed 2
       apexpert train --like RUN --network.head dense
+      apexpert train --resume-if-there --name NAME --game Pong
 
     Presets: paper-rainbow, paper-dqn, paper-dqn-nature, der, apex, laptop, dopamine-dqn, dopamine-c51,
     dopamine-rainbow, dopamine-qr-dqn, minatar-dqn. Short flags: --game, --env, --actors,
@@ -54,6 +64,7 @@ class TrainArguments(Config):
     # An empty name: flags of `run` have no prefix (UNPREFIXED in deploy/cli/parsing.py).
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     base: Annotated[BaseOptions, tyro.conf.arg(name="")] = field(default_factory=BaseOptions)
+    again: Annotated[retry.AgainOptions, tyro.conf.arg(name="")] = field(default_factory=retry.AgainOptions)
 
 
 T = TypeVar("T", bound=TrainArguments)
@@ -74,7 +85,8 @@ class ResumeArguments:
     actors: int = 0
     """Actors to start with; 0 keeps the run's own number."""
     ray_address: str = ""
-    """Ray cluster to run on; empty keeps the run's own, `local` starts a private local one."""
+    """Ray cluster to run on; empty takes that of $RAY_ADDRESS, and without it keeps the run's own; `local`
+    starts a private local one."""
     failover: bool = True
     """--no-failover keeps the learner on the node of this command from now on, as in train."""
     detach: bool = False
@@ -86,8 +98,10 @@ class ResumeArguments:
 def train(argv: Sequence[str]) -> int:
     """Start a new run and, unless detached, stay with it until it ends; return the exit code."""
     try:
-        config = configure(argv)
+        config, there = configure(argv)
         print_idle(config, argv)
+        if there is not None:
+            return _resume_again(there, config, argv)
         from deploy.fleet import operations  # Ray takes a second: mistakes are reported before.
 
         folder = operations.create(config)
@@ -102,13 +116,32 @@ def train(argv: Sequence[str]) -> int:
             end = _stay_with(client, folder, interrupts, expects)
     except (ConfigError, UsageError) as error:
         raise type(error)(as_typed(str(error), argv)) from None
-    return end if isinstance(end, int) else _report(end, folder, asked=interrupts.count > 0)
+    return end if isinstance(end, int) else summary.report(end, folder, asked=interrupts.count > 0)
 
 
 def resume(argv: Sequence[str]) -> int:
     """Resume an existing run; return the exit code."""
     arguments = parse(ResumeArguments, argv, command="resume")
     folder = RunFolder.open(arguments.run, arguments.runs_dir)
+    changes = {name: value for name, value in vars(arguments).items() if name not in ("run", "runs_dir")}
+    return _resume(folder, argv, ResumeArguments, num_actors=changes.pop("actors"), **changes)
+
+
+def _resume_again(folder: RunFolder, config: Config, argv: Sequence[str]) -> int:
+    """Resume a run that is there already with the configuration asked for; return the exit code."""
+    changes = retry.changes(folder, config, retry.given_in(argv))
+    # Before it is looked whether anything is left to do: the run may reach its end meanwhile.
+    retry.wait_until_left(folder)
+    if retry.is_finished(folder, changes):
+        print(f"{folder.name}: finished already; checkpoint {folder.newest_checkpoint() or '-'}")
+        return 0
+    print(retry.told(folder, changes))
+    run = config.run
+    return _resume(folder, argv, TrainArguments, ray_address=run.ray_address, detach=run.detach, **changes)
+
+
+def _resume(folder: RunFolder, argv: Sequence[str], kind: type, **changes: Any) -> int:
+    """Resume the run with these changes, for the command with arguments `kind`; return the exit code."""
     from deploy.fleet import operations
 
     expects: list[Callable[[float], str]] = []
@@ -117,37 +150,33 @@ def resume(argv: Sequence[str]) -> int:
 
         def announce(_: Config) -> None:
             """Say what is about to start; until then Ctrl-C ends the command at once."""
-            _announce(folder, ResumeArguments)
+            _announce(folder, kind)
             expects.append(_expectation(folder))
             stack.enter_context(interrupts)
 
         try:
-            client = operations.resume(
-                folder,
-                total_env_steps=arguments.total_env_steps,
-                max_hours=arguments.max_hours,
-                until_return=arguments.until_return,
-                num_actors=arguments.actors,
-                ray_address=arguments.ray_address,
-                failover=arguments.failover,
-                detach=arguments.detach,
-                announce=announce,
-                waiting=Waiting(interrupts),
-            )
+            client = operations.resume(folder, announce=announce, waiting=Waiting(interrupts), **changes)
         except ConfigError as error:
             raise ConfigError(as_typed(str(error), argv)) from None
         end = _stay_with(client, folder, interrupts, expects[0])
-    return end if isinstance(end, int) else _report(end, folder, asked=interrupts.count > 0)
+    return end if isinstance(end, int) else summary.report(end, folder, asked=interrupts.count > 0)
 
 
-def configure(argv: Sequence[str]) -> Config:
-    """Return the checked configuration that `argv` asks for: preset first, then every flag given."""
+def configure(argv: Sequence[str]) -> tuple[Config, RunFolder | None]:
+    """Return the checked configuration that `argv` asks for: preset first, then every flag given.
+
+    With it comes the folder of the run that is to be resumed instead, None for a new run.
+    """
     default = presets.PRESETS[presets.DEFAULT]
     arguments = parse_config(TrainArguments, argv, command="train", default=lambda: default)
     config = with_urls_of_environment(config_of(arguments))
+    if arguments.again.resume_if_there and (folder := retry.there(config)) is not None:
+        # Its Ray and shards are looked at when it is resumed.
+        return with_checked_environment(config), folder
+    config = with_ray_of_environment(config)
     # Once more, now with the environment's URLs.
     check(config)
-    return preflight(config)
+    return preflight(config), None
 
 
 def parse_config(kind: type[T], argv: Sequence[str], *, command: str, default: Callable[[], Config]) -> T:
@@ -199,7 +228,8 @@ def _announce(folder: RunFolder, kind: type = TrainArguments) -> None:
     # A setting is lowered by a flag of `train`; afterwards it is in the run's config.json.
     notes = [fields_for_flags(note, kind) for note in notes]
     print("\n".join(line for note in notes for line in wrap(note, rest="  ")))
-    where = f"on the Ray at {config.run.ray_address}" if config.run.ray_address else "and its Ray"
+    address = config.run.ray_address
+    where = f"on the Ray at {address}{origin_of_ray(address)}" if address else "and its Ray"
     print(f"starting the run's supervisor {where} ...", flush=True)
 
 
@@ -253,45 +283,3 @@ def _watch(
         return follow(client, console.update, interrupts, hint=hint, unseen=is_lost, lost_seconds=lost)
     finally:
         console.close()
-
-
-def _report(status: Mapping[str, Any], folder: RunFolder, *, asked: bool) -> int:
-    """Print the run's results and how to resume it; return the exit code.
-
-    `asked`: this command ended the run.
-    """
-    for line in summary.end_lines(status):
-        print(line)
-    if status["state"] == "finished" and status.get("message"):
-        print(f"  because             {status['message']}")
-    checkpoint, again = folder.newest_checkpoint(), folder.command("resume")
-    print(f"  checkpoint          {checkpoint or '-'}")
-    print(f"  learning curve      {learning_curve(folder)}")
-    if status["state"] == "failed":
-        raise CommandFailed(
-            f"run {folder.name} failed: {status.get('message') or 'no reason given'};"
-            f" see {folder.log_path}, then: {again}"
-        )
-    if status["state"] == "stopped":
-        print(f"resume it:            {again}")
-    # Nobody asked for this end, so the exit code is 1 (decision 0020).
-    if status["state"] == "stopped" and is_lost() and not asked:
-        why = f"because its output cannot be written: {why_lost()}"
-        raise CommandFailed(f"run {folder.name} was stopped, {why}; resume it: {again}")
-    # `apexpert stop` leaves no message; whoever reports the end of a run's Ray does.
-    if status["state"] == "stopped" and status.get("message") and not asked:
-        raise CommandFailed(f"run {folder.name} was ended from outside: {status['message']}")
-    return 0
-
-
-def learning_curve(folder: RunFolder) -> str:
-    """Return the path of the learning curve that was drawn, or why there is none."""
-    from deploy.reports.curves.run_curves import CurveError
-    from deploy.reports.curves.single_runs import draw_learning_curve
-
-    try:
-        return str(draw_learning_curve(folder.path))
-    except CurveError:
-        return "- (no episode has ended yet)"
-    except OSError as error:
-        return f"- (cannot be written: {error.strerror})"

@@ -31,6 +31,7 @@ from deploy.fleet.errors import FleetError, WrongFlag
 from deploy.fleet.ray import keeper, private
 from deploy.fleet.ray.probe import check_answers
 from deploy.run import import_path
+from deploy.run.preflight import JOB_VARIABLE
 
 NAMESPACE = "apexpert"
 OBJECT_STORE_BYTES = 256 * 1024**2
@@ -149,7 +150,7 @@ def _ray_start(folder: Path, num_cpus: int, num_gpus: int | None) -> list[str]:
     command += [f"--temp-dir={folder}/r", f"--num-cpus={num_cpus}", "--include-dashboard=false"]
     command += [f"--object-store-memory={OBJECT_STORE_BYTES}", "--disable-usage-stats"]
     # Ray's client server cannot be turned off and has a fixed port, which a second run would collide on.
-    command += ["--include-log-monitor=false", f"--ray-client-server-port={_free_port()}"]
+    command += ["--include-log-monitor=false", f"--ray-client-server-port={_free_port()}", "--no-monitor"]
     return command if num_gpus is None else [*command, f"--num-gpus={num_gpus}"]
 
 
@@ -226,6 +227,8 @@ def connect(address: str, local: LocalRay | None = None) -> None:
 def _use_token(token: Path) -> None:
     """Make Ray read `token` instead of the token that it has found before, if any."""
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)} | NO_TASK_EVENTS
+    # What a job brings along, such as its working directory, is known to its own cluster alone.
+    os.environ.pop(JOB_VARIABLE, None)
     private.read_environment_again()
 
 

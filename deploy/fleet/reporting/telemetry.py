@@ -133,6 +133,7 @@ class Telemetry:
         known = self.before | self._known if state in FINAL_STATES else self._known
         status = {
             "run": self._folder.name,
+            "game": self._config.game_name,
             "state": state,
             "message": hide_password(message),
             "time": time.time(),

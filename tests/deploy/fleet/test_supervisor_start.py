@@ -65,3 +65,17 @@ def test_a_run_whose_servers_start_says_so(tmp_path: Path, monkeypatch: pytest.M
     until(left.is_set, "its end")
     assert said == [("starting", "waiting for the replay's servers")]
     assert read_status(folder)["message"] == "", "a run that has ended waits for nothing"
+
+
+def test_it_stays_until_its_end_is_seen_by_whoever_awaits_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detached run is stopped by a command that does not see its folder, and reads the end from here."""
+    waits: list[bool] = []
+    monkeypatch.setattr(supervisor, "ray", Mock())
+    for awaited in (False, True):
+        run = Supervisor.__new__(Supervisor)
+        run._awaited, run._terminated, run._local_ray = False, False, None
+        run._stop_asked, run._final_seen = threading.Event(), Mock()
+        run.stop(awaited)
+        run._leave()
+        waits.append(run._final_seen.wait.called)
+    assert waits == [False, True]

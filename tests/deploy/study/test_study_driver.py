@@ -16,6 +16,7 @@ from deploy.study.errors import StudyError
 from deploy.study.file import StudyFile
 from deploy.study.folder import StudyFolder
 from deploy.study.plan import PlannedRun, plan
+from tests.helpers.deadline import until
 from tests.helpers.runs.studies import ARMS, SIZES, STUDY, read
 
 
@@ -261,3 +262,12 @@ def test_after_a_stop_the_states_are_those_of_the_end(study, monkeypatch):
     monkeypatch.setattr(module, "stop", stop)
     driver.stop(lambda _: None)
     assert [state.state for state in driver.states[:3]] == ["stopped", "stopped", "waiting"]
+
+
+def test_what_the_study_has_heeded_its_runs_do_not_heed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """$RAY_ADDRESS, which --ray-address local has overridden, and the job that the study may run in."""
+    monkeypatch.setattr(module, "PYTHON", (sys.executable, "-c"))
+    for name in module.DECIDED:
+        monkeypatch.setenv(name, "set")
+    start = module.Start([f"import os, sys; sys.exit(any(name in os.environ for name in {module.DECIDED}))"])
+    assert until(lambda: start.error, "its end") == "", "exit code 0"

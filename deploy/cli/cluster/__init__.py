@@ -1,0 +1,1 @@
+"""Commands for Ray clusters: jobs, runs found through their Ray, checks of the nodes."""

@@ -1,0 +1,1 @@
+"""What a machine has of what training needs."""
