@@ -69,9 +69,9 @@ class RunClient:
         known = {"run": self._folder.name, "state": "starting", "message": "", "time": time.time()}
         return known | {"metrics": {}, "notes": [], "target_actors": 0, "total_env_steps": 0}
 
-    def scale(self, num_actors: int) -> None:
-        """Ask for `num_actors` actors; raise FleetError when the run does not answer."""
-        self._call("scale", num_actors)
+    def scale(self, actors: int | str) -> None:
+        """Ask for so many actors, or for `auto:MIN-MAX`; raise FleetError when the run does not answer."""
+        self._call("scale", actors)
 
     def add_shards(self, num_shards: int, urls: tuple[str, ...]) -> None:
         """Ask for `num_shards` embedded servers, or to add the user's `urls`; FleetError if unanswered."""
@@ -146,10 +146,11 @@ class RunClient:
             ray.shutdown()
 
 
-def launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
+def launch(config: Config, folder: RunFolder, *, resume: bool, scales: bool = False) -> RunClient:
     """Start the run in `folder` (with its saved config); return its client once its supervisor answers.
 
-    Without `run.ray_address` the run gets a Ray of its own. `resume` clears what a crash left behind. Raises
+    Without `run.ray_address` the run gets a Ray of its own. `resume` clears what a crash left behind, and
+    keeps what `apexpert scale` last asked for, unless it `scales` to the configuration's actors. Raises
     FleetError (WrongFlag when the configuration does not fit that Ray; then nothing was started), and RunBusy
     when the run is at work already. Where two commands may start the run, the caller holds
     `folder.starting()`.
@@ -159,8 +160,9 @@ def launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
         if resume:
             _clear_leftovers(folder)
         folder.settle(folder.drawn_identity())  # Old folders and copies have no identity of their own.
-        # Noted before the supervisor starts, which reads its target from the folder.
-        FleetState(folder).target = config.actors.num_actors
+        # Noted before the supervisor starts, which reads from the folder how many actors it shall have.
+        if scales or not resume or not FleetState(folder).asked:
+            FleetState(folder).ask(config.actors.num_actors)
     before = folder.read_json(RAY, None)
     address, local = config.run.ray_address, None
     if not address:

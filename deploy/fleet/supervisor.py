@@ -20,6 +20,8 @@ from typing import Any
 import ray
 
 from deploy.fleet.actor_fleet import ActorFleet
+from deploy.fleet.elastic.room import Room
+from deploy.fleet.elastic.steering import Steering
 from deploy.fleet.evaluator import Evaluator
 from deploy.fleet.learner_slot import LearnerSlot
 from deploy.fleet.parts import Parts, ShardAdditions
@@ -90,10 +92,10 @@ class Supervisor:
         """The command that owns the run is alive."""
         self._heard = time.monotonic()
 
-    def scale(self, num_actors: int) -> None:
-        """From now on the run has that many actors."""
-        self._telemetry.note(f"scale: {self._fleet_state.target} -> {num_actors} actors")
-        self._fleet_state.target = num_actors
+    def scale(self, actors: int | str) -> None:
+        """From now on the run has that many actors, or as many as it chooses within `auto:MIN-MAX`."""
+        self._telemetry.note(f"scale: {self._fleet_state.asked} -> {actors} actors")
+        self._fleet_state.ask(actors)
 
     def add_shards(self, num_shards: int, urls: tuple[str, ...]) -> None:
         """From now on the run has so many embedded servers, or these servers of the user's own as well."""
@@ -163,7 +165,9 @@ class Supervisor:
             note=note,
         )
         evaluator = Evaluator(assignment, node_id, self._telemetry)
-        return Parts(actors, learner, evaluator, servers, store.until_it_ends.remote())
+        room = Room(actors, actors_node, own=self._local_ray is not None)
+        steering = Steering(config, self._fleet_state, room, node_id, note)
+        return Parts(actors, learner, evaluator, steering, servers, store.until_it_ends.remote())
 
     def _start_servers(self, stack: contextlib.ExitStack) -> EmbeddedServers:
         replay, self._message = self._config.replay, SERVERS
@@ -206,7 +210,8 @@ class Supervisor:
                 self._state = "running"
             parts.evaluator.step(learner.metrics)
             if time.monotonic() - self._published >= STATUS_SECONDS:
-                self._telemetry.update(learner.metrics, actors.report())
+                self._telemetry.update(learner.metrics, report := actors.report())
+                parts.steering.step(learner, actors, report)
                 self._message = waits_for(
                     learner.metrics,
                     learner_pid=learner.pid,

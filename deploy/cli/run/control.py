@@ -44,8 +44,8 @@ class ScaleArguments:
 
     run: RunName
     """Name of the run under --runs-dir, or the path of its folder."""
-    actors: Count = None
-    """Number of actors the run should have, 1 or more."""
+    actors: Annotated[int | str | None, tyro.conf.arg(metavar="INT|auto|auto:MIN-MAX")] = None
+    """Number of actors the run should have, 1 or more; `auto` or `auto:MIN-MAX`: as in train."""
     shards: Count = None
     """Number of embedded Redis servers the run should have, more than now: none can be removed."""
     add_urls: tuple[str, ...] = ()

@@ -23,6 +23,15 @@ def available_resources() -> dict[str, dict[str, Any]]:
     return free
 
 
+def draining_nodes() -> dict[str, int]:
+    """Return the ids of the nodes that were told to drain, and when they end, in ms since the epoch.
+
+    0 where no time was given. Ray itself places nothing new on such a node.
+    """
+    draining: dict[str, int] = state.state.get_draining_nodes()  # type: ignore[no-untyped-call]
+    return draining
+
+
 def silence() -> None:
     """Keep Ray from printing messages about its own end between the console's lines."""
     worker.print_to_stdstream = lambda *_, **__: None
