@@ -13,6 +13,9 @@ SO_MANY_ACTORS = (
     " as many within that range as the learner has use for, or auto for as many as cores are free"
 )
 
+Actors = int | str
+"""What `--actors` takes: a number, `auto` or `auto:MIN-MAX`."""
+
 
 @dataclass(frozen=True)
 class ActorRange:
@@ -25,7 +28,7 @@ class ActorRange:
     """Whether the run chooses within the range by itself, and goes on choosing."""
 
     @classmethod
-    def parse(cls, asked: int | str) -> Self:
+    def parse(cls, asked: Actors) -> Self:
         """Parse a number, `auto` or `auto:MIN-MAX`; raise ValueError for anything else or out of reach."""
         if asked == "auto":
             return cls(1, None, True)
@@ -50,7 +53,7 @@ class ActorRange:
         return max(self.least, actors if most is None else min(actors, most))
 
 
-def is_actor_count(asked: int | str) -> bool:
+def is_actor_count(asked: Actors) -> bool:
     """Whether `ActorRange.parse` takes it."""
     try:
         ActorRange.parse(asked)
@@ -117,7 +120,7 @@ class ExplorationConfig:
 class ActorConfig:
     """The fleet's actors: each is one Ray actor process on one CPU core with several environments."""
 
-    num_actors: Annotated[int | str, Predicate(is_actor_count), InWords(SO_MANY_ACTORS)] = 4
+    num_actors: Annotated[Actors, Predicate(is_actor_count), InWords(SO_MANY_ACTORS)] = 4
     """Actor processes: a number; `auto:MIN-MAX` for as many as the learner has use for, looked at every
     minute; or `auto`, as many as cores are free on the Ray it runs on, and fewer where they wait.
     `apexpert scale` changes it while the run is active."""

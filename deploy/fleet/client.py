@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
+from actors.config import Actors
 from deploy.fleet.errors import FleetError
 from deploy.fleet.farewell import TERMINATED_SECONDS, write_farewell
 from deploy.fleet.ray import cluster, nodes
@@ -69,7 +70,7 @@ class RunClient:
         known = {"run": self._folder.name, "state": "starting", "message": "", "time": time.time()}
         return known | {"metrics": {}, "notes": [], "target_actors": 0, "total_env_steps": 0}
 
-    def scale(self, actors: int | str) -> None:
+    def scale(self, actors: Actors) -> None:
         """Ask for so many actors, or for `auto:MIN-MAX`; raise FleetError when the run does not answer."""
         self._call("scale", actors)
 
@@ -146,11 +147,10 @@ class RunClient:
             ray.shutdown()
 
 
-def launch(config: Config, folder: RunFolder, *, resume: bool, scales: bool = False) -> RunClient:
+def launch(config: Config, folder: RunFolder, *, resume: bool) -> RunClient:
     """Start the run in `folder` (with its saved config); return its client once its supervisor answers.
 
-    Without `run.ray_address` the run gets a Ray of its own. `resume` clears what a crash left behind, and
-    keeps what `apexpert scale` last asked for, unless it `scales` to the configuration's actors. Raises
+    Without `run.ray_address` the run gets a Ray of its own. `resume` clears what a crash left behind. Raises
     FleetError (WrongFlag when the configuration does not fit that Ray; then nothing was started), and RunBusy
     when the run is at work already. Where two commands may start the run, the caller holds
     `folder.starting()`.
@@ -161,7 +161,8 @@ def launch(config: Config, folder: RunFolder, *, resume: bool, scales: bool = Fa
             _clear_leftovers(folder)
         folder.settle(folder.drawn_identity())  # Old folders and copies have no identity of their own.
         # Noted before the supervisor starts, which reads from the folder how many actors it shall have.
-        if scales or not resume or not FleetState(folder).asked:
+        # A resumed run has what was last asked for, which `apexpert scale` may have changed.
+        if not resume or not FleetState(folder).asked:
             FleetState(folder).ask(config.actors.num_actors)
     before = folder.read_json(RAY, None)
     address, local = config.run.ray_address, None

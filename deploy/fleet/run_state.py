@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-from actors.config import ActorRange
+from actors.config import ActorRange, Actors
 from deploy.fleet.ray.cluster import LocalRay
 from deploy.run.errors import RunBusy
 from deploy.run.folder import FLEET, RAY, RunFolder
@@ -23,18 +23,18 @@ class FleetState:
         document = folder.read_json(FLEET, {})
         self._target = int(document.get("target_actors", 0))
         # Folders of earlier versions have the number alone.
-        self._asked: int | str = document.get("actors", self._target)
+        self._asked: Actors = document.get("actors", self._target)
         following = document.get("next_incarnation", {})
         self._next = {int(actor_slot): int(n) for actor_slot, n in following.items()}
         # `scale` sets the target in a thread of Ray's: the older of two documents must not be saved last.
         self._changing = threading.Lock()
 
     @property
-    def asked(self) -> int | str:
+    def asked(self) -> Actors:
         """What was asked for, as by `--actors`; 0 before anything was."""
         return self._asked
 
-    def ask(self, actors: int | str) -> None:
+    def ask(self, actors: Actors) -> None:
         """Note what is asked for; within a range, the target is for the run to choose."""
         self._asked = actors
         wanted = ActorRange.parse(actors)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, Protocol, Self
 
+from actors.config import Actors
 from deploy.cli.errors import CommandFailed
 from deploy.run.states import FINAL_STATES
 
@@ -34,7 +35,7 @@ class RunClient(Protocol):
     def last_words(self, timeout: float, told_to_stop: bool) -> dict[str, Any]:
         """Return the status of a run that is gone, once its processes here have ended or written it."""
 
-    def scale(self, actors: int | str) -> None:
+    def scale(self, actors: Actors) -> None:
         """Ask for so many actors, or for `auto:MIN-MAX`."""
 
     def add_shards(self, num_shards: int, urls: tuple[str, ...]) -> None:

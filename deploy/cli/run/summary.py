@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from actors.config import ActorRange, EnvironmentConfig
+from actors.config import ActorRange, Actors, EnvironmentConfig
 from deploy.cli.output import wrap
 from deploy.monitor.bands import GREEDY, greedy_return
 from deploy.run.config import Config, RunConfig, hide_password, leaves
@@ -139,7 +139,7 @@ def memory_line(config: Config) -> str:
     return line + (": WARNING, may not be enough; lower --replay.frame-store-bytes" if tight else "")
 
 
-def crowding(asked: int | str) -> str:
+def crowding(asked: Actors) -> str:
     """Return a warning when so many actors would crowd the machine's cores, else an empty string.
 
     `asked`: as by `--actors`; of a range, its lower end.

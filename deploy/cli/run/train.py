@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from actors.config import Actors
 from deploy.cli.errors import CommandFailed, UsageError
 from deploy.cli.output import is_lost, why_lost, wrap
 from deploy.cli.parsing import as_typed, expand_short, fields_for_flags, parse
@@ -62,7 +63,7 @@ class ResumeArguments:
     """New limit of hours, of all legs together; 0: no limit. Omitted, it keeps the old one."""
     until_return: float | None = None
     """New mean return of the last 100 nearly greedy episodes at which the run is finished."""
-    actors: Annotated[int | str, tyro.conf.arg(metavar="INT|auto|auto:MIN-MAX")] = 0
+    actors: Annotated[Actors, tyro.conf.arg(metavar="INT|auto|auto:MIN-MAX")] = 0
     """Actors from now on, as in train; 0 keeps what the run was started with or last scaled to."""
     ray_address: str = ""
     """Ray cluster to run on; empty keeps the run's own, `local` starts a private local one."""

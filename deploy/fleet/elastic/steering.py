@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from actors.config import ActorRange
+from actors.config import ActorRange, Actors
 from deploy.fleet.actor_fleet import ActorFleet
 from deploy.fleet.elastic.bottleneck import Bottleneck
 from deploy.fleet.elastic.draining import Draining
@@ -26,7 +26,7 @@ class Steering:
         self._policy = ElasticPolicy(time.monotonic())
         self._bottleneck = Bottleneck(config.learner.update_period)
         self._draining = Draining(node_id, note)
-        self._asked: int | str = state.asked
+        self._asked: Actors = state.asked
         if self._range.is_elastic:
             cores = room.at_start()
             self._bring_into_range(cores, f"there are cores for {cores:,}")

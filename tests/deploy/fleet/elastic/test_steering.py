@@ -1,11 +1,15 @@
 """A run's number of actors: chosen at the start, changed on the way, kept by resume."""
 
+import json
 import threading
+import tomllib
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pytest
 
+from actors.config import ActorRange
+from deploy.cli.run.config_file import to_toml
 from deploy.fleet.elastic import steering as steering_module
 from deploy.fleet.elastic.draining import LOOK_SECONDS, Draining
 from deploy.fleet.elastic.policy import PERIOD_SECONDS
@@ -13,7 +17,7 @@ from deploy.fleet.elastic.room import Background
 from deploy.fleet.elastic.steering import Steering
 from deploy.fleet.reporting.actor_metrics import FleetReport
 from deploy.fleet.run_state import FleetState
-from deploy.run.config import Config, with_values
+from deploy.run.config import Config, ConfigError, from_json, to_json, with_values
 from deploy.run.folder import RunFolder
 
 
@@ -236,3 +240,30 @@ def test_an_error_of_ray_is_asked_again():
     while found is None:
         found = background.answer()
     assert found == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "least", "most", "elastic"),
+    [(4, 4, 4, False), ("auto", 1, None, True), ("auto:8-200", 8, 200, True), ("auto:3-3", 3, 3, True)],
+)
+def test_what_may_be_asked_for(asked, least, most, elastic):
+    assert ActorRange.parse(asked) == ActorRange(least, most, elastic)
+
+
+@pytest.mark.parametrize(
+    "asked", [0, -1, 10_001, "4", "", "auto:", "auto:8", "auto:8-", "auto:9-8", "auto:0-2"]
+)
+def test_what_may_not(asked):
+    with pytest.raises(ValueError, match=r"neither|not within"):
+        ActorRange.parse(asked)
+
+
+@pytest.mark.parametrize("asked", [4, "auto", "auto:8-200"])
+def test_what_is_asked_for_is_saved_and_loaded_as_it_is(asked):
+    config = with_values(Config(), actors__num_actors=asked)
+    saved = json.loads(json.dumps(to_json(config)))
+    assert saved["actors"]["num_actors"] == asked
+    assert from_json(saved) == config
+    assert from_json(tomllib.loads(to_toml(config))) == config
+    with pytest.raises(ConfigError, match=r"--actors\.num-actors.*a whole number or text"):
+        from_json({"actors": {"num_actors": 1.5}})
