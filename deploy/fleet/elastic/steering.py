@@ -62,7 +62,7 @@ class Steering:
         """Choose the target nearest to the one before; where there was none, one for each core."""
         before = self._state.target
         target = self._range.nearest(before or cores, cores)
-        if self._range.is_elastic and target != before:
+        if target != before:
             self._apply(Change(target, reason))
 
     def _decide(self, report: FleetReport, fewest: int, most: int) -> None:
