@@ -36,7 +36,8 @@ def run(config: Config, *, seconds: float = 10.0, report: limits.Report = limits
     environments; `ratio_of_limit` is its share of `limit`, `ratio_of_limit_processor` the same by processor
     time: waits for the shards are no part of it, and other programs on the machine change it less.
     `bytes_per_step` is the mean size of one encoded step, without what Redis adds. `weights_pause_ms`: how
-    long new weights keep the actor from acting, median and largest of LOADS.
+    long new weights keep the actor from acting, median and largest of LOADS, and the median of its processor
+    time.
     """
     report(f"measuring an actor, its environments and its policy: {3 * seconds:g} s")
     spec = describe_environment(config.environment)
@@ -51,7 +52,7 @@ def run(config: Config, *, seconds: float = 10.0, report: limits.Report = limits
                 for _ in range(ROUNDS)
             ]
             actor.drain()
-            pauses = weights_pauses_ms(policy)
+            pauses, busy = weights_pauses_ms(policy)
         written = writer.counters
     return {
         "benchmark": "actor",
@@ -59,6 +60,7 @@ def run(config: Config, *, seconds: float = 10.0, report: limits.Report = limits
         "bytes_per_step": written.bytes / max(written.items, 1),
         "weights_pause_ms": statistics.median(pauses),
         "weights_pause_ms_largest": max(pauses),
+        "weights_pause_ms_processor": statistics.median(busy),
         "config": to_json(config),
     }
 
@@ -94,12 +96,17 @@ def _speed(config: Config, turn: Callable[[], object], seconds: float) -> Speed:
     return Speed(num_envs * wall, num_envs * wall / max(share, 1e-9))
 
 
-def weights_pauses_ms(policy: Policy) -> list[float]:
-    """Return how long each of LOADS new versions, read-only as Ray's are, keeps this policy from acting."""
-    parameters, pauses = flatten(policy.network), []
+def weights_pauses_ms(policy: Policy) -> tuple[list[float], list[float]]:
+    """Return how long each of LOADS new versions, read-only as Ray's are, keeps this policy from acting.
+
+    In milliseconds of wall time, and of this thread's processor time, which is the same on a core of its own.
+    """
+    parameters, pauses, busy = flatten(policy.network), [], []
     parameters.flags.writeable = False
     for version in range(LOADS):
-        started = time.perf_counter()
-        policy.load(Weights(version, parameters, 0))
+        weights = Weights(version, parameters, 0)
+        started, worked = time.perf_counter(), time.thread_time()
+        policy.load(weights)
         pauses.append(1e3 * (time.perf_counter() - started))
-    return pauses
+        busy.append(1e3 * (time.thread_time() - worked))
+    return pauses, busy

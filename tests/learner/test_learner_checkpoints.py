@@ -161,10 +161,19 @@ def test_a_checkpoint_that_is_asked_for_is_written_beside_the_periodic_ones(tmp_
 
 def test_a_learner_that_waits_saves_when_asked(tmp_path):
     setup = Setup(tmp_path, [60], total=120)
-    setup.learner.ask_to_save()
-    looks = iter(range(100))
-    setup.learner.run(lambda: setup.learner.updates == 10 and next(looks) > 3)
-    first = setup.learner._num_checkpoints
-    setup.learner.ask_to_save()
-    setup.learner._save_if_asked()
-    assert setup.learner._num_checkpoints == first + 1
+    saved, snapshot, looks = [], setup.learner._snapshot, []
+
+    def noted():
+        saved.append(setup.learner.updates)
+        return snapshot()
+
+    def asks():
+        looks.append(setup.learner.updates)
+        if looks.count(looks[-1]) == 3:
+            setup.learner.ask_to_save()
+        return looks.count(looks[-1]) == 6
+
+    setup.learner._snapshot = noted
+    assert setup.learner.run(asks) == "stopped"
+    # Each turn makes an update, until there is nothing to learn from; the second is that of the end.
+    assert saved == [setup.learner.updates] * 2

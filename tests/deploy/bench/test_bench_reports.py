@@ -38,7 +38,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("make_policy", "forward_pass"):
         monkeypatch.setattr(limits, name, lambda *_: lambda: None)
     monkeypatch.setattr(limits, "env_step", lambda _: nullcontext(lambda: None))
-    monkeypatch.setattr(actor, "weights_pauses_ms", lambda _: [1.0])
+    monkeypatch.setattr(actor, "weights_pauses_ms", lambda _: ([1.0], [1.0]))
     step = SimpleNamespace(parameters=dict)
     monkeypatch.setattr(limits, "make_train_step", lambda *_: step)
     monkeypatch.setattr(weights, "measure_on_own_ray", lambda *_: (1.0, 1.0))
@@ -109,8 +109,9 @@ def test_the_ratio_of_an_actor_to_its_limit_is_of_each_round() -> None:
 def test_new_weights_are_timed_as_they_come_from_ray(config: Config) -> None:
     loaded: list[Any] = []
     policy = SimpleNamespace(network=torch.nn.Linear(2, 3), load=loaded.append)
-    pauses = actor.weights_pauses_ms(policy)  # type: ignore[arg-type]
-    assert len(pauses) == len(loaded) == actor.LOADS
+    pauses, busy = actor.weights_pauses_ms(policy)  # type: ignore[arg-type]
+    assert len(pauses) == len(busy) == len(loaded) == actor.LOADS
     assert min(pauses) >= 0.0
+    assert min(busy) >= 0.0
     assert [weights.version for weights in loaded] == list(range(actor.LOADS))
     assert not loaded[0].parameters.flags.writeable
