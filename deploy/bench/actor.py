@@ -47,6 +47,9 @@ def run(config: Config, *, seconds: float = 10.0, report: limits.Report = limits
         forward = limits.forward_pass(config, spec, policy)
         # One thread, because each actor of a fleet has one core.
         with contextlib.closing(actor), limits.threads(1):
+            for _ in range(config.replay.segment_steps):
+                # Untimed: the first segments pay for connections and for compiled code that is loaded.
+                actor.step()
             rounds = [
                 tuple(_speed(config, turn, seconds / ROUNDS) for turn in (actor.step, env_step, forward))
                 for _ in range(ROUNDS)

@@ -45,8 +45,8 @@ class Room:
     def __init__(self, actors: ActorFleet, node_id: str | None, *, own: bool) -> None:
         """`node_id`: the only node that actors may run on, or None for any. `own`: whose Ray it is."""
         self._actors, self._own = actors, own
-        self._free = Background(lambda: free_cores(node_id))
-        self._ask_now = lambda: free_cores(node_id)
+        self._ask_now: Callable[[], int] = lambda: free_cores(node_id)
+        self._free = Background(self._ask_now)
 
     def at_start(self) -> int:
         """Return how many actors there are cores for before any has started; asks Ray, and waits for it."""
