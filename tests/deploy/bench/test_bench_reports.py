@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from deploy.bench import actor, diagnostics, end_to_end, head, learner, limits, weights
+from deploy.bench.actor import weights_pauses_ms
 from deploy.cli.bench import QUICK
 from deploy.run.config import Config
 from deploy.run.presets import PRESETS
@@ -109,7 +110,7 @@ def test_the_ratio_of_an_actor_to_its_limit_is_of_each_round() -> None:
 def test_new_weights_are_timed_as_they_come_from_ray(config: Config) -> None:
     loaded: list[Any] = []
     policy = SimpleNamespace(network=torch.nn.Linear(2, 3), load=loaded.append)
-    pauses, busy = actor.weights_pauses_ms(policy)  # type: ignore[arg-type]
+    pauses, busy = weights_pauses_ms(policy)  # type: ignore[arg-type]
     assert len(pauses) == len(busy) == len(loaded) == actor.LOADS
     assert min(pauses) >= 0.0
     assert min(busy) >= 0.0
