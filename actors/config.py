@@ -1,13 +1,65 @@
 """Configuration of acting: environment, exploration and actors; every field is one command-line flag."""
 
+import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from apexpert.limits import SHARE, Ge, Gt, Interval, InWords
+from apexpert.limits import SHARE, Ge, Gt, Interval, InWords, Predicate
 
 MOST_ACTORS = 10_000
 """Each keeps a question pending at the weight store and a heartbeat at the supervisor, one process each."""
-SO_MANY_ACTORS = f"1 to {MOST_ACTORS}, which is what one supervisor and one weight store are made for"
+SO_MANY_ACTORS = (
+    f"1 to {MOST_ACTORS}, which is what one supervisor and one weight store are made for, auto:MIN-MAX for"
+    " as many within that range as the learner has use for, or auto for as many as cores are free"
+)
+
+Actors = int | str
+"""What `--actors` takes: a number, `auto` or `auto:MIN-MAX`."""
+
+
+@dataclass(frozen=True)
+class ActorRange:
+    """How many actors a run may have, as `--actors` says it."""
+
+    least: int
+    most: int | None
+    """None: as many as cores are free."""
+    is_elastic: bool
+    """Whether the run chooses within the range by itself, and goes on choosing."""
+
+    @classmethod
+    def parse(cls, asked: Actors) -> Self:
+        """Parse a number, `auto` or `auto:MIN-MAX`; raise ValueError for anything else or out of reach."""
+        if asked == "auto":
+            return cls(1, None, True)
+        if isinstance(asked, str):
+            match = re.fullmatch(r"auto:(\d{1,6})-(\d{1,6})", asked)
+            if match is None:
+                raise ValueError(f"{asked!r} is neither a number, auto nor auto:MIN-MAX")
+            parsed = cls(int(match[1]), int(match[2]), True)
+        else:
+            parsed = cls(asked, asked, False)
+        assert parsed.most is not None
+        if not 1 <= parsed.least <= parsed.most <= MOST_ACTORS:
+            raise ValueError(f"{asked} is not within 1 to {MOST_ACTORS}")
+        return parsed
+
+    def nearest(self, actors: int, free: int | None = None) -> int:
+        """Return the number within the range that is nearest to `actors`.
+
+        `free`: cores for actors, which bound a range without an end; None leaves it without one.
+        """
+        most = self.most if self.most is not None else free
+        return max(self.least, actors if most is None else min(actors, most))
+
+
+def is_actor_count(asked: Actors) -> bool:
+    """Whether `ActorRange.parse` takes it."""
+    try:
+        ActorRange.parse(asked)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -68,8 +120,10 @@ class ExplorationConfig:
 class ActorConfig:
     """The fleet's actors: each is one Ray actor process on one CPU core with several environments."""
 
-    num_actors: Annotated[int, Interval(ge=1, le=MOST_ACTORS), InWords(SO_MANY_ACTORS)] = 4
-    """Actor processes at the start; `apexpert scale` changes the number while the run is active."""
+    num_actors: Annotated[Actors, Predicate(is_actor_count), InWords(SO_MANY_ACTORS)] = 4
+    """Actor processes: a number; `auto:MIN-MAX` for as many as the learner has use for, looked at every
+    minute; or `auto`, as many as cores are free on the Ray it runs on, and fewer where they wait.
+    `apexpert scale` changes it while the run is active."""
     envs_per_actor: Annotated[int, Gt(0)] = 8
     """Environments that each actor steps as one batch."""
     weights_poll_steps: Annotated[int, Gt(0)] = 100
@@ -78,3 +132,8 @@ class ActorConfig:
     """Send each item's TD error as its first priority (Ape-X); otherwise items enter with the largest one."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of acting; `auto` is bfloat16 where the CPU has instructions for it."""
+
+    @property
+    def range(self) -> ActorRange:
+        """How many actors there may be."""
+        return ActorRange.parse(self.num_actors)

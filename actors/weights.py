@@ -62,9 +62,13 @@ class WeightsAge:
             self._steps.clear()
             return
         span = (before.published_at, weights.published_at), (before.updates, weights.updates)
+        known = []
         while self._steps and self._steps[0][0] <= weights.published_at:
-            acted_at, updates = self._steps.popleft()
-            self._ages.append(max(0.0, float(np.interp(acted_at, *span)) - updates))
+            known.append(self._steps.popleft())
+        if known:
+            # All at once: a step at a time takes milliseconds, in which nobody acts.
+            acted_at, updates = np.array(known).T
+            self._ages.extend(np.maximum(0.0, np.interp(acted_at, *span) - updates).tolist())
         if self._ages:
             self._mean = float(np.mean(self._ages))
 

@@ -100,9 +100,9 @@ class Run:
         return [json.loads(line) for line in lines if line.endswith("}")]  # The last may be half written.
 
     def scale(
-        self, actors: int | None = None, *, shards: int | None = None, add_urls: tuple[str, ...] = ()
+        self, actors: int | str | None = None, *, shards: int | None = None, add_urls: tuple[str, ...] = ()
     ) -> None:
-        """Ask for another number of actors, or for more shards, as `apexpert scale` does.
+        """Ask for another number of actors (or `auto:MIN-MAX`), or for more shards, as `apexpert scale` does.
 
         Raises ConfigError for what cannot be, RunError when the run is not at work, FleetError when it does
         not answer.
@@ -158,7 +158,7 @@ class Run:
         *,
         max_hours: float | None = None,
         until_return: float | None = None,
-        actors: int = 0,
+        actors: int | str = 0,
         detach: bool = False,
     ) -> None:
         """Resume a run that has ended, from its newest checkpoint; 0 and None keep its own values.

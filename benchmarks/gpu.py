@@ -62,7 +62,8 @@ def measure(preset: str, config: Config, arguments: argparse.Namespace) -> dict[
     row["max_abs_difference_to_cpu"] = difference_to_cpu(config)
     row["learner_samples_per_s"] = learner.run(config, seconds=arguments.seconds)["learner_samples_per_s"]
     if not arguments.no_run:
-        actors = max(1, min(config.actors.num_actors, len(os.sched_getaffinity(0)) - 2))
+        free = max(1, len(os.sched_getaffinity(0)) - 2)
+        actors = min(config.actors.range.nearest(free), free)
         fleet = with_values(config, actors__num_actors=actors)
         measured = end_to_end.run(fleet, seconds=4 * arguments.seconds, repeats=1, limit_seconds=2.0)
         row |= {key: measured[key] for key in ("agent_steps_per_s", "limit", "ratio_of_limit")}

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import logging
 import math
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +55,7 @@ class Learner:
         self._published_env_steps = -1
         self._restored_env_steps = 0
         self._num_checkpoints = 0
+        self._asked_to_save = threading.Event()
         self._board = MetricsBoard()
         self._diagnostics = Diagnostics(
             train_step, config.diagnostics_period, folder=checkpoints.folder.parent, write=self._board.write
@@ -83,6 +85,7 @@ class Learner:
                 return "stopped"
             batch = self.batches.next(all_learned=self._publish_news)
             if batch is None:
+                self._save_if_asked()
                 self.batches.wait()
                 if self._board.due():
                     self._write_metrics()
@@ -104,7 +107,8 @@ class Learner:
                 self._publish()
             # After the target copy, which a resumed learner does not make again for this update.
             if self.updates % self._config.checkpoint_period == 0:
-                self._writer.submit(self._snapshot())
+                self._asked_to_save.set()
+            self._save_if_asked()
             self._log(batch, result)
         # Published before the last checkpoint, so that no resume uses this version again.
         self._publish()
@@ -114,6 +118,15 @@ class Learner:
     def metrics(self) -> dict[str, float]:
         """The latest metrics of learner and sampler under the run's metric names; any thread may call it."""
         return self._board.read()
+
+    def ask_to_save(self) -> None:
+        """Have the loop write a checkpoint as soon as it can; any thread may call this."""
+        self._asked_to_save.set()
+
+    def _save_if_asked(self) -> None:
+        if self._asked_to_save.is_set():
+            self._asked_to_save.clear()
+            self._writer.submit(self._snapshot())
 
     def save(self) -> Path:
         """Writes a checkpoint of everything that a bit-identical continuation needs; returns its folder.

@@ -1,6 +1,7 @@
 """Convert a network's parameters to and from one flat array, which is published, stored and loaded."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,10 +46,22 @@ def load(network: nn.Module, array: NDArray[np.float32]) -> None:
     size = num_parameters(network)
     if array.shape != (size,):
         raise ValueError(f"weights have shape {array.shape}, the network has {size} parameters")
-    # Ray's object store returns read-only arrays. They are copied, as torch would warn about
-    # sharing their memory.
-    source = torch.from_numpy(array if array.flags.writeable else array.copy())
-    unflatten(network, source)
+    unflatten(network, torch.from_numpy(array if array.flags.writeable else np.asarray(_SameMemory(array))))
+
+
+@dataclass(frozen=True)
+class _SameMemory:
+    """A read-only array's memory as NumPy and torch take it without a warning; nobody here writes to it.
+
+    Ray's object store returns such arrays. A copy would double the time for which an actor stands still.
+    """
+
+    array: NDArray[np.float32]
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        interface: dict[str, Any] = self.array.__array_interface__
+        return interface | {"data": (interface["data"][0], False)}
 
 
 def unflatten(network: nn.Module, source: Tensor) -> None:

@@ -72,30 +72,36 @@ def update_samples_per_s(config: Config, *, seconds: float) -> float:
 
 def env_steps_per_s(config: Config, *, seconds: float) -> float:
     """Return env steps per second of one actor's environments on one thread, under random actions."""
+    with env_step(config) as step:
+        return config.actors.envs_per_actor * calls_per_s(step, seconds)
+
+
+@contextlib.contextmanager
+def env_step(config: Config) -> Iterator[Callable[[], object]]:
+    """Make an actor's environments; gives a step of all of them under random actions."""
     num_envs = config.actors.envs_per_actor
     environment = make_environment(
         config.environment, num_envs, environment_seeds(config.run.seed, 0, 0, num_envs)
     )
     rng = np.random.default_rng(config.run.seed)
-    try:
+    with contextlib.closing(environment):
         environment.reset()
-        step = calls_per_s(
-            lambda: environment.step(rng.integers(0, environment.num_actions, num_envs)), seconds
-        )
-    finally:
-        environment.close()
-    return step * num_envs
+        yield lambda: environment.step(rng.integers(0, environment.num_actions, num_envs))
 
 
 def forward_states_per_s(config: Config, *, seconds: float) -> float:
     """Return states per second of the production Policy on one thread, at the actor's batch size."""
-    num_envs = config.actors.envs_per_actor
     spec = describe_environment(config.environment)
-    policy = make_policy(config, spec)
-    shape = (num_envs, *spec.observation_shape(config.environment.stack))
-    observations = np.random.default_rng(config.run.seed).integers(0, 256, shape, dtype=np.uint8)
     with threads(1):
-        return num_envs * calls_per_s(lambda: policy.act(observations, 0.0), seconds)
+        forward = forward_pass(config, spec, make_policy(config, spec))
+        return config.actors.envs_per_actor * calls_per_s(forward, seconds)
+
+
+def forward_pass(config: Config, spec: EnvironmentSpec, policy: Policy) -> Callable[[], object]:
+    """Return a pass of the policy over an actor's batch of random observations."""
+    shape = (config.actors.envs_per_actor, *spec.observation_shape(config.environment.stack))
+    observations = np.random.default_rng(config.run.seed).integers(0, 256, shape, dtype=np.uint8)
+    return lambda: policy.act(observations, 0.0)
 
 
 def make_train_step(config: Config, spec: EnvironmentSpec) -> TrainStep:

@@ -1,7 +1,7 @@
 """The run's actors: one per slot below the target, replaced when they die, drained when surplus."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from actors.episodes import Episode
@@ -42,6 +42,14 @@ class ActorFleet:
         """Number of actors at work."""
         return sum(handle.ready for _, handle in self._running.values())
 
+    def unplaced(self, seconds: float = 0.0) -> int:
+        """Return the number of actors that have not answered yet, `seconds` or more after their start."""
+        latest = time.monotonic() - seconds
+        return sum(
+            handle.report is None and self._restarts[slot].started_at <= latest
+            for slot, (_, handle) in self._running.items()
+        )
+
     @property
     def started(self) -> set[tuple[int, int]]:
         """(slot, incarnation) of all actors that may still write."""
@@ -67,6 +75,19 @@ class ActorFleet:
         self._assignment = self._assignment.with_shard(url)
         for handle in self._handles():
             handle.add_shard(len(self._assignment.urls) - 1, url)
+
+    def leave_nodes(self, nodes: Collection[str]) -> int:
+        """Tell the actors on these nodes to leave, for others in their slots; return their number."""
+        # Where actors are bound to one node, there is no other for them.
+        there = [
+            slot
+            for slot, (_, handle) in self._running.items()
+            if self._node_id is None and handle.report is not None and handle.report["node"] in nodes
+        ]
+        now = time.monotonic()
+        for slot in there:
+            self._dismiss(slot, now)
+        return len(there)
 
     def drain(self, seconds: float) -> list[Episode]:
         """Tell all to leave and wait until they have written open segments; kill those that take longer."""

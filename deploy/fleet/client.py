@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
+from actors.config import Actors
 from deploy.fleet.errors import FleetError
 from deploy.fleet.farewell import TERMINATED_SECONDS, write_farewell
 from deploy.fleet.ray import cluster, core, nodes, placement
@@ -76,9 +77,9 @@ class RunClient:
         known = {"run": self._folder.name, "state": "starting", "message": "", "time": time.time()}
         return known | {"metrics": {}, "notes": [], "target_actors": 0, "total_env_steps": 0}
 
-    def scale(self, num_actors: int) -> None:
-        """Ask for `num_actors` actors; raise FleetError when the run does not answer."""
-        self._call("scale", num_actors)
+    def scale(self, actors: Actors) -> None:
+        """Ask for so many actors, or for `auto:MIN-MAX`; raise FleetError when the run does not answer."""
+        self._call("scale", actors)
 
     def add_shards(self, num_shards: int, urls: tuple[str, ...]) -> None:
         """Ask for `num_shards` embedded servers, or to add the user's `urls`; FleetError if unanswered."""
@@ -174,8 +175,10 @@ def launch(
         if resume:
             _clear_leftovers(folder)
         folder.settle(folder.drawn_identity())  # Old folders and copies have no identity of their own.
-        # Noted before the supervisor starts, which reads its target from the folder.
-        FleetState(folder).target = config.actors.num_actors
+        # Noted before the supervisor starts, which reads from the folder how many actors it shall have.
+        # A resumed run has what was last asked for, which `apexpert scale` may have changed.
+        if not resume or not FleetState(folder).asked:
+            FleetState(folder).ask(config.actors.num_actors)
     before = folder.read_json(RAY, None)
     address, local = config.run.ray_address, None
     if not address:

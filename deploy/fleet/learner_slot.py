@@ -73,6 +73,11 @@ class LearnerSlot:
         if self._handle is not None:
             self._handle.add_shard(len(self._assignment.urls) - 1, url)
 
+    def save(self) -> None:
+        """Tell the learner to write a checkpoint at once, without waiting; it learns on."""
+        if self._handle is not None and self._handle.ready:
+            self._handle.actor.save.remote()
+
     def tell_to_stop(self) -> None:
         """Tell the learner to save and end, without waiting; `stop` follows."""
         if self._handle is not None and self._handle.end is None:

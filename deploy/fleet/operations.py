@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from actors.config import MOST_ACTORS
+from actors.config import MOST_ACTORS, Actors, is_actor_count
 from deploy.fleet.client import RunClient, connect, end_leftovers, launch
 from deploy.fleet.errors import FleetError, WrongFlag
+from deploy.fleet.run_state import FleetState
 from deploy.replays.ownership import claim_added, claim_new, claim_resumed, release_new
 from deploy.run.checks import check
 from deploy.run.config import Config, ConfigError, saved_in, with_shard, with_values
@@ -58,7 +59,7 @@ def resume(
     total_env_steps: int = 0,
     max_hours: float | None = None,
     until_return: float | None = None,
-    num_actors: int = 0,
+    num_actors: Actors = 0,
     ray_address: str = "",
     failover: bool = True,
     urls: tuple[str, ...] = (),
@@ -89,6 +90,8 @@ def resume(
                 claim_resumed(config, folder, identity)
             folder.settle(identity)
             folder.save_config(config)
+            if num_actors:
+                FleetState(folder).ask(num_actors)
         try:
             announce(config)
             with naming_the_log(folder, launches=True):
@@ -128,7 +131,7 @@ def _with_new_end(
 
 
 def _resumed_config(
-    config: Config, folder: RunFolder, num_actors: int, ray_address: str, detach: bool
+    config: Config, folder: RunFolder, num_actors: Actors, ray_address: str, detach: bool
 ) -> Config:
     """Return the configuration with `resume`'s other changes, checked; raise ConfigError."""
     config = with_values(
@@ -146,7 +149,7 @@ def _resumed_config(
 def scale(
     folder: RunFolder,
     *,
-    num_actors: int | None = None,
+    num_actors: Actors | None = None,
     num_shards: int | None = None,
     add_urls: tuple[str, ...] = (),
 ) -> list[str]:
@@ -178,14 +181,13 @@ def scale(
 
 
 def _check_scale(
-    folder: RunFolder, config: Config, actors: int | None, shards: int | None, add_urls: tuple[str, ...]
+    folder: RunFolder, config: Config, actors: Actors | None, shards: int | None, add_urls: tuple[str, ...]
 ) -> None:
     if actors is None and shards is None and not add_urls:
         raise ConfigError("--actors, --shards or --add-urls: say what to change (apexpert scale --help)")
-    if actors is not None and actors < 1:
-        raise ConfigError(f"--actors {actors}: must be 1 or more; to end the run: apexpert stop")
-    if actors is not None and actors > MOST_ACTORS:
-        raise ConfigError(f"--actors {actors}: must be at most {MOST_ACTORS}")
+    if actors is not None and not is_actor_count(actors):
+        allowed = f"must be 1 to {MOST_ACTORS}, auto, or auto:MIN-MAX with such numbers"
+        raise ConfigError(f"--actors {actors}: {allowed}; to end the run: apexpert stop")
     if config.run.lockstep and actors not in (None, 1):
         raise ConfigError(f"--actors {actors}: must be 1, because {folder.name} runs in lockstep")
     if config.run.lockstep and (shards is not None or add_urls):

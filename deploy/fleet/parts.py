@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.fleet.actor_fleet import ActorFleet
+from deploy.fleet.elastic.steering import Steering
 from deploy.fleet.evaluator import Evaluator
 from deploy.fleet.learner_slot import LearnerSlot
 from deploy.run.config import Config, with_shard, with_values
@@ -22,6 +23,7 @@ class Parts:
     actors: ActorFleet
     learner: LearnerSlot
     evaluator: Evaluator
+    steering: Steering
     servers: EmbeddedServers | None
     """None: the run uses servers of the user's own."""
     store: Any

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
+from actors.config import ActorRange, Actors
 from deploy.fleet.ray.cluster import LocalRay
 from deploy.run.errors import RunBusy
 from deploy.run.folder import FLEET, RAY, RunFolder
@@ -24,14 +25,28 @@ class FleetState:
         self._folder = folder
         document = folder.read_json(FLEET, {})
         self._target = int(document.get("target_actors", 0))
+        # Folders of earlier versions have the number alone.
+        self._asked: Actors = document.get("actors", self._target)
         following = document.get("next_incarnation", {})
         self._next = {int(actor_slot): int(n) for actor_slot, n in following.items()}
         # `scale` sets the target in a thread of Ray's: the older of two documents must not be saved last.
         self._changing = threading.Lock()
 
     @property
+    def asked(self) -> Actors:
+        """What was asked for, as by `--actors`; 0 before anything was."""
+        return self._asked
+
+    def ask(self, actors: Actors) -> None:
+        """Note what is asked for; within a range, the target is for the run to choose."""
+        self._asked = actors
+        wanted = ActorRange.parse(actors)
+        # Not a default for a range: how many cores are free is for the supervisor to see.
+        self.target = self._target if wanted.is_elastic else wanted.least
+
+    @property
     def target(self) -> int:
-        """Number of actors asked for."""
+        """Number of actors that the run shall have now; 0 for a range before the first choice within it."""
         return self._target
 
     @target.setter
@@ -59,7 +74,7 @@ class FleetState:
         return started - set(alive)
 
     def _save(self) -> None:
-        document = {"target_actors": self._target, "next_incarnation": self._next}
+        document = {"target_actors": self._target, "actors": self._asked, "next_incarnation": self._next}
         self._folder.write_json(FLEET, document)
 
 

@@ -27,16 +27,17 @@ class Restarts:
         self.not_before = 0.0
         """Earliest time of the next start, on the caller's monotonic clock."""
         self._delays = Backoff(BACKOFF_FIRST, BACKOFF_LAST)
-        self._started = 0.0
+        self.started_at = 0.0
+        """Time of the last start."""
 
     def started(self, now: float) -> None:
         """Record that the role was started."""
-        self._started = now
+        self.started_at = now
 
     def failed(self, now: float) -> None:
         """Record that the role has died."""
         # A role that dies once an hour is not one that cannot start.
-        if now - self._started > STEADY_SECONDS:
+        if now - self.started_at > STEADY_SECONDS:
             self.failures = 0
             self._delays.reset()
         self.failures += 1

@@ -20,6 +20,8 @@ from typing import Any
 import ray
 
 from deploy.fleet.actor_fleet import ActorFleet
+from deploy.fleet.elastic.room import Room
+from deploy.fleet.elastic.steering import Steering
 from deploy.fleet.evaluator import Evaluator
 from deploy.fleet.learner_slot import LearnerSlot
 from deploy.fleet.parts import Parts, ShardAdditions
@@ -96,10 +98,10 @@ class Supervisor:
         """The command that owns the run is alive."""
         self._heard = time.monotonic()
 
-    def scale(self, num_actors: int) -> None:
-        """From now on the run has that many actors."""
-        self._telemetry.note(f"scale: {self._fleet_state.target} -> {num_actors} actors")
-        self._fleet_state.target = num_actors
+    def scale(self, actors: int | str) -> None:
+        """From now on the run has that many actors, or as many as it chooses within `auto:MIN-MAX`."""
+        self._telemetry.note(f"scale: {self._fleet_state.asked} -> {actors} actors")
+        self._fleet_state.ask(actors)
 
     def add_shards(self, num_shards: int, urls: tuple[str, ...]) -> None:
         """From now on the run has so many embedded servers, or these servers of the user's own as well."""
@@ -161,7 +163,8 @@ class Supervisor:
         note = self._telemetry.note
         # Sockets are reached on this node alone.
         sockets = any(url.startswith("unix:") for url in urls)
-        actors_node = ray.get_runtime_context().get_node_id() if sockets else None
+        node_id = str(ray.get_runtime_context().get_node_id())
+        actors_node = node_id if sockets else None
         actors = ActorFleet(assignment, self._fleet_state, node_id=actors_node, note=note)
         learner = LearnerSlot(
             assignment,
@@ -171,7 +174,9 @@ class Supervisor:
             note=note,
         )
         evaluator = Evaluator(assignment, place, self._telemetry)
-        return Parts(actors, learner, evaluator, servers, store.until_it_ends.remote())
+        room = Room(actors, actors_node, own=self._local_ray is not None)
+        steering = Steering(config, self._fleet_state, room, node_id, note)
+        return Parts(actors, learner, evaluator, steering, servers, store.until_it_ends.remote())
 
     def _start_servers(self, stack: contextlib.ExitStack) -> EmbeddedServers:
         replay, self._message = self._config.replay, SERVERS
@@ -215,7 +220,8 @@ class Supervisor:
                 self._state = "running"
             parts.evaluator.step(learner.metrics)
             if time.monotonic() - self._published >= STATUS_SECONDS:
-                self._telemetry.update(learner.metrics, actors.report())
+                self._telemetry.update(learner.metrics, report := actors.report())
+                parts.steering.step(learner, actors, report)
                 self._message = waits_for(
                     learner.metrics,
                     learner_pid=learner.pid,

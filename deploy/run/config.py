@@ -12,7 +12,7 @@ import re
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from actors.config import ActorConfig, EnvironmentConfig, ExplorationConfig
@@ -167,8 +167,9 @@ def describe_type(annotation: Any) -> str:
     """Return what a flag of this type accepts, in words for an error message."""
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(map(str, get_args(annotation)))
-    if isinstance(annotation, UnionType):  # `... | None`: the flag may be omitted.
-        annotation = get_args(annotation)[0]
+    if isinstance(annotation, UnionType):
+        # `... | None`: the flag may be omitted.
+        return " or ".join(describe_type(kind) for kind in get_args(annotation) if kind is not NoneType)
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return words.get(annotation, "a list of texts")
 
@@ -274,6 +275,9 @@ def _value(path: str, annotation: Any, value: Any) -> Any:
         # In Python a bool is an int, and true is no number.
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
+    elif isinstance(annotation, UnionType):
+        if type(value) in get_args(annotation):
+            return value
     elif type(value) is annotation:
         return value
     shown = hide_password(repr(value))[:60]

@@ -90,7 +90,7 @@ DOPAMINE_DQN = _preset(
     learner__loss="squared",
 )
 
-FLEET: dict[str, Any] = {"actors__num_actors": 4}
+FLEET: dict[str, Any] = {"actors__num_actors": "auto"}
 PAPER_RAINBOW = _preset(
     "paper-rainbow",
     DOPAMINE_RAINBOW,

@@ -14,10 +14,11 @@ SECONDS = 2.0
 def at_once(runs: Sequence[PlannedRun], ray_address: str) -> int:
     """Return how many runs fit: each has a core for each actor and one for its learner, and a GPU if any is.
 
-    On a cluster actors are anywhere and learners on this machine. Raises WrongFlag when it does not answer.
+    A run that chooses its actors by itself counts with the fewest that it may have. On a cluster actors are
+    anywhere and learners on this machine. Raises WrongFlag when it does not answer.
     """
-    largest = max(runs, key=lambda run: run.config.actors.num_actors).config
-    actors, own = largest.actors.num_actors, len(os.sched_getaffinity(0))
+    largest = max(runs, key=lambda run: run.config.actors.range.least).config
+    actors, own = largest.actors.range.least, len(os.sched_getaffinity(0))
     if ray_address:
         from deploy.fleet.ray.nodes import cores_of
 

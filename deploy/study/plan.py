@@ -21,6 +21,9 @@ from deploy.run.config import (
 from deploy.study.errors import StudyError
 from deploy.study.file import EVALUATION, Size, StudyFile, merged
 
+ACTORS = 4
+"""In the place of `auto`: each of a study's runs would take all cores, and several work at once."""
+
 
 @dataclass(frozen=True)
 class PlannedRun:
@@ -71,6 +74,8 @@ def _configured(study: StudyFile, size: Size, arm: str) -> Config:
     try:
         base = presets.get_preset(str(fields.get("run", {}).get("preset", presets.DEFAULT)))
         config = presets.fitted(overlaid(base, fields), base, paths_in(fields))
+        if config.actors.range.most is None:
+            config = with_values(config, actors__num_actors=ACTORS)
         check(config)
         return config
     except ConfigError as error:

@@ -138,3 +138,42 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_saved_or
         setup.learner.run(never)
     assert setup.store.load_newest().update == 2
     assert [weights.parameters[0] for weights in setup.published] == [0, 1, 2]
+
+
+def test_a_checkpoint_that_is_asked_for_is_written_beside_the_periodic_ones(tmp_path):
+    setup = Setup(tmp_path, [60], total=60, checkpoint_period=4)
+    saved, snapshot = [], setup.learner._snapshot
+
+    def noted():
+        saved.append(setup.learner.updates)
+        return snapshot()
+
+    def asks():
+        if setup.learner.updates == 6:
+            setup.learner.ask_to_save()
+        return False
+
+    setup.learner._snapshot = noted
+    setup.learner.run(asks)
+    # 10 updates: at 4 and 8 by its period, after the seventh as asked, and at the end.
+    assert saved == [4, 7, 8, 10]
+
+
+def test_a_learner_that_waits_saves_when_asked(tmp_path):
+    setup = Setup(tmp_path, [60], total=120)
+    saved, snapshot, looks = [], setup.learner._snapshot, []
+
+    def noted():
+        saved.append(setup.learner.updates)
+        return snapshot()
+
+    def asks():
+        looks.append(setup.learner.updates)
+        if looks.count(looks[-1]) == 3:
+            setup.learner.ask_to_save()
+        return looks.count(looks[-1]) == 6
+
+    setup.learner._snapshot = noted
+    assert setup.learner.run(asks) == "stopped"
+    # Each turn makes an update, until there is nothing to learn from; the second is that of the end.
+    assert saved == [setup.learner.updates] * 2

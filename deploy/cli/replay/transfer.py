@@ -187,9 +187,10 @@ def _incarnations_after(checkpoint: Checkpoint) -> dict[int, int]:
 
 def _keep_incarnations(folder: RunFolder, following: Mapping[int, int]) -> None:
     """Record used incarnations: a new actor with the name of any segment's writer would count as its copy."""
-    target = folder.read_json(FLEET, {}).get("target_actors", 0)
-    document = {"target_actors": target, "next_incarnation": _later(following, _next_incarnations(folder))}
-    folder.write_json(FLEET, document)
+    following = _later(following, _next_incarnations(folder))
+    folder.write_json(
+        FLEET, {"target_actors": 0} | folder.read_json(FLEET, {}) | {"next_incarnation": following}
+    )
 
 
 def _next_incarnations(folder: RunFolder) -> dict[int, int]:

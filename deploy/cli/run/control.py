@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from deploy.cli.cluster import there
+from actors.config import Actors
 from deploy.cli.output import is_lost, wrap
 from deploy.cli.parsing import parse
 from deploy.cli.run import summary
@@ -48,8 +49,8 @@ class ScaleArguments:
 
     run: RunName
     """Name of the run under --runs-dir, or the path of its folder."""
-    actors: Count = None
-    """Number of actors the run should have, 1 or more."""
+    actors: Annotated[Actors | None, tyro.conf.arg(metavar="INT|auto|auto:MIN-MAX")] = None
+    """Number of actors the run should have, 1 or more; `auto` or `auto:MIN-MAX`: as in train."""
     shards: Count = None
     """Number of embedded Redis servers the run should have, more than now: none can be removed."""
     add_urls: tuple[str, ...] = ()

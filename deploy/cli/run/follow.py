@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, Protocol, Self
 
+from actors.config import Actors
 from deploy.cli.errors import CommandFailed
 from deploy.run.states import FINAL_STATES
 
@@ -37,8 +38,8 @@ class RunClient(Protocol):
     def last_words(self, timeout: float, told_to_stop: bool) -> dict[str, Any]:
         """Return the status of a run that is gone, once its processes here have ended or written it."""
 
-    def scale(self, num_actors: int) -> None:
-        """Ask for `num_actors` actors."""
+    def scale(self, actors: Actors) -> None:
+        """Ask for so many actors, or for `auto:MIN-MAX`."""
 
     def add_shards(self, num_shards: int, urls: tuple[str, ...]) -> None:
         """Ask for `num_shards` embedded servers, or for the user's own servers at `urls` as well."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from actors.config import EnvironmentConfig
+from actors.config import ActorRange, Actors, EnvironmentConfig
 from deploy.cli.errors import CommandFailed
 from deploy.cli.output import is_lost, why_lost, wrap
 from deploy.monitor.bands import GREEDY, greedy_return
@@ -142,9 +142,12 @@ def memory_line(config: Config) -> str:
     return line + (": WARNING, may not be enough; lower --replay.frame-store-bytes" if tight else "")
 
 
-def crowding(num_actors: int) -> str:
-    """Return a warning when this many actors would crowd the machine's cores, else an empty string."""
-    cores = len(os.sched_getaffinity(0))
+def crowding(asked: Actors) -> str:
+    """Return a warning when so many actors would crowd the machine's cores, else an empty string.
+
+    `asked`: as by `--actors`; of a range, its lower end.
+    """
+    cores, num_actors = len(os.sched_getaffinity(0)), ActorRange.parse(asked).least
     if num_actors <= CROWDED * cores:
         return ""
     return f"WARNING: {num_actors:,} actors on {cores} cores: one a core is as fast, and each takes memory"

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from actors.config import Actors
 from deploy.cli.cluster import again as retry
 from deploy.cli.errors import UsageError
 from deploy.cli.output import is_lost, wrap
@@ -82,8 +83,8 @@ class ResumeArguments:
     """New limit of hours, of all legs together; 0: no limit. Omitted, it keeps the old one."""
     until_return: float | None = None
     """New mean return of the last 100 nearly greedy episodes at which the run is finished."""
-    actors: int = 0
-    """Actors to start with; 0 keeps the run's own number."""
+    actors: Annotated[Actors, tyro.conf.arg(metavar="INT|auto|auto:MIN-MAX")] = 0
+    """Actors from now on, as in train; 0 keeps what the run was started with or last scaled to."""
     ray_address: str = ""
     """Ray cluster to run on; empty takes that of $RAY_ADDRESS, and without it keeps the run's own; `local`
     starts a private local one."""

@@ -18,8 +18,8 @@ from deploy.fleet.ray.nodes import only_on
 BEAT_SECONDS, SILENT_SECONDS = 0.5, 60.0
 """Time between heartbeats; a role that has answered before and is silent this long counts as dead."""
 LAST_SECONDS = 5.0
-# Room for run, heartbeat, stop, mark_dead and add_shard at the same time.
-CONCURRENCY = 5
+# Room for run, heartbeat, stop, save, mark_dead and add_shard at the same time.
+CONCURRENCY = 6
 
 
 @dataclass

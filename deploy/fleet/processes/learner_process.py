@@ -93,6 +93,11 @@ class LearnerProcess(Role):
         """Return the learner's numbers."""
         return self._report(self._learner)
 
+    def save(self) -> None:
+        """Write a checkpoint as soon as possible; one that has not restored has nothing new to save."""
+        if self._learner is not None:
+            self._learner.ask_to_save()
+
     def mark_dead(self, incarnations: set[tuple[int, int]]) -> None:
         """Release the allowance of incarnations that will not write again."""
         if self._learner is None:

@@ -61,6 +61,8 @@ class Report(TypedDict):
     """Episodes that ended since the last answer (actors only)."""
     notes: list[str]
     """Events since the last answer to be reported to users (the learner only)."""
+    node: str
+    """Id of the Ray node that it is on (actors only)."""
 
 
 class Role:
@@ -117,7 +119,9 @@ class Role:
         # Delete what was copied, not everything: another thread may add notes meanwhile.
         notes = self._notes[:]
         del self._notes[: len(notes)]
-        return Report(pid=os.getpid(), ready=source is not None, metrics=metrics, episodes=[], notes=notes)
+        return Report(
+            pid=os.getpid(), ready=source is not None, metrics=metrics, episodes=[], notes=notes, node=""
+        )
 
     def _note(self, text: str) -> None:
         """Report an event, by the log and by the next heartbeat."""

@@ -19,6 +19,7 @@ from deploy.fleet.processes.learner_link import LearnerLink
 from deploy.fleet.processes.role import ACTOR_PATIENCE_SECONDS, Assignment, Report, Role
 from deploy.fleet.processes.sendable import sendable
 from deploy.fleet.processes.weight_store import StoredWeights, WeightPublisher
+from deploy.fleet.ray.nodes import here
 
 if TYPE_CHECKING:
     from actors.actor import Actor
@@ -56,7 +57,7 @@ class LearnerRole:
     def heartbeat(self) -> Report:
         """Return the learner's numbers; raise LearnerDied when its process is gone."""
         if self._link is None:
-            return Report(pid=os.getpid(), ready=False, metrics={}, episodes=[], notes=[])
+            return Report(pid=os.getpid(), ready=False, metrics={}, episodes=[], notes=[], node="")
         report: Report = self._link.last_report or self._link.call("heartbeat")
         return report
 
@@ -64,6 +65,11 @@ class LearnerRole:
         """End cleanly as soon as possible; `run` then returns."""
         with contextlib.suppress(LearnerDied):
             self._tell("stop")
+
+    def save(self) -> None:
+        """Write a checkpoint as soon as possible and learn on."""
+        with contextlib.suppress(LearnerDied):
+            self._tell("save")
 
     def mark_dead(self, incarnations: set[tuple[int, int]]) -> None:
         """Release the allowance of incarnations that will not write again."""
@@ -89,6 +95,7 @@ class ActorRole(Role):
         self._slot, self._incarnation = slot, incarnation
         self._start_env_steps = start_env_steps
         self._actor: Actor | None = None
+        self._node = here()
         self.stop_at_sigterm()
 
     def run(self) -> Report:
@@ -139,6 +146,7 @@ class ActorRole(Role):
     def heartbeat(self) -> Report:
         """Return the actor's numbers and the episodes since the last call."""
         report = self._report(self._actor)
+        report["node"] = self._node
         if self._actor is not None:
             report["episodes"] = self._actor.take_episodes()
         return report

@@ -7,7 +7,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from apexpert.errors import one_line
 from deploy.fleet.ray.cluster import connect
-from deploy.fleet.ray.private import available_resources
+from deploy.fleet.ray.private import available_resources, draining_nodes
 
 
 def here() -> str:
@@ -46,6 +46,19 @@ def has_free_core(node_id: str | None) -> bool:
     nodes = available_resources()
     # Ray may leave out a resource of which nothing is free.
     return any(free.get("CPU", 0.0) >= 1 for node, free in nodes.items() if node_id in (None, node))
+
+
+def free_cores(node_id: str | None) -> int:
+    """Return the cores that Ray has to give away, on node `node_id` or on all that stay for None.
+
+    At least one core of all is the learner's, also if it has not been given away yet.
+    """
+    leaving, free = draining_nodes(), available_resources()
+    nodes = [node for node in alive_nodes() if node_id in (None, node["NodeID"])]
+    nodes = [node for node in nodes if node["NodeID"] not in leaving]
+    total = sum(int(node["Resources"].get("CPU", 0.0)) for node in nodes)
+    given = sum(int(free.get(node["NodeID"], {}).get("CPU", 0.0)) for node in nodes)
+    return max(0, min(given, total - 1))
 
 
 def only_on(node_id: str) -> Any:

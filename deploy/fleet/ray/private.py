@@ -37,6 +37,13 @@ def packed_group(bundle: dict[str, float], name: str, near: str) -> Any:
     return ray.util.placement_group(
         [bundle], strategy="STRICT_PACK", name=name, lifetime="detached", _soft_target_node_id=near
     )
+def draining_nodes() -> dict[str, int]:
+    """Return the ids of the nodes that were told to drain, and when they end, in ms since the epoch.
+
+    0 where no time was given. Ray itself places nothing new on such a node.
+    """
+    draining: dict[str, int] = state.state.get_draining_nodes()  # type: ignore[no-untyped-call]
+    return draining
 
 
 def silence() -> None:

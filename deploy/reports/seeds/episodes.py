@@ -113,7 +113,7 @@ def count_cut(fleet: dict[str, Any], config: Config, legs: int) -> CutEpisodes:
     ever acted (`fleet` counts them) leaves one in each of its env slots. Without that record each leg is
     assumed to have had the configured actors.
     """
-    num_envs, target = config.actors.envs_per_actor, config.actors.num_actors
+    num_envs, target = config.actors.envs_per_actor, config.actors.range.least
     target = int(fleet.get("target_actors", target))
     started = fleet.get("next_incarnation", {})
     incarnations = sum(started.values()) if started else legs * target

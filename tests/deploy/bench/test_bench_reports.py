@@ -6,8 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from deploy.bench import actor, diagnostics, end_to_end, head, learner, limits, weights
+from deploy.bench.actor import weights_pauses_ms
 from deploy.cli.bench import QUICK
 from deploy.run.config import Config
 from deploy.run.presets import PRESETS
@@ -34,6 +36,10 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learner, "_updates_per_s", lambda *_: 1.0)
     for name in ("calls_per_s", "env_steps_per_s", "forward_states_per_s", "update_samples_per_s"):
         monkeypatch.setattr(limits, name, lambda *_, **__: 1.0)
+    for name in ("make_policy", "forward_pass"):
+        monkeypatch.setattr(limits, name, lambda *_: lambda: None)
+    monkeypatch.setattr(limits, "env_step", lambda _: nullcontext(lambda: None))
+    monkeypatch.setattr(actor, "weights_pauses_ms", lambda _: ([1.0], [1.0]))
     step = SimpleNamespace(parameters=dict)
     monkeypatch.setattr(limits, "make_train_step", lambda *_: step)
     monkeypatch.setattr(weights, "measure_on_own_ray", lambda *_: (1.0, 1.0))
@@ -82,3 +88,31 @@ def test_a_quick_run_is_expected_to_take_less_than_a_minute() -> None:
     quick = QUICK["end-to-end"]
     assert quick["repeats"] == len(quick["paddings"]) == 1
     assert end_to_end._expected_seconds(quick["seconds"], quick["limit_seconds"]) < 60.0
+
+
+def test_the_ratio_of_an_actor_to_its_limit_is_of_each_round() -> None:
+    """Of three rounds the machine is twice as slow in the second; each alone has the same ratio."""
+
+    def round_(pace: float) -> tuple[actor.Speed, ...]:
+        return tuple(actor.Speed(pace * wall, 10 * wall) for wall in (90.0, 200.0, 200.0))
+
+    found = actor.figures([round_(1.0), round_(0.5), round_(1.0)])
+    assert found == {
+        "agent_steps_per_s": 90.0,
+        "env_steps_per_s": 200.0,
+        "forward_states_per_s": 200.0,
+        "limit": pytest.approx(100.0),
+        "ratio_of_limit": pytest.approx(0.9),
+        "ratio_of_limit_processor": pytest.approx(0.9),
+    }
+
+
+def test_new_weights_are_timed_as_they_come_from_ray(config: Config) -> None:
+    loaded: list[Any] = []
+    policy = SimpleNamespace(network=torch.nn.Linear(2, 3), load=loaded.append)
+    pauses, busy = weights_pauses_ms(policy)  # type: ignore[arg-type]
+    assert len(pauses) == len(busy) == len(loaded) == actor.LOADS
+    assert min(pauses) >= 0.0
+    assert min(busy) >= 0.0
+    assert [weights.version for weights in loaded] == list(range(actor.LOADS))
+    assert not loaded[0].parameters.flags.writeable

@@ -37,3 +37,17 @@ def test_a_ray_of_our_own_has_free_cores(shared_ray):
     assert nodes.has_free_core(None)
     assert nodes.has_free_core(nodes.here())
     assert not nodes.has_free_core("another")
+    assert nodes.free_cores(None) == nodes.free_cores(nodes.here()) > 1_000
+    assert nodes.free_cores("another") == 0
+
+
+def test_cores_for_actors_leave_out_the_learners_and_nodes_that_end(monkeypatch):
+    cores = {"head": 0.0, "gpu": 4.0, "ends": 8.0}
+    rows = [{"NodeID": name, "Alive": True, "Resources": {"CPU": cpus}} for name, cpus in cores.items()]
+    monkeypatch.setattr(nodes, "alive_nodes", lambda: rows)
+    monkeypatch.setattr(nodes, "available_resources", lambda: {"gpu": {"CPU": 3.5}, "ends": {"CPU": 8.0}})
+    monkeypatch.setattr(nodes, "draining_nodes", lambda: {"ends": 0})
+    assert nodes.free_cores(None) == nodes.free_cores("gpu") == 3
+    monkeypatch.setattr(nodes, "available_resources", lambda: {"gpu": {"CPU": 4.0}})
+    assert nodes.free_cores(None) == 3, "the learner's core has not been given away yet"
+    assert nodes.free_cores("head") == 0

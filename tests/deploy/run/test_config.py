@@ -68,6 +68,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"run__name": ".hidden"}, "--name '.hidden'", "letters, digits"),
     ({"actors__num_actors": 0}, "--actors.num-actors 0", "1 to 10000"),
     ({"actors__num_actors": 10_001}, "--actors.num-actors 10001", "1 to 10000"),
+    ({"actors__num_actors": "4"}, "--actors.num-actors '4'", "auto:MIN-MAX"),
+    ({"actors__num_actors": "auto:0-4"}, "--actors.num-actors 'auto:0-4'", "1 to 10000"),
+    ({"actors__num_actors": "auto:4-10001"}, "--actors.num-actors 'auto:4-10001'", "1 to 10000"),
     ({"replay__urls": ("redis://:a b@h",)}, "--replay.urls", "%20"),
     ({"actors__envs_per_actor": -1}, "--actors.envs-per-actor -1", "greater than 0"),
     ({"learner__learning_rate": 0.0}, "--learner.learning-rate 0.0", "greater than 0"),
@@ -152,7 +155,7 @@ def test_every_number_has_a_rule() -> None:
     numbers = {path for path, kind in leaf_types().items() if kind in (int, float)}
     limited = {path for path, markers in leaf_limits().items() if markers}
     assert numbers - limited == {"network.v_min", "network.v_max", "run.until_return"}
-    assert limited - numbers == {"run.name", "run.runs_dir"}
+    assert limited - numbers == {"run.name", "run.runs_dir", "actors.num_actors"}
 
 
 @pytest.mark.parametrize("path", [path for path, kind in leaf_types().items() if kind in (int, float)])

@@ -1,5 +1,6 @@
 """The folder of a study, and how many of its runs fit at once."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,11 @@ def test_as_many_fit_as_have_cores(study, monkeypatch):
     assert capacity.at_once(runs[:1] + four, "") == 1
     monkeypatch.setattr(capacity, "gpus", lambda: ["one"])
     assert capacity.at_once(runs, "") == 1
+
+
+@pytest.mark.parametrize(("asked", "actors"), [("auto", 4), ("auto:2-6", "auto:2-6"), (7, 7)])
+def test_a_run_of_a_study_does_not_take_all_cores(study, asked, actors):
+    study = replace(study, base={"run": {"total_env_steps": 50_000}, "actors": {"num_actors": asked}})
+    runs = plan(study, study.size("full"), Path("runs"))
+    assert {run.config.actors.num_actors for run in runs} == {actors}
+    assert all(run.words[run.words.index("--actors.num-actors") + 1] == str(actors) for run in runs)

@@ -63,8 +63,8 @@ class ScriptedRun:
         self.calls.append("stop")
         self._statuses = self._after_stop
 
-    def scale(self, num_actors: int) -> None:
-        self.calls.append(f"scale {num_actors}")
+    def scale(self, actors: int | str) -> None:
+        self.calls.append(f"scale {actors}")
 
     def add_shards(self, num_shards: int, urls: tuple[str, ...]) -> None:
         self.calls.append(f"add {num_shards} {urls}")

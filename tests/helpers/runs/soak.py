@@ -1,5 +1,6 @@
-"""`make soak MINUTES=n`: for half of n minutes a run on Catch whose processes are killed at random, then
-resumed; for the other half shards that suffer random faults beside writers and a sampler (`soak_shards`).
+"""`make soak MINUTES=n`: every game of ale-py through an actor; then for half of n minutes a run on Catch
+whose processes are killed at random, then resumed; for the other half shards that suffer random faults beside
+writers and a sampler (`soak_shards`).
 
 After every kill (SIGKILL, or SIGTERM for those that must not end the run by it) the run has to make updates
 again and to have lost nothing that it had counted; at the end it is stopped, and a resumed run has to go on
@@ -22,9 +23,11 @@ import psutil
 
 from deploy.fleet import RunClient, launch
 from deploy.fleet.learner_slot import FAILURES
+from deploy.fleet.run_state import FleetState
 from deploy.fleet.scaling import STEADY_SECONDS
 from deploy.run.config import with_values
 from deploy.run.folder import RunFolder
+from tests.helpers.actors.games import play_all
 from tests.helpers.deadline import patient
 from tests.helpers.runs.catch_runs import catch_config, follow, metric
 from tests.helpers.shards import soak_shards
@@ -117,6 +120,7 @@ def soak(minutes: float, seed: int, runs_dir: Path) -> dict[str, Any]:
 def resume_once(folder: RunFolder, stopped: dict[str, Any]) -> dict[str, Any]:
     """The status of the resumed run once it has everything and goes on; it is stopped again."""
     config = with_values(folder.load_config(), actors__num_actors=1)
+    FleetState(folder).ask(1)
     client = launch(config, folder, resume=True)
     status = recovered(client, stopped)
     client.stop()
@@ -132,6 +136,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("soak.json"))
     arguments = parser.parse_args()
     report: dict[str, Any] = {"command": f"make soak MINUTES={arguments.minutes:g}", "cores": os.cpu_count()}
+    report["games"] = len(play_all())
     for name, part in (("processes", soak), ("shards", soak_shards.soak)):
         with tempfile.TemporaryDirectory(prefix="apexpert-soak-") as folder:
             report[name] = part(arguments.minutes / 2, arguments.seed, Path(folder))

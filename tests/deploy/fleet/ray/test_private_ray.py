@@ -31,6 +31,7 @@ def test_the_installed_ray_has_the_names() -> None:
     assert callable(_raylet.Config.initialize)
     assert callable(_raylet.AuthenticationTokenLoader.instance().reset_cache)
     assert not inspect.signature(state.available_resources_per_node).parameters
+    assert not inspect.signature(state.state.get_draining_nodes).parameters
 
 
 def test_the_range_of_ray_is_what_was_looked_at() -> None:
