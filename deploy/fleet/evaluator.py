@@ -58,7 +58,7 @@ class Evaluator:
     """Starts an evaluation every so many env steps, one at a time, on the node that has the run's folder."""
 
     def __init__(self, assignment: Assignment, node_id: str, telemetry: Telemetry) -> None:
-        self._assignment, self._telemetry = assignment, telemetry
+        self._assignment, self._telemetry = assignment.without_secrets(), telemetry
         self._every = assignment.config.evaluation.every_env_steps
         # No CPU of Ray's: on a node whose cores are all taken by actors it would wait forever.
         self._remote: Any = ray.remote(evaluate_newest).options(

@@ -155,8 +155,10 @@ def start_learner(
 ) -> RoleHandle:
     """Start the learner on node `node_id`."""
     # The weight store, which outlives the learner, holds its core.
-    actor = _role(LearnerRole, num_cpus=0, num_gpus=num_gpus, node_id=node_id).remote(assignment, dead)
-    return RoleHandle(actor, actor.run.remote())
+    role = _role(LearnerRole, num_cpus=0, num_gpus=num_gpus, node_id=node_id)
+    # Ray's storage keeps what makes an actor, and not what a call brings.
+    actor = role.remote(assignment.without_secrets(), dead)
+    return RoleHandle(actor, actor.run.remote(assignment.secrets))
 
 
 def kill_learner(pid: int, folder: str) -> None:
@@ -172,8 +174,8 @@ def start_actor(
 ) -> RoleHandle:
     """Start one incarnation of an actor slot on node `node_id`, or on any node for None."""
     role = _role(ActorRole, num_cpus=1, num_gpus=0, node_id=node_id)
-    actor = role.remote(assignment, slot, incarnation, start_env_steps)
-    return RoleHandle(actor, actor.run.remote())
+    actor = role.remote(assignment.without_secrets(), slot, incarnation, start_env_steps)
+    return RoleHandle(actor, actor.run.remote(assignment.secrets))
 
 
 def _role(cls: type, *, num_cpus: int, num_gpus: float, node_id: str | None) -> Any:
