@@ -25,7 +25,7 @@ from deploy.storage.layout import (
     updates,
 )
 from deploy.storage.owner import Superseded, check_claim, place_of
-from deploy.storage.place import CHUNK_BYTES, Place
+from deploy.storage.place import CHUNK_BYTES, Place, StorageError
 from learner.checkpoint import BEST, CheckpointStore
 from learner.checkpoint_names import number_of
 
@@ -154,7 +154,10 @@ class Uploader:
                     self._count += 1
         written = path / "manifest.json"
         self._newest_written = written.stat().st_mtime if written.exists() else self._newest_written
-        _clean(place, self._config.learner.keep_checkpoints, None if best is None else number_of(best[0]))
+        try:
+            _clean(place, self._config.learner.keep_checkpoints, None if best is None else number_of(best[0]))
+        except StorageError as error:  # The copy is there, and the next one cleans up as well.
+            logger.info("older copies stay for now: %s", error)
         logger.info("%s copied to %s in %.1f s", path.name, place.url, time.monotonic() - begun)
 
     def _put(self, place: Place, path: Path) -> None:
