@@ -243,9 +243,12 @@ class LearnerProcess(Role):
         )
 
     def _saved(self, snapshot: "Snapshot") -> None:
-        """Have a checkpoint copied elsewhere; write the network of every `keep_every`-th update as a file."""
         if self._uploads is not None:
             self._uploads.submit(self.folder.checkpoints / name_of(snapshot.update))
+        self._keep_network(snapshot)
+
+    def _keep_network(self, snapshot: "Snapshot") -> None:
+        """Write the network of every `keep_every`-th update as a file that stays."""
         every = self._config.learner.keep_every
         if every and snapshot.update % every == 0:
             from deploy.networks.model_file import keep_network
