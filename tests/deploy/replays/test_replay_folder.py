@@ -39,10 +39,9 @@ def test_servers_write_there(tmp_path: Path) -> None:
         assert Shard(url, run="r", index=0).administration.info()["version"]
     assert (replay_folder(folder, config) / "shard-0").is_dir()
     assert list(folder.replay.iterdir()) == []
-    with pytest.raises(ConfigError, match="has no replay: nothing was ever stored in .*disk"):
-        copy = RunFolder(Path(shutil.copytree(folder.path, tmp_path / "runs" / "copy")))
-        with served(copy, config, live=False):
-            pass
+    copy = RunFolder(Path(shutil.copytree(folder.path, tmp_path / "runs" / "copy")))
+    with pytest.raises(ConfigError, match=r"has no replay: nothing was ever stored in .*disk"):
+        served(copy, config, live=False).__enter__()
 
 
 def test_what_cannot_be_used_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,8 +49,8 @@ def test_what_cannot_be_used_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     config = catch_config(tmp_path, run__name="r", replay__folder="disk")
     assert with_checked_replay_folder(config).replay.folder == str(tmp_path / "disk")
     (tmp_path / "disk").write_text("a file")
-    with pytest.raises(ConfigError, match="^--replay.folder .*disk: .* is no folder that can be written"):
+    with pytest.raises(ConfigError, match=r"^--replay.folder .*disk: .* is no folder that can be written"):
         with_checked_replay_folder(config)
     own = catch_config(tmp_path, run__name="r", replay__folder="disk", replay__urls=("redis://a:1",))
-    with pytest.raises(ConfigError, match="is for embedded servers; --replay.urls names your own"):
+    with pytest.raises(ConfigError, match=r"is for embedded servers; --replay.urls names your own"):
         with_checked_replay_folder(own)

@@ -114,7 +114,7 @@ def test_of_a_file_of_urls_a_run_keeps_the_name_alone(
     assert "N3w" in with_urls_of_today(folder.load_config()).replay.urls[0]
     file.unlink()
     assert folder.load_config().replay.urls[0] == "redis://me:***@a:1"
-    with pytest.raises(ConfigError, match="^--replay.urls @.*: No such file"):
+    with pytest.raises(ConfigError, match=r"^--replay.urls @.*: No such file"):
         with_urls_of_today(folder.load_config())
 
 
