@@ -4,8 +4,8 @@ from typing import Any
 
 from deploy.run import presets
 from deploy.run.checks import check, near_matches
-from deploy.run.config import Config, ConfigError, from_json, leaf_types, to_json, with_values
-from deploy.run.preflight import named_urls
+from deploy.run.config import Config, ConfigError, from_json, leaf_types, to_json
+from deploy.run.preflight import with_named_urls
 
 __all__ = ["Config", "preset", "with_changes"]
 
@@ -30,7 +30,7 @@ def with_changes(config: Config, /, **changes: Any) -> Config:
         given.add(f"{section}.{field}")
     # A preset's options that do not fit the head or the values asked for give way (decision 0025).
     changed = presets.fitted(from_json(document), config, given)
-    changed = with_values(changed, replay__urls=named_urls(changed.replay.urls))
+    changed = with_named_urls(changed)
     check(changed)
     return changed
 

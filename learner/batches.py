@@ -11,6 +11,7 @@ from apexpert.backoff import Backoff
 from learner.config import LearnerConfig
 from learner.telemetry import SpeedWindow
 from replay.errors import NotEnoughData
+from replay.items.counters import Counters
 from replay.sampler import RestoreReport
 from replay.shards.shard import Shard
 from replay.types import Batch
@@ -33,6 +34,10 @@ class Replay(Protocol):
     @property
     def sampled(self) -> int:
         """Items ever drawn."""
+
+    @property
+    def counters(self) -> Counters:
+        """Counts since the run began; `unearned` items pay for no samples."""
 
     @property
     def has_nothing(self) -> bool:
@@ -168,9 +173,9 @@ class BatchSource:
     def _earned(self, inserted: int) -> bool:
         """Whether `inserted` items pay for one more batch at the exact ratio (in whole numbers)."""
         # Multiplied out, because a ratio such as 8 / 3 is not exact in floats.
-        return (self.replay.sampled + self._config.batch_size) * self._config.update_period <= (
-            inserted - self._min_size
-        ) * self._config.batch_size
+        paid = inserted - self._min_size - self.replay.counters.unearned
+        samples = self.replay.sampled + self._config.batch_size
+        return samples * self._config.update_period <= paid * self._config.batch_size
 
     def _may_draw(self) -> bool:
         """The limiter's word, and never more than the whole run earns (in lockstep: than was earned)."""

@@ -52,6 +52,8 @@ class LearnerConfig:
     """Updates between two publications of weights."""
     checkpoint_period: Annotated[int, Gt(0)] = 25_000
     """Updates between two checkpoints; another one is written when the run stops."""
+    checkpoint_seconds: Annotated[float, Ge(0)] = 300.0
+    """Seconds after which a checkpoint is written earlier than that; 0: never. No update depends on it."""
     keep_checkpoints: Annotated[int, Gt(0)] = 3
     """Newest checkpoints kept, besides the best by evaluation."""
     keep_every: Annotated[int, Ge(0)] = 0

@@ -5,11 +5,13 @@ import dataclasses
 import logging
 import math
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from learner.batches import BatchSource
 from learner.checkpoint import CheckpointStore, with_prefix
@@ -56,6 +58,7 @@ class Learner:
         self._restored_env_steps = 0
         self._num_checkpoints = 0
         self._asked_to_save = threading.Event()
+        self._snapshot_taken = time.monotonic()
         self._board = MetricsBoard()
         self._diagnostics = Diagnostics(
             train_step, config.diagnostics_period, folder=checkpoints.folder.parent, write=self._board.write
@@ -77,6 +80,7 @@ class Learner:
     def _run(self, should_stop: Callable[[], bool]) -> Literal["finished", "stopped"]:
         self._checkpoints.remove_leftovers()
         self.batches.speed = SpeedWindow()
+        self._snapshot_taken = time.monotonic()
         # Actors wait for their first weights, and store nothing before.
         self._publish()
         while not self.batches.finished:
@@ -106,7 +110,7 @@ class Learner:
             if self.updates % self._config.publish_period == 0 and not self.batches.lockstep:
                 self._publish()
             # After the target copy, which a resumed learner does not make again for this update.
-            if self.updates % self._config.checkpoint_period == 0:
+            if self._checkpoint_is_due():
                 self._asked_to_save.set()
             self._save_if_asked()
             self._log(batch, result)
@@ -137,6 +141,19 @@ class Learner:
         self._write_metrics()
         return path
 
+    def begin_with(self, weights: Mapping[str, Tensor]) -> None:
+        """Begin with these weights of the online network, by parameter name, in both networks.
+
+        What is held at zero stays zero; optimizer and noise are fresh. Raises KeyError for a missing one.
+        """
+        tensors, document = self._train_step.state()
+        for key in [key for key in tensors if key.startswith(("online/", "target/"))]:
+            name = key.partition("/")[2]
+            zeros = tensors.get(f"zeros/{name.removesuffix('_sigma')}")
+            given = weights[name].to(tensors[key].dtype)
+            tensors[key] = given if zeros is None else given.masked_fill(zeros, 0.0)
+        self._train_step.restore(tensors, document)
+
     def restore(self) -> RestoreReport | None:
         """Goes back to the newest whole checkpoint; without one indexes what the shards hold, returns None.
 
@@ -162,12 +179,20 @@ class Learner:
         self._num_checkpoints = int(document["checkpoints"])
         name, steps, size = checkpoint.path.name, self._replay.inserted, report.items
         self._note(f"resuming at {steps:,} env steps with {size:,} transitions in replay, from {name}")
+        if report.refill:
+            refill = f"{report.refill:,} env steps fill it before the next update, and earn none themselves"
+            self._note(f"the replay holds {size:,} of {self._replay.inserted:,} transitions: {refill}")
         if not report.exact:
             self._note(f"resume from {name} is not exact: {report.difference}")
         saved, own = document["train_step"].get("num_threads"), self._train_step.team.num_threads
         if saved not in (None, own):
             self._note(f"resume from {name} is not bit-exact: threads were {saved}, are {own}")
         return report
+
+    def _checkpoint_is_due(self) -> bool:
+        seconds = self._config.checkpoint_seconds
+        overdue = 0.0 < seconds <= time.monotonic() - self._snapshot_taken
+        return overdue or self.updates % self._config.checkpoint_period == 0
 
     def _snapshot(self) -> Snapshot:
         """Copies of all that a checkpoint holds; the writer may take its time with them."""
@@ -176,6 +201,7 @@ class Learner:
         tensors, train_document = self._train_step.state()
         sampler_document, sampler_arrays = self._replay.state()
         self._num_checkpoints += 1
+        self._snapshot_taken = time.monotonic()
         document = {
             "update": self.updates,
             "env_steps": self._replay.inserted,

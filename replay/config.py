@@ -35,10 +35,15 @@ class ReplayConfig:
     """Redis URLs of the shards (`redis://`, `rediss://`, `unix://`); none starts embedded servers.
     `@FILE` reads them from a file, one per line: other users can see arguments, so passwords do not
     belong there."""
+    urls_file: str = ""
+    """File with these URLs, which `@FILE` sets: each machine of a cluster reads its own."""
     shards: Annotated[int, Interval(ge=1, le=64)] = 2
     """Embedded Redis servers, when no URLs are given."""
     append_fsync: Literal["everysec", "always"] = "everysec"
     """How often embedded servers sync their append-only file to disk."""
+    folder: str = ""
+    """Folder, on a local disk say, for embedded servers' files, in a subfolder for each run; empty: in the
+    run's folder."""
     shard_memory_bytes: Annotated[int, Ge(MIN_BYTES), InWords(ENOUGH)] = 4 * 1024**3
     """`maxmemory` of each embedded server; the oldest segments leave at 90 % of it."""
     capacity: Annotated[int, Gt(0)] = 1_000_000

@@ -7,7 +7,7 @@ its own waits for it to answer.
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
@@ -179,7 +179,8 @@ class Sampler:
 
     def metrics(self) -> dict[str, float]:
         """Counters and sizes under the run's metric names."""
-        return metrics(self.counters, self._recovery, self.config, misses=self._frames.misses)
+        refill = self.limiter.refill_left(self.inserted)
+        return metrics(self.counters, self._recovery, self.config, misses=self._frames.misses, refill=refill)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Collect what a bit-identical continuation needs besides segments: JSON-able values and arrays."""
@@ -208,6 +209,12 @@ class Sampler:
         report = Restoration(self._recovery, self.counters, document["table"], arrays).run()
         self._indexer.restore_deletions(document)
         self._priorities.level()
+        # Those of silent shards count, because they may come back.
+        lacks = max(0, self.config.min_size - self.table.num_items)
+        report = replace(report, refill=lacks if self.inserted >= self.config.min_size else 0)
+        self.counters.unearned = self.limiter.refill(
+            report.refill, self.inserted, self.sampled, self.counters.unearned
+        )
         self.refresh_allowance()
         return report
 

@@ -88,6 +88,7 @@ def _for_measurement(config: Config) -> Config:
         replay__min_size=WARM_UP,
         exploration__epsilon_start=config.exploration.epsilon_end,
         learner__checkpoint_period=ENDLESS,
+        learner__checkpoint_seconds=0.0,
         evaluation__every_env_steps=0,
     )
 

@@ -34,7 +34,7 @@ RENAMED = {
     "--network.no-distributional": "--network.values scalar",
 }
 """Flags of earlier versions, and the flag that does the same today."""
-UNPREFIXED = ("run", "base", "again", "bench", "model")
+UNPREFIXED = ("run", "base", "again", "bench", "model", "elsewhere")
 """Parts of an arguments dataclass whose fields are flags without a prefix (tyro is told so as well)."""
 
 

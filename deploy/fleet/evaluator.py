@@ -59,7 +59,7 @@ class Evaluator:
 
     def __init__(self, assignment: Assignment, place: Any, telemetry: Telemetry) -> None:
         """`place`: Ray's scheduling strategy for the run's core, which has the run's folder."""
-        self._assignment, self._telemetry = assignment, telemetry
+        self._assignment, self._telemetry = assignment.without_secrets(), telemetry
         self._every = assignment.config.evaluation.every_env_steps
         # No CPU of Ray's: on a node whose cores are all taken by actors it would wait forever.
         self._remote: Any = ray.remote(evaluate_newest).options(

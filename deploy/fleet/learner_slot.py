@@ -8,12 +8,13 @@ from actors.environments import EnvironmentSetupError
 from deploy.fleet.processes.handles import End, RoleHandle, kill_learner, start_learner
 from deploy.fleet.processes.role import Assignment
 from deploy.fleet.scaling import Restarts
+from deploy.run.config import ConfigError
 from learner.errors import CheckpointNotWritten, LearnerError
 from replay.errors import SignatureMismatch, StaleOwner
 
 FAILURES = 5
 RESTORING_SECONDS, WAIT_SECONDS = 3.0, 0.2
-NOT_WORTH_RETRYING = (LearnerError, SignatureMismatch, EnvironmentSetupError, StaleOwner)
+NOT_WORTH_RETRYING = (LearnerError, SignatureMismatch, EnvironmentSetupError, StaleOwner, ConfigError)
 """Errors that a restart would only repeat."""
 
 

@@ -9,7 +9,7 @@ from actors.config import MOST_ACTORS, Actors, is_actor_count
 from deploy.fleet.client import RunClient, connect, end_leftovers, launch
 from deploy.fleet.errors import FleetError, WrongFlag
 from deploy.fleet.run_state import FleetState
-from deploy.replays.ownership import claim_added, claim_new, claim_resumed, release_new
+from deploy.replays.ownership import claim_added, release_new
 from deploy.run.checks import check
 from deploy.run.config import Config, ConfigError, saved_in, with_shard, with_values
 from deploy.run.errors import RunError
@@ -17,6 +17,7 @@ from deploy.run.folder import STATUS, RunFolder
 from deploy.run.preflight import check_urls, named_urls, preflight, ray_of_today, with_urls_of_today
 from deploy.run.states import FINAL_STATES, LOST
 from deploy.run.status import check_live, check_not_renamed, read_status
+from deploy.storage.beginning import prepare_new, prepare_resumed
 from replay.errors import ReplayError
 
 STOP_SECONDS = 300.0
@@ -29,9 +30,7 @@ def create(config: Config) -> RunFolder:
     """Create the folder of a new run and claim its shards; ConfigError or RunError leave no folder."""
     folder = RunFolder.create(config)
     try:
-        if config.replay.urls:
-            # Loaded again, because the folder has made up a name where none was given.
-            claim_new(folder.load_config(), folder)
+        prepare_new(folder)
     except BaseException:
         folder.unmake()
         raise
@@ -86,8 +85,7 @@ def resume(
             identity = folder.drawn_identity()
             # Claim before the identity is written: a refused folder may be the original after all, on a
             # file system that was mounted anew (decision 0019).
-            if config.replay.urls:
-                claim_resumed(config, folder, identity)
+            prepare_resumed(config, folder, identity)
             folder.settle(identity)
             folder.save_config(config)
             if num_actors:

@@ -35,6 +35,7 @@ from deploy.fleet.reporting.telemetry import Telemetry
 from deploy.fleet.reporting.waiting import SERVERS, waits_for
 from deploy.fleet.run_state import FleetState, forget_ray, hold, load_ray
 from deploy.fleet.wind_down import WindDown, attempt, draw_curve
+from deploy.replays.place import replay_folder
 from deploy.run.config import Config
 from deploy.run.folder import RunFolder
 from deploy.run.states import EVALUATING, FINAL_STATES
@@ -181,7 +182,7 @@ class Supervisor:
     def _start_servers(self, stack: contextlib.ExitStack) -> EmbeddedServers:
         replay, self._message = self._config.replay, SERVERS
         servers = EmbeddedServers(
-            self._folder.replay,
+            replay_folder(self._folder, self._config),
             shards=replay.shards,
             append_fsync=replay.append_fsync,
             maxmemory=replay.shard_memory_bytes,

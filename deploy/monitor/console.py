@@ -166,6 +166,7 @@ def rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     troubles = {"refused rewards": "actors/refused_rewards", "writer retries": "writer/retries"}
     speed = text("speed/updates_per_s", f" at {show('speed/updates_per_s', ',.1f')}/s", "")
     replay = f"{show('replay/size')} transitions, {show('replay/fill', '.0f', 100)} % full"
+    failing = f", {show('checkpoint/upload_failures')} failed" if m.get("checkpoint/upload_failures") else ""
     found = [
         ("return", text("episode/return_mean_100", returns)),
         ("actor steps/s", show("speed/actor_steps_per_s", ",.1f")),
@@ -186,6 +187,10 @@ def rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("replay", text("replay/size", f"{replay}, {show('replay/bytes', ',.1f', 1 / 1e6)} MB")),
         ("actors alive", text("actors/alive", f"{show('actors/alive')} of {status['target_actors']}")),
         ("epsilon", text("actors/epsilon", epsilon)),
+        (
+            "uploaded",
+            text("checkpoint/upload_age_s", f"{duration(m.get('checkpoint/upload_age_s'))} ago{failing}"),
+        ),
         *((label, show(name)) for label, name in troubles.items() if m.get(name)),
     ]
     return [(label, value) for label, value in found if value != "-"]

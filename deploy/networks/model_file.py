@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from apexpert import durable
-from deploy.run.config import Config, ConfigError, from_json, to_json, with_values
+from deploy.run.config import Config, ConfigError, from_json, to_json, without_places
 from deploy.run.folder import RunFolder
 from learner.checkpoint import Checkpoint, network_tensors, with_prefix
 from learner.checkpoint_names import name_of, number_of
@@ -42,7 +42,7 @@ def save_model(model: Model, path: Path) -> None:
     """Write the file atomically; raise OSError when that fails."""
     checkpoint = model.checkpoint
     # The file may be passed on: it must not name folders or servers of the machine that trained it.
-    config = with_values(model.config, run__runs_dir="runs", run__ray_address="", replay__urls=())
+    config = without_places(model.config)
     document = {"config": to_json(config), "update": checkpoint.update}
     document |= {key: checkpoint.document[key] for key in KEPT}
     metadata = {"format": FORMAT, "version": str(VERSION), "document": json.dumps(document)}

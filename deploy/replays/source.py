@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from deploy.replays.place import replay_folder
 from deploy.run.config import RUN_NAMES, Config, ConfigError, is_run_name, with_values
 from deploy.run.errors import RunBusy, RunNotFound
 from deploy.run.folder import RunFolder
@@ -112,14 +113,15 @@ def served(
     folder: RunFolder, config: Config, *, live: bool, create: bool = False
 ) -> Iterator[tuple[str, ...]]:
     """Yield URLs of the folder's embedded servers: the live run's, or servers started for the context."""
+    path = replay_folder(folder, config)
     if live:
-        yield running_urls(folder.replay)
+        yield running_urls(path)
         return
     # Servers would make empty files in the folder of a run that has never had any.
-    if not create and not holds_data(folder.replay):
-        raise ConfigError(f"{folder.name} has no replay: nothing was ever stored in {folder.replay}")
+    if not create and not holds_data(path):
+        raise ConfigError(f"{folder.name} has no replay: nothing was ever stored in {path}")
     with EmbeddedServers(
-        folder.replay,
+        path,
         shards=config.replay.shards,
         append_fsync=config.replay.append_fsync,
         maxmemory=config.replay.shard_memory_bytes,
@@ -159,5 +161,7 @@ def new_run(name: str, runs_dir: str, config: Config, urls: tuple[str, ...]) -> 
     """Create the folder of a new run with this configuration, on these servers or embedded ones."""
     if not name or not is_run_name(name):
         raise ConfigError(f"RUN {name!r}: no such run; the name of a new one must be {RUN_NAMES}")
-    changed = with_values(config, run__name=name, run__runs_dir=runs_dir, replay__urls=urls)
+    changed = with_values(
+        config, run__name=name, run__runs_dir=runs_dir, replay__urls=urls, replay__urls_file=""
+    )
     return RunFolder.create(changed)

@@ -70,6 +70,11 @@ class RunConfig:
     of reach."""
     runs_dir: Annotated[str, Predicate(str.strip), InWords("a folder's name")] = "runs"
     """Folder that holds the runs' folders."""
+    checkpoints_to: str = ""
+    """URL of a folder (such as s3://BUCKET/FOLDER or file:///FOLDER) to which each checkpoint is copied too;
+    `apexpert resume URL/NAME` resumes it from there on any machine."""
+    init_from: str = ""
+    """Run, model file or bundled model (`bundled:pong`) whose weights a new run begins with."""
     ray_address: str = ""
     """Ray cluster to run on (`auto` finds one started on this machine); empty takes that of $RAY_ADDRESS, and
     without the variable, or with `local`, a private one is started."""
@@ -160,7 +165,22 @@ def with_shard(config: Config, url: str) -> Config:
     """Return a copy with one more of the user's own Redis servers."""
     urls = (*config.replay.urls, url)
     # Beside URLs, only the default number of embedded servers passes the checks.
-    return with_values(config, replay__urls=urls, replay__shards=ReplayConfig().shards)
+    # A file of URLs, if the run has one, does not name the new server.
+    return with_values(config, replay__urls=urls, replay__urls_file="", replay__shards=ReplayConfig().shards)
+
+
+def without_places(config: Config) -> Config:
+    """Return a copy that names no folder, server or file of the machine that it was made on."""
+    return with_values(
+        config,
+        run__runs_dir=RunConfig().runs_dir,
+        run__ray_address="",
+        run__checkpoints_to="",
+        run__init_from="",
+        replay__urls=(),
+        replay__urls_file="",
+        replay__folder="",
+    )
 
 
 def describe_type(annotation: Any) -> str:

@@ -55,6 +55,7 @@ class RunFolder(LockedFolder):
         self.log_path = self.path / LOG
         self.videos = self.path / "videos"
         self.networks = self.path / "networks"
+        self.first_weights = self.path / "first-weights.safetensors"
         self.replay = self.path / "replay"
         self.tensorboard = self.path / "tensorboard"
         self._made_above: list[Path] = []
@@ -135,6 +136,11 @@ class RunFolder(LockedFolder):
         """The saved configuration; RunError when the file is broken or does not fit this version."""
         try:
             config = from_json(json.loads(self.config_path.read_text(encoding="utf-8")))
+            if config.replay.urls_file:
+                # Only this machine's: whoever needs the servers reads it again, and says what is wrong.
+                with contextlib.suppress(OSError, ValueError):
+                    urls = tuple(Path(config.replay.urls_file).read_text(encoding="utf-8").split())
+                    config = with_values(config, replay__urls=urls or config.replay.urls)
             if not self.urls_path.exists():
                 return config
             return with_values(config, replay__urls=tuple(self.urls_path.read_text(encoding="utf-8").split()))
@@ -147,11 +153,11 @@ class RunFolder(LockedFolder):
     def save_config(self, config: Config) -> None:
         """Write config.json atomically; URLs with passwords stand in a file that only its owner may read."""
         shown = without_passwords(config)
-        if shown != config:
+        if shown != config and not config.replay.urls_file:
             # First: config.json alone has *** in place of the passwords.
             durable.replace(self.urls_path, "\n".join((*config.replay.urls, "")).encode(), 0o600)
         self.write_json(CONFIG, to_json(shown), mode=0o600)
-        if shown == config:
+        if shown == config or config.replay.urls_file:
             # Last: until here config.json may be the one that has ***.
             self.urls_path.unlink(missing_ok=True)
 

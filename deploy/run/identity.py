@@ -43,6 +43,11 @@ def drawn_for(folder: Path) -> Identity:
     return Identity(secrets.token_hex(8), *_here(folder))
 
 
+def adopted_by(folder: Path, identity_id: str) -> Identity:
+    """Return an identity that makes this folder the one of that id, whose own is on another machine."""
+    return Identity(identity_id, *_here(folder))
+
+
 def _here(folder: Path) -> tuple[int, int, str]:
     """Return inode and device of a folder, zeros if it does not exist, and the machine's boot id."""
     try:

@@ -31,6 +31,7 @@ def preflight(config: Config, *, resumes: bool = False) -> Config:
     """
     check_job(config)
     config = with_checked_environment(config)
+    config = with_checked_replay_folder(config)
     check_ray_address(config.run.ray_address)
     check_device(config)
     if config.replay.urls:
@@ -78,8 +79,8 @@ def with_urls_of_environment(config: Config) -> Config:
 
     Unlike a process's arguments, its environment and files are hidden from the machine's other users.
     """
-    urls = urls_of_environment()
-    return with_values(config, replay__urls=urls) if urls and not config.replay.urls else config
+    words = _words_of_environment()
+    return with_named_urls(config, words, f"${URLS_VARIABLE}") if words and not config.replay.urls else config
 
 
 def with_urls_of_today(config: Config, urls: tuple[str, ...] = ()) -> Config:
@@ -87,18 +88,39 @@ def with_urls_of_today(config: Config, urls: tuple[str, ...] = ()) -> Config:
 
     They are `urls`, or else those of $APEXPERT_REDIS_URLS. Raises ConfigError.
     """
-    saved, urls = config.replay.urls, urls or urls_of_environment()
+    saved, words, name = config.replay.urls, urls or tuple(_words_of_environment()), f"${URLS_VARIABLE}"
+    if urls or (not words and config.replay.urls_file):
+        words, name = urls or (f"@{config.replay.urls_file}",), "--replay.urls"
     # A run with embedded servers keeps them, whatever servers the variable names.
-    if not saved or not urls:
+    if not saved or not words:
         return config
-    if len(urls) != len(saved):
-        raise ConfigError(f"${URLS_VARIABLE} names {len(urls)} shards, and the run has {len(saved)}")
-    return with_values(config, replay__urls=urls)
+    today = with_named_urls(config, words, name)
+    if len(today.replay.urls) != len(saved):
+        raise ConfigError(f"{name} names {len(today.replay.urls)} shards, and the run has {len(saved)}")
+    return today
 
 
 def urls_of_environment() -> tuple[str, ...]:
     """Return the shards of $APEXPERT_REDIS_URLS; empty if it is not set."""
-    return named_urls(os.environ.get(URLS_VARIABLE, "").split(), f"${URLS_VARIABLE}")
+    return named_urls(_words_of_environment(), f"${URLS_VARIABLE}")
+
+
+def _words_of_environment() -> list[str]:
+    return os.environ.get(URLS_VARIABLE, "").split()
+
+
+def with_named_urls(config: Config, words: Iterable[str] = (), name: str = "--replay.urls") -> Config:
+    """Return `config` with the shards that `words` name, its own by default, files of URLs read.
+
+    A file that names them all is noted (`replay.urls_file`): each machine of a cluster reads its own, so that
+    no password travels. Raises ConfigError.
+    """
+    words = list(words or config.replay.urls)
+    if not words and config.replay.urls_file:
+        words, name = [f"@{config.replay.urls_file}"], "--replay.urls-file"
+    file = words[0][1:] if len(words) == 1 and words[0].startswith("@") else ""
+    file = str(Path(file).expanduser().absolute()) if file else ""
+    return with_values(config, replay__urls=named_urls(words, name), replay__urls_file=file)
 
 
 def named_urls(words: Iterable[str], name: str = "--replay.urls") -> tuple[str, ...]:
@@ -169,6 +191,20 @@ def check_job(config: Config) -> None:
             f"--runs-dir {config.run.runs_dir}: is in this job's own copy of its working directory, which Ray"
             " removes after it; give the full path of a folder that stays"
         )
+
+
+def with_checked_replay_folder(config: Config) -> Config:
+    """Return `config` with an absolute `replay.folder`; raise ConfigError when it cannot be used here."""
+    if not config.replay.folder:
+        return config
+    path = Path(config.replay.folder).expanduser().absolute()
+    if config.replay.urls:
+        raise ConfigError(f"--replay.folder {path}: is for embedded servers; --replay.urls names your own")
+    existing = next(above for above in (path, *path.parents) if above.exists())
+    # On a cluster the servers may be on another machine, which says so when they start there.
+    if not config.run.ray_address and not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise ConfigError(f"--replay.folder {path}: {existing} is no folder that can be written")
+    return with_values(config, replay__folder=str(path))
 
 
 def check_device(config: Config) -> None:

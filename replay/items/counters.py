@@ -11,6 +11,8 @@ class Counters:
     """Items ever inserted, each once."""
     sampled: int = 0
     """Items ever drawn."""
+    unearned: int = 0
+    """Items inserted to fill a replay that a resume found empty: like the warm-up's, they earn no samples."""
     evicted: int = 0
     """Items that left to make room or to free memory."""
     missing: int = 0

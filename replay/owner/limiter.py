@@ -42,15 +42,36 @@ class Limiter:
         self._samples_per_insert, self._error_buffer = samples_per_insert, error_buffer
         self._total = total_env_steps
         self._middle = min_size * samples_per_insert
+        self._first = min_size
+        self._unearned = 0
+
+    def refill(self, items: int, inserts: int, samples: int, unearned: int) -> int:
+        """Have `items` more inserted before the next sample, which earn none; return the new `unearned`.
+
+        For a replay whose items are gone: without this, the first few new ones would be drawn again and
+        again. `unearned`: what earlier refills have taken, 0 for `items` and none of them.
+        """
+        if items:
+            filled = inserts + items
+            balanced = filled - self._min_size - math.floor(samples / self._samples_per_insert)
+            unearned = max(unearned, balanced)
+            self._first = filled if self._total is None else min(filled, self._total)
+        self._unearned = unearned
+        return unearned
+
+    def refill_left(self, inserts: int) -> int:
+        """Return the items to be inserted before a `refill` is done."""
+        return max(0, self._first - inserts) if self._unearned else 0
 
     def can_sample(self, inserts: int, samples: int) -> bool:
         """Whether a batch may be drawn now."""
-        ahead = inserts * self._samples_per_insert - samples
-        return inserts >= self._min_size and ahead - self._batch_size >= self._middle - self._error_buffer
+        ahead = (inserts - self._unearned) * self._samples_per_insert - samples
+        return inserts >= self._first and ahead - self._batch_size >= self._middle - self._error_buffer
 
     def max_inserts(self, samples: int) -> int:
         """Return the items that may have been inserted in all after `samples`; free below `min_size`."""
         most = math.floor((samples + self._middle + self._error_buffer) / self._samples_per_insert)
+        most += self._unearned
         return most if self._total is None else min(most, self._total)
 
     def budget(self, inserts: int, samples: int, *, empty: bool) -> int:

@@ -12,6 +12,7 @@ def metrics(
     config: ReplayConfig,
     *,
     misses: int,
+    refill: int = 0,
 ) -> dict[str, float]:
     """Return a sampler's counters and sizes under the run's metric names.
 
@@ -21,7 +22,7 @@ def metrics(
     """
     table, read, ledger = recovery.table, recovery.reader.counters, recovery.reader.ledger
     # Negative before the warm-up is over.
-    earning = counters.inserted - config.min_size
+    earning = counters.inserted - counters.unearned - config.min_size
     values = {
         "samples_per_insert": counters.sampled / earning if earning > 0 else 0.0,
         "size": table.size,
@@ -30,6 +31,8 @@ def metrics(
         "segments": table.num_segments,
         "inserted": counters.inserted,
         "sampled": counters.sampled,
+        "unearned": counters.unearned,
+        "refill": refill,
         "evicted": counters.evicted,
         "parked": table.num_parked,
         "parked_shards": len(recovery.availability),

@@ -34,6 +34,8 @@ class RestoreReport:
     """Segments whose bytes are damaged or do not match their row."""
     parked: int = 0
     """Items that wait for a shard that does not answer."""
+    refill: int = 0
+    """Items to be inserted before the next draw, because too few are left."""
 
     @property
     def difference(self) -> str:

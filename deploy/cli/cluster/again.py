@@ -23,7 +23,7 @@ RESUMED = {
     "actors.num_actors": "num_actors",
 }
 """Fields that `resume` may change, and its names for them."""
-OF_THE_COMMAND = ("run.name", "run.runs_dir", "run.ray_address", "run.detach")
+OF_THE_COMMAND = ("run.name", "run.runs_dir", "run.ray_address", "run.detach", "replay.urls_file")
 """Fields that say where and how the command runs, not what is trained."""
 ABANDONED_SECONDS, STOPPING_SECONDS = 15.0, 180.0
 """After 10 s without its command a run stops by itself; it may drain for 10 s and save for 120 s."""

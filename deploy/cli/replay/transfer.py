@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from deploy.cli.errors import CommandFailed
-from deploy.cli.replay.history import export_history, import_history
 from deploy.replays.source import Source, connected, new_run, served
 from deploy.run.checks import without_passwords
-from deploy.run.config import ConfigError, to_json, with_values
+from deploy.run.config import ConfigError, to_json, without_places
 from deploy.run.errors import RunBusy, RunNotFound
 from deploy.run.folder import CONFIG, FLEET, RunFolder
 from deploy.run.preflight import urls_of_environment, with_urls_of_today
+from deploy.storage.history import export_history, import_history
 from learner.checkpoint import Checkpoint, CheckpointStore
 from learner.checkpoint_files import MANIFEST
 from learner.errors import CheckpointError
@@ -34,7 +34,7 @@ def export_replay(source: Source, folder: Path, bar: Bar) -> int:
     config = source.config()
     if config is not None:
         archive = RunFolder(folder)
-        archive.write_json(CONFIG, to_json(with_values(config, replay__urls=())), mode=0o600)
+        archive.write_json(CONFIG, to_json(without_places(config)), mode=0o600)
         if source.folder is not None and (fleet := source.folder.read_json(FLEET, None)):
             archive.write_json(FLEET, fleet)
         if source.folder is not None:

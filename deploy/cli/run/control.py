@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from deploy.cli.cluster import there
 from actors.config import Actors
+from deploy.cli.cluster import there
 from deploy.cli.output import is_lost, wrap
 from deploy.cli.parsing import parse
 from deploy.cli.run import summary

@@ -14,6 +14,7 @@ from actors.config import ActorRange, Actors, EnvironmentConfig
 from deploy.cli.errors import CommandFailed
 from deploy.cli.output import is_lost, why_lost, wrap
 from deploy.monitor.bands import GREEDY, greedy_return
+from deploy.replays.place import replay_folder
 from deploy.run.config import Config, RunConfig, hide_password, leaves
 from deploy.run.folder import RunFolder
 from deploy.run.machine.findings import gigabytes
@@ -115,16 +116,32 @@ def _shape_of(environment: EnvironmentConfig) -> FrameShape:
     return describe_environment(environment).frame_shape
 
 
+def place_lines(config: Config, folder: RunFolder) -> list[str]:
+    """Return where the replay's files are, and where checkpoints are copied to, if anywhere."""
+    replay = replay_folder(folder, config)
+    lines = [] if config.replay.urls else [f"replay: the embedded servers' files are in {replay}"]
+    if config.run.checkpoints_to:
+        url = f"{config.run.checkpoints_to.rstrip('/')}/{config.run.name}"
+        stays = "begins with an empty replay and fills it first, because the replay's files are not copied"
+        kept = "finds the replay on your servers" if config.replay.urls else stays
+        lines.append(f"checkpoints: copied to {url}; on another machine, apexpert resume {url} {kept}")
+    return lines
+
+
 def disk_line(config: Config, folder: Path) -> str:
     """Return the disk estimate beside the free space, with a warning when it may be tight."""
     replay, checkpoints = disk_estimate(config)
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    apart = Path(config.replay.folder) if config.replay.folder and not config.replay.urls else folder
+    existing, replays = (next(p for p in (path, *path.parents) if p.exists()) for path in (folder, apart))
     free = shutil.disk_usage(existing).free
     line = (
         f"disk: up to {gigabytes(replay + checkpoints)} (replay {gigabytes(replay)},"
         f" checkpoints {gigabytes(checkpoints)}); {gigabytes(free)} free"
     )
-    tight = replay + checkpoints > free
+    tight = checkpoints + (replay if apart == folder else 0) > free
+    if apart != folder:
+        line += f"; {gigabytes(shutil.disk_usage(replays).free)} free for the replay"
+        tight = tight or replay > shutil.disk_usage(replays).free
     return line + (": WARNING, may not be enough; lower --replay.capacity" if tight else "")
 
 

@@ -17,6 +17,7 @@ from deploy.cli.parsing import as_typed, expand_short, fields_for_flags, parse
 from deploy.cli.run import summary
 from deploy.cli.run.base import BaseOptions, base_of
 from deploy.cli.run.config_file import to_toml
+from deploy.cli.run.elsewhere import OfUploads, opened_or_fetched
 from deploy.cli.run.follow import (
     FORCED_CODE,
     LOST_SECONDS,
@@ -31,14 +32,14 @@ from deploy.cli.run.section_help import print_help
 from deploy.cli.run.waiting import Waiting
 from deploy.run import presets
 from deploy.run.checks import check
-from deploy.run.config import Config, ConfigError, RunConfig, hide_password, with_values
+from deploy.run.config import Config, ConfigError, RunConfig, hide_password
 from deploy.run.folder import RunFolder
 from deploy.run.preflight import (
     URLS_VARIABLE,
-    named_urls,
     origin_of_ray,
     preflight,
     with_checked_environment,
+    with_named_urls,
     with_ray_of_environment,
     with_urls_of_environment,
 )
@@ -76,7 +77,7 @@ class ResumeArguments:
     """Resume a run that was stopped or crashed, from its newest checkpoint, replay included."""
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Name of the run under --runs-dir, or the path of its folder."""
+    """Name of the run under --runs-dir, the path of its folder, or the URL of its uploaded checkpoints."""
     total_env_steps: int = 0
     """New end of the run in env steps, counted from its very beginning; 0 keeps the old one."""
     max_hours: float | None = None
@@ -94,6 +95,7 @@ class ResumeArguments:
     """Return to the shell; control the run with `apexpert status` and `apexpert stop`."""
     runs_dir: str = "runs"
     """Folder that holds the runs' folders."""
+    elsewhere: Annotated[OfUploads, tyro.conf.arg(name="")] = field(default_factory=OfUploads)
 
 
 def train(argv: Sequence[str]) -> int:
@@ -123,8 +125,9 @@ def train(argv: Sequence[str]) -> int:
 def resume(argv: Sequence[str]) -> int:
     """Resume an existing run; return the exit code."""
     arguments = parse(ResumeArguments, argv, command="resume")
-    folder = RunFolder.open(arguments.run, arguments.runs_dir)
-    changes = {name: value for name, value in vars(arguments).items() if name not in ("run", "runs_dir")}
+    folder = opened_or_fetched(arguments.run, arguments.runs_dir, arguments.elsewhere)
+    names = {"run", "runs_dir", "elsewhere"}
+    changes = {name: value for name, value in vars(arguments).items() if name not in names}
     return _resume(folder, argv, ResumeArguments, num_actors=changes.pop("actors"), **changes)
 
 
@@ -207,7 +210,7 @@ def config_of(arguments: TrainArguments) -> Config:
     """Return the plain configuration in `arguments`, checked; raise ConfigError."""
     # Without what `bench` and `model` add to the arguments, which is no part of a run.
     config = Config(**_sections(arguments))
-    config = with_values(config, replay__urls=named_urls(config.replay.urls))
+    config = with_named_urls(config)
     check(config)
     return config
 
@@ -224,6 +227,7 @@ def _announce(folder: RunFolder, kind: type = TrainArguments) -> None:
         print(line)
     notes = [summary.burst_line(config), summary.memory_line(config)]
     notes.append(summary.disk_line(config, folder.path))
+    notes += summary.place_lines(config, folder)
     # On a cluster actors are anywhere, and the cores of this machine say nothing.
     notes.append("" if config.run.ray_address else summary.crowding(config.actors.num_actors))
     # A setting is lowered by a flag of `train`; afterwards it is in the run's config.json.

@@ -154,8 +154,10 @@ def start_learner(
     assignment: Assignment, dead: set[tuple[int, int]], place: Any, num_gpus: float
 ) -> RoleHandle:
     """Start the learner with the scheduling strategy `place`, which has its cores."""
-    actor = _role(LearnerRole, num_cpus=0, num_gpus=num_gpus, place=place).remote(assignment, dead)
-    return RoleHandle(actor, actor.run.remote())
+    role = _role(LearnerRole, num_cpus=0, num_gpus=num_gpus, place=place)
+    # Ray's storage keeps what makes an actor, and not what a call brings.
+    actor = role.remote(assignment.without_secrets(), dead)
+    return RoleHandle(actor, actor.run.remote(assignment.secrets))
 
 
 def kill_learner(pid: int, folder: str) -> None:
@@ -172,8 +174,8 @@ def start_actor(
     """Start one incarnation of an actor slot on node `node_id`, or on any node for None."""
     place = "DEFAULT" if node_id is None else only_on(node_id)
     role = _role(ActorRole, num_cpus=1, num_gpus=0, place=place)
-    actor = role.remote(assignment, slot, incarnation, start_env_steps)
-    return RoleHandle(actor, actor.run.remote())
+    actor = role.remote(assignment.without_secrets(), slot, incarnation, start_env_steps)
+    return RoleHandle(actor, actor.run.remote(assignment.secrets))
 
 
 def _role(cls: type, *, num_cpus: int, num_gpus: float, place: Any) -> Any:

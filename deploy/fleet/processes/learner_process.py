@@ -21,8 +21,11 @@ from deploy.fleet.processes.role import LEARNER_PATIENCE_SECONDS, Assignment, Re
 from deploy.fleet.processes.sendable import sendable
 from deploy.run.checks import without_passwords
 from deploy.run.config import to_json
+from learner.checkpoint_names import name_of
 
 if TYPE_CHECKING:
+    from deploy.storage.uploader import Uploader
+    from learner.checkpoint import CheckpointStore
     from learner.checkpoint_writer import Snapshot
     from learner.learner import Learner
     from models.arrays import Weights
@@ -58,6 +61,7 @@ class LearnerProcess(Role):
         super().__init__(assignment, "learner", LEARNER_PATIENCE_SECONDS)
         self._dead, self._newest_version, self._connection = dead, newest_version, connection
         self._learner: Learner | None = None
+        self._uploads: Uploader | None = None
         self._sending = threading.Lock()
         self._ended = False
         self._ray_pid = ray_pid
@@ -69,6 +73,7 @@ class LearnerProcess(Role):
         """Build, restore and learn; return `finished`, or `stopped` if told to, both with a checkpoint."""
         import torch
 
+        from deploy.storage.uploader import uploader_of
         from learner.checkpoint import CheckpointStore
 
         torch.set_num_threads(self._config.learner.cpu_threads)
@@ -79,19 +84,38 @@ class LearnerProcess(Role):
         )
         # A previous learner may be about to save its last checkpoint: wait for the lock until it has.
         self._held = checkpoints.hold()
+        self._uploads = uploader_of(self.folder, self._config, checkpoints, self._note)
         with contextlib.closing(self._sampler()) as sampler:
             learner = self._build(checkpoints, sampler)
-            learner.restore()
+            self._begin(learner, checkpoints)
             # Actors that stayed alive accept only weights newer than what they have.
             learner.weights_version = max(learner.weights_version, self._newest_version)
             self._learner = learner
             learner.batches.mark_dead(self._dead)
             self._start_using(learner.batches.add_shard)
-            return learner.run(self.should_stop)
+            outcome = learner.run(self.should_stop)
+        # Now that the shards are let go: the end may wait for a slow place.
+        if self._uploads is not None:
+            self._uploads.finish()
+        return outcome
+
+    def _begin(self, learner: "Learner", checkpoints: "CheckpointStore") -> None:
+        """Restore the newest checkpoint, or begin with the weights that `--init-from` has named."""
+        if learner.restore() is None and learner.updates == 0 and self.folder.first_weights.exists():
+            from deploy.networks.first_weights import load_first_weights
+
+            learner.begin_with(load_first_weights(self.folder))
+            self._note(f"begins with the weights of {self._config.run.init_from}")
+        # One that a run before could not copy to the end.
+        if self._uploads is not None and (paths := checkpoints.paths()):
+            self._uploads.submit(paths[0])
 
     def heartbeat(self) -> Report:
         """Return the learner's numbers."""
-        return self._report(self._learner)
+        report = self._report(self._learner)
+        if self._uploads is not None and report["ready"]:
+            report["metrics"] |= self._uploads.metrics()
+        return report
 
     def save(self) -> None:
         """Write a checkpoint as soon as possible; one that has not restored has nothing new to save."""
@@ -221,7 +245,7 @@ class LearnerProcess(Role):
             checkpoints=checkpoints,
             run_document=to_json(without_passwords(config)),
             note=self._note,
-            saved=self._keep_network,
+            saved=self._saved,
         )
 
     def _note_missing_gpu(self) -> None:
@@ -231,6 +255,11 @@ class LearnerProcess(Role):
         reserved = bool(os.environ.get("CUDA_VISIBLE_DEVICES"))
         if reserved and self._config.learner.device == "auto" and not torch.cuda.is_available():
             self._note("Ray has reserved a GPU for the learner, and torch finds none: it learns on the CPU")
+
+    def _saved(self, snapshot: "Snapshot") -> None:
+        if self._uploads is not None:
+            self._uploads.submit(self.folder.checkpoints / name_of(snapshot.update))
+        self._keep_network(snapshot)
 
     def _keep_network(self, snapshot: "Snapshot") -> None:
         """Write the network of every `keep_every`-th update as a file that stays."""

@@ -7,6 +7,7 @@ Nothing here imports Ray or torch.
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -16,8 +17,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from deploy.fleet.reporting.log import log_to
 from deploy.run import import_path
-from deploy.run.config import Config
+from deploy.run.checks import without_passwords
+from deploy.run.config import Config, ConfigError, hide_password, with_values
 from deploy.run.folder import RunFolder
+from deploy.run.preflight import named_urls
 from replay.shards.shard import Shard
 from replay.types import Signature
 
@@ -39,7 +42,7 @@ class Assignment:
     config: Config
     folder: str
     urls: tuple[str, ...] = field(repr=False)
-    """URLs, one per shard, in order; they include passwords, so they only travel from process to process."""
+    """URLs, one per shard, in order, with passwords: `without_secrets` is what Ray's storage may keep."""
     store: Any
     """Handle of the weight store; None for the learner's own process, which does not use it."""
     users_folders: tuple[str, ...] = ()
@@ -47,7 +50,26 @@ class Assignment:
 
     def with_shard(self, url: str) -> "Assignment":
         """Return the assignment with one more shard."""
-        return replace(self, urls=(*self.urls, url))
+        config = with_values(self.config, replay__urls_file="")
+        return replace(self, config=config, urls=(*self.urls, url))
+
+    def without_secrets(self) -> "Assignment":
+        """Return a copy for arguments that Ray keeps, such as those that make an actor (decision 0037)."""
+        hidden = tuple(map(hide_password, self.urls))
+        return replace(self, config=without_passwords(self.config), urls=hidden)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The URLs as one call to a role brings them; empty where each machine reads a file of its own."""
+        return () if self.config.replay.urls_file else self.urls
+
+    def with_secrets(self, urls: tuple[str, ...]) -> "Assignment":
+        """Return what `without_secrets` was made of, by its `secrets`; raise ConfigError without the file."""
+        file = self.config.replay.urls_file
+        try:
+            return replace(self, urls=urls or named_urls([f"@{file}"]))
+        except ConfigError as error:
+            raise ConfigError(f"{error} (on {socket.gethostname()}: each machine reads its own)") from None
 
 
 class Report(TypedDict):

@@ -39,12 +39,13 @@ class LearnerRole:
         # thread, because a signal handler must not wait for an answer.
         signal.signal(signal.SIGTERM, lambda number, frame: threading.Thread(target=self.stop).start())
 
-    def run(self) -> str:
+    def run(self, secrets: tuple[str, ...]) -> str:
         """Learn; return `finished`, or `stopped` when told to, both with a checkpoint.
 
-        Raises what the learner raises, and LearnerDied if its process dies without a message.
+        `secrets` are the assignment's. Raises what the learner raises, and LearnerDied if its process dies
+        without a message.
         """
-        assignment = replace(self._assignment, store=None)
+        assignment = replace(self._assignment.with_secrets(secrets), store=None)
         newest = self._publisher.newest_version()
         with LearnerLink(assignment, self._dead, newest, self._publisher.publish) as link:
             # Under the lock, so that no later call overtakes the early ones.
@@ -98,12 +99,14 @@ class ActorRole(Role):
         self._node = here()
         self.stop_at_sigterm()
 
-    def run(self) -> Report:
+    def run(self, secrets: tuple[str, ...]) -> Report:
         """Act until told to stop and write the open segments; return the last report.
 
-        Raises what acting raised, in a form that the supervisor can receive and show.
+        `secrets` are the assignment's. Raises what acting raised, in a form that the supervisor can receive
+        and show.
         """
         try:
+            self._assignment = self._assignment.with_secrets(secrets)
             return self._act()
         except Exception as error:
             raise sendable(error) or error from error

@@ -37,6 +37,8 @@ def packed_group(bundle: dict[str, float], name: str, near: str) -> Any:
     return ray.util.placement_group(
         [bundle], strategy="STRICT_PACK", name=name, lifetime="detached", _soft_target_node_id=near
     )
+
+
 def draining_nodes() -> dict[str, int]:
     """Return the ids of the nodes that were told to drain, and when they end, in ms since the epoch.
 

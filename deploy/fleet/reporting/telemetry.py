@@ -20,7 +20,10 @@ from deploy.run.states import FINAL_STATES
 
 logger = logging.getLogger(__name__)
 
-HERE_ALONE = ("run.name", "run.runs_dir", "run.ray_address", "run.detach", "replay.urls")
+HERE_ALONE = (
+    *("run.name", "run.runs_dir", "run.ray_address", "run.detach", "run.checkpoints_to"),
+    *("replay.urls", "replay.urls_file", "replay.folder"),
+)
 """Settings that say where a run is, not what it does; URLs can hold passwords."""
 
 NOTES = 20

@@ -19,6 +19,8 @@ def waits_for(
         return LEARNER
     if not learner_ready:
         return RESTORING
+    if left := metrics.get("replay/refill", 0.0):
+        return f"the replay is filled again: {left:,.0f} env steps before the next update"
     if metrics.get("progress/updates", 0.0) > 0.0:
         return ""
     # Not `replay/size`: what is stored shrinks when a shard is parked or full.

@@ -22,6 +22,7 @@ NOT_FOR_LEARNING = frozenset(
         "run.until_return", "environment.game",
         "replay.urls", "replay.shards", "replay.append_fsync", "replay.shard_memory_bytes",
         "replay.frame_store_bytes", "learner.device", "learner.cpus", "learner.checkpoint_period",
+        "learner.checkpoint_seconds", "run.checkpoints_to", "replay.urls_file", "replay.folder",
         "learner.keep_checkpoints", "learner.keep_every", "learner.diagnostics_period",
         "evaluation.every_env_steps", "evaluation.episodes", "evaluation.epsilon",
     }

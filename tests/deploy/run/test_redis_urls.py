@@ -6,9 +6,15 @@ from pathlib import Path
 import pytest
 
 from deploy.run.checks import check
-from deploy.run.config import Config, ConfigError, with_values
+from deploy.run.config import Config, ConfigError, with_shard, with_values
 from deploy.run.folder import RunFolder
-from deploy.run.preflight import URLS_VARIABLE, named_urls, urls_of_environment, with_urls_of_today
+from deploy.run.preflight import (
+    URLS_VARIABLE,
+    named_urls,
+    urls_of_environment,
+    with_named_urls,
+    with_urls_of_today,
+)
 
 ONE, TWO = "redis://me:S3cret@a:1", "rediss://b:2?ssl_ca_certs=/ca.pem"
 
@@ -91,3 +97,29 @@ def test_urls_are_kept_until_the_config_without_them_is_written(
 @pytest.mark.parametrize("url", [ONE, TWO, "redis://:a/b@h:1/3", "redis://[::1]:1", "unix:///a/b.sock?db=1"])
 def test_urls_without_a_database_or_with_its_number_are_taken(url: str) -> None:
     check(with_values(Config(), replay__urls=(url,)))
+
+
+def test_of_a_file_of_urls_a_run_keeps_the_name_alone(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(URLS_VARIABLE, raising=False)
+    config = with_values(Config(), run__name="r", run__runs_dir=str(tmp_path), replay__urls=(f"@{file}",))
+    config = with_named_urls(config)
+    assert (config.replay.urls, config.replay.urls_file) == ((ONE, TWO), str(file))
+    folder = RunFolder.create(config)
+    assert not any(b"S3cret" in path.read_bytes() for path in folder.path.rglob("*") if path.is_file())
+    assert folder.load_config() == config
+    # A new password is read where the run is resumed, and a file that is gone is said there.
+    file.write_text(f"{ONE.replace('S3cret', 'N3w')}\n{TWO}\n")
+    assert "N3w" in with_urls_of_today(folder.load_config()).replay.urls[0]
+    file.unlink()
+    assert folder.load_config().replay.urls[0] == "redis://me:***@a:1"
+    with pytest.raises(ConfigError, match=r"^--replay.urls @.*: No such file"):
+        with_urls_of_today(folder.load_config())
+
+
+def test_another_server_ends_what_the_file_says(file: Path, tmp_path: Path) -> None:
+    config = with_values(Config(), run__name="r", run__runs_dir=str(tmp_path), replay__urls=(f"@{file}",))
+    folder = RunFolder.create(with_named_urls(config))
+    folder.save_config(with_shard(folder.load_config(), "redis://c:3"))
+    assert folder.load_config().replay.urls == (ONE, TWO, "redis://c:3")

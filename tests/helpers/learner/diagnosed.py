@@ -15,6 +15,7 @@ from learner.update.train_step import TrainStep
 from models.arrays import Weights
 from models.config import NetworkConfig
 from models.precision import Precision
+from replay.items.counters import Counters
 from replay.owner.restore import RestoreReport
 from replay.shards.shard import Shard
 from replay.types import Batch
@@ -66,6 +67,7 @@ class MemorySampler:
     """All items are there from the start; what is drawn depends on the priorities given back."""
 
     has_nothing = False
+    counters = Counters()
 
     def __init__(self, total: int) -> None:
         self.inserted, self.sampled, self.sum = total, 0, 0.0
@@ -106,13 +108,18 @@ class MemorySampler:
 
 
 def train(
-    folder: Path, period: int, **options: Any
+    folder: Path, period: int, *, checkpoint_seconds: float = 0.0, **options: Any
 ) -> tuple[Learner, TrainStep, MemorySampler, list[Weights]]:
     """A learner's whole run of UPDATES updates."""
     folder.mkdir(exist_ok=True)
     train_step = make_step(**options)
     sampler = MemorySampler(10 + UPDATES)
-    config = dataclasses.replace(train_step.config, update_period=1, diagnostics_period=period)
+    config = dataclasses.replace(
+        train_step.config,
+        update_period=1,
+        diagnostics_period=period,
+        checkpoint_seconds=checkpoint_seconds,
+    )
     published: list[Weights] = []
     learner = Learner(
         config,

@@ -19,6 +19,7 @@ from learner.update.train_step import TrainStep
 from learner.update.work import UpdateResult
 from models.arrays import Weights
 from models.config import NetworkConfig
+from replay.items.counters import Counters
 from replay.owner.restore import RestoreReport
 from replay.shards.shard import Shard
 from replay.types import Batch
@@ -28,6 +29,7 @@ class FakeSampler:
     """A replay that lives in memory: each `ingest` brings the next of `arrivals` items."""
 
     has_nothing = False
+    counters = Counters()
 
     def __init__(
         self,

@@ -45,6 +45,36 @@ class TestAlgebra:
         assert one.can_sample(inserts, samples) or inserts < one.max_inserts(samples)
 
 
+class TestRefill:
+    """By hand, for 8 samples an insert, a warm-up of 100 and a buffer of 200 samples."""
+
+    def test_lost_items_come_first_and_earn_nothing(self) -> None:
+        one = limiter()
+        # 1,000 inserted, the exact 7,200 drawn, 30 of 100 left: 70 more, then as before.
+        assert one.refill(70, 1_000, 7_200, 0) == 70
+        assert one.refill_left(1_000) == 70
+        assert not one.can_sample(1_069, 7_200)
+        assert one.can_sample(1_070, 7_200)
+        assert one.refill_left(1_070) == 0
+        # As at 1,000 without the loss, shifted by the 70.
+        assert one.max_inserts(7_200) == 1_025 + 70
+        assert one.can_sample(1_070, 7_200 + 168)
+        assert not one.can_sample(1_070, 7_200 + 169)
+
+    def test_a_resume_in_the_middle_of_it_takes_no_more(self) -> None:
+        assert limiter().refill(40, 1_030, 7_200, 70) == 70
+        one = limiter()
+        assert one.refill(0, 1_200, 8_240, 70) == 70
+        assert one.can_sample(1_200, 8_240)
+        assert one.max_inserts(8_240) == 1_225
+
+    def test_the_runs_end_is_the_end_of_it(self) -> None:
+        one = limiter(total_env_steps=1_050)
+        one.refill(100, 1_000, 7_200, 0)
+        assert one.refill_left(1_000) == 50
+        assert one.max_inserts(7_200) == 1_050
+
+
 class TestPlan:
     def book(self, reserved: int, allowed: int, *tickets: Ticket, pending: int = 0) -> TicketBook:
         return TicketBook(reserved, allowed, tickets, pending)

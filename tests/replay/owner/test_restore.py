@@ -236,3 +236,30 @@ def test_only_an_empty_sampler_is_restored(urls: list[str], tmp_path: Any) -> No
     busy(run, 0, sampler)
     with pytest.raises(ValueError, match="ingested nothing"):
         sampler.restore(*through_a_file(sampler, tmp_path))
+
+
+def test_a_replay_that_is_gone_is_filled_before_the_next_draw(urls: list[str], tmp_path: Any) -> None:
+    run = new_run(urls, min_size=200)
+    sampler = run.sampler()
+    for actor in range(3):
+        run.fill(actor, 100, actor=actor)
+    ingest_all(sampler)
+    train(sampler, 3)
+    state = through_a_file(sampler, tmp_path)
+    for shard in range(3):
+        unlink(run.shards[shard], [i for i, place in run.shard_of.items() if place == shard])
+    restored = run.sampler()
+    report = restored.restore(*state)
+    assert (report.exact, report.items, report.refill) == (False, 0, 200)
+    assert restored.metrics()["replay/refill"] == 200
+    run.fill(0, 150, actor=7)
+    assert ingest_all(restored) == 150
+    assert not restored.can_sample()
+    run.fill(1, 50, actor=8)
+    ingest_all(restored)
+    assert restored.can_sample()
+    assert restored.metrics()["replay/refill"] == 0
+    # A restart knows what they did not earn, and asks for no more.
+    again = run.sampler()
+    assert again.restore(*through_a_file(restored, tmp_path)).refill == 0
+    assert again.counters.unearned == restored.counters.unearned > 0

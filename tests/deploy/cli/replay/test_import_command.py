@@ -13,9 +13,9 @@ import pytest
 
 from deploy.cli.main import main
 from deploy.cli.replay import transfer
-from deploy.cli.replay.history import export_history
 from deploy.run.folder import RunFolder
 from deploy.run.status import read_status
+from deploy.storage.history import export_history
 from learner.checkpoint import CheckpointStore
 from replay.tools.archive import Archive, Archived
 from tests.helpers.runs.catch_runs import catch_config

@@ -16,15 +16,23 @@ def export_history(run: RunFolder, archive: RunFolder) -> None:
     for name in (METRICS, EPISODES, LEGS):
         if (run.path / name).is_file():
             shutil.copyfile(run.path / name, archive.path / name)
+    why = "exported while it was at work" if run.is_at_work() else "exported after it was lost"
+    if status := status_to_keep(run, why):
+        archive.write_json(STATUS, status)
+
+
+def status_to_keep(run: RunFolder, why_stopped: str) -> dict[str, Any]:
+    """Return the parts of a run's last status that are of the run; empty if it has none.
+
+    A run that has not ended is as if stopped, with this message.
+    """
     status: dict[str, Any] = run.read_json(STATUS, {})
     if not status:
-        return
-    state = status["state"] if status["state"] in FINAL_STATES else "stopped"
+        return {}
     kept = {name: status[name] for name in OF_THE_RUN if name in status}
-    if state != status["state"]:
-        at_work = "exported while it was at work"
-        kept["message"] = at_work if run.is_at_work() else "exported after it was lost"
-    archive.write_json(STATUS, kept | {"state": state})
+    if status["state"] in FINAL_STATES:
+        return kept | {"state": status["state"]}
+    return kept | {"state": "stopped", "message": why_stopped}
 
 
 def import_history(archive: Path, run: RunFolder) -> dict[str, Any]:

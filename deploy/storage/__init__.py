@@ -1,0 +1,1 @@
+"""Checkpoints kept elsewhere: copied to an object store or another file system, and resumed from there."""
