@@ -64,7 +64,7 @@ class TrainStep:
         self.device = choose_device(config.device) if device is None else torch.device(device)
         self.dtype = choose_dtype(config.precision, self.device)
         self._noise_per_row = network_config.noise_per == "row"
-        threads = config.num_threads or torch.get_num_threads()
+        threads = config.cpus or torch.get_num_threads()
         network = build_network(network_config, num_actions, observation_shape=observation_shape, seed=seed)
         self._team = ThreadTeam(1, threads)
         if self.device.type == "cpu":

@@ -213,8 +213,8 @@ class Machine:
     def node_id(self) -> str:
         """Ray's id of the node here."""
         (raylet,) = self.processes("/raylet/raylet ")
-        (found,) = re.findall(r"--node_id=(\w+)", " ".join(raylet.cmdline()))
-        return found
+        found: list[str] = re.findall(r"--node_id=(\w+)", " ".join(raylet.cmdline()))
+        return found[0]
 
     def drain(self, seconds: float = 120) -> None:
         """Tell Ray that this node ends in `seconds`, as at a preemption; returns at once."""
