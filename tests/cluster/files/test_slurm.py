@@ -17,23 +17,30 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(patient(1200))]
 
 SCRIPT = CLUSTERS / "slurm" / "apexpert.sbatch"
 ENV_STEPS = 6_000
-# Stand-ins: a Ray that is up once its head has started, and a run that saves when it is told to end.
+# Stand-ins: a Ray that is up once its head has started, and a run that saves, for 6 s, if its Ray is there.
 RAY = """#!/usr/bin/env bash
 here=$(dirname "$0")
 case $1 in
-health-check) [ -e "$here/head" ] ;;
+health-check) kill -0 "$(cat "$here/head")" ;;
 start)
     echo "$(hostname) $*" >>"$here/nodes"
-    [[ " $* " != *" --head "* ]] || touch "$here/head"
-    trap '[[ " $* " != *" --head "* ]] || rm "$here/head"; exit' TERM
-    while true; do sleep 0.2; done ;;
+    [[ " $* " != *" --head "* ]] || echo $$ >"$here/head"
+    exec sleep 1000 ;;
 esac
 """
 RUN = """#!/usr/bin/env bash
 here=$(dirname "$0")
 echo "$*" >>"$here/runs"
 [ ! -e "$here/saved" ] || exit 0
-trap 'sleep 1; [ -e "$here/head" ] && touch "$here/saved"; exit 0' TERM
+save() {
+    for _ in $(seq 30); do
+        sleep 0.2
+        kill -0 "$(cat "$here/head")" || exit 1
+    done
+    touch "$here/saved"
+    exit 0
+}
+trap save TERM
 touch "$here/learns"
 while true; do sleep 0.2; done
 """

@@ -68,11 +68,12 @@ def _pip_settings() -> list[str]:
     return [f"PIP_{name}={value}" for name, value in settings.items()]
 
 
-def _local_packages() -> list[Path]:
+def _local_packages() -> set[Path]:
     """Folders and files of this machine among pip's settings."""
     words = [word for setting in _pip_settings() for word in setting.partition("=")[2].split()]
-    paths = [Path(word.removeprefix("file://")) for word in words]
-    return [path for path in paths if path.is_absolute() and path.exists()]
+    # An index names files beside its own folder.
+    paths = [Path(word[7:]).parent if word.startswith("file://") else Path(word) for word in words]
+    return {path for path in paths if path.is_absolute() and path.exists()}
 
 
 def _done(*words: str | Path) -> str:
