@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib.util
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from apexpert.errors import one_line
 from deploy.fleet.errors import FleetError, WrongFlag
 
 ANSWER_SECONDS = 10.0
+NOT_READY, READY_SECONDS, LOOK_SECONDS = "No available agent", 60.0, 1.0
+"""What a dashboard answers whose cluster has only just started, and how long it is asked again."""
 NEEDED = ("aiohttp", "requests", "pydantic")
 """What Ray's client of the Jobs API imports and Ray itself does not need."""
 OVERRIDING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -51,10 +54,18 @@ class Jobs:
         runtime_env: dict[str, Any] = {"env_vars": variables}
         if working_dir:
             runtime_env |= {"working_dir": str(Path(working_dir).absolute()), "excludes": LEFT_OUT}
-        with _explained(self._address):
-            self._client.submit_job(
-                entrypoint=command, submission_id=job_id, metadata=metadata, runtime_env=runtime_env
-            )
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            try:
+                with _explained(self._address):
+                    self._client.submit_job(
+                        entrypoint=command, submission_id=job_id, metadata=metadata, runtime_env=runtime_env
+                    )
+                return
+            except FleetError as error:
+                if NOT_READY not in str(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(LOOK_SECONDS)
 
     def follow(self, job_id: str, show: Callable[[str], object]) -> tuple[str, str]:
         """Give the job's output to `show` until it ends; return its status and why it failed, if it did."""

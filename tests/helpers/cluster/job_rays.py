@@ -1,6 +1,6 @@
 """A Ray of one node with the Jobs API, as `ray start --head` gives it, on ports and in a folder of its own.
 
-Of the dashboard only the part that takes jobs is started: all of it is nine processes more, for which a small
+Of the dashboard only the parts that jobs need are started: all of it is nine processes, for which a small
 machine takes minutes.
 """
 
@@ -106,7 +106,7 @@ def _dashboard(folder: Path, address: str, port: int) -> list[str]:
     command = [sys.executable, str(DASHBOARD), "--host=127.0.0.1", f"--port={port}", "--port-retries=0"]
     command += [f"--temp-dir={folder}/r", f"--log-dir={session}/logs", f"--session-dir={session}"]
     command += [f"--gcs-address={address}", f"--cluster-id-hex={cluster.stdout.strip()}"]
-    command += [f"--node-ip-address={address.rpartition(':')[0]}", "--modules-to-load=JobHead"]
+    command += [f"--node-ip-address={address.rpartition(':')[0]}", "--modules-to-load=JobHead,NodeHead"]
     return command
 
 

@@ -161,6 +161,36 @@ def test_without_its_extra_the_line_says_what_to_install(monkeypatch: pytest.Mon
         Jobs("http://127.0.0.1:1")
 
 
+class StartingClient:
+    """Ray's client of a cluster that has only just started."""
+
+    def __init__(self, *answers: Exception | None) -> None:
+        self.answers = list(answers)
+
+    def submit_job(self, **_: Any) -> None:
+        if answer := self.answers.pop(0):
+            raise answer
+
+
+def test_a_cluster_that_has_only_just_started_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "LOOK_SECONDS", 0.0)
+    submitting, not_yet = (
+        Jobs.__new__(Jobs),
+        RuntimeError("status code 500: No available agent to submit job"),
+    )
+    submitting._address, what = "http://h", {"metadata": {}, "working_dir": "", "variables": {}}
+    submitting._client = StartingClient(not_yet, not_yet, None)
+    submitting.submit("true", "j", **what)
+    assert submitting._client.answers == []
+    submitting._client = StartingClient(RuntimeError("status code 400: another"), None)
+    with pytest.raises(FleetError, match="--address http://h: status code 400: another"):
+        submitting.submit("true", "j", **what)
+    monkeypatch.setattr(jobs, "READY_SECONDS", -1.0)
+    submitting._client = StartingClient(not_yet, None)
+    with pytest.raises(FleetError, match="No available agent"):
+        submitting.submit("true", "j", **what)
+
+
 @pytest.fixture
 def other_server() -> Iterator[str]:
     """The address of a web server that is no dashboard."""
