@@ -50,7 +50,6 @@ class Idle:
             "metrics": {"name": self.name, "actors/refused_rewards": 2.0 + self.stopped.is_set()},
             "episodes": [],
             "notes": notes,
-            "node": f"node of {self.name}",
         }
 
     def stop(self):
@@ -123,22 +122,6 @@ def test_scaling_down_lets_the_surplus_finish_and_up_again_takes_new_incarnation
     assert fleet.drain(5.0) == [EPISODE._replace(actor_slot=slot) for slot in (0, 1)]
     assert fleet.report().totals == {"actors/restarts": 0.0, "actors/refused_rewards": 3 * 3.0}
     assert fleet.report().at_work == []
-
-
-def test_actors_on_a_node_that_ends_leave_it_and_others_take_their_slots(fleet):
-    fleet, state, notes = fleet
-    state.target = 2
-    fleet.step(0)
-    assert (fleet.unplaced(), fleet.unplaced(60.0)) == (2, 0)
-    step_until(fleet, {"0.0", "1.0"})
-    assert fleet.unplaced() == 0
-    assert fleet.leave_nodes({"node of 1.0", "another"}) == 1
-    assert [row["state"] for row in fleet.rows()] == ["running", "leaving"]
-    step_until(fleet, {"0.0", "1.1"})
-    assert "actor 1 (incarnation 0) has left" in notes
-    assert fleet.restarts == 0
-    fleet._node_id = "node of 0.0"
-    assert fleet.leave_nodes({"node of 0.0"}) == 0, "there is no other node for it"
 
 
 def test_draining_ends_even_an_actor_that_does_not_listen(shared_ray, tmp_path, monkeypatch):
