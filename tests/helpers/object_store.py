@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.helpers.deadline import until
 from tests.helpers.shards.tls import a_free_port
@@ -46,7 +47,7 @@ class ObjectStore:
     def remove(self, key: str) -> None:
         self._bucket().Object(key).delete()
 
-    def _bucket(self):  # type: ignore[no-untyped-def]
+    def _bucket(self) -> Any:
         import boto3
 
         store = boto3.resource(
