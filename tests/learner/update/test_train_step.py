@@ -155,7 +155,7 @@ def test_noise_differs_between_the_networks_and_between_updates():
 def test_every_member_of_the_team_draws_the_same_noise():
     step = make_step(num_threads=4, batch_size=32)
     for _ in range(2):
-        draws = [step.sample_noise(member, 32).online.output.inputs for member in range(4)]
+        draws = [step.noise_of(member, 32).online.output.inputs for member in range(4)]
         assert all(torch.equal(draw, draws[0]) for draw in draws)
 
 
