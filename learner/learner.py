@@ -16,9 +16,10 @@ from learner.checkpoint_writer import CheckpointWriter, Snapshot
 from learner.config import LearnerConfig
 from learner.diagnostics.diagnostics import Diagnostics
 from learner.errors import LearnerError
+from learner.publisher import Copy, Publisher
 from learner.telemetry import MetricsBoard, SpeedWindow
 from learner.update.train_step import TrainStep
-from learner.update.work import UpdateResult
+from learner.update.work import Launched, UpdateResult
 from models.arrays import Weights
 from models.config import NetworkConfig
 from replay.sampler import RestoreReport
@@ -47,11 +48,14 @@ class Learner:
         resume that is not exact, by any thread; `saved` gets the content of each checkpoint once written."""
         self._config, self._network = config, network
         self.batches, self._replay, self._train_step = batches, batches.replay, train_step
-        self._publish_weights, self._checkpoints = publish, checkpoints
+        self._checkpoints = checkpoints
+        self._publisher = Publisher(publish, in_background=train_step.stays_under_way)
         self._run_document, self._note = run_document, note
         self.updates = 0
         self.weights_version = -1
         self._published_env_steps = -1
+        self._launched: tuple[Batch, Launched] | None = None
+        """The last update and its batch, until its result is taken."""
         self._restored_env_steps = 0
         self._num_checkpoints = 0
         self._board = MetricsBoard()
@@ -70,7 +74,11 @@ class Learner:
         try:
             return self._run(should_stop)
         finally:
-            self._writer.close()
+            # The last weights first: whoever waits for the last checkpoint may read them then.
+            try:
+                self._publisher.close()
+            finally:
+                self._writer.close()
 
     def _run(self, should_stop: Callable[[], bool]) -> Literal["finished", "stopped"]:
         self._checkpoints.remove_leftovers()
@@ -81,35 +89,61 @@ class Learner:
             if should_stop():
                 self.save()
                 return "stopped"
+            if self.batches.ahead is None:
+                self._take()  # Draw nothing without its priorities.
             batch = self.batches.next(all_learned=self._publish_news)
             if batch is None:
                 self.batches.wait()
                 if self._board.due():
                     self._write_metrics()
                 continue
-            # By the items inserted: a resume then continues the schedule exactly (decision 0029).
-            self._train_step.optimizer.set_learning_rate(self._config.learning_rate_at(self.batches.progress))
-            with self._diagnostics.watch(self.updates + 1, self._replay.inserted, batch):
-                result = self._train_step.step(batch, meanwhile=self.batches.draw_ahead)
-            self._refuse_nan(batch, result)
-            self.batches.learned(batch, result.priorities)
-            self.updates += 1
-            # Before the target copy and the checkpoint, which hold the zeros then.
-            if self.updates % self._config.pruning_period == 0:
-                self._train_step.sparsity.prune(self._config.pruned_at(self.batches.progress))
-            if self.updates % self._config.target_update_period == 0:
-                self._train_step.copy_target()
-            # In lockstep `next` publishes, once all that is inserted was learned from.
-            if self.updates % self._config.publish_period == 0 and not self.batches.lockstep:
-                self._publish()
-            # After the target copy, which a resumed learner does not make again for this update.
-            if self.updates % self._config.checkpoint_period == 0:
-                self._writer.submit(self._snapshot())
-            self._log(batch, result)
+            self._update(batch)
+        self._take()
         # Published before the last checkpoint, so that no resume uses this version again.
         self._publish()
         self.save()
         return "finished"
+
+    def _update(self, batch: Batch) -> None:
+        """Make one update, or launch it, with all that is due after it.
+
+        A GPU is never waited for: its result is taken while it computes the next update.
+        """
+        # By the items inserted: a resume then continues the schedule exactly (decision 0029).
+        self._train_step.optimizer.set_learning_rate(self._config.learning_rate_at(self.batches.progress))
+        with self._diagnostics.watch(self.updates + 1, self._replay.inserted, batch):
+            launched = self._train_step.launch(batch, self._take_and_draw)
+        self._launched = batch, launched
+        self.updates += 1
+        if not launched.is_under_way:
+            self._take()
+        # Before the target copy and the checkpoint, which hold the zeros then.
+        if self.updates % self._config.pruning_period == 0:
+            self._train_step.sparsity.prune(self._config.pruned_at(self.batches.progress))
+        if self.updates % self._config.target_update_period == 0:
+            self._train_step.copy_target()
+        # In lockstep `next` publishes, once all that is inserted was learned from.
+        is_due = self.updates % self._config.publish_period == 0 and not self.batches.lockstep
+        if is_due and not self._publisher.is_soon:
+            self._publish()
+        # After the target copy, which a resumed learner does not make again for this update.
+        if self.updates % self._config.checkpoint_period == 0:
+            self._writer.submit(self._snapshot())
+
+    def _take_and_draw(self) -> Batch | None:
+        """Take the result of the update before, then draw the next batch, which knows its priorities."""
+        self._take()
+        return self.batches.draw_ahead()
+
+    def _take(self) -> None:
+        """Take the result of the last update launched, unless it was taken."""
+        if self._launched is None:
+            return
+        (batch, launched), self._launched = self._launched, None
+        result = launched.take()
+        self._refuse_nan(batch, result)
+        self.batches.learned(batch, result.priorities)
+        self._log(batch, result)
 
     def metrics(self) -> dict[str, float]:
         """The latest metrics of learner and sampler under the run's metric names; any thread may call it."""
@@ -138,7 +172,9 @@ class Learner:
             self._network, self._train_step.observation_shape, self._train_step.num_actions
         )
         document = checkpoint.document
-        self._train_step.restore(checkpoint.tensors, document["train_step"])
+        difference = self._train_step.restore(
+            checkpoint.tensors, document["train_step"], update=int(document["update"])
+        )
         report = self._replay.restore(document["sampler"], checkpoint.arrays("sampler"))
         drawn = checkpoint.arrays("next_batch")
         same_size = bool(drawn) and len(drawn["leaf"]) == self._config.batch_size
@@ -151,14 +187,14 @@ class Learner:
         self._note(f"resuming at {steps:,} env steps with {size:,} transitions in replay, from {name}")
         if not report.exact:
             self._note(f"resume from {name} is not exact: {report.difference}")
-        saved, own = document["train_step"].get("num_threads"), self._train_step.team.num_threads
-        if saved not in (None, own):
-            self._note(f"resume from {name} is not bit-exact: threads were {saved}, are {own}")
+        if difference:
+            self._note(f"resume from {name} is not bit-exact: {difference}")
         return report
 
     def _snapshot(self) -> Snapshot:
         """Copies of all that a checkpoint holds; the writer may take its time with them."""
         # The replay's state must hold the priorities of all updates that the snapshot counts.
+        self._take()
         self.batches.send_priorities()
         tensors, train_document = self._train_step.state()
         sampler_document, sampler_arrays = self._replay.state()
@@ -190,26 +226,25 @@ class Learner:
     def _publish(self) -> None:
         self.weights_version += 1
         self._published_env_steps = self._replay.inserted
-        parameters = self._train_step.parameters()
-        self._publish_weights(
-            Weights(self.weights_version, parameters, self._published_env_steps, self.updates)
-        )
+        fetch = self._train_step.begin_copy()
+        self._publisher.publish(Copy(self.weights_version, self._published_env_steps, self.updates, fetch))
 
     def _refuse_nan(self, batch: Batch, result: UpdateResult) -> None:
-        """The run stops before anything is published or saved; the last checkpoint is from before.
+        """Stop the run over an update that spared the weights, before its priorities are sent.
 
-        With a loss that is not finite the weights are as they were, with such a gradient they are lost.
+        Of the updates it is the last that was counted, and on a GPU the one launched after it is lost.
         """
         # A loss that is not finite makes the norm NaN as well, so the loss is named first.
         broken = "loss" if not math.isfinite(result.loss) else "gradient's norm"
         value = result.loss if broken == "loss" else result.grad_norm
         if math.isfinite(value):
             return
-        raise LearnerError(f"the {broken} of update {self.updates} is {value}; {self._keep_batch(batch)}")
+        update = self.updates - 1  # Counted from 0.
+        raise LearnerError(f"the {broken} of update {update} is {value}; {self._keep_batch(batch, update)}")
 
-    def _keep_batch(self, batch: Batch) -> str:
+    def _keep_batch(self, batch: Batch, update: int) -> str:
         """Save a batch for inspection; return where it is, or why it was not saved."""
-        path = self._checkpoints.folder.parent / f"nan-batch-{self.updates:09d}.npz"
+        path = self._checkpoints.folder.parent / f"nan-batch-{update:09d}.npz"
         arrays = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apexpert.errors import one_line
+from learner.update.generators import NoiseGenerators
 from learner.update.update import Update
 from learner.update.work import TensorBatch, UpdateResult
 from replay.types import Batch
@@ -57,14 +58,16 @@ class FlatBatch:
             np.copyto(column.numpy(), values)
 
 
-class Launched:
-    """An update under way."""
+class UnderWay:
+    """An update that a GPU computes while the host goes on (see `Launched`)."""
+
+    is_under_way = True
 
     def __init__(self, result: Tensor, event: "torch.cuda.Event | None") -> None:
         self._result, self._event = result, event
 
     def take(self) -> UpdateResult:
-        """Wait for the update and return its result."""
+        """Wait for the update and return its result; to be called before the next launch but one."""
         if self._event is not None:
             self._event.synchronize()
         # A copy, because the memory serves a later update.
@@ -87,15 +90,15 @@ class GraphedUpdate:
     def __init__(
         self,
         update: Update,
-        generators: tuple[torch.Generator, torch.Generator],
+        generators: NoiseGenerators,
         *,
         rows: int,
         observation_shape: Sequence[int],
         note: Callable[[str], None] = logger.warning,
     ) -> None:
-        """`generators`: of the online and of the target network's noise; `note` hears of a failed capture."""
-        self._update, self._generators = update, generators
-        device = generators[0].device
+        """`generators` have one member; `note` hears of a capture that failed."""
+        self._update, self._generators = update, (generators.members[0], generators.target)
+        device = generators.target.device
         self._on_gpu = device.type == "cuda"
         self._inputs = FlatBatch(rows, observation_shape, device)
         self._packed = torch.zeros(rows + 4, device=device)
@@ -103,8 +106,11 @@ class GraphedUpdate:
         self._launches = 0
         self._replay = self._captured(note) if self._on_gpu else self._run
 
-    def launch(self, batch: Batch) -> Launched:
-        """Begin the update on this batch; the result of the launch `IN_FLIGHT` before must have been taken."""
+    def launch(self, batch: Batch) -> UnderWay:
+        """Begin the update on this batch, of the rows that all have.
+
+        The result of the launch but one before it must have been taken.
+        """
         lane = self._lanes[self._launches % IN_FLIGHT]
         self._launches += 1
         if lane.copied is not None:
@@ -117,7 +123,7 @@ class GraphedUpdate:
         lane.result.copy_(self._packed, non_blocking=True)
         if lane.done is not None:
             lane.done.record()
-        return Launched(lane.result, lane.done)
+        return UnderWay(lane.result, lane.done)
 
     def _run(self) -> None:
         """Make the update on the inputs where they lie, and leave its result where it is copied from."""

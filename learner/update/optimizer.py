@@ -34,7 +34,7 @@ class FlatAdam:
         # As a tensor on a GPU: a captured update reads a number that may change from its memory.
         self._rate: float | Tensor = config.learning_rate
         if flat.device.type != "cpu":
-            self._rate = torch.tensor(config.learning_rate, dtype=torch.float32, device=flat.device)
+            self._rate = torch.full((), config.learning_rate, device=flat.device)
 
     def _tensors_of(self, flat: Tensor, part: slice) -> tuple[list[Tensor], ...]:
         """Return parameters, gradients, both moments and step counts of a part, as the kernel takes them."""
@@ -86,11 +86,14 @@ class FlatAdam:
             moment.masked_fill_(where, 0.0)
 
     def state(self, network: nn.Module) -> dict[str, Tensor]:
-        """Copy the moments, `exp_avg/<parameter>` and `exp_avg_sq/<parameter>`, and `step` ()."""
+        """Copy the moments, `exp_avg/<parameter>` and `exp_avg_sq/<parameter>`, and `step` (), to the CPU.
+
+        The moments are views of flat copies, so that taking them is short.
+        """
         copies = {"step": self._steps()[0].detach().cpu().clone()}
         for moment, flat in self._moments.items():
-            for name, view in named_views(network, flat).items():
-                copies[f"{moment}/{name}"] = view.cpu().contiguous().clone()
+            views = named_views(network, flat.to("cpu", copy=True))
+            copies |= {f"{moment}/{name}": view for name, view in views.items()}
         return copies
 
     def restore(self, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:

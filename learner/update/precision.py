@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from learner.update.flat_parameters import pack, views
+from models.precision import Precision
 from models.q_network import QNetwork
 
 
@@ -15,6 +16,16 @@ def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
+
+
+def be_strict(precision: Precision) -> None:
+    """Have a GPU multiply float32 numbers as such, if `float32` was asked for by name.
+
+    By default its convolutions round them to TF32, with 10 bits of mantissa.
+    """
+    if precision == "float32":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 class ComputeCopy:

@@ -1,5 +1,6 @@
 """One update of the online network from a replay batch."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -11,10 +12,22 @@ from torch import Tensor
 
 from learner.config import LearnerConfig
 from learner.update.flat_parameters import named_views
-from learner.update.precision import choose_device
+from learner.update.generators import NoiseGenerators
+from learner.update.graphed import GraphedUpdate
+from learner.update.precision import be_strict, choose_device
 from learner.update.thread_team import Phase, ThreadTeam
 from learner.update.update import Update
-from learner.update.work import NextValues, SharePart, SplitBatch, TensorBatch, UpdateNoise, UpdateResult
+from learner.update.weights_copy import WeightsCopier
+from learner.update.work import (
+    Finished,
+    Launched,
+    NextValues,
+    SharePart,
+    SplitBatch,
+    TensorBatch,
+    UpdateNoise,
+    UpdateResult,
+)
 from models.arrays import flatten
 from models.config import NetworkConfig
 from models.memory import keep_freed_memory
@@ -24,6 +37,7 @@ from models.summary import flops_of
 from models.values.noisy import Noise
 from replay.types import Batch
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -44,13 +58,19 @@ class TrainStep(Update):
         observation_shape: tuple[int, int, int] = (4, 84, 84),
         seed: int = 0,
         device: torch.device | str | None = None,
+        note: Callable[[str], None] = logger.warning,
     ) -> None:
+        """`note` gets lines that a user should read."""
+        self.note = note
+        self._graphed: GraphedUpdate | None = None
+        self._copier: WeightsCopier | None = None
         self.num_actions = num_actions
         self.observation_shape = observation_shape
         self.device = choose_device(config.device) if device is None else torch.device(device)
         threads = config.num_threads or torch.get_num_threads()
         network = build_network(network_config, num_actions, observation_shape=observation_shape, seed=seed)
         self._team = ThreadTeam(1, threads)
+        be_strict(config.precision)
         if self.device.type == "cpu":
             keep_freed_memory()
             self._team = ThreadTeam.for_batch(threads, config.batch_size, flops_of(network))
@@ -63,23 +83,41 @@ class TrainStep(Update):
             num_shares=self._team.num_shares,
             num_parts=self._team.size,
         )
-        seeds = np.random.SeedSequence([seed, 1]).generate_state(2, np.uint64) >> np.uint64(1)
-        # Every member of the team draws the same numbers, from a generator of its own: waiting for the one
-        # that would draw for all takes longer.
-        self._generators = [
-            torch.Generator(self.device).manual_seed(int(seeds[0])) for _ in range(self._team.size)
-        ]
-        self._target_generator = torch.Generator(self.device).manual_seed(int(seeds[1]))
+        self.generators = NoiseGenerators(seed, self.device, self._team.size)
 
     def step(self, batch: Batch, meanwhile: Callable[[], Batch | None] = lambda: None) -> UpdateResult:
-        """Make one update: target, loss, gradient, Adam.
+        """Make one update, as `launch` does, and return its result."""
+        return self.launch(batch, meanwhile).take()
 
-        A loss or a gradient that is not finite changes no weight.
+    def launch(self, batch: Batch, meanwhile: Callable[[], Batch | None] = lambda: None) -> Launched:
+        """Begin one update: target, loss, gradient, Adam.
 
-        `meanwhile` is called once, in the caller's thread, while the gradient is computed. It may return the
+        A loss or a gradient that is not finite changes no weight. Of an update that is under way when this
+        returns, the result has to be taken before the next launch but one; whatever else is asked of this
+        object comes after it in the GPU's order.
+
+        `meanwhile` is called once, in the caller's thread, while the update is computed. It may return the
         batch of the next update: members of the team that are through with this one begin with it. That
         changes no number.
         """
+        if self.stays_under_way:
+            launched = self._graphed_for(batch).launch(batch)
+            meanwhile()
+            return launched
+        return Finished(self._step_of_team(batch, meanwhile))
+
+    def _graphed_for(self, batch: Batch) -> GraphedUpdate:
+        if self._graphed is None:
+            self._graphed = GraphedUpdate(
+                self,
+                self.generators,
+                rows=len(batch.action),
+                observation_shape=self.observation_shape,
+                note=self.note,
+            )
+        return self._graphed
+
+    def _step_of_team(self, batch: Batch, meanwhile: Callable[[], Batch | None]) -> UpdateResult:
         work = self._work_on(batch)
         shares, rows = len(work.shares), len(batch.action)
         parts: list[SharePart | None] = [None] * shares
@@ -107,17 +145,22 @@ class TrainStep(Update):
         return UpdateResult.unpack(packed[0].cpu().numpy())
 
     @property
+    def stays_under_way(self) -> bool:
+        """Whether updates and copies are still under way when the call that begins them returns."""
+        return self.device.type == "cuda"
+
+    @property
     def team(self) -> ThreadTeam:
         """The threads that share the work of an update; idle between updates."""
         return self._team
 
     def noise_of(self, member: int, rows: int) -> UpdateNoise:
         """Draw a member's noise for the online network's passes over a whole batch of so many rows."""
-        return self.sample_noise(self._generators[member], rows)
+        return self.sample_noise(self.generators.members[member], rows)
 
     def target_noise_of(self, rows: int) -> Noise | None:
         """Draw the noise for the target network's pass over a batch of so many rows."""
-        return self.sample_target_noise(self._target_generator, rows)
+        return self.sample_target_noise(self.generators.target, rows)
 
     def _work_on(self, batch: Batch) -> SplitBatch:
         """The work on this batch, with what was computed ahead if it is the batch that was expected."""
@@ -130,7 +173,7 @@ class TrainStep(Update):
         columns = (column.chunk(self._team.num_shares) for column in self.to_device(batch))
         shares = [TensorBatch(*share) for share in zip(*columns, strict=True)]
         # Drawn here, by the caller's thread: members may work on two batches at once.
-        before = self._target_generator.get_state()
+        before = self.generators.target.get_state()
         return SplitBatch(batch, shares, self.target_noise_of(len(batch.action)), before)
 
     def _look_ahead(self, batch: Batch | None) -> list[Callable[[], None]]:
@@ -147,7 +190,7 @@ class TrainStep(Update):
     def _forget_ahead(self) -> None:
         """As if nothing had been computed ahead."""
         if self._ahead is not None:
-            self._target_generator.set_state(self._ahead.noise_before)
+            self.generators.target.set_state(self._ahead.noise_before)
             self._ahead = None
 
     def _next_values_of(self, work: SplitBatch, share: int) -> NextValues:
@@ -166,10 +209,8 @@ class TrainStep(Update):
 
     def to_device(self, batch: Batch) -> TensorBatch:
         """The batch's arrays as tensors on the device; on the CPU they share the arrays' memory."""
-        tensors = [torch.from_numpy(getattr(batch, name)) for name in TensorBatch._fields]
-        if self.device.type == "cuda":
-            tensors = [tensor.pin_memory().to(self.device, non_blocking=True) for tensor in tensors]
-        return TensorBatch(*tensors)
+        tensors = (torch.from_numpy(getattr(batch, name)) for name in TensorBatch._fields)
+        return TensorBatch(*(tensor.to(self.device) for tensor in tensors))
 
     def copy_target(self) -> None:
         """Copy the online network's weights into the target network."""
@@ -184,6 +225,15 @@ class TrainStep(Update):
         """The online network's weights as one new array (P,), in the order of `models.arrays.flatten`."""
         return flatten(self.online_network)
 
+    def begin_copy(self) -> Callable[[], NDArray[np.float32]]:
+        """Begin a copy of `parameters` as they are now; return what waits for it and returns it, once."""
+        if not self.stays_under_way:
+            parameters = self.parameters()
+            return lambda: parameters
+        if self._copier is None:
+            self._copier = WeightsCopier(self.online_network, self._online_flat)
+        return self._copier.begin()
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Copies of all that later updates depend on, on the CPU, and a JSON-able document about them.
 
@@ -191,23 +241,26 @@ class TrainStep(Update):
         weights, `noise_generator` and `judge_noise_generator` (uint8).
         """
         self._forget_ahead()  # The states below are then from before the next batch.
-        tensors = {
-            "noise_generator": self._generators[0].get_state(),
-            "judge_noise_generator": self._target_generator.get_state(),
-        }
-        for prefix, network in (("online", self.online_network), ("target", self.target_network)):
-            for name, parameter in network.named_parameters():
-                tensors[f"{prefix}/{name}"] = parameter.detach().cpu().contiguous().clone()
-        for name, tensor in self.optimizer.state(self.online_network).items():
-            tensors[f"optimizer/{name}"] = tensor
+        tensors = self.generators.state()
+        network = self.online_network
+        for prefix, flat in (("online", self._online_flat), ("target", self._target_flat)):
+            # One copy of each, of which the tensors are views: the learner waits for it.
+            views = named_views(network, flat.detach().to("cpu", copy=True))
+            tensors |= {f"{prefix}/{name}": view for name, view in views.items()}
+        tensors |= {f"optimizer/{name}": tensor for name, tensor in self.optimizer.state(network).items()}
         tensors |= self.sparsity.state()
         threads = self._team.num_threads
         return tensors, {"num_threads": threads, "dtype": str(self.dtype), "torch": torch.__version__}
 
     @torch.no_grad()
-    def restore(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any] | None = None) -> None:
-        """Inverse of `state`; other tensors in the mapping are ignored. Raises KeyError for a missing one."""
-        del document  # For inspection: the threads and dtype with which later updates are bit-identical.
+    def restore(
+        self, tensors: Mapping[str, Tensor], document: Mapping[str, Any] | None = None, *, update: int = 0
+    ) -> str:
+        """Inverse of `state`, before the update after `update`; other tensors in the mapping are ignored.
+
+        Returns why later updates differ from those of the step whose state it is; empty where they are equal
+        to the last bit. Raises KeyError for a missing tensor.
+        """
         for prefix, network in (("online", self.online_network), ("target", self.target_network)):
             for name, parameter in network.named_parameters():
                 parameter.copy_(tensors[f"{prefix}/{name}"])
@@ -216,11 +269,14 @@ class TrainStep(Update):
         self.optimizer.restore(self.online_network, own)
         self.sparsity.restore(tensors)
         self._ahead = None  # The generators are restored below, so nothing is put back.
-        groups = {"noise_generator": self._generators, "judge_noise_generator": [self._target_generator]}
-        for name, generators in groups.items():
-            for generator in generators:
-                generator.set_state(tensors[name].to(torch.uint8).cpu())
         self.refresh()
+        differences = (
+            [] if self.generators.restore(tensors, update) else ["the noise was drawn by other hardware"]
+        )
+        saved, threads = (document or {}).get("num_threads"), self._team.num_threads
+        if saved not in (None, threads):
+            differences.append(f"threads were {saved}, are {threads}")
+        return "; ".join(differences)
 
 
 def _whole(parts: Sequence[T | None]) -> list[T]:

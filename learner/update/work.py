@@ -1,7 +1,7 @@
 """The data of one update on its way through the train step: batch, shares, noise, results."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,29 @@ class UpdateResult:
         """
         loss, q_mean, grad_norm = packed[-4:-1].tolist()
         return cls(packed[:-4], loss, q_mean, grad_norm)
+
+
+class Launched(Protocol):
+    """An update that was begun."""
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a GPU computes it while the host goes on; else it is over."""
+
+    def take(self) -> UpdateResult:
+        """Return its result, once it is there; to be called once."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An update that was over when the call that began it returned."""
+
+    result: UpdateResult
+    is_under_way = False
+
+    def take(self) -> UpdateResult:
+        """Return its result."""
+        return self.result
 
 
 class TensorBatch(NamedTuple):
