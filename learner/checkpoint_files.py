@@ -61,10 +61,13 @@ def verify(path: Path) -> int:
     return int(manifest["update"])
 
 
+def owned(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a contiguous copy on the CPU with memory of its own, as safetensors asks for."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
 def _as_tensor(value: torch.Tensor | NDArray[Any]) -> torch.Tensor:
-    tensor = value.detach() if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
-    # safetensors refuses tensors that are not contiguous.
-    return tensor.cpu().contiguous()
+    return owned(value) if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
 
 
 def to_json(document: Mapping[str, Any]) -> bytes:

@@ -4,8 +4,6 @@ import copy
 import dataclasses
 import logging
 import math
-import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +13,16 @@ from torch import Tensor
 
 from learner.batches import BatchSource
 from learner.checkpoint import CheckpointStore, with_prefix
+from learner.checkpoint_clock import CheckpointClock
 from learner.checkpoint_writer import CheckpointWriter, Snapshot
 from learner.config import LearnerConfig
 from learner.diagnostics.diagnostics import Diagnostics
 from learner.errors import LearnerError
+from learner.kept_batch import keep_batch
+from learner.publisher import Copy, Publisher
 from learner.telemetry import MetricsBoard, SpeedWindow
 from learner.update.train_step import TrainStep
-from learner.update.work import UpdateResult
+from learner.update.work import Launched, UpdateResult
 from models.arrays import Weights
 from models.config import NetworkConfig
 from replay.sampler import RestoreReport
@@ -46,19 +47,20 @@ class Learner:
         note: Callable[[str], None] = logger.warning,
         saved: Callable[[Snapshot], object] = lambda snapshot: None,
     ) -> None:
-        """`run_document` is stored with each checkpoint; `note` is told what a user should know, such as a
-        resume that is not exact, by any thread; `saved` gets the content of each checkpoint once written."""
+        """`run_document` is stored with each checkpoint; `note` gets lines for users, by any thread; `saved` the
+        content of each checkpoint once written."""
         self._config, self._network = config, network
         self.batches, self._replay, self._train_step = batches, batches.replay, train_step
-        self._publish_weights, self._checkpoints = publish, checkpoints
+        self._checkpoints = checkpoints
+        self._publisher = Publisher(publish, in_background=train_step.stays_under_way)
         self._run_document, self._note = run_document, note
         self.updates = 0
         self.weights_version = -1
         self._published_env_steps = -1
+        self._launched: tuple[Batch, Launched] | None = None  # Until its result is taken.
         self._restored_env_steps = 0
         self._num_checkpoints = 0
-        self._asked_to_save = threading.Event()
-        self._snapshot_taken = time.monotonic()
+        self._clock = CheckpointClock(config)
         self._board = MetricsBoard()
         self._diagnostics = Diagnostics(
             train_step, config.diagnostics_period, folder=checkpoints.folder.parent, write=self._board.write
@@ -75,49 +77,74 @@ class Learner:
         try:
             return self._run(should_stop)
         finally:
-            self._writer.close()
+            # The last weights first: whoever waits for the last checkpoint may read them then.
+            try:
+                self._publisher.close()
+            finally:
+                self._writer.close()
 
     def _run(self, should_stop: Callable[[], bool]) -> Literal["finished", "stopped"]:
         self._checkpoints.remove_leftovers()
         self.batches.speed = SpeedWindow()
-        self._snapshot_taken = time.monotonic()
+        self._clock.restart(self.updates)
         # Actors wait for their first weights, and store nothing before.
         self._publish()
         while not self.batches.finished:
             if should_stop():
                 self.save()
                 return "stopped"
+            if self.batches.ahead is None:
+                self._take()  # Draw nothing without its priorities.
             batch = self.batches.next(all_learned=self._publish_news)
             if batch is None:
-                self._save_if_asked()
+                self._save_if_due()
                 self.batches.wait()
                 if self._board.due():
                     self._write_metrics()
                 continue
-            # By the items inserted: a resume then continues the schedule exactly (decision 0029).
-            self._train_step.optimizer.set_learning_rate(self._config.learning_rate_at(self.batches.progress))
-            with self._diagnostics.watch(self.updates + 1, self._replay.inserted, batch):
-                result = self._train_step.step(batch, meanwhile=self.batches.draw_ahead)
-            self._refuse_nan(batch, result)
-            self.batches.learned(batch, result.priorities)
-            self.updates += 1
-            # Before the target copy and the checkpoint, which hold the zeros then.
-            if self.updates % self._config.pruning_period == 0:
-                self._train_step.sparsity.prune(self._config.pruned_at(self.batches.progress))
-            if self.updates % self._config.target_update_period == 0:
-                self._train_step.copy_target()
-            # In lockstep `next` publishes, once all that is inserted was learned from.
-            if self.updates % self._config.publish_period == 0 and not self.batches.lockstep:
-                self._publish()
-            # After the target copy, which a resumed learner does not make again for this update.
-            if self._checkpoint_is_due():
-                self._asked_to_save.set()
-            self._save_if_asked()
-            self._log(batch, result)
+            self._update(batch)
+        self._take()
         # Published before the last checkpoint, so that no resume uses this version again.
         self._publish()
         self.save()
         return "finished"
+
+    def _update(self, batch: Batch) -> None:
+        """Make one update, or launch it on a GPU, which is not waited for, with all that is due after it."""
+        # By the items inserted: a resume then continues the schedule exactly (decision 0029).
+        self._train_step.optimizer.set_learning_rate(self._config.learning_rate_at(self.batches.progress))
+        with self._diagnostics.watch(self.updates + 1, self._replay.inserted, batch):
+            launched = self._train_step.launch(batch, self._take_and_draw)
+        self._launched = batch, launched
+        self.updates += 1
+        if not launched.is_under_way:
+            self._take()
+        # Before the target copy and the checkpoint, which hold the zeros then.
+        if self.updates % self._config.pruning_period == 0:
+            self._train_step.sparsity.prune(self._config.pruned_at(self.batches.progress))
+        if self.updates % self._config.target_update_period == 0:
+            self._train_step.copy_target()
+        # In lockstep `next` publishes, once all that is inserted was learned from.
+        is_due = self.updates % self._config.publish_period == 0 and not self.batches.lockstep
+        if is_due and not self._publisher.is_soon:
+            self._publish()
+        # After the target copy, which a resumed learner does not make again for this update.
+        self._save_if_due()
+
+    def _take_and_draw(self) -> Batch | None:
+        """Take the result of the update before, then draw the next batch, which knows its priorities."""
+        self._take()
+        return self.batches.draw_ahead()
+
+    def _take(self) -> None:
+        """Take the result of the last update launched, unless it was taken."""
+        if self._launched is None:
+            return
+        (batch, launched), self._launched = self._launched, None
+        result = launched.take()
+        self._refuse_nan(batch, result)
+        self.batches.learned(batch, result.priorities)
+        self._log(batch, result)
 
     def metrics(self) -> dict[str, float]:
         """The latest metrics of learner and sampler under the run's metric names; any thread may call it."""
@@ -125,11 +152,10 @@ class Learner:
 
     def ask_to_save(self) -> None:
         """Have the loop write a checkpoint as soon as it can; any thread may call this."""
-        self._asked_to_save.set()
+        self._clock.ask()
 
-    def _save_if_asked(self) -> None:
-        if self._asked_to_save.is_set():
-            self._asked_to_save.clear()
+    def _save_if_due(self) -> None:
+        if self._clock.is_due(self.updates):
             self._writer.submit(self._snapshot())
 
     def save(self) -> Path:
@@ -168,7 +194,9 @@ class Learner:
             self._network, self._train_step.observation_shape, self._train_step.num_actions
         )
         document = checkpoint.document
-        self._train_step.restore(checkpoint.tensors, document["train_step"])
+        difference = self._train_step.restore(
+            checkpoint.tensors, document["train_step"], update=int(document["update"])
+        )
         report = self._replay.restore(document["sampler"], checkpoint.arrays("sampler"))
         drawn = checkpoint.arrays("next_batch")
         same_size = bool(drawn) and len(drawn["leaf"]) == self._config.batch_size
@@ -184,24 +212,19 @@ class Learner:
             self._note(f"the replay holds {size:,} of {self._replay.inserted:,} transitions: {refill}")
         if not report.exact:
             self._note(f"resume from {name} is not exact: {report.difference}")
-        saved, own = document["train_step"].get("num_threads"), self._train_step.team.num_threads
-        if saved not in (None, own):
-            self._note(f"resume from {name} is not bit-exact: threads were {saved}, are {own}")
+        if difference:
+            self._note(f"resume from {name} is not bit-exact: {difference}")
         return report
-
-    def _checkpoint_is_due(self) -> bool:
-        seconds = self._config.checkpoint_seconds
-        overdue = 0.0 < seconds <= time.monotonic() - self._snapshot_taken
-        return overdue or self.updates % self._config.checkpoint_period == 0
 
     def _snapshot(self) -> Snapshot:
         """Copies of all that a checkpoint holds; the writer may take its time with them."""
         # The replay's state must hold the priorities of all updates that the snapshot counts.
+        self._take()
         self.batches.send_priorities()
         tensors, train_document = self._train_step.state()
         sampler_document, sampler_arrays = self._replay.state()
         self._num_checkpoints += 1
-        self._snapshot_taken = time.monotonic()
+        self._clock.restart(self.updates)
         document = {
             "update": self.updates,
             "env_steps": self._replay.inserted,
@@ -229,33 +252,22 @@ class Learner:
     def _publish(self) -> None:
         self.weights_version += 1
         self._published_env_steps = self._replay.inserted
-        parameters = self._train_step.parameters()
-        self._publish_weights(
-            Weights(self.weights_version, parameters, self._published_env_steps, self.updates)
-        )
+        fetch = self._train_step.begin_copy()
+        self._publisher.publish(Copy(self.weights_version, self._published_env_steps, self.updates, fetch))
 
     def _refuse_nan(self, batch: Batch, result: UpdateResult) -> None:
-        """The run stops before anything is published or saved; the last checkpoint is from before.
+        """Stop the run over an update that spared the weights, before its priorities are sent.
 
-        With a loss that is not finite the weights are as they were, with such a gradient they are lost.
+        Of the updates it is the last that was counted, and on a GPU the one launched after it is lost.
         """
         # A loss that is not finite makes the norm NaN as well, so the loss is named first.
         broken = "loss" if not math.isfinite(result.loss) else "gradient's norm"
         value = result.loss if broken == "loss" else result.grad_norm
         if math.isfinite(value):
             return
-        raise LearnerError(f"the {broken} of update {self.updates} is {value}; {self._keep_batch(batch)}")
-
-    def _keep_batch(self, batch: Batch) -> str:
-        """Save a batch for inspection; return where it is, or why it was not saved."""
-        path = self._checkpoints.folder.parent / f"nan-batch-{self.updates:09d}.npz"
-        arrays = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(path, **arrays)
-        except OSError as error:
-            return f"its batch cannot be saved: {error.strerror}"
-        return f"its batch is in {path}"
+        update = self.updates - 1  # Counted from 0.
+        kept = keep_batch(self._checkpoints.folder.parent / f"nan-batch-{update:09d}.npz", batch)
+        raise LearnerError(f"the {broken} of update {update} is {value}; {kept}")
 
     def _log(self, batch: Batch, result: UpdateResult) -> None:
         if not self._board.due():

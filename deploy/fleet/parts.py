@@ -1,6 +1,7 @@
 """The parts of a run at work, set up by the supervisor, and shards added to all of them."""
 
 import contextlib
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from deploy.fleet.actor_fleet import ActorFleet
 from deploy.fleet.elastic.steering import Steering
 from deploy.fleet.evaluator import Evaluator
 from deploy.fleet.learner_slot import LearnerSlot
+from deploy.fleet.ray.nodes import own_address
+from deploy.replays.place import replay_folder
 from deploy.run.config import Config, with_shard, with_values
 from deploy.run.folder import RunFolder
 from replay.errors import ServerError
@@ -28,6 +31,23 @@ class Parts:
     """None: the run uses servers of the user's own."""
     store: Any
     """A Ray reference that is ready once the weight store has ended."""
+
+
+def embedded_servers(
+    config: Config, folder: RunFolder, ray_is_own: bool, should_stop: Callable[[], bool]
+) -> EmbeddedServers:
+    """Return the run's servers, not started yet; a full disk is waited for until `should_stop`."""
+    replay = config.replay
+    return EmbeddedServers(
+        replay_folder(folder, config),
+        shards=replay.shards,
+        append_fsync=replay.append_fsync,
+        maxmemory=replay.shard_memory_bytes,
+        # On a cluster, nodes may join that reach no socket of this one.
+        listen=None if ray_is_own else own_address(),
+        should_stop=should_stop,
+        room_seconds=math.inf,
+    )
 
 
 class ShardAdditions:

@@ -7,7 +7,6 @@ begins over from the folder: servers on their files, learner from its checkpoint
 
 import contextlib
 import logging
-import math
 import os
 import signal
 import threading
@@ -24,18 +23,17 @@ from deploy.fleet.elastic.room import Room
 from deploy.fleet.elastic.steering import Steering
 from deploy.fleet.evaluator import Evaluator
 from deploy.fleet.learner_slot import LearnerSlot
-from deploy.fleet.parts import Parts, ShardAdditions
+from deploy.fleet.parts import Parts, ShardAdditions, embedded_servers
 from deploy.fleet.processes.role import Assignment
 from deploy.fleet.processes.weight_store import create_weight_store
 from deploy.fleet.ray import core, placement
-from deploy.fleet.ray.nodes import own_address, was_restarted
+from deploy.fleet.ray.nodes import was_restarted
 from deploy.fleet.reporting.log import log_to
 from deploy.fleet.reporting.ray_metrics import exporter
 from deploy.fleet.reporting.telemetry import Telemetry
 from deploy.fleet.reporting.waiting import SERVERS, waits_for
 from deploy.fleet.run_state import FleetState, forget_ray, hold, load_ray
 from deploy.fleet.wind_down import WindDown, attempt, draw_curve
-from deploy.replays.place import replay_folder
 from deploy.run.config import Config
 from deploy.run.folder import RunFolder
 from deploy.run.states import EVALUATING, FINAL_STATES
@@ -47,11 +45,9 @@ logger = logging.getLogger(__name__)
 TURN_SECONDS, STATUS_SECONDS = 0.2, 1.0
 ABANDONED_SECONDS = 10.0
 """A foreground run whose command has not been heard for this long is stopped."""
-FINAL_SEEN_SECONDS = 3.0
-LET_GO_SECONDS = 10.0
+FINAL_SEEN_SECONDS, LET_GO_SECONDS = 3.0, 10.0
 """Whoever saw the last status has so long to let go of a Ray of the run's own: its end would end it, too."""
-MEANT_SECONDS = 1.0
-LAST_STATUS_SECONDS = 60.0
+MEANT_SECONDS, LAST_STATUS_SECONDS = 1.0, 60.0
 """How long the last status is tried: a full disk often has room again within seconds."""
 TERMINATED_STATUS_SECONDS = 5.0
 """After SIGTERM, which servers and Ray most likely got as well: there is no time, and nowhere to write to."""
@@ -165,8 +161,8 @@ class Supervisor:
         # Sockets are reached on this node alone.
         sockets = any(url.startswith("unix:") for url in urls)
         node_id = str(ray.get_runtime_context().get_node_id())
-        actors_node = node_id if sockets else None
-        actors = ActorFleet(assignment, self._fleet_state, node_id=actors_node, note=note)
+        only_node = node_id if sockets else None
+        actors = ActorFleet(assignment, self._fleet_state, node_id=only_node, note=note)
         learner = LearnerSlot(
             assignment,
             place=place,
@@ -175,22 +171,13 @@ class Supervisor:
             note=note,
         )
         evaluator = Evaluator(assignment, place, self._telemetry)
-        room = Room(actors, actors_node, own=self._local_ray is not None)
+        room = Room(actors, only_node, own=self._local_ray is not None)
         steering = Steering(config, self._fleet_state, room, node_id, note)
         return Parts(actors, learner, evaluator, steering, servers, store.until_it_ends.remote())
 
     def _start_servers(self, stack: contextlib.ExitStack) -> EmbeddedServers:
-        replay, self._message = self._config.replay, SERVERS
-        servers = EmbeddedServers(
-            replay_folder(self._folder, self._config),
-            shards=replay.shards,
-            append_fsync=replay.append_fsync,
-            maxmemory=replay.shard_memory_bytes,
-            # On a cluster, nodes may join that reach no socket of this one.
-            listen=own_address() if self._local_ray is None else None,
-            should_stop=self._still_waiting,
-            room_seconds=math.inf,
-        )
+        self._message, is_own = SERVERS, self._local_ray is not None
+        servers = embedded_servers(self._config, self._folder, is_own, self._still_waiting)
         servers.start()
         stack.callback(attempt, servers.stop)
         return servers

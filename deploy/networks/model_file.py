@@ -19,6 +19,7 @@ from apexpert import durable
 from deploy.run.config import Config, ConfigError, from_json, to_json, without_places
 from deploy.run.folder import RunFolder
 from learner.checkpoint import Checkpoint, network_tensors, with_prefix
+from learner.checkpoint_files import owned
 from learner.checkpoint_names import name_of, number_of
 from learner.checkpoint_writer import Snapshot
 
@@ -46,8 +47,7 @@ def save_model(model: Model, path: Path) -> None:
     document = {"config": to_json(config), "update": checkpoint.update}
     document |= {key: checkpoint.document[key] for key in KEPT}
     metadata = {"format": FORMAT, "version": str(VERSION), "document": json.dumps(document)}
-    # safetensors refuses tensors that are not contiguous.
-    tensors = {name: t.contiguous() for name, t in network_tensors(checkpoint.tensors, "online").items()}
+    tensors = {name: owned(t) for name, t in network_tensors(checkpoint.tensors, "online").items()}
     durable.replace(path, save(tensors, metadata))
 
 

@@ -53,11 +53,7 @@ class RunConfig:
 
     preset: str = ""
     """Named set of defaults; an unknown name prints all of them."""
-    name: Annotated[
-        str,
-        Predicate(is_run_name),
-        InWords(RUN_NAMES),
-    ] = ""
+    name: Annotated[str, Predicate(is_run_name), InWords(RUN_NAMES)] = ""
     """Name of the run and of its folder under --runs-dir; empty makes one from preset, game and time."""
     seed: Annotated[int, Interval(ge=0, lt=2**63), InWords("0 to 2**63 - 1")] = 0
     """Seed of all random draws."""

@@ -6,7 +6,7 @@ losses, NTK and TD errors, is the train step's, whose passes have the training's
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from learner.diagnostics.ranks import singular_values, srank
 from learner.diagnostics.reference_statistics import statistics_of
 from learner.diagnostics.spread import recorded_inputs, spread
 from learner.update.losses import sample_losses, td_errors
+from learner.update.thread_team import Phase
 from learner.update.train_step import TrainStep
 from learner.update.work import TensorBatch
 from models.mixtures.output import MoEOutput
@@ -62,9 +63,11 @@ class Diagnosis:
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Measure the body as `seconds/<part>`."""
+        """Measure the body as `seconds/<part>`, with what a GPU computes for it."""
         start = time.perf_counter()
         yield
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         self.metrics[f"seconds/{part}"] = time.perf_counter() - start
 
 
@@ -79,7 +82,7 @@ def look_before(train_step: TrainStep, batch: Batch, seed: int) -> Before:
         # As in the reference, the target is from before the update (decision 0014).
         return Before(data, train_step.target(data), {name: p.detach().clone() for name, p in named})
 
-    return _alone(train_step, look)
+    return train_step.team.alone(look)
 
 
 def diagnose(train_step: TrainStep, before: Before) -> Diagnosis:
@@ -105,7 +108,7 @@ def diagnose(train_step: TrainStep, before: Before) -> Diagnosis:
             diagnosis.metrics["seconds/entk"] = time.perf_counter() - start
             _add_all(diagnosis, train_step, before, kernel)
 
-    train_step.team.run(differentiate, lambda: None, finish)
+    train_step.team.run(differentiate, [Phase(lambda: None, finish)])
     return diagnosis
 
 
@@ -139,7 +142,7 @@ def _add_all(diagnosis: Diagnosis, train_step: TrainStep, before: Before, kernel
 def spread_of(train_step: TrainStep, observations: NDArray[np.uint8]) -> dict[str, float]:
     """Return `learner.diagnostics.spread.spread` of the online network on uint8 observations (N, K, H, W)."""
     states = torch.from_numpy(observations).to(train_step.device)
-    return _alone(train_step, lambda: spread(train_step.online_network, states))
+    return train_step.team.alone(lambda: spread(train_step.online_network, states))
 
 
 def _add_gates(diagnosis: Diagnosis, moe: MoEOutput | None) -> None:
@@ -181,13 +184,3 @@ def td_error_statistics(errors: Tensor) -> dict[str, float]:
         "td_error_max": sizes.max().item(),
     }
     return statistics | {f"td_error_p{q * 100:.0f}": sizes.quantile(q).item() for q in QUANTILES}
-
-
-def _alone(train_step: TrainStep, look: Callable[[], T]) -> T:
-    """Return `look()`, called in one member of the team: in the caller's thread an operator might use all
-    cores, and leave threads spinning on them."""
-    seen: list[T] = []
-    train_step.team.run(
-        lambda member: seen.append(look()) if member == 0 else None, lambda: None, lambda member: None
-    )
-    return seen[0]

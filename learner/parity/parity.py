@@ -60,11 +60,11 @@ class CaseStep(TrainStep):
     noise: UpdateNoise = NO_NOISE
     fixed_target: Tensor | None = None
 
-    def sample_noise(self, member: int = 0, routed_rows: int = 0) -> UpdateNoise:
+    def noise_of(self, member: int = 0, rows: int = 0) -> UpdateNoise:
         """Return the noise of the case."""
         return self.noise
 
-    def sample_target_noise(self, rows: int = 0) -> Noise | None:
+    def target_noise_of(self, rows: int = 0) -> Noise | None:
         """Return the noise of the case."""
         return self.noise.target
 

@@ -4,7 +4,6 @@ Shapes: B batch, A actions, Z atoms or quantiles. Targets must carry no gradient
 `no_grad`.
 """
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -33,7 +32,9 @@ def next_action(target_q_values: Tensor, online_q_values: Tensor | None = None) 
 def of_action(values: Tensor, action: Tensor) -> Tensor:
     """Pick each row's entries for its action (B,) int64: values (B, A) give (B,), (B, A, Z) give (B, Z)."""
     _check("action", action, (len(values),))
-    return values[torch.arange(len(values), device=values.device), action]
+    # Not by indexing, whose gradient sorts on a GPU.
+    place = action.view(-1, *[1] * (values.dim() - 1)).expand(-1, 1, *values.shape[2:])
+    return values.gather(1, place).squeeze(1)
 
 
 def project(probabilities: Tensor, atoms: Tensor, support: Tensor) -> Tensor:

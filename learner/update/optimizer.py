@@ -1,15 +1,20 @@
 """Adam over flat parameters, split into parts so that each thread can step one."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from learner.config import LearnerConfig
 from learner.update.flat_parameters import ALIGNMENT, named_views
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+BETAS = (0.9, 0.999)
+SLICE = 16_384
+"""Elements of a slice on a GPU: a network of 2.5 million parameters then has 150 blocks of threads, where
+the kernel's own chunks of 65,536 make 38, on 132 processors."""
 
 
 class FlatAdam:
@@ -20,31 +25,60 @@ class FlatAdam:
     """
 
     def __init__(self, flat: Tensor, config: LearnerConfig, parts: int = 1) -> None:
+        """`parts`: a GPU steps all in one launch, and there as many thread blocks as slices are at work."""
         self.gradient = torch.zeros_like(flat)
         self.slices = _slices(len(flat), parts)
+        self._eps = config.adam_eps
         self._moments = {moment: torch.zeros_like(flat) for moment in MOMENTS}
-        self._optimizers = [self._build(flat, part, config) for part in self.slices]
+        self._parts = [self._tensors_of(flat, part) for part in self.slices]
+        # As a tensor on a GPU: a captured update reads a number that may change from its memory.
+        self._rate: float | Tensor = config.learning_rate
+        if flat.device.type != "cpu":
+            self._rate = torch.full((), config.learning_rate, device=flat.device)
 
-    def _build(self, flat: Tensor, part: slice, config: LearnerConfig) -> torch.optim.Adam:
-        parameter = flat[part].detach().requires_grad_(True)
-        parameter.grad = self.gradient[part]
-        optimizer = torch.optim.Adam([parameter], lr=config.learning_rate, eps=config.adam_eps, fused=True)
-        state = optimizer.state[parameter]
-        # The fused kernel expects the step count as a float32 tensor on the parameters' device.
-        state["step"] = torch.zeros((), dtype=torch.float32, device=flat.device)
-        # Views of the flat moments, so that saving and restoring need not know about the parts.
-        for moment in MOMENTS:
-            state[moment] = self._moments[moment][part]
-        return optimizer
+    def _tensors_of(self, flat: Tensor, part: slice) -> tuple[list[Tensor], ...]:
+        """Return parameters, gradients, both moments and step counts of a part, as the kernel takes them."""
+        size = len(flat[part])
+        cuts = [slice(0, size)]
+        if flat.device.type != "cpu":
+            # One block of threads computes so much of a tensor; fewer, longer ones leave processors idle.
+            cuts = [slice(start, min(start + SLICE, size)) for start in range(0, size, SLICE)]
+        flats = (flat.detach(), self.gradient, *self._moments.values())
+        columns = tuple([column[part][cut] for cut in cuts] for column in flats)
+        # The fused kernel expects step counts as float32 tensors on the parameters' device.
+        return *columns, list(torch.zeros(len(cuts), device=flat.device).unbind())
 
     def set_learning_rate(self, rate: float) -> None:
         """Use this learning rate from the next step on."""
-        for optimizer in self._optimizers:
-            optimizer.param_groups[0]["lr"] = rate
+        if isinstance(self._rate, Tensor):
+            self._rate.fill_(rate)
+        else:
+            self._rate = rate
 
-    def step(self, part: int) -> None:
-        """Update the parameters of one part by its gradient."""
-        self._optimizers[part].step()
+    def step(self, part: int, spared: Tensor | None = None) -> None:
+        """Update the parameters of one part by its gradient, unless `spared` (), float32, is 1."""
+        parameters, gradients, exp_avgs, exp_avg_sqs, steps = self._parts[part]
+        adam(
+            parameters,
+            gradients,
+            exp_avgs,
+            exp_avg_sqs,
+            [],
+            steps,
+            fused=True,
+            found_inf=spared,
+            amsgrad=False,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            lr=self._rate,
+            weight_decay=0.0,
+            eps=self._eps,
+            maximize=False,
+        )
+
+    def changing(self) -> list[Tensor]:
+        """Return the gradient and all that a step changes besides the parameters: moments and step counts."""
+        return [self.gradient, *self._moments.values(), *self._steps()]
 
     def forget(self, where: Tensor) -> None:
         """Set the moments to zero where the flat bool mask (P,) says so."""
@@ -52,24 +86,27 @@ class FlatAdam:
             moment.masked_fill_(where, 0.0)
 
     def state(self, network: nn.Module) -> dict[str, Tensor]:
-        """Copy the moments, `exp_avg/<parameter>` and `exp_avg_sq/<parameter>`, and `step` ()."""
+        """Copy the moments, `exp_avg/<parameter>` and `exp_avg_sq/<parameter>`, and `step` (), to the CPU.
+
+        The moments are views of flat copies, so that taking them is short.
+        """
         copies = {"step": self._steps()[0].detach().cpu().clone()}
         for moment, flat in self._moments.items():
-            for name, view in named_views(network, flat).items():
-                copies[f"{moment}/{name}"] = view.cpu().contiguous().clone()
+            views = named_views(network, flat.to("cpu", copy=True))
+            copies |= {f"{moment}/{name}": view for name, view in views.items()}
         return copies
 
     def restore(self, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         """Load what `state` returned; KeyError for a missing tensor, RuntimeError for another shape."""
         for step in self._steps():
             step.copy_(tensors["step"])
-        # Copied in place, because the optimizers hold views of these tensors.
+        # Copied in place, because the parts are views of these tensors.
         for moment, flat in self._moments.items():
             for name, view in named_views(network, flat).items():
                 view.copy_(tensors[f"{moment}/{name}"])
 
     def _steps(self) -> list[Tensor]:
-        return [state["step"] for optimizer in self._optimizers for state in optimizer.state.values()]
+        return [step for *_, steps in self._parts for step in steps]
 
 
 def _slices(size: int, parts: int) -> list[slice]:
@@ -78,17 +115,7 @@ def _slices(size: int, parts: int) -> list[slice]:
     return [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
 
 
-def clipping(max_norm: float, gradients: Sequence[Tensor]) -> float:
-    """Factor that brings the L2 norm of a gradient, the sum of flat parts (P,), down to `max_norm`.
-
-    1 for a smaller norm, and for `max_norm` 0.
-    """
-    if not max_norm:
-        return 1.0
-    # The parts are summed first: their norms do not give the norm of the sum. In float32, as for Adam's step,
-    # because the norm of bfloat16 parts would be rounded to 8 bits.
-    total = gradients[0].float()
-    for gradient in gradients[1:]:
-        total = total + gradient
-    norm = torch.linalg.vector_norm(total).item()
-    return min(1.0, max_norm / norm) if norm > 0 else 1.0
+def clipping(norm: Tensor, max_norm: float) -> Tensor:
+    """Return the factor () that brings a gradient of the L2 norm () given down to `max_norm`."""
+    # Of a norm of 0 the quotient is infinite: nothing is clipped.
+    return (max_norm / norm).clamp(max=1.0)

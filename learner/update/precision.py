@@ -1,12 +1,14 @@
 """The device that the networks compute on, and the copy of the weights that computes."""
 
 import copy
+import os
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from learner.update.flat_parameters import pack, views
+from models.precision import Precision
 from models.q_network import QNetwork
 
 
@@ -15,6 +17,24 @@ def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
+
+
+def missing_gpu(name: Literal["auto", "cpu", "cuda"]) -> str:
+    """Return why the GPU that Ray has reserved is not used with `auto`; empty if it is, or if there is none."""
+    # Ray gives the ids of the GPUs that it has reserved by this variable, which is empty for none.
+    if name != "auto" or not os.environ.get("CUDA_VISIBLE_DEVICES") or torch.cuda.is_available():
+        return ""
+    return "Ray has reserved a GPU for the learner, and torch finds none: it learns on the CPU"
+
+
+def be_strict(precision: Precision) -> None:
+    """Have a GPU multiply float32 numbers as such, if `float32` was asked for by name.
+
+    By default its convolutions round them to TF32, with 10 bits of mantissa.
+    """
+    if precision == "float32":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 class ComputeCopy:

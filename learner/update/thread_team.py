@@ -2,10 +2,10 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,13 +18,23 @@ MANY_ROWS = 64
 MANY_FLOPS = 1e9
 
 
+class Phase(NamedTuple):
+    """A later phase of a team's work."""
+
+    meeting: Callable[[], object]
+    """Called once, in one member, when all members have arrived and before any goes on."""
+    work: Callable[[int], Any]
+    """Called in all members at once, with the member's number."""
+
+
 class ThreadTeam:
     """`size` threads, including the caller's, that each run whole operators by themselves.
 
     The usual way to use the cores, threads inside every operator, meets at a barrier several hundred times
     per update. When anything else wants a core, such as an actor, each barrier waits for the thread that lost
     its core: on two busy cores an update then took ten times as long as on a single thread. A team meets
-    twice per update, and its faster members spend their spare time on the next update.
+    twice per update, and its faster members spend their spare time on the next update before the first
+    meeting.
     """
 
     def __init__(self, size: int, threads_each: int = 1, num_shares: int | None = None) -> None:
@@ -53,52 +63,74 @@ class ThreadTeam:
     def run(
         self,
         first: Callable[[int], None],
-        between: Callable[[], None],
-        second: Callable[[int], T],
+        later: Sequence[Phase],
         meanwhile: Callable[[], Iterable[Callable[[], None]]] = lambda: (),
-    ) -> list[T]:
-        """Run first(i) in all members at once, then between() in one of them, then second(i) in all at once.
+    ) -> list[Any]:
+        """Run first(i) in all members at once, then the later phases in turn: each begins with a meeting.
 
-        Returns what `second` returned. The caller is member 0 and runs `meanwhile` before its `first`, while
-        the others run theirs (in a team of one after it). `meanwhile` returns spare tasks: members that have
-        finished `first` take them, unless another member already waits for them. Tasks may be left undone,
-        and a team of one takes none. Raises the first error after all members have ended.
+        Returns what the last phase's work returned, by member. The caller is member 0 and runs `meanwhile`
+        before its `first`, while the others run theirs (in a team of one after it). `meanwhile` returns spare
+        tasks: members that have finished `first` take them, unless another member already waits for them.
+        Tasks may be left undone, and a team of one takes none. Raises the first error after all members have
+        ended.
         """
         with _flushing_denormals(), _threads(self._threads_each):
-            return self._run(first, between, second, meanwhile)
+            return (
+                self._run_alone(first, later, meanwhile)
+                if self._pool is None
+                else self._run(self._pool, first, later, meanwhile)
+            )
+
+    def alone(self, work: Callable[[], T]) -> T:
+        """Return `work()`, called in this thread with the operators' threads of a member."""
+        with _flushing_denormals(), _threads(self._threads_each):
+            return work()
+
+    @staticmethod
+    def _run_alone(
+        first: Callable[[int], None],
+        later: Sequence[Phase],
+        meanwhile: Callable[[], Iterable[Callable[[], None]]],
+    ) -> list[Any]:
+        first(0)
+        meanwhile()
+        results: list[Any] = []
+        for phase in later:
+            phase.meeting()
+            results = [phase.work(0)]
+        return results
 
     def _run(
         self,
+        pool: ThreadPoolExecutor,
         first: Callable[[int], None],
-        between: Callable[[], None],
-        second: Callable[[int], T],
+        later: Sequence[Phase],
         meanwhile: Callable[[], Iterable[Callable[[], None]]],
-    ) -> list[T]:
-        if self._pool is None:
-            first(0)
-            meanwhile()
-            between()
-            return [second(0)]
-        # The barrier calls `between` in the last member to arrive, while all others wait.
-        barrier = threading.Barrier(self.size, between)
+    ) -> list[Any]:
+        # A barrier calls the meeting in the last member to arrive, while all others wait.
+        barriers = [threading.Barrier(self.size, phase.meeting) for phase in later]
         spare: deque[Callable[[], None]] = deque()
 
-        def work(member: int) -> T:
+        def work(member: int) -> Any:
+            result = None
             try:
                 if member == 0:
                     spare.extend(meanwhile())
                 first(member)
                 # Begin no spare task while a member waits: that member would wait longer.
-                while barrier.n_waiting == 0 and (task := _taken(spare)) is not None:
+                while barriers[0].n_waiting == 0 and (task := _taken(spare)) is not None:
                     task()
-                barrier.wait()
+                for barrier, phase in zip(barriers, later, strict=True):
+                    barrier.wait()
+                    result = phase.work(member)
             except BaseException:
                 # Without the abort, the others would wait for this member forever.
-                barrier.abort()
+                for barrier in barriers:
+                    barrier.abort()
                 raise
-            return second(member)
+            return result
 
-        others = [self._pool.submit(work, member) for member in range(1, self.size)]
+        others = [pool.submit(work, member) for member in range(1, self.size)]
         futures = [_done(work, 0), *others]
         errors = [error for future in futures if (error := future.exception()) is not None]
         # A failing member breaks the barrier for the members waiting there: their errors are not the cause.

@@ -1,11 +1,9 @@
 """The data of one update on its way through the train step: batch, shares, noise, results."""
 
-import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,12 +18,43 @@ class UpdateResult:
     priorities: NDArray[np.float32]
     """(B,) raw priorities, see `learner.update.priorities`; not weighted."""
     loss: float
-    """Mean of importance weight times loss, plus the experts' balancing losses; not finite if something
-    broke, and then no weight was changed."""
+    """Mean of importance weight times loss, plus the experts' balancing losses."""
     q_mean: float
     """Mean of the online network's values over batch and actions."""
     grad_norm: float
     """L2 norm of the whole gradient, before it is clipped."""
+
+    @classmethod
+    def unpack(cls, packed: NDArray[np.float32]) -> Self:
+        """Return the result in `packed` (B + 4,): priorities, loss, mean value, norm, whether it was spared.
+
+        The last is 1 where loss or norm are not finite, and then no weight was changed.
+        """
+        loss, q_mean, grad_norm = packed[-4:-1].tolist()
+        return cls(packed[:-4], loss, q_mean, grad_norm)
+
+
+class Launched(Protocol):
+    """An update that was begun."""
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a GPU computes it while the host goes on; else it is over."""
+
+    def take(self) -> UpdateResult:
+        """Return its result, once it is there; to be called once."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An update that was over when the call that began it returned."""
+
+    result: UpdateResult
+    is_under_way = False
+
+    def take(self) -> UpdateResult:
+        """Return its result."""
+        return self.result
 
 
 class TensorBatch(NamedTuple):
@@ -98,11 +127,3 @@ class UpdateNoise(NamedTuple):
 
 
 NO_NOISE = UpdateNoise()
-
-
-def result_of(parts: list[SharePart]) -> UpdateResult:
-    """The whole batch's result, the gradient's norm not known yet; waits for the device."""
-    priorities, weighted, q_values = (torch.cat(columns) for columns in zip(*parts, strict=True))
-    # Stacked, so that a GPU is waited for once and not once for each number.
-    loss, q_mean = torch.stack([weighted.mean(), q_values.mean()]).tolist()
-    return UpdateResult(priorities.cpu().numpy(), loss, q_mean, math.nan)

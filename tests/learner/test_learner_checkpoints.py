@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from learner.errors import CheckpointError, LearnerError
+from learner.update.work import Finished
 from models.config import NetworkConfig
 from replay.owner.restore import RestoreReport
 from tests.helpers.learner.fakes import Setup, never
@@ -127,13 +128,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_saves_the_batch(tmp_path, l
 
 def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_saved_or_published(tmp_path):
     setup = Setup(tmp_path, [60], total=60, checkpoint_period=1, publish_period=1)
-    step = setup.train_step.step
+    launch = setup.train_step.launch
 
     def broken(batch, meanwhile):
-        result = step(batch, meanwhile)
-        return replace(result, grad_norm=float("inf")) if setup.train_step.steps == 3 else result
+        launched = launch(batch, meanwhile)
+        if setup.train_step.steps != 3:
+            return launched
+        return Finished(replace(launched.take(), grad_norm=float("inf")))
 
-    setup.train_step.step = broken
+    setup.train_step.launch = broken
     with pytest.raises(LearnerError, match=r"gradient's norm of update 2 is inf; .*nan-batch-000000002\.npz"):
         setup.learner.run(never)
     assert setup.store.load_newest().update == 2

@@ -11,6 +11,7 @@ import tyro
 
 from actors.config import Actors
 from deploy.cli.cluster import again as retry
+from deploy.cli.cluster.waiting import Waiting
 from deploy.cli.errors import UsageError
 from deploy.cli.output import is_lost, wrap
 from deploy.cli.parsing import as_typed, expand_short, fields_for_flags, parse
@@ -29,7 +30,6 @@ from deploy.cli.run.follow import (
 )
 from deploy.cli.run.idle_flags import given_fields, print_idle
 from deploy.cli.run.section_help import print_help
-from deploy.cli.run.waiting import Waiting
 from deploy.run import presets
 from deploy.run.checks import check
 from deploy.run.config import Config, ConfigError, RunConfig, hide_password

@@ -219,16 +219,19 @@ class LearnerProcess(Role):
     def _build(self, checkpoints: Any, sampler: "Sampler") -> "Learner":
         from learner.batches import BatchSource
         from learner.learner import Learner
+        from learner.update.precision import missing_gpu
         from learner.update.train_step import TrainStep
 
         config, signature = self._config, self._signature()
-        self._note_missing_gpu()
+        if missing := missing_gpu(config.learner.device):
+            self._note(missing)
         train_step = TrainStep(
             config.network,
             config.learner,
             num_actions=signature.num_actions,
             observation_shape=signature.observation_shape,
             seed=config.run.seed,
+            note=self._note,
         )
         return Learner(
             config.learner,
@@ -247,14 +250,6 @@ class LearnerProcess(Role):
             note=self._note,
             saved=self._saved,
         )
-
-    def _note_missing_gpu(self) -> None:
-        import torch
-
-        # Ray gives the ids of the GPUs that it has reserved by this variable, which is empty for none.
-        reserved = bool(os.environ.get("CUDA_VISIBLE_DEVICES"))
-        if reserved and self._config.learner.device == "auto" and not torch.cuda.is_available():
-            self._note("Ray has reserved a GPU for the learner, and torch finds none: it learns on the CPU")
 
     def _saved(self, snapshot: "Snapshot") -> None:
         if self._uploads is not None:

@@ -16,7 +16,7 @@ from learner.checkpoint import CheckpointStore
 from learner.config import LearnerConfig
 from learner.learner import Learner
 from learner.update.train_step import TrainStep
-from learner.update.work import UpdateResult
+from learner.update.work import Finished, Launched, UpdateResult
 from models.arrays import Weights
 from models.config import NetworkConfig
 from replay.items.counters import Counters
@@ -100,7 +100,16 @@ class FakeSampler:
 class FakeTrainStep:
     """Counts steps and copies; its only parameter is the number of steps."""
 
-    def __init__(self, *, losses: Iterable[float] = (), seconds: float = 0.0, threads: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        losses: Iterable[float] = (),
+        seconds: float = 0.0,
+        threads: int = 1,
+        events: list[str] | None = None,
+    ) -> None:
+        """With `events` updates stay under way, as on a GPU, and are noted there."""
+        self._events = events
         self.observation_shape, self.num_actions = (1, 2, 2), 3
         self.steps = 0
         self.copied_at: list[int] = []
@@ -112,20 +121,28 @@ class FakeTrainStep:
         self.sparsity = SimpleNamespace(prune=lambda share: self.pruned.append((self.steps, share)))
         self._losses, self._seconds = list(losses), seconds
 
-    def step(self, batch: Batch, meanwhile: Callable[[], Batch | None]) -> UpdateResult:
+    def launch(self, batch: Batch, meanwhile: Callable[[], Batch | None]) -> Launched:
+        if self._events is not None:
+            self._events.append("launch")
         meanwhile()
         self.steps += 1
         self.batches.append(batch)
         time.sleep(self._seconds)
         loss = self._losses.pop(0) if self._losses else 0.5
         priorities = np.full(len(batch.leaf), self.steps, np.float32)
-        return UpdateResult(priorities=priorities, loss=loss, q_mean=1.5, grad_norm=2.5)
+        result = UpdateResult(priorities=priorities, loss=loss, q_mean=1.5, grad_norm=2.5)
+        return Finished(result) if self._events is None else FakeUnderWay(result, self._events)
 
     def copy_target(self) -> None:
         self.copied_at.append(self.steps)
 
-    def parameters(self) -> NDArray[np.float32]:
-        return np.array([self.steps], np.float32)
+    @property
+    def stays_under_way(self) -> bool:
+        return self._events is not None
+
+    def begin_copy(self) -> Callable[[], NDArray[np.float32]]:
+        parameters = np.array([self.steps], np.float32)
+        return lambda: parameters
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {"online/w": torch.tensor([float(self.steps)])}, {
@@ -133,9 +150,24 @@ class FakeTrainStep:
             "num_threads": self.team.num_threads,
         }
 
-    def restore(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
-        assert tensors["online/w"].item() == document["steps"]
+    def restore(self, tensors: Mapping[str, Tensor], document: Mapping[str, Any], *, update: int) -> str:
+        assert tensors["online/w"].item() == document["steps"] == update
         self.steps = document["steps"]
+        saved, own = document["num_threads"], self.team.num_threads
+        return "" if saved == own else f"threads were {saved}, are {own}"
+
+
+class FakeUnderWay:
+    """An update that is under way until it is taken."""
+
+    is_under_way = True
+
+    def __init__(self, result: UpdateResult, events: list[str]) -> None:
+        self._result, self._events = result, events
+
+    def take(self) -> UpdateResult:
+        self._events.append("take")
+        return self._result
 
 
 class Setup:
@@ -150,6 +182,7 @@ class Setup:
         min_size: int = 20,
         error_buffer: float = 40.0,
         lockstep: bool = False,
+        under_way: bool = False,
         **options: Any,
     ) -> None:
         folder.mkdir(exist_ok=True)
@@ -158,7 +191,7 @@ class Setup:
         self.sampler = FakeSampler(
             arrivals, min_size=min_size, samples_per_insert=2.0, batch_size=8, error_buffer=error_buffer
         )
-        self.train_step = FakeTrainStep(**train)
+        self.train_step = FakeTrainStep(**train, events=self.sampler.events if under_way else None)
         self.published: list[Weights] = []
         self.store = CheckpointStore(folder / "checkpoints")
         self.learner = Learner(

@@ -145,10 +145,9 @@ def test_a_dense_baseline_is_as_wide_as_its_case_says():
 def test_a_fault_in_the_optimizer_is_seen(monkeypatch):
     step = FlatAdam.step
 
-    def slower(self, part):
-        for optimizer in self._optimizers:
-            optimizer.param_groups[0]["lr"] = 3e-5
-        step(self, part)
+    def slower(self, part, spared=None):
+        self.set_learning_rate(3e-5)
+        step(self, part, spared)
 
     monkeypatch.setattr(FlatAdam, "step", slower)
     assert _over(DQN) == LATER

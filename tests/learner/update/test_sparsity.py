@@ -231,8 +231,8 @@ def test_a_fixed_phi_is_left_exactly_as_it_was() -> None:
 def test_every_pass_and_row_of_an_update_draws_anew(changes: dict) -> None:
     # 36 tokens have orders enough; the noise of the layers is off.
     step = _step(dataclasses.replace(NETWORK, sparsity=0.0, noisy=False, padding="same", **changes))
-    online, chooser, _ = step.sample_noise(0, 6)
-    draws = [online, chooser, step.sample_target_noise(6), step.sample_noise(0, 6).online]
+    online, chooser, _ = step.noise_of(0, 6)
+    draws = [online, chooser, step.target_noise_of(6), step.noise_of(0, 6).online]
     drawn = [row for noise in draws for row in (noise.order if noise.phi is None else noise.phi)]
     assert len({tuple(row.flatten().tolist()) for row in drawn}) == 4 * 6
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from learner.config import LearnerConfig
-from learner.update.thread_team import ThreadTeam
+from learner.update.thread_team import Phase, ThreadTeam
 from learner.update.train_step import TrainStep
 from models.config import NetworkConfig
 from tests.helpers.deadline import patient
@@ -16,6 +16,10 @@ def nothing(*members):
     pass
 
 
+def run(team, first, between, second, *meanwhile):
+    return team.run(first, [Phase(between, second)], *meanwhile)
+
+
 def test_results_come_in_order_from_threads_that_run_at_once():
     meeting = threading.Barrier(3, timeout=patient(20))
 
@@ -23,7 +27,7 @@ def test_results_come_in_order_from_threads_that_run_at_once():
         meeting.wait()
         return member, threading.get_ident(), torch.get_num_threads()
 
-    results = ThreadTeam(3).run(nothing, nothing, work)
+    results = run(ThreadTeam(3), nothing, nothing, work)
     assert [member for member, _, _ in results] == [0, 1, 2]
     assert len({thread for _, thread, _ in results}) == 3
     assert {threads for _, _, threads in results} == {1}
@@ -33,7 +37,9 @@ def test_the_caller_is_a_member_with_the_threads_of_the_others_for_as_long():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        seen = ThreadTeam(2).run(nothing, nothing, lambda m: (threading.get_ident(), torch.get_num_threads()))
+        seen = run(
+            ThreadTeam(2), nothing, nothing, lambda m: (threading.get_ident(), torch.get_num_threads())
+        )
         assert seen[0] == (threading.get_ident(), 1)
         assert torch.get_num_threads() == 2
     finally:
@@ -41,7 +47,7 @@ def test_the_caller_is_a_member_with_the_threads_of_the_others_for_as_long():
 
 
 def test_a_team_of_one_works_in_the_callers_thread():
-    assert ThreadTeam(1).run(nothing, nothing, lambda member: threading.get_ident()) == [
+    assert run(ThreadTeam(1), nothing, nothing, lambda member: threading.get_ident()) == [
         threading.get_ident()
     ]
 
@@ -50,7 +56,7 @@ def test_a_team_of_one_works_in_the_callers_thread():
 def test_each_members_operators_have_their_number_of_threads(size):
     before = torch.get_num_threads()
     team = ThreadTeam(size, before + 1)
-    assert team.run(nothing, nothing, lambda member: torch.get_num_threads()) == [before + 1] * size
+    assert run(team, nothing, nothing, lambda member: torch.get_num_threads()) == [before + 1] * size
     assert torch.get_num_threads() == before
     assert team.num_threads == size * (before + 1)
 
@@ -60,12 +66,48 @@ def test_what_is_between_comes_once_after_all_first_and_before_any_second(size):
     events = []
     team = ThreadTeam(size)
     for _ in range(20):
-        team.run(
+        run(
+            team,
             lambda member: events.append("first"),
             lambda: events.append("between"),
             lambda member: events.append("second"),
         )
     assert events == (["first"] * size + ["between"] + ["second"] * size) * 20
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_each_later_phase_begins_when_all_have_ended_the_one_before_it(size):
+    events, team = [], ThreadTeam(size)
+
+    def note(event):
+        return lambda *member: events.append(event)
+
+    for _ in range(20):
+        results = team.run(note("a"), [Phase(note("1"), note("b")), Phase(note("2"), lambda member: member)])
+        assert results == list(range(size))
+    assert "".join(events) == ("a" * size + "1" + "b" * size + "2") * 20
+
+
+def test_an_error_in_the_second_of_three_phases_frees_those_who_wait_for_the_third():
+    team, begun = ThreadTeam(3), []
+
+    def fail(member):
+        if member == 1:
+            raise ZeroDivisionError("second")
+
+    with pytest.raises(ZeroDivisionError, match="second"):
+        team.run(nothing, [Phase(nothing, fail), Phase(nothing, begun.append)])
+    assert not begun
+    assert run(team, nothing, nothing, lambda member: member) == [0, 1, 2]
+
+
+def test_work_alone_has_a_members_threads_and_flushes_denormal_numbers():
+    before = torch.get_num_threads()
+    seen = ThreadTeam(2, before + 1).alone(
+        lambda: (threading.get_ident(), torch.get_num_threads(), (torch.tensor([1e-40]) * 1.0).item())
+    )
+    assert seen == (threading.get_ident(), before + 1, 0.0)
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize("fails", ["first", "between", "second"])
@@ -82,17 +124,20 @@ def test_an_error_comes_back_after_all_have_ended_and_the_team_goes_on(fails):
 
     for _ in range(2):
         with pytest.raises(ZeroDivisionError, match=fails):
-            team.run(
-                lambda member: phase("first", member), lambda: phase("between"), lambda m: phase("second", m)
+            run(
+                team,
+                lambda member: phase("first", member),
+                lambda: phase("between"),
+                lambda m: phase("second", m),
             )
         assert running == []
-    assert team.run(nothing, nothing, lambda member: member) == [0, 1]
+    assert run(team, nothing, nothing, lambda member: member) == [0, 1]
 
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_meanwhile_runs_once_in_the_callers_thread(size):
     callers = []
-    ThreadTeam(size).run(nothing, nothing, nothing, lambda: callers.append(threading.get_ident()) or [])
+    run(ThreadTeam(size), nothing, nothing, nothing, lambda: callers.append(threading.get_ident()) or [])
     assert callers == [threading.get_ident()]
 
 
@@ -107,7 +152,7 @@ def test_the_team_works_while_the_caller_does_something_else():
         met.append((0, started.wait()))
         return []
 
-    ThreadTeam(3).run(wait, nothing, nothing, join)
+    run(ThreadTeam(3), wait, nothing, nothing, join)
     assert sorted(member for member, _ in met) == [0, 1, 2]
 
 
@@ -134,7 +179,7 @@ def test_a_member_with_nothing_to_do_takes_the_spare_tasks_and_nobody_waits_for_
         released.clear()
         timer = threading.Timer(1.0, released.set)
         timer.start()
-        team.run(first, lambda: events.append("between"), nothing, meanwhile)
+        run(team, first, lambda: events.append("between"), nothing, meanwhile)
         timer.cancel()
     last = len(events) - 1 - events[::-1].index("first 0")
     assert events[last : last + 3] == ["first 0", "a", "b"]
@@ -143,7 +188,7 @@ def test_a_member_with_nothing_to_do_takes_the_spare_tasks_and_nobody_waits_for_
 
 def test_a_team_of_one_leaves_spare_tasks_undone():
     done = []
-    ThreadTeam(1).run(nothing, nothing, nothing, lambda: [lambda: done.append("spare")])
+    run(ThreadTeam(1), nothing, nothing, nothing, lambda: [lambda: done.append("spare")])
     assert not done
 
 
@@ -160,7 +205,7 @@ def test_an_error_in_a_spare_task_comes_back():
 
     def run_until_it_is_taken():
         while True:
-            team.run(work, nothing, nothing, lambda: [fail])
+            run(team, work, nothing, nothing, lambda: [fail])
 
     with pytest.raises(ZeroDivisionError, match="spare"):
         run_until_it_is_taken()
@@ -178,7 +223,7 @@ def test_an_error_of_the_caller_comes_back_after_the_team_has_ended():
         raise ZeroDivisionError("meanwhile")
 
     with pytest.raises(ZeroDivisionError, match="meanwhile"):
-        ThreadTeam(2).run(work, nothing, nothing, fail)
+        run(ThreadTeam(2), work, nothing, nothing, fail)
     assert ended.is_set()
 
 

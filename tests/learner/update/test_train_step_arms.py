@@ -81,7 +81,7 @@ def test_balancing_losses_are_added_but_are_no_priority():
     plain, balanced = _step(**BALANCED), _step(**BALANCED, **EVERY_LOSS)
     first, second = plain.step(_batch()), balanced.step(_batch())
     np.testing.assert_array_equal(first.priorities, second.priorities)
-    noise = _step(**BALANCED, **EVERY_LOSS).sample_noise(0, 6).online
+    noise = _step(**BALANCED, **EVERY_LOSS).noise_of(0, 6).online
     with torch.no_grad():
         fresh = _step(**BALANCED, **EVERY_LOSS).online_network
         losses = fresh(torch.from_numpy(_batch().observation), noise).moe.auxiliary_loss
@@ -106,7 +106,7 @@ def test_threads_share_out_losses_and_routing_noise(size):
 
 def test_the_passes_of_an_update_have_independent_noise():
     step = _step(**BALANCED)
-    drawn = [noise for _ in range(2) for noise in (*step.sample_noise(0, 6)[:2], step.sample_target_noise(6))]
+    drawn = [noise for _ in range(2) for noise in (*step.noise_of(0, 6)[:2], step.target_noise_of(6))]
     draws = [torch.cat([noise.router.flatten(), *(f.flatten() for f in noise.hidden)]) for noise in drawn]
     draws = torch.stack(
         [torch.cat([a, n.output.inputs.flatten()]) for a, n in zip(draws, drawn, strict=True)]
@@ -120,7 +120,7 @@ def test_each_pass_uses_its_own_noise(part):
     step, batch = _step(**BALANCED, noisy_sigma=3.0), _batch()
     data, noise = (
         step.to_device(batch),
-        step.sample_noise(0, 6)._replace(target=step.sample_target_noise(6)),
+        step.noise_of(0, 6)._replace(target=step.target_noise_of(6)),
     )
     quiet = noise._replace(**{part: None})
 

@@ -42,7 +42,7 @@ def batch_of(seed: int = 0, size: int = ROWS, same: bool = False) -> Batch:
 
 def test_where_it_learns_each_row_has_its_own_and_the_target_has_one_for_all() -> None:
     step = step_of()
-    noise, target_noise = step.sample_noise(0, ROWS), step.sample_target_noise(ROWS)
+    noise, target_noise = step.noise_of(0, ROWS), step.target_noise_of(ROWS)
     assert noise.chooser is None
     for layer in (noise.online.hidden, noise.online.output):
         assert len(layer.inputs) == len(layer.outputs) == ROWS
@@ -64,13 +64,13 @@ def test_the_choice_is_made_with_the_target_networks_noise() -> None:
     with torch.no_grad():
         step.target_network.output.linear.weight.neg_()
     batch = dataclasses.replace(batch_of(), reward=np.zeros(ROWS, np.float32))  # nothing is cut off
-    data, target_noise = step.to_device(batch), step.sample_target_noise(ROWS)
+    data, target_noise = step.to_device(batch), step.target_noise_of(ROWS)
     next_values = step.next_values(data, target_noise)
     with torch.no_grad():
         chosen = step.online_network(data.next_observation, target_noise).q_values.argmax(dim=1)
         quiet = step.online_network(data.next_observation).q_values.argmax(dim=1)
     assert (chosen != quiet).any(), "the noise matters here"
-    target = step.target(data, step.sample_noise(0, ROWS), next_values)
+    target = step.target(data, step.noise_of(0, ROWS), next_values)
     mean = target @ step.target_network.support
     expected = data.discount * next_values.q_values[torch.arange(ROWS), chosen]
     torch.testing.assert_close(mean, expected, atol=1e-4, rtol=1e-4)

@@ -1,0 +1,1 @@
+"""Updates on a GPU: captured and replayed, and weights on their way from it."""
