@@ -47,8 +47,8 @@ class Learner:
         note: Callable[[str], None] = logger.warning,
         saved: Callable[[Snapshot], object] = lambda snapshot: None,
     ) -> None:
-        """`run_document` is stored with each checkpoint; `note` gets lines for users, by any thread; `saved` the
-        content of each checkpoint once written."""
+        """`run_document` is stored with each checkpoint; `note` gets lines for users, from any thread;
+        `saved` gets the content of each checkpoint once written."""
         self._config, self._network = config, network
         self.batches, self._replay, self._train_step = batches, batches.replay, train_step
         self._checkpoints = checkpoints

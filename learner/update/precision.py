@@ -20,7 +20,7 @@ def choose_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def missing_gpu(name: Literal["auto", "cpu", "cuda"]) -> str:
-    """Return why the GPU that Ray has reserved is not used with `auto`; empty if it is, or if there is none."""
+    """Return why `auto` does not use the GPU that Ray has reserved; empty if it does, or if there is none."""
     # Ray gives the ids of the GPUs that it has reserved by this variable, which is empty for none.
     if name != "auto" or not os.environ.get("CUDA_VISIBLE_DEVICES") or torch.cuda.is_available():
         return ""

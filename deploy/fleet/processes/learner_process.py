@@ -225,13 +225,9 @@ class LearnerProcess(Role):
         config, signature = self._config, self._signature()
         if missing := missing_gpu(config.learner.device):
             self._note(missing)
+        shapes: Any = {"num_actions": signature.num_actions, "observation_shape": signature.observation_shape}
         train_step = TrainStep(
-            config.network,
-            config.learner,
-            num_actions=signature.num_actions,
-            observation_shape=signature.observation_shape,
-            seed=config.run.seed,
-            note=self._note,
+            config.network, config.learner, **shapes, seed=config.run.seed, note=self._note
         )
         return Learner(
             config.learner,
