@@ -17,6 +17,7 @@ from deploy.cli.run.follow import Interrupts
 from deploy.cli.run.targets import check_target
 from deploy.monitor.terminal import print_whole
 from deploy.run.config import with_values
+from deploy.run.machine.findings import gigabytes
 from deploy.run.preflight import named_ray, origin_of_ray, preflight
 from deploy.study import capacity
 from deploy.study.driver import LOOK_SECONDS, Driver
@@ -130,14 +131,14 @@ def _dry_run(file: StudyFile, runs: Sequence[PlannedRun], at_once: int) -> int:
             speeds[run.arm] = capacity.env_steps_per_s(preflight(run.config))
         steps, bytes_ = run.config.run.total_env_steps, sum(summary.disk_estimate(run.config))
         own = steps / speeds[run.arm] / 3600
-        table.add_row(run.name, f"{steps:,}", f"{own:.2f}", summary.gigabytes(bytes_))
+        table.add_row(run.name, f"{steps:,}", f"{own:.2f}", gigabytes(bytes_))
         hours, disk = hours + own, disk + bytes_
     print_whole(table)
     print(f"{file.name}: {len(runs)} runs, {at_once} at once")
     print(
         f"at least {hours / at_once:.1f} hours here ({hours:.1f} one after another), by the parts' own speeds"
     )
-    print(f"disk up to {summary.gigabytes(disk)}")
+    print(f"disk up to {gigabytes(disk)}")
     return 0
 
 

@@ -66,7 +66,7 @@ class Diagnosis:
         """Measure the body as `seconds/<part>`, with what a GPU computes for it."""
         start = time.perf_counter()
         yield
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.synchronize()
         self.metrics[f"seconds/{part}"] = time.perf_counter() - start
 

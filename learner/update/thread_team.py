@@ -21,7 +21,7 @@ MANY_FLOPS = 1e9
 class Phase(NamedTuple):
     """A later phase of a team's work."""
 
-    meeting: Callable[[], object]
+    meeting: Callable[[], None]
     """Called once, in one member, when all members have arrived and before any goes on."""
     work: Callable[[int], Any]
     """Called in all members at once, with the member's number."""

@@ -104,8 +104,10 @@ class TrainStep(Update):
         if not self.stays_under_way:
             return Finished(self._step_of_team(batch, meanwhile))
         if self._graphed is None:
-            shape = {"rows": len(batch.action), "observation_shape": self.observation_shape}
-            self._graphed = GraphedUpdate(self, self.generators, **shape, note=self.note)
+            rows, shape = len(batch.action), self.observation_shape
+            self._graphed = GraphedUpdate(
+                self, self.generators, rows=rows, observation_shape=shape, note=self.note
+            )
         launched = self._graphed.launch(batch)
         meanwhile()
         return launched
@@ -191,7 +193,7 @@ class TrainStep(Update):
             share,
             work.shares[share],
             noise,
-            work.next_values.pop(share, None) or self._next_values_of(work, share),
+            work.next_values.pop(share) if share in work.next_values else self._next_values_of(work, share),
             scale,
         )
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from actors.config import MOST_ACTORS
+from actors.config import MOST_ACTORS, is_actor_count
 from deploy.cli.errors import UsageError
 from deploy.cli.output import is_lost
 from deploy.cli.run.follow import Interrupts
@@ -69,9 +69,10 @@ def scale(arguments: "ScaleArguments") -> int:
     actors = arguments.actors
     if arguments.shards is not None or arguments.add_urls:
         raise UsageError("--shards, --add-urls: need the run's folder; leave --ray-address out, where it is")
-    if actors is None or not 1 <= actors <= MOST_ACTORS:
+    if actors is None or not is_actor_count(actors):
         found = "" if actors is None else f" {actors}"
-        raise UsageError(f"--actors{found}: must be 1 to {MOST_ACTORS}; to end the run: apexpert stop")
+        allowed = f"must be 1 to {MOST_ACTORS}, auto, or auto:MIN-MAX with such numbers"
+        raise UsageError(f"--actors{found}: {allowed}; to end the run: apexpert stop")
     with run_there(arguments) as run:
         run.scale(actors)
         print(f"{run.name}: {actors} actors asked for")

@@ -44,7 +44,7 @@ def ask_nodes(address: str, runs_dir: Path, urls: Sequence[str]) -> list[Node]:
     connect(address)
     with _held_file(runs_dir) as (probe, nonce):
         # By value: a node may have another Apexpert, or none.
-        cloudpickle.register_pickle_by_value(look)
+        cloudpickle.register_pickle_by_value(look)  # type: ignore[no-untyped-call]
         try:
             task: Any = ray.remote(look.look)
             asked = [
@@ -52,7 +52,7 @@ def ask_nodes(address: str, runs_dir: Path, urls: Sequence[str]) -> list[Node]:
                 for node in sorted(alive_nodes(), key=lambda node: str(node["NodeManagerAddress"]))
             ]
         finally:
-            cloudpickle.unregister_pickle_by_value(look)
+            cloudpickle.unregister_pickle_by_value(look)  # type: ignore[no-untyped-call]
         ray.wait([answer for _, answer in asked], num_returns=len(asked), timeout=ANSWER_SECONDS)
         nodes = [
             Node(

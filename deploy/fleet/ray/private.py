@@ -44,7 +44,7 @@ def draining_nodes() -> dict[str, int]:
 
     0 where no time was given. Ray itself places nothing new on such a node.
     """
-    draining: dict[str, int] = state.state.get_draining_nodes()  # type: ignore[no-untyped-call]
+    draining: dict[str, int] = state.state.get_draining_nodes()
     return draining
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 
+from actors.config import Actors
 from deploy.fleet.errors import FleetError
 from deploy.fleet.ray.cluster import NAMESPACE, connect
 from deploy.run.errors import RunError, RunNotFound
@@ -35,7 +36,7 @@ class RunOnRay:
         status: dict[str, Any] = self._call("status")
         return status
 
-    def scale(self, num_actors: int) -> None:
+    def scale(self, num_actors: Actors) -> None:
         """Ask for `num_actors` actors; raise FleetError without an answer."""
         self._call("scale", num_actors)
 

@@ -151,7 +151,7 @@ class Telemetry:
             "episodes": self._episodes.rows(),
         }
         self._write_status(self._folder.marked(status))
-        self._export(status["metrics"])
+        self._export(known | self._metrics)
         return status
 
     def insist(self, publish: Callable[[], object], seconds: Callable[[], float]) -> None:

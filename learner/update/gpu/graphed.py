@@ -37,7 +37,8 @@ class FlatBatch:
         """On the CPU the memory is page-locked where there is a GPU to copy to."""
         images = ((rows, *observation_shape), torch.uint8)
         numbers = ((rows,), torch.float32)
-        columns = TensorBatch(images, ((rows,), torch.int64), numbers, numbers, images, numbers)
+        # In the order of TensorBatch.
+        columns = (images, ((rows,), torch.int64), numbers, numbers, images, numbers)
         sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in columns]
         starts = np.cumsum([0, *(-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)])
         pinned = device.type == "cpu" and torch.cuda.is_available()
@@ -80,8 +81,8 @@ class _Lane:
     def __init__(self, rows: int, observation_shape: Sequence[int], on_gpu: bool) -> None:
         self.batch = FlatBatch(rows, observation_shape, torch.device("cpu"))
         self.result = torch.zeros(rows + 4, pin_memory=on_gpu)
-        self.copied = torch.cuda.Event() if on_gpu else None
-        self.done = torch.cuda.Event() if on_gpu else None
+        self.copied = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
+        self.done = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
 
 
 class GraphedUpdate:
@@ -134,7 +135,7 @@ class GraphedUpdate:
         before = self._update.changing()
         saved = [tensor.clone() for tensor in before]
         states = [generator.get_state() for generator in self._generators]
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UPS):

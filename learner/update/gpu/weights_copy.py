@@ -38,7 +38,7 @@ class WeightsCopier:
         host = self._hosts[self._begun % IN_FLIGHT]
         self._begun += 1
         host.copy_(self._flat.detach().index_select(0, self._order), non_blocking=True)
-        event = torch.cuda.Event() if self._is_cuda else None
+        event = torch.cuda.Event() if self._is_cuda else None  # type: ignore[no-untyped-call]
         if event is not None:
             event.record()
 

@@ -1,5 +1,7 @@
 """Games through the real path: emulator, policy, segments, their bytes, and back."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from actors.config import EnvironmentConfig
@@ -46,7 +48,7 @@ def play_through(game: str, steps: int = STEPS) -> int:
     return stored
 
 
-def play_all(say=print) -> dict[str, int]:
+def play_all(say: Callable[[str], object] = print) -> dict[str, int]:
     """Play every game that ale-py ships; returns the transitions of each."""
     played = {game: play_through(game) for game in list_games()}
     say(f"{len(played)} games, {sum(played.values()):,} transitions")

@@ -8,7 +8,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import torch
@@ -32,11 +32,11 @@ class Waited(AssertionError):
     """The host has waited for the device."""
 
 
-class _Launches(TorchDispatchMode):
+class _Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts operators, and refuses copies to the host."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counts: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -54,7 +54,7 @@ class _Launches(TorchDispatchMode):
         return result
 
 
-class _Mode(FakeTensorMode):
+class _Mode(FakeTensorMode):  # type: ignore[no-untyped-call]
     """The mode of all tensors of a test, which stays the same when a network is copied."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Mode":
@@ -93,7 +93,7 @@ def move(network: nn.Module, device: torch.device) -> None:
     Built before, because drawing initial weights needs numbers.
     """
     for module in network.modules():
-        for tensors in (module._parameters, module._buffers):
+        for tensors in (cast(dict[str, Any], module._parameters), cast(dict[str, Any], module._buffers)):
             for name, tensor in tensors.items():
                 if tensor is not None:
                     empty = torch.empty_strided(
