@@ -1,7 +1,9 @@
 """Locks in a run's folder, which the kernel releases when their holder dies."""
 
 import contextlib
+import errno
 import fcntl
+import os
 import shlex
 import time
 from collections.abc import Iterator
@@ -115,6 +117,8 @@ def being_made(path: Path) -> Iterator[None]:
     The lock is a file beside it, because that folder is what comes and goes; it is removed at the end. Raises
     RunBusy, or OSError when no file can be made there.
     """
+    if path.parent.exists() and not path.parent.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent))
     path.parent.mkdir(parents=True, exist_ok=True)
     lock, deadline = path.with_name(f".{path.name}.making"), time.monotonic() + MAKING_SECONDS
     while True:

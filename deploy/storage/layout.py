@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from apexpert.errors import ApexpertError
 from deploy.storage.place import Place
 from learner.checkpoint_names import name_of
 
@@ -24,7 +25,7 @@ MANIFEST = re.compile(r"update-(\d{9,})\.json")
 FOLDER = re.compile(r"update-\d{9,}\.[0-9a-f]{8}")
 
 
-class BrokenUpload(Exception):
+class BrokenUpload(ApexpertError):
     """An upload is not whole; the message says why, in a few words."""
 
 

@@ -10,6 +10,7 @@ import socket
 import time
 from typing import Any
 
+from apexpert.errors import ApexpertError
 from deploy.run.config import Config, ConfigError
 from deploy.run.errors import RunBusy
 from deploy.run.folder import RunFolder
@@ -20,7 +21,7 @@ CLAIM = "uploads.json"
 """File of a run's folder: this start's claim to the place."""
 
 
-class Superseded(Exception):
+class Superseded(ApexpertError):
     """Another machine has resumed the run and copies its checkpoints there; the message says which."""
 
 

@@ -28,7 +28,7 @@ def test_a_run_from_its_start_to_its_end(tmp_path: Path) -> None:
         assert (run.name, run.path) == ("r", tmp_path / "r")
         assert run.config.run.total_env_steps == 100_000
         until(lambda: run.metrics().get("progress/updates", 0) > 20, "its learning", 90)
-        with pytest.raises(ApexpertError, match="--actors 0: must be 1 or more"):
+        with pytest.raises(ApexpertError, match="--actors 0: must be 1 to 10000"):
             run.scale(0)
         run.scale(2)
         until(lambda: run.status()["target_actors"] == 2, "two actors", 30)
@@ -144,7 +144,7 @@ def test_a_finished_run_is_read_and_not_changed(trained: Trained, tmp_path: Path
         with pytest.raises(RunError, match="r is not running: finished") as caught:
             run.scale(2)
         assert caught.value.path == run.path
-        with pytest.raises(ConfigError, match="--actors 0: must be 1 or more") as caught_flag:
+        with pytest.raises(ConfigError, match="--actors 0: must be 1 to 10000") as caught_flag:
             run.scale(0)
         assert caught_flag.value.flag == "--actors"
 

@@ -119,7 +119,9 @@ def test_the_password_is_in_one_private_file_and_a_loss_is_told(
     printed = capsys.readouterr()
     assert f"urls={scheme}://:***@127.0.0.1" in printed.out
     assert PASSWORD not in printed.out + printed.err
-    assert files_with(PASSWORD.encode(), folder.path) == [folder.urls_path]
+    # A file that was named is read again by whoever needs it, and nothing of it is copied.
+    copied = [folder.urls_path] if scheme == "redis" else []
+    assert files_with(PASSWORD.encode(), folder.path) == copied
     assert files_with(PASSWORD.encode(), ray_folder()) == []
     assert stat.S_IMODE(folder.urls_path.stat().st_mode) == 0o600
 
@@ -133,7 +135,9 @@ def test_the_password_is_in_one_private_file_and_a_loss_is_told(
     printed = capsys.readouterr()
     assert re.search(r"resume from update-0000000\d\d is not exact: \d+ items are gone since", printed.out)
     assert PASSWORD not in printed.out + printed.err
-    assert files_with(PASSWORD.encode(), folder.path) == [folder.urls_path]
+    # A file that was named is read again by whoever needs it, and nothing of it is copied.
+    copied = [folder.urls_path] if scheme == "redis" else []
+    assert files_with(PASSWORD.encode(), folder.path) == copied
     assert files_with(PASSWORD.encode(), ray_folder()) == []
 
 

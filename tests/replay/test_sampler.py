@@ -282,7 +282,7 @@ def test_metric_names(urls: list[str]) -> None:
         "samples_per_insert size fill bytes segments inserted sampled evicted parked parked_shards lost "
         "unread duplicates rejected missing stale_updates refused_priorities frame_store_bytes "
         "frame_store_misses rejected_corrupt rejected_stray rejected_version rejected_run rejected_signature "
-        "rejected_indexed"
+        "rejected_indexed unearned refill"
     )
     assert set(values) == {f"replay/{name}" for name in names.split()}
     assert values["replay/size"] == values["replay/inserted"] == 40.0

@@ -22,12 +22,12 @@ def supervisor_name(folder: RunFolder) -> str:
     """Return the name of the run's supervisor on its Ray."""
     # By path: runs of the same name can be in different folders on the same Ray. By its path at the start,
     # because a folder may be renamed while its run works (decision 0019).
-    return f"supervisor:{Path(path_at_start(folder)).resolve()}"
+    return f"supervisor:{path_at_start(folder)}"
 
 
 def group_name(folder: RunFolder) -> str:
     """Return the name of the group that reserves a node for the run."""
-    return f"core:{Path(path_at_start(folder)).resolve()}"
+    return f"core:{path_at_start(folder)}"
 
 
 def place(config: Config, folder: RunFolder, local: LocalRay | None, waiting: Callable[[str], object]) -> Any:

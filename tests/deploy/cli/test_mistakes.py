@@ -22,7 +22,7 @@ from tests.helpers.runs.scripted_run import ScriptedRun, run_line, saved_run, st
 
 MISTAKES = [
     (["trian"], "trian: unknown command; did you mean train?"),
-    (["nonsense"], "commands are train, resume"),
+    (["nonsense"], "commands are train, submit, resume"),
     (["train", "--game", "Pnog"], "--game 'Pnog' is not an Atari game; did you mean pong?"),
     (["train", "--environment.game", "qqqq"], "--environment.game 'qqqq' is not an Atari game; allowed are"),
     (["train", "--env", "no_such_module:make"], "--env 'no_such_module:make' cannot be made"),

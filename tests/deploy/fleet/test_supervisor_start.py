@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from deploy.fleet import supervisor
+from deploy.fleet import parts, supervisor
 from deploy.fleet.supervisor import Supervisor
 from deploy.run.folder import RunFolder
 from deploy.run.status import read_status
@@ -58,8 +58,8 @@ def test_a_run_whose_servers_start_says_so(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(supervisor, "log_to", lambda *_: None)
     monkeypatch.setattr(supervisor.signal, "signal", lambda *_: None)
     monkeypatch.setattr(supervisor.ray, "get_runtime_context", Mock())
-    monkeypatch.setattr(supervisor, "EmbeddedServers", LoadingServers)
-    monkeypatch.setattr(supervisor, "own_address", lambda: "")
+    monkeypatch.setattr(parts, "EmbeddedServers", LoadingServers)
+    monkeypatch.setattr(parts, "own_address", lambda: "")
     monkeypatch.setattr(Supervisor, "_leave", lambda _: left.set())
     Supervisor(str(folder.path))
     until(left.is_set, "its end")

@@ -179,5 +179,7 @@ def test_a_place_that_cannot_be_used_is_one_line(tmp_path: Path, url: str, why: 
 
 def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
+    # An earlier test may have looked the class up, which fsspec remembers.
+    monkeypatch.setattr("fsspec.registry._registry", {})
     with pytest.raises(ConfigError, match=r"Install s3fs .*: pip install 'apexpert\[cluster\]'"):
         Place("s3://bucket/prefix")

@@ -101,7 +101,7 @@ def test_a_stop_that_a_new_supervisor_has_forgotten_is_repeated(
 def test_a_run_that_is_not_heard_of_any_more_is_exit_1(
     launched: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("deploy.cli.run.follow.LOST_SECONDS", 0.3)
+    monkeypatch.setattr("deploy.cli.run.train.LOST_SECONDS", 0.3)
     launched(ScriptedRun([status("running", time=1.0), status("running", time=2.0)]))
     code, _, err = run_line(capsys, "train", "--name", "r")
     assert code == 1

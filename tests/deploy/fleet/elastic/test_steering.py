@@ -67,7 +67,7 @@ class Scene:
             self.now += 1.0
             work = {"actors/waiting_share": held_back, "speed/actor_steps_per_s": 100.0}
             alive_now = self.state.target if alive is None else alive
-            report = FleetReport(self.state.target, alive_now, [work] * alive_now)
+            report = FleetReport(self.state.target, alive_now, at_work=[work] * alive_now)
             self.steering.step(learner, SimpleNamespace(), report)
         return self.state.target
 

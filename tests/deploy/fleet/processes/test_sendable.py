@@ -55,7 +55,9 @@ def test_what_passed_through_a_users_code_is_sent_with_its_place(users):
 
 def test_an_actor_ends_with_the_place_in_the_users_code(users, monkeypatch):
     monkeypatch.setattr(ActorRole, "_act", lambda role: users.forward())
-    error = raised(object.__new__(ActorRole).run)
+    role = object.__new__(ActorRole)
+    role._assignment = SimpleNamespace(with_secrets=lambda secrets: None)
+    error = raised(lambda: role.run(()))
     assert str(error).endswith(f"({users.__file__}, line 3)")
 
 
