@@ -98,7 +98,9 @@ def parsed(name: str, argv: list[str]) -> Any:
         # Files and runs that a page makes up are not there to be read.
         made_up = {place + n for place, word in enumerate(argv) if word in BASES for n in (0, 1)}
         # So are files of servers' URLs on another machine.
-        elsewhere = [n for n, word in enumerate(argv) if word.startswith("@/") and argv[n - 1] == "--replay.urls"]
+        elsewhere = [
+            n for n, word in enumerate(argv) if word.startswith("@/") and argv[n - 1] == "--replay.urls"
+        ]
         made_up |= {place - n for place in elsewhere for n in (0, 1)}
         argv = [word for place, word in enumerate(argv) if place not in made_up]
         return parse_config(kind, argv, command=name, default=lambda: LAPTOP)

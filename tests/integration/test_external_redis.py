@@ -123,7 +123,7 @@ def test_the_password_is_in_one_private_file_and_a_loss_is_told(
     copied = [folder.urls_path] if scheme == "redis" else []
     assert files_with(PASSWORD.encode(), folder.path) == copied
     assert files_with(PASSWORD.encode(), ray_folder()) == []
-    assert stat.S_IMODE(folder.urls_path.stat().st_mode) == 0o600
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in copied)
 
     check_others_are_refused(folder, argv, tmp_path, capsys)
     folder = RunFolder(folder.path.rename(folder.path.with_name("renamed")))

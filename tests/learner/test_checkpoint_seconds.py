@@ -16,7 +16,9 @@ def minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every look at the learner's clock is a minute later than the last."""
     ticks = itertools.count()
     # The learner's alone: other modules have the same `time`.
-    monkeypatch.setattr("learner.checkpoint_clock.time", SimpleNamespace(monotonic=lambda: 60.0 * next(ticks)))
+    monkeypatch.setattr(
+        "learner.checkpoint_clock.time", SimpleNamespace(monotonic=lambda: 60.0 * next(ticks))
+    )
 
 
 @pytest.mark.usefixtures("minutes")

@@ -35,9 +35,9 @@ def message(learner: dict[str, Any]) -> str:
     run._publish_status = publish
     known = {"pid": 7, "ready": True, "outcome": "", "message": "", "metrics": {}} | learner
     slot = SimpleNamespace(step=lambda: None, mark_dead=lambda _: None, **known)
-    assert run._supervise(SimpleNamespace(
-        actors=nothing, learner=slot, evaluator=nothing, steering=nothing
-    )) == ("stopped", "")
+    assert run._supervise(
+        SimpleNamespace(actors=nothing, learner=slot, evaluator=nothing, steering=nothing)
+    ) == ("stopped", "")
     (said,) = published
     return said
 

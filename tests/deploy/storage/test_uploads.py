@@ -1,5 +1,6 @@
 """What is copied elsewhere, what stays there, and that a copy that fails holds nothing up."""
 
+import importlib
 import json
 import sys
 import threading
@@ -180,6 +181,6 @@ def test_a_place_that_cannot_be_used_is_one_line(tmp_path: Path, url: str, why: 
 def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     # An earlier test may have looked the class up, which fsspec remembers.
-    monkeypatch.setattr("fsspec.registry._registry", {})
+    monkeypatch.delitem(importlib.import_module("fsspec.registry")._registry, "s3", raising=False)
     with pytest.raises(ConfigError, match=r"Install s3fs .*: pip install 'apexpert\[cluster\]'"):
         Place("s3://bucket/prefix")
