@@ -58,7 +58,7 @@ def test_a_resume_goes_on_without_a_shard_until_it_is_back_and_until_another_own
     assert main(["resume", str(folder.path)]) == 2, "no shard at all"
     said = capsys.readouterr()
     assert said.err.count("\n") == 1
-    assert f"{folder.config_path}: replay.urls: shard 0 (redis://127.0.0.1:" in said.err
+    assert f"{folder.config_path}: --replay.urls: shard 0 (redis://127.0.0.1:" in said.err
     servers[0].start()
     others = ["--replay.urls", *urls, "--name", "new", "--ray-address", folder.load_config().run.ray_address]
     assert main(["train", "--runs-dir", str(folder.path.parent), *others]) == 2, "a URL with a mistake in it"
